@@ -1,0 +1,1 @@
+"""What runs, in which order: the recipe, with no tensor, SQL or file format in it."""

@@ -1,0 +1,50 @@
+"""The exceptions that a user of commerce-clip can meet.
+
+    CommerceClipError           one sentence for the user, exit code 1
+    ├── ConfigError             the config, an override or a command-line option is wrong
+    ├── DataError               the pairs, a side table or a data version is wrong
+    ├── CheckpointError         weights or training state cannot be written, read or trusted
+    ├── TrainingDiverged        the loss became NaN or infinite
+    ├── ServiceError            a server or remote did not answer; the only one that is retried
+    └── PromotionRefused        the registry must not change in the way that was asked for
+
+A message says what is wrong, where, and what to do. Anything else that escapes is our bug: a trace and exit code 2.
+The fault of a single line of a TSV is a value (`model.pairs.FaultReason`), never a raise.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CommerceClipError(Exception):
+    """What the user can mend."""
+
+
+class ConfigError(CommerceClipError):
+    """The config, an override or an option is wrong."""
+
+
+class DataError(CommerceClipError):
+    """The pairs, a side table or a data version is wrong."""
+
+
+class CheckpointError(CommerceClipError):
+    """Weights or training state cannot be written, read or trusted."""
+
+
+class TrainingDiverged(CommerceClipError):
+    """The loss became NaN or infinite."""
+
+
+class ServiceError(CommerceClipError):
+    """A server or remote did not answer; trying again may help."""
+
+
+class PromotionRefused(CommerceClipError):
+    """The registry must not change in the way that was asked for."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or an empty string when none is close."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

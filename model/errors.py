@@ -9,11 +9,12 @@
     └── PromotionRefused        the registry must not change in the way that was asked for
 
 A message says what is wrong, where, and what to do. Anything else that escapes is our bug: a trace and exit code 2.
-The fault of a single line of a TSV is a value (`model.pairs.FaultReason`), never a raise.
+The fault of a single line of a TSV is a value (`FaultReason`), never a raise.
 """
 
 import difflib
 from collections.abc import Iterable
+from enum import StrEnum
 
 
 class CommerceClipError(Exception):
@@ -42,6 +43,22 @@ class ServiceError(CommerceClipError):
 
 class PromotionRefused(CommerceClipError):
     """The registry must not change in the way that was asked for."""
+
+
+class FaultReason(StrEnum):
+    """Why a line of a TSV cannot be used; each faulty line has exactly one."""
+
+    NO_TAB = "no_tab"
+    EXTRA_TAB = "extra_tab"
+    EMPTY_CAPTION = "empty_caption"
+    CONTROL_BYTE = "control_byte"
+    BAD_UTF8 = "bad_utf8"
+    BAD_BASE64 = "bad_base64"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED_IMAGE = "truncated_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    LINE_TOO_LONG = "line_too_long"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,228 @@
+"""The two towers: created through open_clip, loaded, saved, and asked for embeddings.
+
+On disk a model is one folder in open_clip's own form (``open_clip_config.json`` and ``open_clip_model.safetensors``)
+sealed by ``manifest.json`` with the SHA-256 of both, so `open_clip.create_model("local-dir:…")` reads it too.
+Images come in as uint8 and are normalised on the model's device; embeddings leave L2-normalised in float32.
+
+Shapes: B batch, L tokens, D embedding.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model.checkpoint import sealed_folder, verify_sealed
+from model.config import ModelConfig
+from model.errors import CheckpointError, ConfigError, ServiceError, nearest
+from model.files import FILE_MODE
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Towers:
+    """An image tower and a text tower with their tokeniser, on one device."""
+
+    clip: torch.nn.Module
+    tokenizer: Callable[[list[str]], torch.Tensor]
+    config: dict[str, Any]
+    device: torch.device
+    precision: str = "fp32"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input, pixels."""
+        size = self.clip.visual.image_size
+        return int(size[0] if isinstance(size, tuple) else size)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of an embedding."""
+        return int(self.config["model_cfg"]["embed_dim"])
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a config names; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: the named device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, present in available.items() if present)
+    if not available[name]:
+        raise ConfigError(f"device is '{name}', but this machine has none; set device to auto or cpu")
+    return torch.device(name)
+
+
+def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp32", seed: int = 0) -> Towers:
+    """Create the towers of a config with their base weights; without any, weights are drawn from the seed.
+
+    Raises:
+        ConfigError: the model or the pretrained tag is unknown, or the weights are of another architecture.
+        CheckpointError: the weights file is damaged or is no plain weights file.
+        ServiceError: the weights of a tag cannot be downloaded.
+    """
+    name = _register_architecture(model.name)
+    target = resolve_device(device)
+    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
+        torch.manual_seed(seed)
+        clip = open_clip.create_model(name, device=target, pretrained_text=False)
+        if model.pretrained is not None:
+            _load_base_weights(clip, name, model.pretrained)
+        architecture = {key: value for key, value in (open_clip.get_model_config(name) or {}).items()}
+        tokenizer = open_clip.get_tokenizer(name)
+    preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
+    config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
+    return Towers(clip, tokenizer, config, target, precision)
+
+
+def _register_architecture(name: str) -> str:
+    """Return the open_clip name of a model, making a JSON config of ours known to open_clip first."""
+    if name.endswith(".json"):
+        path = Path(name)
+        if not path.is_file():
+            known = sorted(str(other) for other in path.parent.glob("*.json"))
+            raise ConfigError(f"model.name is '{name}': no such file{nearest(name, known)}")
+        open_clip.add_model_config(path)
+        if path.stem not in open_clip.list_models():
+            raise ConfigError(f"model.name is '{name}': not an open_clip config (embed_dim, vision_cfg, text_cfg)")
+        return path.stem
+    if name not in open_clip.list_models():
+        raise ConfigError(f"model.name is '{name}': open_clip knows no such model{nearest(name, open_clip.list_models())}")
+    return name
+
+
+def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> None:
+    path = Path(pretrained) if Path(pretrained).suffix or "/" in pretrained else _download(name, pretrained)
+    if not path.is_file():
+        raise ConfigError(f"model.pretrained is '{pretrained}': no such file; name a weights file, an open_clip tag or null")
+    try:
+        open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True)
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise _damaged(path, error) from None
+        raise ConfigError(f"{path}: weights of another architecture than {name} ({_first_keys(error)})") from None
+    except (SafetensorError, OSError, EOFError, ValueError, KeyError, StopIteration) as error:
+        raise _damaged(path, error) from None
+    except Exception as error:
+        # torch raises pickle.UnpicklingError for code in a weights file; naming the class would import pickle.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: BaseException) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return CheckpointError(
+        f"{path}: not a readable weights file ({reason}); it may be truncated, or hold more than tensors; fetch it again"
+    )
+
+
+def _first_keys(error: RuntimeError) -> str:
+    """Shorten torch's list of keys that do not fit to the first line that names some."""
+    lines = [line.strip() for line in str(error).splitlines()[1:]]
+    return lines[0][:200] if lines else str(error)[:200]
+
+
+def _download(name: str, tag: str) -> Path:
+    """Fetch the weights of an open_clip tag and return their path."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        known = f"; known tags: {', '.join(tags)}" if tags else ""
+        raise ConfigError(f"model.pretrained is '{tag}': {name} has no such weights{nearest(tag, tags) or known}")
+    try:
+        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
+    except Exception as error:
+        # Each hub client raises its own kind; none of them is ours to mend.
+        raise ServiceError(
+            f"{name} weights '{tag}' cannot be downloaded ({type(error).__name__}); "
+            "check the network, or set model.pretrained to a local file"
+        ) from error
+
+
+def save_towers(towers: Towers, folder: Path) -> None:
+    """Write the model folder, whole or not at all; an older one of that name is replaced."""
+    with sealed_folder(folder) as temporary:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in towers.clip.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS_FILE)
+        (temporary / WEIGHTS_FILE).chmod(FILE_MODE)  # safetensors leaves 0600
+        (temporary / CONFIG_FILE).write_text(json.dumps(towers.config, indent=2), encoding="utf-8")
+
+
+def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> Towers:
+    """Read a model folder after checking the SHA-256 of its files.
+
+    Raises:
+        CheckpointError: the folder is missing, incomplete or damaged.
+    """
+    verify_sealed(folder)
+    target = resolve_device(device)
+    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
+        clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device=target, pretrained_text=False)
+        clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    return Towers(clip, tokenizer, config, target, precision)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 (hex) of a model folder's weights, as its manifest records it."""
+    return verify_sealed(folder)[WEIGHTS_FILE]
+
+
+def encode_images(towers: Towers, images: torch.Tensor) -> torch.Tensor:
+    """Return float32 L2-normalised embeddings [B, D] of uint8 images [B, 3, side, side]; gradients flow."""
+    pixels = normalise(towers, images)
+    with autocast(towers):
+        features = towers.clip.encode_image(pixels)
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def encode_texts(towers: Towers, captions: list[str]) -> torch.Tensor:
+    """Return float32 L2-normalised embeddings [B, D] of captions; gradients flow."""
+    tokens = towers.tokenizer(captions).to(towers.device)
+    with autocast(towers):
+        features = towers.clip.encode_text(tokens)
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def normalise(towers: Towers, images: torch.Tensor) -> torch.Tensor:
+    """Return float32 pixels [B, 3, H, W] of uint8 images, normalised on the model's device with its mean and std."""
+    visual = towers.clip.visual
+    mean = torch.tensor(visual.image_mean, device=towers.device).view(1, 3, 1, 1)
+    std = torch.tensor(visual.image_std, device=towers.device).view(1, 3, 1, 1)
+    return (images.to(towers.device).float() / 255 - mean) / std
+
+
+def autocast(towers: Towers) -> torch.autocast:
+    """Return the context in which the towers run: bf16 where the config says so."""
+    return torch.autocast(towers.device.type, dtype=torch.bfloat16, enabled=towers.precision == "bf16")
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Silence open_clip's remarks on weights: it warns whenever none are loaded, and ours are loaded by ourselves."""
+    root = logging.getLogger()
+    root.addFilter(_not_from_open_clip)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeFilter(_not_from_open_clip)
+
+
+def _not_from_open_clip(record: logging.LogRecord) -> bool:
+    return record.module != "factory"

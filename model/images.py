@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -31,6 +31,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 16_384
 MAX_PIXELS = 25_000_000
 FLAT_SHARE = 0.3
+# Tables, restart intervals, comments and application data; not APP1 (EXIF, XMP) and APP14 (Adobe's colour space).
+PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1, 0xEE})
 
 # Whatever Pillow's parsers let through on hostile bytes: listed, so that a fault of ours outside them still shows.
 PILLOW_ERRORS = (
@@ -87,9 +89,7 @@ def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) 
     Checked in this order: NOT_AN_IMAGE, TRUNCATED_IMAGE (the header itself is cut), TOO_MANY_PIXELS (more than
     ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under ``min_side``).
     """
-    size = _plain_jpeg_size(data)
-    facts = _inspect_with_pillow(data) if size is None else ImageFacts("JPEG", *size, "RGB", ())
-    return facts if isinstance(facts, FaultReason) else _size_fault(facts, max_pixels, min_side) or facts
+    return _judge(_facts(data, _plain_jpeg_size(data)), max_pixels, min_side)
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | FaultReason:
@@ -98,16 +98,16 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | Fa
     EXIF orientation is applied, 16 bit scaled by 1/257, alpha composited on white, the first frame of an animation
     taken. Whatever is cut off (2 bytes are enough) is TRUNCATED_IMAGE; damage inside is decoded as far as it goes.
     """
-    facts = inspect_image(data, max_pixels)
+    plain_size = _plain_jpeg_size(data)
+    facts = _judge(_facts(data, plain_size), max_pixels, min_side=1)
     if isinstance(facts, FaultReason):
         return facts
-    if _plain_jpeg_size(data) is None:
+    if plain_size is None:
         return _decode_with_pillow(data, facts.format)
     try:
-        image: torch.Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        return _decode_plain_jpeg(data)
     except RuntimeError:  # Pillow has the last word, so that both roads give the same reason
         return _decode_with_pillow(data, facts.format)
-    return image
 
 
 def has_signature(data: bytes) -> bool:
@@ -124,9 +124,9 @@ def is_flat_below(image: torch.Tensor) -> bool:
 
     What a decoder leaves behind damage looks so, and so does a plain background: worth a note, never a fault.
     """
-    rows = image[:, math.floor(image.shape[1] * (1 - FLAT_SHARE)) :]
-    pixels = rows.permute(1, 2, 0).numpy(force=True).tobytes()
-    return pixels[3:] == pixels[:-3]  # each pixel is its neighbour; comparing bytes stops at the first that is not
+    rows = image[:, math.floor(image.shape[1] * (1 - FLAT_SHARE)) :].permute(1, 2, 0).flatten(1).numpy()
+    last = rows[-1]
+    return bool((last[3:] == last[:-3]).all()) and bool((rows == last).all())
 
 
 def centre_crop(image: torch.Tensor, side: int) -> torch.Tensor:
@@ -204,7 +204,9 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
         if marker == 0xDA:
             return size
-        if 0xC0 <= marker <= 0xC2 and size is None and end - at >= 10:
+        if marker in PASSED_SEGMENTS:
+            pass
+        elif 0xC0 <= marker <= 0xC2 and size is None and end - at >= 10:
             precision, height, width, components = struct.unpack_from(">BHHB", data.ljust(at + 10), at + 4)
             if (precision, components) != (8, 3) or not height * width:
                 return None
@@ -221,13 +223,30 @@ def _needs_pillow(marker: int, body: bytes) -> bool:
         return any(tag in body for tag in (b"\x01\x12", b"\x12\x01", b"tiff:Orientation"))
     if marker == 0xEE:
         return body[:5] == b"Adobe" and body[11:12] != b"\x01"
-    return marker not in (0xC4, 0xDB, 0xDD, 0xFE) and not 0xE0 <= marker <= 0xEF
+    return True
 
 
-def _size_fault(facts: ImageFacts, max_pixels: int, min_side: int) -> FaultReason | None:
+def _facts(data: bytes, plain_size: tuple[int, int] | None) -> ImageFacts | FaultReason:
+    return _inspect_with_pillow(data) if plain_size is None else ImageFacts("JPEG", *plain_size, "RGB", ())
+
+
+def _judge(facts: ImageFacts | FaultReason, max_pixels: int, min_side: int) -> ImageFacts | FaultReason:
+    """Put a size that is out of bounds in the place of the facts."""
+    if isinstance(facts, FaultReason):
+        return facts
     if facts.width * facts.height > max_pixels or max(facts.width, facts.height) > MAX_SIDE:
         return FaultReason.TOO_MANY_PIXELS
-    return FaultReason.TOO_SMALL if min(facts.width, facts.height) < min_side else None
+    return FaultReason.TOO_SMALL if min(facts.width, facts.height) < min_side else facts
+
+
+def _decode_plain_jpeg(data: bytes) -> torch.Tensor:
+    """Decode with the operator behind `torchvision.io.decode_jpeg`, whose wrapper warns at every call since 0.29.
+
+    torchvision announces that it will go; torchcodec's decode_jpeg gives the same bits and would take its place here.
+    """
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    image: torch.Tensor = torch.ops.image.decode_jpeg(encoded, ImageReadMode.RGB.value, False)
+    return image
 
 
 @contextmanager
@@ -282,6 +301,8 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
 def _orientation(image: Image.Image) -> int | None:
     """Return the EXIF orientation, 1 where none is given, None where the EXIF block is malformed."""
     try:
+        # Opening a JPEG swallows what is wrong with its EXIF block; parsing the block once more says it.
+        Image.Exif().load(image.info.get("exif", b""))
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except PILLOW_ERRORS:
         return None

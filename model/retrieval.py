@@ -3,8 +3,9 @@
 The similarity of a caption and an image is their dot product in float64, rounded to float32. A float32 product of one
 tile at a time decides all but the candidates within its rounding error of the right answer, and those are computed
 again, so neither block size nor order nor BLAS nor device changes a rank. Memory: two tiles of block_rows ×
-4,096 floats, never a matrix of all queries by all candidates. Time: 1.2 times the bare float32 product, for both
-directions (8,000 × 8,000 × 512); a collapsed model, whose similarities are nearly all the same, takes 4 times.
+4,096 floats, never a matrix of all queries by all candidates. Time: 1.2 to 1.4 times the bare float32 product, for both
+directions (8,000 × 8,000 × 512 on one core); a collapsed model, whose similarities are nearly all the same, takes 8
+times.
 
 Shapes: Q queries (in `evaluate_retrieval` distinct captions), C candidates (distinct images), P pairs of a query with a
 right candidate, D dimensions, K answers; R rows and W columns of a tile.
@@ -31,8 +32,8 @@ DENSE_SHARE = 1 / 64  # more undecided pairs than this in a tile, and its whole 
 class RelevantPairs:
     """Which distinct captions and distinct images of a split belong together.
 
-    ``caption_row`` [Q] and ``image_row`` [C] hold the first pair row of each; ``query`` [P] and ``candidate`` [P] are the
-    distinct edges (caption index, image index). All int64.
+    ``caption_row`` [Q] and ``image_row`` [C] hold the first pair row of each; ``query`` [P] and ``candidate`` [P] are
+    the distinct edges (caption index, image index). All int64, on the CPU.
     """
 
     caption_row: Tensor
@@ -58,9 +59,9 @@ class RelevantPairs:
 class Direction:
     """How well one side finds the other.
 
-    ``rank_at`` and ``chance_at`` are shares 0 to 1 by K; ``chance_at`` is what a random order is expected to reach. ``ranks``
-    and ``group`` (which product a query belongs to, see `RelevantPairs.groups`), both int64 [Q], are there for the
-    paired bootstrap; they are not written to JSON and are empty after `from_json`.
+    ``rank_at`` and ``chance_at`` are shares 0 to 1 by K; ``chance_at`` is what a random order is expected to reach.
+    ``ranks`` and ``group`` (which product a query belongs to, see `RelevantPairs.groups`), both int64 [Q], are there
+    for the paired bootstrap; they are not written to JSON and are empty after `from_json`.
     """
 
     queries: int
@@ -156,16 +157,16 @@ def relate(caption_hashes: Sequence[str], image_hashes: Sequence[str]) -> Releva
 def evaluate_retrieval(text_QD: Tensor, image_CD: Tensor, related: RelevantPairs, block_rows: int) -> RetrievalResult:
     """Measure Rank@K both ways, exactly, over the full set.
 
-    ``text_QD`` and ``image_CD`` are the normalised embeddings of the captions at ``related.caption_row`` and of the images
-    at ``related.image_row``, on a CPU or a GPU.
+    ``text_QD`` and ``image_CD`` are the normalised embeddings of the captions at ``related.caption_row`` and of the
+    images at ``related.image_row``, on a CPU or a GPU.
 
     Raises:
         ValueError: there is nothing to rank, the rows are not those of ``related``, or an embedding is NaN or infinite.
     """
     if (len(text_QD), len(image_CD)) != (len(related.caption_row), len(related.image_row)):
         raise ValueError(
-            f"{len(text_QD)} text and {len(image_CD)} image embeddings for {len(related.caption_row)} distinct captions "
-            f"and {len(related.image_row)} distinct images; embed the rows caption_row and image_row of the split"
+            f"{len(text_QD)} text and {len(image_CD)} image embeddings for {len(related.caption_row)} captions and "
+            f"{len(related.image_row)} images; embed the distinct ones, at caption_row and image_row of the split"
         )
     ranks = _ranks_both_ways(text_QD, image_CD, related.query, related.candidate, block_rows)
     text, image = (rank.numpy() for rank in ranks)
@@ -200,8 +201,8 @@ def top_k(query_QD: Tensor, candidate_CD: Tensor, k: int, block_rows: int) -> tu
     query_QD, candidate_CD = _checked(query_QD, candidate_CD, block_rows)
     order_C = torch.arange(len(candidate_CD) - 1, -1, -1, device=candidate_CD.device)
     similarities, indices = [], []
-    for query_RD in query_QD.split(block_rows):
-        similarity_RC = _exact_product(query_RD, candidate_CD) + 0.0  # makes -0.0 the 0.0 that it equals
+    for rows in _slices(len(query_QD), block_rows):
+        similarity_RC = _exact_product(query_QD[rows], candidate_CD) + 0.0  # makes -0.0 the 0.0 that it equals
         bits_RC = similarity_RC.view(torch.int32)
         # Similarity above, reversed index below: one integer a candidate, sorted as the floats are, with no ties.
         key_RC = (torch.where(bits_RC < 0, bits_RC ^ 0x7FFFFFFF, bits_RC).long() << 32) | order_C
@@ -246,15 +247,13 @@ def _ranks_both_ways(
     margin = float((query_QD.shape[1] + 2) * 2.0**-24 * query_QD.norm(dim=1).max() * candidate_CD.norm(dim=1).max())
     ahead_Q, ahead_C = torch.zeros_like(best_Q, dtype=torch.int64), torch.zeros_like(best_C, dtype=torch.int64)
     memory = query_QD.new_empty(2, min(block_rows, len(query_QD)) * TILE_COLUMNS)
-    for rows in _slices(len(query_QD), block_rows):
-        for columns in _slices(len(candidate_CD), TILE_COLUMNS):
+    for row_block, rows in enumerate(_slices(len(query_QD), block_rows)):
+        for column_block, columns in enumerate(_slices(len(candidate_CD), TILE_COLUMNS)):
             query_RD, candidate_WD = query_QD[rows], candidate_CD[columns]
             cells = len(query_RD) * len(candidate_WD)
             tile_RW, scratch_RW = memory[:, :cells].view(2, len(query_RD), len(candidate_WD))
             _product(query_RD, candidate_WD, tile_RW)
-            is_here_P = (query_P // block_rows * block_rows == rows.start) & (
-                candidate_P // TILE_COLUMNS * TILE_COLUMNS == columns.start
-            )
+            is_here_P = (query_P // block_rows == row_block) & (candidate_P // TILE_COLUMNS == column_block)
             tile_RW[query_P[is_here_P] - rows.start, candidate_P[is_here_P] - columns.start] = -torch.inf
             ahead_Q[rows] += _count_ahead(tile_RW, best_Q[rows], margin, query_RD, candidate_WD, scratch_RW)
             ahead_C[columns] += _count_ahead(tile_RW.T, best_C[columns], margin, candidate_WD, query_RD, scratch_RW.T)
@@ -295,8 +294,10 @@ def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
 
 def _exact_similarity(row_RD: Tensor, column_WD: Tensor, row_P: Tensor, column_P: Tensor) -> Tensor:
     """Return the similarity of each pair, float32 [P]: the float64 dot product, rounded."""
-    chunks = zip(row_P.split(RECOMPUTED_AT_ONCE), column_P.split(RECOMPUTED_AT_ONCE), strict=True)
-    return torch.cat([(row_RD[row].double() * column_WD[column]).sum(1).float() for row, column in chunks])
+    similarity_P = row_RD.new_empty(len(row_P))
+    for some in _slices(len(row_P), RECOMPUTED_AT_ONCE):
+        similarity_P[some] = (row_RD[row_P[some]].double() * column_WD[column_P[some]]).sum(1)
+    return similarity_P
 
 
 def _exact_product(row_RD: Tensor, column_WD: Tensor) -> Tensor:
@@ -323,9 +324,11 @@ def _full_float32() -> Iterator[None]:
 def _checked(query_QD: Tensor, candidate_CD: Tensor, block_rows: int) -> tuple[Tensor, Tensor]:
     """Return both as float32 on a device that has float64."""
     if query_QD.ndim != 2 or candidate_CD.ndim != 2 or query_QD.shape[1] != candidate_CD.shape[1]:
-        raise ValueError(f"embeddings of shapes {list(query_QD.shape)} and {list(candidate_CD.shape)} cannot be compared")
+        raise ValueError(f"embeddings of shapes {list(query_QD.shape)} and {list(candidate_CD.shape)} do not fit")
     if block_rows < 1 or not len(query_QD) or not len(candidate_CD):
-        raise ValueError(f"{len(query_QD)} queries, {len(candidate_CD)} candidates, block_rows {block_rows}: need 1 each")
+        raise ValueError(
+            f"{len(query_QD)} queries, {len(candidate_CD)} candidates, block_rows {block_rows}: need one each"
+        )
     for side, embedding in (("query", query_QD), ("candidate", candidate_CD)):
         is_bad = ~embedding.isfinite().all(dim=1)
         if bool(is_bad.any()):

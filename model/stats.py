@@ -2,8 +2,9 @@
 
 Both models answer the same queries, so it is the per-query difference that is resampled. A product's captions and
 images succeed and fail together: the mean recall resamples whole groups, both directions at once, because resampling
-the directions apart makes the interval up to 30 % too narrow. Units with equal values are drawn together (how often each
-value occurs in a resample is multinomial), so 2,000 draws over 32,528 queries take milliseconds.
+the directions apart makes the interval up to 30 % too narrow. Units with equal values are drawn together (how often
+each value occurs in a resample is multinomial), so 2,000 draws over the hits of 32,528 queries take 0.2 s; over as many
+values that all differ, 9 s.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def paired_bootstrap(new: npt.ArrayLike, old: npt.ArrayLike, draws: int, seed: i
     """
     new_Q, old_Q = np.asarray(new, np.float64), np.asarray(old, np.float64)
     if new_Q.shape != old_Q.shape or new_Q.ndim != 1:
-        raise ValueError(f"values of shapes {new_Q.shape} and {old_Q.shape} are not of the same queries; measure both again")
+        raise ValueError(f"values of shapes {new_Q.shape} and {old_Q.shape} are not of the same queries")
     sums = _resampled_sums((new_Q - old_Q)[:, None], draws, seed)
     return _interval(float((new_Q - old_Q).mean()), sums[:, 0] / len(new_Q))
 
@@ -71,7 +72,8 @@ def _group_sums(new: Direction, old: Direction) -> Floats:
 
 def _hits(side: Direction) -> Floats:
     """Return the share of K = 1, 5, 10 at which each query finds its right answer, [Q]; their mean is the recall's."""
-    return np.mean([side.ranks <= k for k in RANK_AT], axis=0, dtype=np.float64)
+    hits: Floats = np.mean([side.ranks <= k for k in RANK_AT], axis=0, dtype=np.float64)
+    return hits
 
 
 def _resampled_sums(values_NF: Floats, draws: int, seed: int) -> Floats:

@@ -1,0 +1,321 @@
+"""What a person looks at: captions with the first pictures that each model finds, side by side, the right one framed.
+
+`gallery_html` is one page without scripts that loads nothing: its style is inline and its pictures are data URIs.
+`gallery_png` is the same as a picture. Captions and pictures come from outside: text is escaped, with control
+characters shown as \\x1b, and every picture is decoded and encoded anew as a small JPEG, so that no foreign byte gets
+in; one that cannot be shown becomes a grey tile. A query of two models with five answers each weighs about 90 KB.
+"""
+
+import base64
+import html
+import struct
+import unicodedata
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+MAX_PIXELS = 25_000_000
+THUMBNAIL_SIDE = 224  # pixels, twice what the page shows, for dense screens
+JPEG_QUALITY = 82
+# What Pillow raises on damaged pictures of the formats above.
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One picture that a model found: its encoded bytes as in the TSV, and the caption it has there."""
+
+    image: bytes
+    is_right: bool
+    similarity: float
+    caption: str
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What one model answers to a caption: its first pictures, best first, and the right one's rank (1 is first)."""
+
+    model_name: str
+    rank: int
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class GalleryQuery:
+    """A caption, the picture it belongs to, and every model's answer to it, models in the same order throughout."""
+
+    caption: str
+    right_image: bytes
+    results: tuple[ModelResult, ...]
+
+
+def gallery_html(title: str, subtitle: str, queries: Sequence[GalleryQuery]) -> str:
+    """Return a self-contained HTML page: one card a query, one column a model."""
+    cards = "\n".join(_card(number, query) for number, query in enumerate(queries, start=1))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{_text(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{_text(title)}</h1>
+<p>{_text(subtitle)}</p>
+<p class="legend"><span class="tag">✓ right</span> marks a picture that belongs to the caption.
+The number under each picture is its similarity to the caption.</p>
+</header>
+<main>
+{cards}
+</main>
+</body>
+</html>
+"""
+
+
+def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 6) -> bytes:
+    """Return the first queries as a PNG picture: a row a query, the wanted picture at the left, a block a model."""
+    shown = queries[:max_queries]
+    names = [result.model_name for result in shown[0].results] if shown else []
+    answers = max((len(result.answers) for query in shown for result in query.results), default=1)
+    block = answers * (TILE + GAP) - GAP
+    width = max(MARGIN + TILE + len(names) * (BLOCK_GAP + block) + MARGIN, 900)
+    picture = Image.new("RGB", (width, HEAD + len(shown) * ROW + MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    _write(draw, (MARGIN, 40), title, 34, INK, width - 2 * MARGIN, bold=True)
+    _write(draw, (MARGIN, HEAD - 34), "wanted", 20, MUTED, TILE)
+    for column, name in enumerate(names):
+        left = MARGIN + TILE + BLOCK_GAP + column * (block + BLOCK_GAP)
+        _write(draw, (left, HEAD - 36), name, 22, INK, block, bold=True)
+    for row, query in enumerate(shown):
+        _draw_query(picture, HEAD + row * ROW, query, block)
+    file = BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Foreign text and pictures
+
+
+def visible(text: str) -> str:
+    r"""Return the text with control, bidi and other invisible characters spelled out: \x1b, \u202e.
+
+    Joiners (U+200C, U+200D) stay: several scripts and emoji need them.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    is_joiner = character in "\u200c\u200d"
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and not is_joiner
+
+
+def _text(text: str) -> str:
+    return html.escape(visible(text))
+
+
+def thumbnail(image: bytes) -> Image.Image:
+    """Decode a picture to RGB, at most 224 pixels a side, transparency on white; a grey tile where that fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a damaged file makes Pillow say; its size is checked below
+            picture: Image.Image = Image.open(BytesIO(image), formats=FORMATS)
+            if picture.width * picture.height > MAX_PIXELS:
+                return _grey_tile()
+            picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+            if picture.has_transparency_data:
+                flat = Image.new("RGBA", picture.size, "white")
+                flat.alpha_composite(picture.convert("RGBA"))
+                picture = flat
+            return picture.convert("RGB")
+    except PICTURE_ERRORS:
+        return _grey_tile()
+
+
+def _grey_tile() -> Image.Image:
+    tile = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "#c9ccd1")
+    draw = ImageDraw.Draw(tile)
+    draw.text((112, 112), "no picture", "#50555c", _font(24, False), anchor="mm")
+    return tile
+
+
+def _data_uri(image: bytes) -> str:
+    file = BytesIO()
+    thumbnail(image).save(file, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def _card(number: int, query: GalleryQuery) -> str:
+    columns = "\n".join(_column(result) for result in query.results)
+    return f"""<article id="query-{number}" tabindex="0" aria-labelledby="caption-{number}">
+<div class="wanted">
+<img src="{_data_uri(query.right_image)}" alt="the picture that belongs to the caption">
+<h2 id="caption-{number}"><a href="#query-{number}">{number}</a> <bdi>{_text(query.caption)}</bdi></h2>
+</div>
+<div class="models">
+{columns}
+</div>
+</article>"""
+
+
+def _column(result: ModelResult) -> str:
+    answers = "\n".join(_figure(place, answer) for place, answer in enumerate(result.answers, start=1))
+    return f"""<section>
+<h3><bdi>{_text(result.model_name)}</bdi> <span class="rank {_rank_class(result.rank)}">rank {result.rank:,}</span></h3>
+<ol>
+{answers}
+</ol>
+</section>"""
+
+
+def _figure(place: int, answer: Answer) -> str:
+    caption = _text(answer.caption)
+    mark = '<span class="tag">✓ right</span>' if answer.is_right else ""
+    opening = '<li class="right">' if answer.is_right else "<li>"
+    return f"""{opening}<figure><span class="frame"><img src="{_data_uri(answer.image)}" alt="{caption}">
+<span class="place">{place}</span>{mark}</span>
+<figcaption title="{caption}"><b>{answer.similarity:.3f}</b> <bdi>{caption}</bdi></figcaption></figure></li>"""
+
+
+def _rank_class(rank: int) -> str:
+    return "first" if rank == 1 else "near" if rank <= 10 else "far"
+
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #f5f6f8; --card: #fff; --ink: #15181d; --muted: #5b6370; --line: #e0e3e8;
+  --tile: #fff; --green: #12813f; --green-soft: #d9f2e2; --amber: #8a5a00; --amber-soft: #fdeec8; --far: #e9ebef; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #111317; --card: #1a1d23; --ink: #eceef2; --muted: #a2aab6; --line: #2d323b; --tile: #fff;
+    --green: #4cc47c; --green-soft: #143a24; --amber: #f0c05a; --amber-soft: #40310f; --far: #2b3038; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem clamp(1rem, 3vw, 3rem); max-width: 96rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+header { margin-bottom: 2rem; }
+h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.02em; overflow-wrap: anywhere; }
+header p { margin: 0; color: var(--muted); overflow-wrap: anywhere; }
+.legend { margin-top: .9rem; font-size: .875rem; }
+article { margin-bottom: 1.25rem; padding: 1.25rem 1.4rem 1.1rem; border: 1px solid var(--line); border-radius: 14px;
+  background: var(--card); }
+article:focus-visible, a:focus-visible { outline: 3px solid #3b82f6; outline-offset: 2px; }
+.wanted { display: flex; gap: 1rem; align-items: center; }
+.wanted img { width: 5rem; height: 5rem; }
+h2 { margin: 0; font-size: 1.2rem; font-weight: 600; line-height: 1.3; overflow-wrap: anywhere; }
+h2 a { margin-right: .35rem; color: var(--muted); font-weight: 400; text-decoration: none; }
+.models { display: grid; gap: 1.25rem 2.5rem; margin-top: 1.1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); }
+h3 { display: flex; gap: .6rem; align-items: center; margin: 0 0 .6rem; font-size: .95rem; font-weight: 600;
+  overflow-wrap: anywhere; }
+.rank { padding: .1rem .6rem; border-radius: 99px; background: var(--far); font-size: .8rem; white-space: nowrap; }
+.rank.first { background: var(--green-soft); color: var(--green); }
+.rank.near { background: var(--amber-soft); color: var(--amber); }
+ol { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .7rem; margin: 0; padding: 0;
+  list-style: none; }
+figure { margin: 0; }
+img { display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; background: var(--tile); object-fit: contain; }
+.frame { position: relative; display: block; border-radius: 8px; outline: 1px solid var(--line); }
+.right .frame { outline: 4px solid var(--green); }
+.place { position: absolute; top: .3rem; left: .3rem; min-width: 1.35rem; padding: 0 .35rem; border-radius: 99px;
+  background: #15181dcc; color: #fff; font-size: .75rem; line-height: 1.35rem; text-align: center; }
+.tag { padding: .1rem .5rem; border-radius: 99px; background: #12813f; color: #fff; font-size: .75rem;
+  font-weight: 600; white-space: nowrap; }
+.frame .tag { position: absolute; bottom: .35rem; left: 50%; transform: translateX(-50%); }
+figcaption { display: -webkit-box; overflow: hidden; margin-top: .45rem; color: var(--muted); font-size: .75rem;
+  line-height: 1.35; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; }
+@media (max-width: 34rem) { ol { grid-template-columns: repeat(3, minmax(0, 1fr)); } article { padding: 1rem; } }
+@media print { article { break-inside: avoid; } }
+"""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The picture; lengths in pixels
+
+TILE, GAP, BLOCK_GAP, MARGIN, HEAD, ROW = 132, 12, 48, 48, 150, 252
+PAPER, INK, MUTED, LINE, GREEN, AMBER = "#ffffff", "#15181d", "#5b6370", "#dfe2e7", "#12813f", "#8a5a00"
+GREEN_SOFT, AMBER_SOFT, FAR_SOFT = "#d9f2e2", "#fdeec8", "#e9ebef"
+
+
+def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int) -> None:
+    draw = ImageDraw.Draw(picture)
+    draw.line((MARGIN, top, picture.width - MARGIN, top), LINE)
+    _write(draw, (MARGIN, top + 14), query.caption, 21, INK, picture.width - 2 * MARGIN)
+    tiles = top + 88
+    _paste(picture, (MARGIN, tiles), query.right_image)
+    for column, result in enumerate(query.results):
+        left = MARGIN + TILE + BLOCK_GAP + column * (block + BLOCK_GAP)
+        _draw_rank(draw, (left, top + 50), result.rank)
+        for place, answer in enumerate(result.answers):
+            corner = (left + place * (TILE + GAP), tiles)
+            _paste(picture, corner, answer.image)
+            if answer.is_right:
+                _frame(draw, corner)
+
+
+def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:
+    ink, fill = {"first": (GREEN, GREEN_SOFT), "near": (AMBER, AMBER_SOFT), "far": (INK, FAR_SOFT)}[_rank_class(rank)]
+    _badge(draw, corner, f"rank {rank:,}", ink, fill)
+
+
+def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
+    left, top = corner
+    draw.rounded_rectangle((left - 5, top - 5, left + TILE + 4, top + TILE + 4), 9, outline=GREEN, width=5)
+    _badge(draw, (left + (TILE - _badge_width("✓ right")) // 2, top + TILE - 32), "✓ right", "#ffffff", GREEN)
+
+
+def _badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: str, fill: str) -> None:
+    left, top = corner
+    width = _badge_width(text)
+    draw.rounded_rectangle((left, top, left + width, top + 26), 13, fill=fill)
+    draw.text((left + width / 2, top + 13), text, ink, _font(17, True), anchor="mm")
+
+
+def _badge_width(text: str) -> int:
+    return int(_font(17, True).getlength(text)) + 20
+
+
+def _paste(picture: Image.Image, corner: tuple[int, int], image: bytes) -> None:
+    """Fit a picture into its square tile, centred on white, within a hairline."""
+    small = thumbnail(image)
+    small.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+    left, top = corner
+    picture.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))
+    ImageDraw.Draw(picture).rectangle((left - 1, top - 1, left + TILE, top + TILE), outline=LINE)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, ink: str, width: int, bold: bool = False
+) -> None:
+    """Write one line, cut with an ellipsis where it would be wider than ``width``."""
+    font, line = _font(size, bold), visible(text)[:1000]
+    if font.getlength(line) > width:
+        while line and font.getlength(line + "…") > width:
+            line = line[:-1]
+        line = line.rstrip() + "…"
+    draw.text(corner, line, ink, font)
+
+
+@lru_cache
+def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    # Found without importing matplotlib, which makes folders in HOME.
+    package = find_spec("matplotlib")
+    assert package is not None, "matplotlib, whose fonts the picture uses, is missing"
+    assert package.origin is not None
+    fonts = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)

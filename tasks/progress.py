@@ -1,0 +1,61 @@
+"""Progress that is seen twice: a bar in the terminal and a progress artifact on Prefect's page."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from tqdm import tqdm
+
+ARTIFACT_EVERY_S = 2.0
+QUIET_EVERY_S = 10.0
+
+
+class Progress:
+    """Counts units of work; ``advance`` is cheap enough for every step."""
+
+    def __init__(self, bar: "tqdm[None]", artifact: UUID | None) -> None:
+        """Wrap a bar and, inside a task run, the id of a progress artifact."""
+        self._bar, self._artifact, self._reported = bar, artifact, time.monotonic()
+
+    def start_at(self, done: int, total: int) -> None:
+        """Set how much was done before (a resumed stage) and how much there is."""
+        self._bar.total = total
+        self._bar.initial = self._bar.n = done
+        self._bar.refresh()
+
+    def advance(self, units: int = 1, **shown: str) -> None:
+        """Count units as done; ``shown`` stands behind the bar."""
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(units)
+        if self._artifact and time.monotonic() - self._reported > ARTIFACT_EVERY_S:
+            self._reported = time.monotonic()
+            self._report(self._artifact)
+
+    def _report(self, artifact: UUID) -> None:
+        update_progress_artifact(artifact, min(100.0, 100 * self._bar.n / max(self._bar.total or 1, 1)))
+
+    def close(self) -> None:
+        """End the bar and bring the artifact up to date."""
+        self._bar.close()
+        if self._artifact:
+            self._report(self._artifact)
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
+    """Show a bar with rate and time left; outside a terminal it prints a line every ten seconds."""
+    interval = 0.2 if sys.stderr.isatty() else QUIET_EVERY_S
+    bar = tqdm(total=total, desc=what, unit=f" {unit}", mininterval=interval, dynamic_ncols=True, leave=True)
+    artifact = None
+    if TaskRunContext.get() is not None:
+        artifact = create_progress_artifact(progress=0.0, key=f"{what.replace(' ', '-')}-progress", description=what)
+    shown = Progress(bar, artifact if isinstance(artifact, UUID) else None)
+    try:
+        yield shown
+    finally:
+        shown.close()

@@ -1,0 +1,107 @@
+"""What stages hand to each other: small frozen records, JSON on disk and in Prefect, no tensors."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from model.config import RunConfig
+
+
+class Record(BaseModel):
+    """A frozen result of a stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def files(self) -> list[Path]:
+        """Return what must still be on disk for the record to count as finished."""
+        return [value for value in self.__dict__.values() if isinstance(value, Path)]
+
+
+class DataVersion(Record):
+    """A folder of pairs as it is on disk, named by the hash that DVC gives it."""
+
+    folder: Path
+    version: str
+    is_tracked: bool
+    file_md5: dict[str, str]
+
+    @property
+    def short(self) -> str:
+        """First characters of the version, for names that people read."""
+        return self.version[:8]
+
+
+class Run(Record):
+    """What every stage of one run shares."""
+
+    config: RunConfig
+    data: DataVersion
+    fingerprint: str
+    folder: Path
+    mlflow_run_id: str
+
+
+class SplitCounts(Record):
+    """What validation found in one TSV: lines = accepted + quarantined."""
+
+    name: str
+    lines: int
+    accepted: int
+    quarantined: int
+    faults: dict[str, int]
+
+
+class Validation(Record):
+    """Where the profiles and the Data Docs of a data version lie, and what they say."""
+
+    profiles: Path
+    docs: Path
+    counts: list[SplitCounts]
+    expectations: int
+
+
+class TrainedModel(Record):
+    """A model folder that a training stage left, with the epoch that was best on valid."""
+
+    folder: Path
+    weights_sha256: str
+    best_epoch: int
+    valid_mean_recall: float
+
+
+class Evaluation(Record):
+    """Test metrics of the new model and of its base weights, and the files that show them."""
+
+    metrics: dict[str, float]
+    base_metrics: dict[str, float]
+    base_weights_sha256: str
+    table: Path
+    gallery: Path
+    pictures: list[Path]
+
+
+class Version(Record):
+    """A registered model version."""
+
+    name: str
+    number: int
+    mlflow_run_id: str
+
+
+class Decision(Record):
+    """Whether a version was promoted, and why."""
+
+    version: int
+    is_promoted: bool
+    aliases: list[str]
+    reason: str
+
+
+class Export(Record):
+    """Embedding files with their row counts: lines = rows + faulty."""
+
+    folder: Path
+    files_written: list[Path]
+    lines: int
+    rows: int
+    faulty: int

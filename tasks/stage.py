@@ -1,0 +1,95 @@
+"""What makes a function a stage: a Prefect task that is retried on ServiceError alone and never repeated when finished.
+
+A stage's result is written as JSON beside its files once it has ended well. A rerun of the same fingerprint finds it
+there, checks that its files still exist, and goes on; a result whose files are gone counts as never made.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from pydantic import ValidationError
+
+from model.errors import CommerceClipError, ServiceError
+from model.files import atomic_write
+from tasks.records import Record, Run
+
+RETRY_DELAYS_S = [2, 10, 30]
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Record)
+
+
+async def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Tell Prefect whether trying again may help."""
+    try:
+        await state.aresult()
+    except ServiceError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def service_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a Prefect task that is retried, with growing delays, on ServiceError alone."""
+    return task(
+        name=name,
+        retries=len(RETRY_DELAYS_S),
+        retry_delay_seconds=list(RETRY_DELAYS_S),
+        retry_condition_fn=is_service_error,
+        persist_result=False,
+    )
+
+
+def stage(
+    name: str, result_type: type[R]
+) -> Callable[[Callable[Concatenate[Run, P], R]], Task[Concatenate[Run, P], R]]:
+    """Make a function of a run a stage whose finished result is picked up instead of repeated."""
+
+    def decorate(function: Callable[Concatenate[Run, P], R]) -> Task[Concatenate[Run, P], R]:
+        @functools.wraps(function)
+        def once(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
+            finished = _finished(run, name, result_type)
+            if finished is not None:
+                get_run_logger().info("%s was finished before; its result is used again", name)
+                return finished
+            result = function(run, *args, **kwargs)
+            with atomic_write(run.folder / name / "result.json", text=True) as file:
+                file.write(result.model_dump_json(indent=2))
+            return result
+
+        return service_task(name)(once)
+
+    return decorate
+
+
+def _finished(run: Run, name: str, result_type: type[R]) -> R | None:
+    path = run.folder / name / "result.json"
+    try:
+        result = result_type.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+    return result if all(file.exists() for file in result.files()) else None
+
+
+class _SentenceFilter(logging.Filter):
+    """Drop the traceback of errors that are one sentence for the user."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], CommerceClipError):
+            record.msg, record.args = "%s", (str(record.exc_info[1]),)
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def log_sentences() -> None:
+    """Make Prefect's log handlers show our errors as their sentence, without a trace."""
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(existing, _SentenceFilter) for existing in handler.filters):
+                handler.addFilter(_SentenceFilter())

@@ -1,0 +1,133 @@
+"""Judge a data version before anything is trained on it.
+
+One pass over each TSV writes its profile and quarantine (`model.pairs`); Great Expectations judges the profiles; Data
+Docs show every verdict. A suite that fails, or a metric that cannot be computed, stops the run.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.logging import get_run_logger
+
+from model.errors import DataError
+from model.pairs import ProfileSummary, check_file, count_lines, read_profile, write_profile
+from model.splits import Splits, find_splits, read_side_table
+from tasks.environment import state_folder
+from tasks.progress import progress
+from tasks.records import DataVersion, Run, SplitCounts, Validation
+from tasks.stage import stage
+
+JUDGED_COLUMNS = [
+    "line", "caption_chars", "caption_words", "caption_hash", "image_hash", "image_format", "width", "height",
+    "image_bytes", "fault",
+]  # fmt: skip
+
+
+@stage("validate", Validation)
+def validate(run: Run) -> Validation:
+    """Profile every split, quarantine faulty lines, judge the profiles and write the Data Docs.
+
+    Raises:
+        DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
+    """
+    splits = find_splits(run.data.folder)
+    for tsv in tsv_files(splits).values():
+        check_file(tsv)
+    folder = data_report_folder(run.data)
+    summaries = _write_profiles(run, splits, folder)
+    counts = [
+        SplitCounts(name=name, lines=s.lines, accepted=s.accepted, quarantined=s.quarantined, faults=s.faults)
+        for name, s in summaries.items()
+    ]
+    _publish_counts(run, counts)
+    _check_side_tables(run, splits, summaries)
+    frames = _judged_frames(folder, summaries)
+    # Importing Great Expectations takes seconds that a run with nothing new to do should not spend.
+    from tasks.suite import judge_profiles
+
+    verdict = judge_profiles(frames, run.config.data, folder / "docs")
+    create_link_artifact(verdict.docs.as_uri(), link_text="Data Docs", key="data-docs", description="Great Expectations")
+    if verdict.failures:
+        raise DataError(f"{run.data.folder}: {verdict.failures[0]}{_where_quarantined(folder, counts)}; see {verdict.docs}")
+    return Validation(profiles=folder, docs=verdict.docs, counts=counts, expectations=verdict.expectations)
+
+
+def data_report_folder(data: DataVersion) -> Path:
+    """Return where profiles, quarantine and Data Docs of a data version lie."""
+    return state_folder() / "data" / data.version
+
+
+def tsv_files(splits: Splits) -> dict[str, Path]:
+    """Return the TSVs of the splits by the name under which they are profiled."""
+    named = {f"pretrain-{path.stem}": path for path in splits.pretrain}
+    named["train"] = splits.train
+    if splits.valid is not None:
+        named["valid"] = splits.valid
+    return named | {"test": splits.test}
+
+
+def profile_path(folder: Path, name: str) -> Path:
+    """Return the profile of a split."""
+    return folder / f"{name}.profile.parquet"
+
+
+def quarantine_path(folder: Path, name: str) -> Path:
+    """Return the quarantine of a split."""
+    return folder / f"{name}.quarantine.tsv"
+
+
+def _write_profiles(run: Run, splits: Splits, folder: Path) -> dict[str, ProfileSummary]:
+    files = tsv_files(splits)
+    summaries = {}
+    with progress("validate", sum(count_lines(path) for path in files.values()), "lines") as shown:
+        for name, tsv in files.items():
+            outputs = profile_path(folder, name), quarantine_path(folder, name)
+            summaries[name] = write_profile(tsv, *outputs, run.config.data, on_rows=shown.advance)
+    return summaries
+
+
+def _check_side_tables(run: Run, splits: Splits, summaries: Mapping[str, ProfileSummary]) -> None:
+    for name, tsv in tsv_files(splits).items():
+        read_side_table(tsv, run.config.data.require_side_table, summaries[name].lines)
+
+
+def _publish_counts(run: Run, counts: list[SplitCounts]) -> None:
+    rows = [
+        {
+            "split": count.name,
+            "lines": count.lines,
+            "accepted": count.accepted,
+            "quarantined": count.quarantined,
+            "faults": ", ".join(f"{reason} {n}" for reason, n in sorted(count.faults.items())) or "none",
+        }
+        for count in counts
+    ]
+    create_table_artifact(rows, key="validation", description=f"Data version {run.data.version}")
+    for row in rows:
+        get_run_logger().info("%(split)s: %(lines)d lines, %(accepted)d accepted, faults: %(faults)s", row)
+
+
+def _where_quarantined(folder: Path, counts: list[SplitCounts]) -> str:
+    worst = max(counts, key=lambda count: count.quarantined)
+    if not worst.quarantined:
+        return ""
+    return f"; faulty lines are kept in {quarantine_path(folder, worst.name)}"
+
+
+def _judged_frames(folder: Path, summaries: Mapping[str, ProfileSummary]) -> dict[str, pd.DataFrame]:
+    """Return one frame a split: the profile's columns, and what only a comparison of lines and splits can tell."""
+    frames = {
+        name: read_profile(profile_path(folder, name)).select(JUDGED_COLUMNS).to_pandas() for name in summaries
+    }
+    test = frames["test"]
+    test_captions, test_images = set(test["caption_hash"].dropna()), set(test["image_hash"].dropna())
+    for name, frame in frames.items():
+        faulty = frame["fault"].notna()
+        frame["is_faulty"] = faulty
+        frame["is_duplicate"] = frame.duplicated(["caption_hash", "image_hash"]) & ~faulty
+        if name != "test":
+            frame["caption_in_test"] = frame["caption_hash"].isin(test_captions) & ~faulty
+            frame["image_in_test"] = frame["image_hash"].isin(test_images) & ~faulty
+    return frames

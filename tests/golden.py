@@ -1,0 +1,212 @@
+"""Lines whose one verdict is known, and the pictures that they are made of; every byte is made here, none is pasted."""
+
+import base64
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from model.errors import FaultReason
+
+
+def picture(height: int = 40, width: int = 32, seed: int = 0) -> Image.Image:
+    """Draw smooth colours with a few hard edges: what resizing and JPEG treat differently."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    phase = rng.uniform(0, 6, size=3)
+    waves = [127 + 120 * np.sin(x / (5 + c) + y / (9 - c) + phase[c]) for c in range(3)]
+    pixels = np.stack(waves, axis=-1)
+    pixels[height // 4 : height // 2, width // 3 : width // 2] = rng.uniform(0, 255, size=3)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def encoded(image: Image.Image, container: str = "JPEG", **options: Any) -> bytes:
+    """Return the encoded bytes of a picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, container, **options)
+    return buffer.getvalue()
+
+
+def jpeg(height: int = 40, width: int = 32, seed: int = 0) -> bytes:
+    """Return a plain baseline JPEG."""
+    return encoded(picture(height, width, seed), quality=90)
+
+
+def oriented_jpeg(orientation: int, image: Image.Image | None = None) -> bytes:
+    """Return a JPEG whose EXIF block asks to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image or picture(), quality=95, exif=exif)
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    """Return a small JPEG whose header promises another size."""
+    data = jpeg()
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """Return a small PNG whose header, checksum included, promises another size."""
+    data = encoded(picture(), "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def gif_claiming(width: int, height: int) -> bytes:
+    """Return a small GIF whose logical screen is of another size."""
+    data = encoded(picture(), "GIF")
+    return data[:6] + struct.pack("<HH", width, height) + data[10:]
+
+
+def webp_claiming(width: int, height: int) -> bytes:
+    """Return a small WebP whose canvas is of another size."""
+    data = encoded(picture().convert("RGBA"), "WEBP", exif=b"Exif\0\0", lossless=True)
+    return data[:24] + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little") + data[30:]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A line without its newline, the reason it is refused for (None: accepted) and the notes it gets."""
+
+    name: str
+    raw: bytes
+    fault: FaultReason | None = None
+    notes: frozenset[str] = frozenset()
+
+
+def golden_lines() -> list[Golden]:
+    """Return every kind of line that the table of input faults names, each with its verdict."""
+    return [*_faulty_texts(), *_unusual_texts(), *_faulty_images(), *_unusual_images()]
+
+
+def _image_line(image: bytes, caption: bytes = b"red dress") -> bytes:
+    return caption + b"\t" + base64.b64encode(image)
+
+
+def _faulty_texts() -> list[Golden]:
+    good = base64.b64encode(jpeg())
+    mixed = base64.b64encode(b"\xfb\xff\xfe" * 8)
+    table = [
+        ("no tab", b"red dress", FaultReason.NO_TAB),
+        ("empty line", b"", FaultReason.NO_TAB),
+        ("extra tab", b"red\tdress\t" + good, FaultReason.EXTRA_TAB),
+        ("empty caption", b"\t" + good, FaultReason.EMPTY_CAPTION),
+        ("white space caption", " \u3000 \t".encode() + good, FaultReason.EMPTY_CAPTION),
+        ("nul in caption", b"red\x00dress\t" + good, FaultReason.CONTROL_BYTE),
+        ("escape in caption", b"red\x1bdress\t" + good, FaultReason.CONTROL_BYTE),
+        ("cr inside", b"red\rdress\t" + good, FaultReason.CONTROL_BYTE),
+        ("latin-1", "robe d'été\t".encode("latin-1") + good, FaultReason.BAD_UTF8),
+        ("cut utf-8", "robe été".encode()[:-1] + b"\t" + good, FaultReason.BAD_UTF8),
+        ("base64 with other characters", b"red dress\t" + good[:9] + b"!" + good[10:], FaultReason.BAD_BASE64),
+        ("base64 of impossible length", b"red dress\t" + good.rstrip(b"=")[: len(good) // 4 * 4 - 7], None),
+        ("base64 with a space", b"red dress\t" + good[:8] + b" " + good[8:], FaultReason.BAD_BASE64),
+        ("base64 with two crs", b"red dress\t" + good + b"\r\r", FaultReason.BAD_BASE64),
+        ("mixed alphabets", b"red dress\t" + mixed[:8] + b"-_-_" + mixed[12:], FaultReason.BAD_BASE64),
+    ]
+    return [Golden(name, raw, fault or FaultReason.BAD_BASE64) for name, raw, fault in table]
+
+
+def _unusual_texts() -> list[Golden]:
+    image = b"\xff\xd8" + jpeg()[2:]
+    good = base64.b64encode(image)
+    bare = next(text for seed in range(99) if (text := base64.b64encode(jpeg(seed=seed))).endswith(b"="))
+    both = next(text for seed in range(99) if b"+" in (text := base64.b64encode(jpeg(seed=seed))) and b"/" in text)
+    captions = {
+        "line separator U+2028": ("red\u2028dress", "line_separator"),
+        "next line U+0085": ("red\u0085dress", "line_separator"),
+        "vertical tab": ("red\x0bdress", "line_separator"),
+        "quoted": ('"red dress"', "quoted"),
+        "one quote": ('red dress 12"', "quoted"),
+        "NA": ("NA", "null_word"),
+        "null": ("null", "null_word"),
+        "a number": ("123", "number"),
+        "a number with an exponent": ("1e5", "number"),
+        "a formula": ("=cmd()", "formula"),
+    }
+    return [
+        Golden("plain", b"red dress\t" + good),
+        Golden("crlf", b"red dress\t" + good + b"\r", None, frozenset({"crlf"})),
+        Golden("missing padding", b"red dress\t" + bare.rstrip(b"="), None, frozenset({"missing_padding"})),
+        Golden(
+            "url-safe base64",
+            b"red dress\t" + both.translate(bytes.maketrans(b"+/", b"-_")),
+            None,
+            frozenset({"url_safe_base64"}),
+        ),
+        Golden("data prefix", b"red dress\tdata:image/jpeg;base64," + good, None, frozenset({"data_prefix"})),
+        *(
+            Golden(name, caption.encode() + b"\t" + good, None, frozenset({note}))
+            for name, (caption, note) in captions.items()
+        ),
+    ]
+
+
+def _faulty_images() -> list[Golden]:
+    png, gif, webp = (encoded(picture(), container) for container in ("PNG", "GIF", "WEBP"))
+    table = {
+        FaultReason.NOT_AN_IMAGE: {
+            "empty image": b"",
+            "html": b"<!DOCTYPE html><html><body>404</body></html>",
+            "text": b"BMW drivers also bought a red dress",
+            "tiff": encoded(picture(), "TIFF"),
+            "ppm": encoded(picture(), "PPM"),
+        },
+        FaultReason.TRUNCATED_IMAGE: {
+            "jpeg two bytes short": jpeg()[:-2],
+            "jpeg half": jpeg()[: len(jpeg()) // 2],
+            "jpeg header only": jpeg()[:30],
+            "progressive jpeg half": encoded(picture(), progressive=True)[:700],
+            "png two bytes short": png[:-2],
+            "png half": png[: len(png) // 2],
+            "gif two bytes short": gif[:-2],
+            "webp two bytes short": webp[:-2],
+            "bmp two bytes short": encoded(picture(), "BMP")[:-2],
+        },
+        FaultReason.TOO_MANY_PIXELS: {
+            "jpeg bomb": jpeg_claiming(60_000, 60_000),
+            "jpeg of a long side": jpeg_claiming(17_000, 20),
+            "png bomb": png_claiming(100_000, 100_000),
+            "png over the limit": png_claiming(6_000, 6_000),
+            "gif bomb": gif_claiming(65_535, 65_535),
+            "webp bomb": webp_claiming(16_000, 16_000),
+        },
+        FaultReason.TOO_SMALL: {
+            "one pixel side": encoded(picture(1, 40), "PNG"),
+            "jpeg of 15 pixels": jpeg(15, 40),
+        },
+    }
+    return [
+        Golden(name, _image_line(image), fault) for fault, images in table.items() for name, image in images.items()
+    ]
+
+
+def _unusual_images() -> list[Golden]:
+    rgb = picture()
+    frames = [picture(seed=seed) for seed in (1, 2)]
+    deep = Image.fromarray((np.arange(40 * 32, dtype=np.uint16) * 51).reshape(40, 32))
+    half_grey = jpeg()[:20] + b"\xff\xe1\x00\x10Exif\0\0II\x12\x01garb" + jpeg()[20:]
+    flat = Image.fromarray(np.vstack([np.asarray(rgb), np.full((40, 32, 3), 128, dtype=np.uint8)]))
+    table = {
+        "png": (encoded(rgb, "PNG"), ""),
+        "bmp": (encoded(rgb, "BMP"), ""),
+        "webp": (encoded(rgb, "WEBP"), ""),
+        "progressive jpeg": (encoded(rgb, progressive=True), ""),
+        "jpeg with bytes behind it": (jpeg() + b"\0\0padding", ""),
+        "cmyk jpeg": (encoded(rgb.convert("CMYK")), "cmyk"),
+        "grey jpeg": (encoded(rgb.convert("L")), "grey"),
+        "palette png": (encoded(rgb.convert("P"), "PNG"), "palette"),
+        "gif": (encoded(rgb, "GIF"), "palette"),
+        "one bit png": (encoded(rgb.convert("1"), "PNG"), "one_bit"),
+        "sixteen bit png": (encoded(deep, "PNG"), "grey sixteen_bit"),
+        "alpha png": (encoded(rgb.convert("RGBA"), "PNG"), "alpha"),
+        "animated gif": (encoded(rgb, "GIF", save_all=True, append_images=frames), "palette animated"),
+        "rotated jpeg": (oriented_jpeg(6), "rotated"),
+        "jpeg with malformed exif": (half_grey, "bad_exif"),
+        "flat below": (encoded(flat, "JPEG"), "flat_below"),
+    }
+    return [Golden(name, _image_line(image), None, frozenset(notes.split())) for name, (image, notes) in table.items()]

@@ -107,10 +107,14 @@ def verify_sealed(folder: Path) -> dict[str, str]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         expected = {name: str(entry["sha256"]) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{folder}: no readable {MANIFEST}, so it is incomplete; remove it and run again") from None
+        raise CheckpointError(
+            f"{folder}: no readable {MANIFEST}, so it is incomplete; remove it and run again"
+        ) from None
     for name, digest in expected.items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
-            raise CheckpointError(f"{folder / name}: missing or damaged (SHA-256 differs); remove the folder and run again")
+            raise CheckpointError(
+                f"{folder / name}: missing or damaged (SHA-256 differs); remove the folder and run again"
+            )
     return expected
 
 
@@ -119,7 +123,10 @@ def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensors], state: d
     folder = root / f"step-{step:09d}"
     with sealed_folder(folder) as temporary:
         for group, named in tensors.items():
-            save_file({name: value.detach().cpu().contiguous() for name, value in named.items()}, temporary / f"{group}.safetensors")
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in named.items()},
+                temporary / f"{group}.safetensors",
+            )
         fault_point("save:mid_write")
         (temporary / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     for older in _steps(root)[:-keep]:

@@ -128,7 +128,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _trains_something(self) -> Self:
         if self.pretrain.epochs + self.finetune.epochs == 0:
-            raise ValueError("pretrain.epochs and finetune.epochs are both 0, so nothing would be trained; set one of them")
+            raise ValueError(
+                "pretrain.epochs and finetune.epochs are both 0, so nothing would be trained; set one of them"
+            )
         return self
 
     def digest(self) -> str:

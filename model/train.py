@@ -129,7 +129,9 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     """
     config = stage.config
     if config.batch_size > len(stage.train):
-        raise ConfigError(f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train pairs; lower it")
+        raise ConfigError(
+            f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train pairs; lower it"
+        )
     vocabulary, concepts = _label_concepts(stage)
     objective = Objective(towers, config, vocabulary)
     optimizer = make_optimizer(towers.clip, objective, config)

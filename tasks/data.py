@@ -82,9 +82,13 @@ def promised_version(tracked: Path) -> str:
         outs = yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"]
         digest = str(outs[0]["md5"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
-        raise DataError(f"{tracked}: not a .dvc file with one output; restore it with `git checkout {tracked.name}`") from None
+        raise DataError(
+            f"{tracked}: not a .dvc file with one output; restore it with `git checkout {tracked.name}`"
+        ) from None
     if not digest.endswith(".dir"):
-        raise DataError(f"{tracked}: tracks a file, expected a folder of pairs; run `dvc add {tracked.stem}` on the folder")
+        raise DataError(
+            f"{tracked}: tracks a file, expected a folder of pairs; run `dvc add {tracked.stem}` on the folder"
+        )
     return digest.removesuffix(".dir")
 
 

@@ -14,14 +14,13 @@ from typing import Any
 import great_expectations as gx
 import great_expectations.expectations as gxe
 import pandas as pd
-from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+from great_expectations.core import ExpectationValidationResult
 from great_expectations.data_context import FileDataContext
 
 from model.config import DataConfig
 from tasks.environment import state_folder
 
 SITE = "data_docs"
-ACCEPTED = "is_faulty == False"
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,18 @@ def judge_profiles(frames: Mapping[str, pd.DataFrame], limits: DataConfig, docs:
     context = _context(docs)
     source = context.data_sources.add_or_update_pandas("profiles")
     failures: list[str] = []
-    expectations = 0
+    count = 0
     for name, frame in frames.items():
         asset = source.add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe("all lines")
-        suite = gx.ExpectationSuite(name, expectations=list(_expectations(name, frame, limits)))
+        expected = list(_expectations(name, limits))
+        suite = gx.ExpectationSuite(name, expectations=expected)
         definition = gx.ValidationDefinition(name=name, data=batch, suite=context.suites.add_or_update(suite))
         result = context.validation_definitions.add_or_update(definition).run(batch_parameters={"dataframe": frame})
-        expectations += len(result.results)
-        failures += [_sentence(name, one) for one in _by_importance(result) if not one.success]
+        count += len(result.results)
+        failures += [_sentence(name, one) for one in _in_order(result.results, expected) if not one.success]
     context.build_data_docs(site_names=[SITE])
-    return Verdict(failures, expectations, docs / "index.html")
+    return Verdict(failures, count, docs / "index.html")
 
 
 def _context(docs: Path) -> FileDataContext:
@@ -66,7 +66,7 @@ def _context(docs: Path) -> FileDataContext:
     return context
 
 
-def _expectations(name: str, frame: pd.DataFrame, limits: DataConfig) -> Iterator[gxe.Expectation]:
+def _expectations(name: str, limits: DataConfig) -> Iterator[gxe.Expectation]:
     """Yield what a split must satisfy, the most telling first; ``meta.sentence`` is what the user reads."""
     yield gxe.ExpectTableRowCountToBeBetween(
         min_value=limits.min_rows, meta={"sentence": f"fewer than {limits.min_rows} lines"}
@@ -81,7 +81,9 @@ def _expectations(name: str, frame: pd.DataFrame, limits: DataConfig) -> Iterato
             yield gxe.ExpectColumnValuesToBeInSet(
                 column=f"{what}_in_test",
                 value_set=[False],
-                meta={"sentence": f"test leaks: a {what} of the test split occurs here; take those pairs out of {name}"},
+                meta={
+                    "sentence": f"test leaks: a {what} of the test split occurs here; take those pairs out of {name}"
+                },
             )
     yield gxe.ExpectColumnValuesToBeInSet(
         column="is_duplicate",
@@ -104,12 +106,12 @@ def _expectations(name: str, frame: pd.DataFrame, limits: DataConfig) -> Iterato
         )
 
 
-def _by_importance(result: ExpectationSuiteValidationResult) -> list[ExpectationValidationResult]:
-    """Return the results in the order of `_expectations`; GX sorts them by kind."""
-    order = {_key(expectation.configuration): rank for rank, expectation in enumerate(result.suite_expectations)} if hasattr(
-        result, "suite_expectations"
-    ) else {}
-    return sorted(result.results, key=lambda one: order.get(_key(one.expectation_config), 0))
+def _in_order(
+    results: list[ExpectationValidationResult], expectations: list[gxe.Expectation]
+) -> list[ExpectationValidationResult]:
+    """Return the results in the order of the expectations; GX sorts them by kind."""
+    order = [_key(expectation.configuration) for expectation in expectations]
+    return sorted(results, key=lambda result: order.index(_key(result.expectation_config)))
 
 
 def _key(configuration: Any) -> str:

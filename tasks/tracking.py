@@ -83,10 +83,13 @@ def begin_mlflow_run(
 
 
 def end_mlflow_run(run_id: str, status: str) -> None:
-    """Set the final status of a run: FINISHED or FAILED."""
-    client = tracking_client()
+    """Set the final status of a run: FINISHED or FAILED.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
     try:
-        client.set_terminated(run_id, status)
+        tracking_client().set_terminated(run_id, status)
     except MlflowException as error:
         raise ServiceError(f"MLflow could not end run {run_id} ({error.error_code}); run again") from error
 
@@ -108,7 +111,9 @@ class MetricLog:
 
     def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
         """Queue the validation values of an epoch, unless that epoch was logged before."""
-        if step not in {m.step for m in self._client.get_metric_history(self._run_id, f"{self._stage}/valid_mean_recall")}:
+        if step not in {
+            m.step for m in self._client.get_metric_history(self._run_id, f"{self._stage}/valid_mean_recall")
+        }:
             self._queue(step, {f"valid_{name}": value for name, value in values.items()})
         self.flush()
 

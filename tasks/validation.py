@@ -48,9 +48,13 @@ def validate(run: Run) -> Validation:
     from tasks.suite import judge_profiles
 
     verdict = judge_profiles(frames, run.config.data, folder / "docs")
-    create_link_artifact(verdict.docs.as_uri(), link_text="Data Docs", key="data-docs", description="Great Expectations")
+    create_link_artifact(
+        verdict.docs.as_uri(), link_text="Data Docs", key="data-docs", description="Great Expectations"
+    )
     if verdict.failures:
-        raise DataError(f"{run.data.folder}: {verdict.failures[0]}{_where_quarantined(folder, counts)}; see {verdict.docs}")
+        raise DataError(
+            f"{run.data.folder}: {verdict.failures[0]}{_where_quarantined(folder, counts)}; see {verdict.docs}"
+        )
     return Validation(profiles=folder, docs=verdict.docs, counts=counts, expectations=verdict.expectations)
 
 
@@ -118,9 +122,7 @@ def _where_quarantined(folder: Path, counts: list[SplitCounts]) -> str:
 
 def _judged_frames(folder: Path, summaries: Mapping[str, ProfileSummary]) -> dict[str, pd.DataFrame]:
     """Return one frame a split: the profile's columns, and what only a comparison of lines and splits can tell."""
-    frames = {
-        name: read_profile(profile_path(folder, name)).select(JUDGED_COLUMNS).to_pandas() for name in summaries
-    }
+    frames = {name: read_profile(profile_path(folder, name)).select(JUDGED_COLUMNS).to_pandas() for name in summaries}
     test = frames["test"]
     test_captions, test_images = set(test["caption_hash"].dropna()), set(test["image_hash"].dropna())
     for name, frame in frames.items():

@@ -1,0 +1,74 @@
+"""The parameters that flows share: typed and described, so that Prefect's form shows them, and read in one place."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from model.config import Name, RunConfig, load_config
+from tasks.environment import ROOT
+from tasks.stage import log_sentences
+
+Config = Annotated[str, Field(description="YAML file of the run, or its name in configs/ (sample).")]
+Data = Annotated[
+    str | None, Field(description="Folder of pairs (train.tsv, test.tsv) in place of the config's data.path.")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"] | None, Field(description="Where the towers run, in place of the config's.")
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"] | None, Field(description="Arithmetic of the towers, in place of the config's.")
+]
+FinetuneEpochs = Annotated[
+    int | None, Field(ge=0, description="Passes over the train split, in place of the config's finetune.epochs.")
+]
+Overrides = Annotated[
+    Sequence[str], Field(description="Other knobs as section.key=value, for example finetune.lr=1e-4.")
+]
+RegisteredModel = Annotated[Name, Field(description="Name in the MLflow model registry.")]
+WhichVersion = Annotated[str, Field(description="Registered version: its number, or champion, challenger, previous.")]
+Reason = Annotated[str, Field(min_length=1, description="Why; kept as a tag of the version.")]
+
+
+def read_config(
+    config: str,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    epochs: int | None = None,
+) -> RunConfig:
+    """Return the validated config of a flow run: file, then environment, then the flow's parameters.
+
+    Raises:
+        ConfigError: the file is missing, or a key or value is wrong.
+    """
+    log_sentences()
+    chosen = {"data.path": data, "device": device, "precision": precision, "finetune.epochs": epochs}
+    given = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in chosen.items() if value is not None]
+    return load_config(config_path(config), [*overrides, *given], os.environ)
+
+
+def config_path(config: str) -> Path:
+    """Return the path of a config given by path or by its name in configs/."""
+    named = ROOT / "configs" / f"{config}.yaml"
+    return named if named.is_file() else Path(config)
+
+
+def run_name() -> str:
+    """Return a flow run's name: the config and the data version that data.dvc names, or the folder given."""
+    parameters: dict[str, Any] = flow_run.parameters or {}
+    data = parameters.get("data")
+    return f"{Path(str(parameters.get('config', 'run'))).stem}-{Path(str(data)).name if data else _tracked_version()}"
+
+
+def _tracked_version() -> str:
+    try:
+        outs = yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"]
+        return f"data-{outs[0]['md5'][:8]}"
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+        return "no-data-version"

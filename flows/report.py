@@ -1,0 +1,82 @@
+"""What a retraining tells the person who started it."""
+
+from pathlib import Path
+
+from prefect.artifacts import create_markdown_artifact
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from model.config import RunConfig
+from tasks.evaluation import rank_table
+from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
+from tasks.registry import aliases_of
+
+
+class Report(Record):
+    """The outcome of a retraining: what was registered, how good it is, what was decided."""
+
+    is_new: bool
+    headline: str
+    ranks: list[dict[str, str]]
+    facts: dict[str, str]
+
+
+def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Report:
+    """Return the report of a run whose fingerprint is registered already."""
+    headline = f"nothing new: {version.name} version {version.number} was made from this data, code and config"
+    facts = {"aliases": ", ".join(aliases_of(version)) or "none", "data version": data.version, "config": config.name}
+    return Report(is_new=False, headline=headline, ranks=[], facts=facts)
+
+
+def full_report(
+    run: Run, validation: Validation, evaluation: Evaluation, version: Version, decision: Decision, export: Export
+) -> Report:
+    """Return the report of a finished retraining, and put it on Prefect's page."""
+    facts = {
+        "decision": decision.reason,
+        "aliases": ", ".join(aliases_of(version)) or "none",
+        "data version": run.data.version,
+        "MLflow run": run.mlflow_run_id,
+        "Data Docs": str(validation.docs),
+        "gallery": str(evaluation.gallery),
+        "pictures": ", ".join(map(str, evaluation.pictures)),
+        "embeddings": f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)",
+    }
+    report = Report(
+        is_new=True,
+        headline=f"{version.name} version {version.number}",
+        ranks=rank_table(evaluation.metrics, evaluation.base_metrics),
+        facts=facts,
+    )
+    create_markdown_artifact(_markdown(report), key="retrain-report", description=report.headline)
+    return report
+
+
+def print_report(report: Report) -> None:
+    """Show a report in the terminal."""
+    console = Console()
+    if report.ranks:
+        table = Table(title=f"{report.headline}: Rank@K on test, %", title_justify="left")
+        for column in report.ranks[0]:
+            table.add_column(column, justify="left" if column in ("direction", "measure") else "right")
+        for row in report.ranks:
+            table.add_row(*row.values(), end_section=row["measure"] == "Rank@10")
+        console.print(table)
+    else:
+        console.print(f"[bold]{escape(report.headline)}[/bold]")
+    for name, value in report.facts.items():
+        console.print(f"[dim]{name:>13}[/dim]  {escape(_relative(value))}", soft_wrap=True)
+    console.print("\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses.")
+
+
+def _relative(text: str) -> str:
+    """Shorten paths below the working directory."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
+def _markdown(report: Report) -> str:
+    header = "| " + " | ".join(report.ranks[0]) + " |\n|" + "---|" * len(report.ranks[0])
+    rows = "\n".join("| " + " | ".join(row.values()) + " |" for row in report.ranks)
+    facts = "\n".join(f"- **{name}**: {value}" for name, value in report.facts.items())
+    return f"# {report.headline}\n\n{header}\n{rows}\n\n{facts}\n"

@@ -1,0 +1,86 @@
+"""Each stage as a flow of its own. A stage runs what it needs first, and picks up what is finished already."""
+
+from prefect import flow
+
+from flows.parameters import Config, Data, Overrides, Reason, RegisteredModel, WhichVersion, read_config, run_name
+from tasks.data import materialise_data
+from tasks.evaluation import evaluate as evaluate_model
+from tasks.export import export as export_embeddings
+from tasks.records import Decision, Evaluation, Export, Run, TrainedModel, Validation
+from tasks.registry import find_version, promote_by_hand, registered_model, roll_back
+from tasks.run import begin_evaluation, begin_run, tracked
+from tasks.stage import log_sentences
+from tasks.training import finetune as finetune_model
+from tasks.training import pretrain as pretrain_model
+from tasks.validation import validate as validate_data
+
+SAMPLE = "configs/sample.yaml"
+MODEL = "commerce-clip"
+
+
+@flow(name="validate", flow_run_name=run_name)
+def validate(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> Validation:
+    """Profile and judge a data version; write quarantine and Data Docs."""
+    run = _begin(config, data, overrides)
+    with tracked(run):
+        return validate_data(run)
+
+
+@flow(name="pretrain", flow_run_name=run_name)
+def pretrain(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> TrainedModel:
+    """Validate, then train the base weights further on the pretraining pairs."""
+    run = _begin(config, data, overrides)
+    with tracked(run):
+        return pretrain_model(run, validate_data(run))
+
+
+@flow(name="finetune", flow_run_name=run_name)
+def finetune(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> TrainedModel:
+    """Validate and pretrain, then fine-tune on the train split."""
+    run = _begin(config, data, overrides)
+    with tracked(run):
+        validation = validate_data(run)
+        return finetune_model(run, validation, pretrain_model(run, validation))
+
+
+@flow(name="evaluate", flow_run_name=run_name)
+def evaluate(
+    version: WhichVersion = "champion", config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
+) -> Evaluation:
+    """Judge a registered version on the test split of a data version."""
+    settings = read_config(config, overrides, data=data)
+    chosen = find_version(settings.registered_model, version)
+    run = begin_evaluation(settings, materialise_data(settings), chosen)
+    with tracked(run):
+        return evaluate_model(run, validate_data(run), registered_model(chosen))
+
+
+@flow(name="promote")
+def promote(version: int, reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
+    """Make a registered version champion by hand."""
+    log_sentences()
+    return promote_by_hand(registered_model, version, reason)
+
+
+@flow(name="rollback")
+def rollback(reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
+    """Make the previous champion the champion again."""
+    log_sentences()
+    return roll_back(registered_model, reason)
+
+
+@flow(name="export", flow_run_name=run_name)
+def export(
+    version: WhichVersion = "champion", config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
+) -> Export:
+    """Write the embeddings of the config's export files by a registered version."""
+    settings = read_config(config, overrides, data=data)
+    chosen = find_version(settings.registered_model, version)
+    run = begin_evaluation(settings, materialise_data(settings), chosen)
+    with tracked(run):
+        return export_embeddings(run, chosen)
+
+
+def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
+    settings = read_config(config, overrides, data=data)
+    return begin_run(settings, materialise_data(settings))

@@ -1,0 +1,186 @@
+"""Judge a model on the test split beside its base weights: Rank@K table, picture and gallery."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.artifacts import create_link_artifact, create_table_artifact
+
+from model.files import atomic_write
+from tasks.progress import progress
+from tasks.records import Evaluation, Run, TrainedModel, Validation
+from tasks.splits import split_index
+from tasks.stage import stage
+from tasks.tracking import log_results
+from tasks.training import base_weights
+
+if TYPE_CHECKING:
+    from model.dataset import PairIndex
+    from model.retrieval import RelevantPairs
+    from tasks.gallery import GalleryQuery, ModelResult
+
+ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
+RANKS = (1, 5, 10)
+GALLERY_ANSWERS = 5
+
+
+@stage("evaluate", Evaluation)
+def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluation:
+    """Measure Rank@K of a model and of its base weights on test, exactly; write table, picture and gallery.
+
+    Raises:
+        CheckpointError: a model folder is damaged.
+        DataError: test has no accepted pair.
+    """
+    from model.retrieval import evaluate_retrieval, relate
+    from model.towers import weights_sha256
+    from tasks.gallery import gallery_html, gallery_png
+
+    test = split_index(run, validation, "test")
+    related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
+    folders = {"new model": model.folder, "base weights": base_weights(run)}
+    embeddings = _embed_all(run, test, folders, related)
+    results = {
+        name: evaluate_retrieval(*both, related, run.config.evaluate.block_rows) for name, both in embeddings.items()
+    }
+    queries = _gallery_queries(run, test, embeddings, related)
+    folder = run.folder / "evaluate"
+    title = f"{run.config.registered_model}: {run.config.name} on data version {run.data.short}"
+    files = {
+        folder / "rank_at_k.json": json.dumps({n: r.to_json() for n, r in results.items()}, indent=2).encode(),
+        folder / "gallery.html": gallery_html(title, _subtitle(results["new model"].metrics()), queries).encode(),
+        folder / "gallery.png": gallery_png(title, queries),
+        folder / "rank_at_k.png": rank_chart(title, {name: r.metrics() for name, r in results.items()}),
+    }
+    for path, content in files.items():
+        with atomic_write(path) as file:
+            file.write(content)
+    metrics, base = results["new model"].metrics(), results["base weights"].metrics()
+    _publish(run, metrics, base, list(files))
+    return Evaluation(
+        metrics=metrics,
+        base_metrics=base,
+        base_weights_sha256=weights_sha256(folders["base weights"]),
+        table=folder / "rank_at_k.json",
+        gallery=folder / "gallery.html",
+        pictures=[folder / "rank_at_k.png", folder / "gallery.png"],
+    )
+
+
+def _embed_all(
+    run: Run, test: "PairIndex", folders: dict[str, Path], related: "RelevantPairs"
+) -> dict[str, tuple[Any, Any]]:
+    """Return each model's embeddings of the distinct captions [Q, D] and the distinct images [C, D] of test."""
+    from model.embed import embed_pairs
+    from model.towers import load_towers
+
+    embeddings = {}
+    with progress("evaluate", len(test) * len(folders), "pairs") as shown:
+        for name, folder in folders.items():
+            towers = load_towers(folder, run.config.device, run.config.precision)
+            batch, workers = run.config.evaluate.batch_size, run.config.workers
+            text_ND, image_ND = embed_pairs(towers, test, batch, workers, on_rows=shown.advance)
+            embeddings[name] = text_ND[related.caption_row], image_ND[related.image_row]
+    return embeddings
+
+
+def _gallery_queries(
+    run: Run, test: "PairIndex", embeddings: dict[str, tuple[Any, Any]], related: "RelevantPairs"
+) -> "list[GalleryQuery]":
+    """Return captions spread evenly over test, each with every model's first answers."""
+    import torch
+
+    from model.retrieval import ranks, top_k
+    from tasks.gallery import GalleryQuery
+
+    wanted = min(run.config.evaluate.gallery_queries, len(related.caption_row))
+    chosen = torch.linspace(0, len(related.caption_row) - 1, wanted).long()
+    block_rows = run.config.evaluate.block_rows
+    found = {
+        name: (
+            ranks(text, image, related.query, related.candidate, block_rows)[chosen],
+            *top_k(text[chosen], image, GALLERY_ANSWERS, block_rows),
+        )
+        for name, (text, image) in embeddings.items()
+    }
+    queries = []
+    for position, query in enumerate(chosen.tolist()):
+        right = set(related.candidate[related.query == query].tolist())
+        results = tuple(
+            _model_result(name, test, related, right, int(rank[position]), similarity[position], index[position])
+            for name, (rank, similarity, index) in found.items()
+        )
+        image = test.encoded_image(int(related.image_row[min(right)]))
+        queries.append(GalleryQuery(test.caption(int(related.caption_row[query])), image, results))
+    return queries
+
+
+def _model_result(
+    name: str, test: "PairIndex", related: "RelevantPairs", right: set[int], rank: int, similarity: Any, index: Any
+) -> "ModelResult":
+    from tasks.gallery import Answer, ModelResult
+
+    answers = []
+    for candidate, value in zip(index.tolist(), similarity.tolist(), strict=True):
+        row = int(related.image_row[candidate])
+        answers.append(Answer(test.encoded_image(row), candidate in right, value, test.caption(row)))
+    return ModelResult(name, rank, tuple(answers))
+
+
+def _subtitle(metrics: dict[str, float]) -> str:
+    return (
+        f"Captions of the test split with the first {GALLERY_ANSWERS} pictures of each model. "
+        f"New model: text → image Rank@1 {metrics['text_to_image_rank_at_1']:.1%}, mean recall {metrics['mean_recall']:.1%}."
+    )
+
+
+def rank_table(metrics: dict[str, float], base: dict[str, float]) -> list[dict[str, str]]:
+    """Return the Rank@K table that terminal, Prefect and README show: one row a direction and K, in percent."""
+    return [
+        {
+            "direction": arrow,
+            "measure": f"Rank@{k}",
+            "chance": f"{100 * metrics[f'{direction}_chance_at_{k}']:.1f}",
+            "base weights": f"{100 * base[f'{direction}_rank_at_{k}']:.1f}",
+            "new model": f"{100 * metrics[f'{direction}_rank_at_{k}']:.1f}",
+        }
+        for direction, arrow in ARROWS.items()
+        for k in RANKS
+    ]
+
+
+def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
+    """Return a PNG of Rank@K by direction, a bar a model and chance as a line."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (direction, arrow) in zip(panels, ARROWS.items(), strict=True):
+        for number, (name, values) in enumerate(metrics.items()):
+            heights = [100 * values[f"{direction}_rank_at_{k}"] for k in RANKS]
+            places = [place + 0.38 * (number - 0.5) for place in range(len(RANKS))]
+            bars = panel.bar(places, heights, 0.36, label=name, color=("#1d6b52", "#b9c2bd")[number % 2])
+            panel.bar_label(bars, fmt="%.1f", fontsize=9)
+        chance = [100 * next(iter(metrics.values()))[f"{direction}_chance_at_{k}"] for k in RANKS]
+        panel.plot(range(len(RANKS)), chance, "k_", markersize=44, label="chance")
+        panel.set_xticks(range(len(RANKS)), [f"Rank@{k}" for k in RANKS])
+        panel.set_title(arrow)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("% of queries")
+    panels[0].legend(frameon=False, loc="upper left")
+    figure.suptitle(title, fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _publish(run: Run, metrics: dict[str, float], base: dict[str, float], files: list[Path]) -> None:
+    description = f"Test split of data version {run.data.version}, in percent; ties count against the model."
+    create_table_artifact(rank_table(metrics, base), key="rank-at-k", description=description)
+    gallery = next(path for path in files if path.name == "gallery.html")
+    create_link_artifact(gallery.as_uri(), link_text="Gallery", key="gallery", description="Captions and their top 5")
+    logged = {f"test/{name}": value for name, value in metrics.items()}
+    logged |= {f"test_base/{name}": value for name, value in base.items()}
+    log_results(run.mlflow_run_id, logged, files, "evaluation")

@@ -1,0 +1,116 @@
+"""Embeddings of products, as Parquet: lines of the TSV = rows + faulty lines.
+
+Columns: ``id`` (the side table's, else file and line), ``line`` (1-based), ``model_version``, ``data_version``,
+``text_embedding`` and ``image_embedding`` (fixed-size lists of float32, L2-normalised; null where the TSV has no such
+column).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from model.errors import DataError
+from model.files import atomic_write
+from model.pairs import check_file, count_lines, detect_columns
+from model.splits import find_splits, read_side_table
+from tasks.environment import state_folder
+from tasks.progress import progress
+from tasks.records import Export, Run, Version
+from tasks.registry import registered_model
+from tasks.stage import service_task
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.embed import Products
+    from model.towers import Towers
+
+
+@service_task("export")
+def export(run: Run, version: Version) -> Export:
+    """Write the embeddings of every product in the config's export files, by a registered version.
+
+    Raises:
+        DataError: a TSV is missing, or has no line that can be embedded.
+        CheckpointError: the version's weights are damaged.
+    """
+    from model.towers import load_towers
+
+    towers = load_towers(registered_model(version).folder, run.config.device, run.config.precision)
+    beside = find_splits(run.data.folder).test.parent
+    folder = state_folder() / "embeddings" / f"{version.name}-v{version.number}" / run.data.version
+    written, totals = [], {"lines": 0, "rows": 0}
+    for name in run.config.export.files:
+        tsv = beside / name
+        check_file(tsv)
+        path = folder / f"{tsv.stem}.parquet"
+        lines, rows = _export_file(run, version, towers, tsv, path)
+        written.append(path)
+        totals = {"lines": totals["lines"] + lines, "rows": totals["rows"] + rows}
+        get_run_logger().info("%s: %d lines, %d embedded, %d faulty → %s", tsv.name, lines, rows, lines - rows, path)
+    result = Export(folder=folder, files_written=written, faulty=totals["lines"] - totals["rows"], **totals)
+    row = {"version": version.number, "lines": result.lines, "embedded": result.rows, "faulty": result.faulty}
+    create_table_artifact([row], key="export", description=str(folder))
+    return result
+
+
+def _export_file(run: Run, version: Version, towers: "Towers", tsv: Path, path: Path) -> tuple[int, int]:
+    """Embed one TSV batch by batch and return its (lines, rows)."""
+    from model.embed import embed_products
+
+    lines = count_lines(tsv)
+    table = read_side_table(tsv, required=False, lines=lines)
+    ids = None if table is None else table["id"].to_pylist()
+    schema = _schema(towers.embed_dim)
+    config, columns, rows = run.config, detect_columns(tsv), 0
+    with progress("export", lines, "lines") as shown, atomic_write(path) as file:
+        with pq.ParquetWriter(file, schema) as writer:
+            products = embed_products(
+                towers, tsv, columns, config.data, config.export.batch_size, config.workers, shown.advance
+            )
+            for batch in products:
+                writer.write_table(_table(batch, tsv, ids, version, run.data.version, schema))
+                rows += len(batch.lines)
+        if not rows:
+            raise DataError(f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why")
+    return lines, rows
+
+
+def _schema(width: int) -> pa.Schema:
+    embedding = pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("line", pa.int64()),
+            ("model_version", pa.string()),
+            ("data_version", pa.string()),
+            ("text_embedding", embedding),
+            ("image_embedding", embedding),
+        ]
+    )
+
+
+def _table(
+    batch: "Products", tsv: Path, ids: list[str] | None, version: Version, data_version: str, schema: pa.Schema
+) -> pa.Table:
+    names = [ids[line - 1] if ids else f"{tsv.stem}-{line}" for line in batch.lines]
+    size = len(batch.lines)
+    columns = {
+        "id": names,
+        "line": batch.lines,
+        "model_version": [f"{version.name}/{version.number}"] * size,
+        "data_version": [data_version] * size,
+        "text_embedding": _fixed_lists(batch.texts, schema.field("text_embedding").type, size),
+        "image_embedding": _fixed_lists(batch.images, schema.field("image_embedding").type, size),
+    }
+    return pa.table(columns, schema=schema)
+
+
+def _fixed_lists(embeddings: "torch.Tensor | None", kind: pa.FixedSizeListType, size: int) -> pa.Array:
+    if embeddings is None:
+        return pa.nulls(size, kind)
+    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().ravel()), type=kind)

@@ -1,0 +1,58 @@
+"""From which code, data and weights a model came: what its tags say and what the fingerprint is made of."""
+
+import hashlib
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from model.config import ModelConfig, RunConfig
+from model.files import file_digest
+from tasks.environment import ROOT
+from tasks.records import DataVersion
+
+CODE_FOLDERS = ("model", "tasks")
+
+
+@cache
+def code_version() -> str:
+    """Return the SHA-256 (hex) of the sources that results depend on; a changed README is no new code."""
+    digest = hashlib.sha256()
+    for folder in CODE_FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT).as_posix()}:{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def base_weights_id(config: RunConfig) -> str:
+    """Return what names the start weights before they are loaded: a file's SHA-256, a tag, or the seed."""
+    model = config.model
+    if model.pretrained is None:
+        return f"random:{config.seed}"
+    path = Path(model.pretrained)
+    return f"sha256:{file_digest(path)}" if path.is_file() else f"tag:{model.pretrained}"
+
+
+def architecture_id(model: ModelConfig) -> str:
+    """Return the model's name, and the SHA-256 of its JSON where it is a config of ours."""
+    path = Path(model.name)
+    return f"{model.name}:{file_digest(path)}" if path.suffix == ".json" and path.is_file() else model.name
+
+
+def fingerprint(config: RunConfig, data: DataVersion) -> str:
+    """Return the SHA-256 (hex) of data version, code version, config and base weights."""
+    parts = (data.version, code_version(), config.digest(), architecture_id(config.model), base_weights_id(config))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def git_commit() -> tuple[str, bool]:
+    """Return the commit of this checkout and whether files differ from it; ('unknown', True) outside git."""
+    head = _git("rev-parse", "HEAD")
+    return (head, bool(_git("status", "--porcelain", "--untracked-files=no"))) if head else ("unknown", True)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,85 @@
+"""Begin and end a run: its fingerprint, its folder, its MLflow run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from model.config import RunConfig
+from tasks.environment import state_folder
+from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
+from model.errors import ServiceError
+from tasks.records import DataVersion, Run, Version
+from tasks.stage import service_task
+from tasks.tracking import begin_mlflow_run, end_mlflow_run, tracking_client
+
+
+@service_task("begin")
+def begin_run(config: RunConfig, data: DataVersion) -> Run:
+    """Return the run of this fingerprint, taking up the folder and MLflow run of an earlier try.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    mark = fingerprint(config, data)
+    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
+    name = f"{config.name}-{data.short}"
+    run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), lineage_tags(config, data))
+    return Run(config=config, data=data, fingerprint=mark, folder=folder, mlflow_run_id=run_id)
+
+
+@service_task("begin evaluation")
+def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> Run:
+    """Return a run of its own in which a registered version is judged or used on a data version.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    name = f"{version.name}-v{version.number}-on-{data.short}"
+    tags = lineage_tags(config, data) | {"commerce_clip.judged_version": str(version.number)}
+    run_id = begin_mlflow_run(tracking_client(), f"evaluation:{name}:{config.digest()}", name, {}, tags)
+    folder = state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}"
+    return Run(config=config, data=data, fingerprint="", folder=folder, mlflow_run_id=run_id)
+
+
+@contextmanager
+def tracked(run: Run) -> Iterator[None]:
+    """End the MLflow run as FINISHED or FAILED when the block ends; an unreachable MLflow does not hide the error."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    finally:
+        try:
+            end_mlflow_run(run.mlflow_run_id, status)
+        except ServiceError as error:
+            get_run_logger().warning("%s", error)
+
+
+def lineage_tags(config: RunConfig, data: DataVersion) -> dict[str, str]:
+    """Return the tags by which a person gets from a run or version back to its data, code and flow run."""
+    commit, is_dirty = git_commit()
+    return {
+        "commerce_clip.config": config.name,
+        "commerce_clip.config_sha256": config.digest(),
+        "commerce_clip.data_version": data.version,
+        "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
+        "commerce_clip.code_version": code_version(),
+        "commerce_clip.git_commit": commit,
+        "commerce_clip.git_is_dirty": str(is_dirty).lower(),
+        "commerce_clip.base_weights": base_weights_id(config),
+        "commerce_clip.prefect_flow_run": str(flow_run.id or "none"),
+    }
+
+
+def flat_params(config: RunConfig) -> dict[str, Any]:
+    """Return every knob of the resolved config by its dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,130 @@
+"""Run one training stage and track it: pretrain from the base weights, finetune from pretrain's best."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect.logging import get_run_logger
+
+from model.config import RunConfig, StageConfig
+from model.errors import CheckpointError, DataError
+from model.splits import find_splits
+from tasks.progress import Progress, progress
+from tasks.records import Run, TrainedModel, Validation
+from tasks.splits import split_index
+from tasks.stage import stage
+from tasks.tracking import MetricLog
+
+if TYPE_CHECKING:
+    from model.towers import Towers
+    from model.train import EpochRecord, StepRecord
+
+
+@stage("pretrain", TrainedModel)
+def pretrain(run: Run, validation: Validation) -> TrainedModel:
+    """Train the base weights further on the pretraining pairs; without pairs or epochs they pass through.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite.
+        CheckpointError: base weights cannot be read, or a checkpoint cannot be written.
+    """
+    from model.towers import load_towers
+
+    config = run.config.pretrain
+    if config.epochs and not find_splits(run.data.folder).pretrain:
+        raise DataError(
+            f"{run.data.folder}: pretrain.epochs is {config.epochs}, but there is no pretrain/*.tsv; "
+            "add pairs or set pretrain.epochs to 0"
+        )
+    base = base_weights(run)
+    towers = load_towers(base, run.config.device, run.config.precision)
+    return _train(run, validation, "pretrain", config, towers, base)
+
+
+def base_weights(run: Run) -> Path:
+    """Return the model folder of the run's base weights, made on first use.
+
+    Raises:
+        ConfigError: the model or its weights are unknown, or do not fit each other.
+        CheckpointError: the weights file is damaged.
+        ServiceError: the weights cannot be downloaded.
+    """
+    # Importing torch and open_clip takes seconds that a run with nothing new to do should not spend.
+    from model.towers import create_towers, save_towers, weights_sha256
+
+    folder = run.folder / "base"
+    try:
+        weights_sha256(folder)
+    except CheckpointError:
+        config = run.config
+        save_towers(create_towers(config.model, config.device, config.precision, config.seed), folder)
+    return folder
+
+
+@stage("finetune", TrainedModel)
+def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedModel:
+    """Train the pretrained weights on the train split; without epochs they pass through.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite.
+        CheckpointError: the start weights are damaged, or a checkpoint cannot be written.
+    """
+    from model.towers import load_towers
+
+    towers = load_towers(start.folder, run.config.device, run.config.precision)
+    return _train(run, validation, "finetune", run.config.finetune, towers, start.folder)
+
+
+def _train(
+    run: Run, validation: Validation, name: str, config: StageConfig, towers: "Towers", start: Path
+) -> TrainedModel:
+    from model.embed import judge
+    from model.towers import weights_sha256
+    from model.train import Callbacks, Stage, train
+
+    if config.epochs == 0:
+        return TrainedModel(folder=start, weights_sha256=weights_sha256(start), best_epoch=0, valid_mean_recall=0.0)
+    valid = split_index(run, validation, "valid")
+    settings = run.config.evaluate
+
+    def validate(towers: "Towers") -> dict[str, float]:
+        return judge(towers, valid, settings.batch_size, settings.block_rows, run.config.workers).metrics()
+
+    folder = run.folder / name
+    chosen = Stage(config, split_index(run, validation, name), validate, folder, run.config.seed, run.config.workers)
+    get_run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(chosen.train), len(valid), towers.device)
+    log = MetricLog(run.mlflow_run_id, name)
+    with progress(name, config.epochs, "steps") as shown:
+        callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config))
+        state = train(towers, chosen, callbacks)
+    log.flush()
+    best = folder / state.best_folder
+    return TrainedModel(
+        folder=best,
+        weights_sha256=weights_sha256(best),
+        best_epoch=state.best_epoch,
+        valid_mean_recall=state.best_mean_recall,
+    )
+
+
+def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":
+    def on_step(record: "StepRecord") -> None:
+        measured = {"lr": record.lr, "logit_scale": record.logit_scale, "grad_norm": record.grad_norm}
+        log.add(record.step, record.losses | measured | {"pairs_per_s": record.pairs_per_s})
+        shown.advance(1, loss=f"{record.losses['loss']:.3f}", pairs_per_s=f"{record.pairs_per_s:.0f}")
+
+    return on_step
+
+
+def _on_epoch(log: MetricLog, name: str, config: RunConfig) -> "Callable[[EpochRecord], None]":
+    def on_epoch(record: "EpochRecord") -> None:
+        log.add_epoch(record.step, record.metrics)
+        get_run_logger().info(
+            "%s epoch %d: valid mean recall %.1f %%%s",
+            name,
+            record.epoch,
+            100 * record.metrics["mean_recall"],
+            " (best so far)" if record.is_best else "",
+        )
+
+    return on_epoch

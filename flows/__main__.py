@@ -28,7 +28,7 @@ BAD_INPUT, BUG, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 for what the user can mend, 2 for a bug of ours, 130 for Ctrl-C."""
+    """Run one command; return 0, 1 for what the user can mend, 2 for a bug of ours, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
     prepare()
     try:

@@ -105,17 +105,24 @@ def verify_sealed(folder: Path) -> dict[str, str]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = {name: str(entry["sha256"]) for name, entry in manifest.items()}
+        expected = {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
             f"{folder}: no readable {MANIFEST}, so it is incomplete; remove it and run again"
         ) from None
-    for name, digest in expected.items():
-        if not (folder / name).is_file() or file_digest(folder / name) != digest:
+    for name, (digest, size) in expected.items():
+        if not _is_intact(folder / name, digest, size):
             raise CheckpointError(
                 f"{folder / name}: missing or damaged (SHA-256 differs); remove the folder and run again"
             )
-    return expected
+    return {name: digest for name, (digest, _) in expected.items()}
+
+
+def _is_intact(path: Path, digest: str, size: int) -> bool:
+    try:
+        return path.stat().st_size == size and file_digest(path) == digest
+    except OSError:
+        return False
 
 
 def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int = 2) -> Path:
@@ -147,6 +154,8 @@ def load_latest(root: Path) -> Checkpoint | None:
 
 def _load(folder: Path) -> Checkpoint:
     names = verify_sealed(folder)
+    if STATE_FILE not in names:
+        raise CheckpointError(f"{folder}: no {STATE_FILE}, so it is no checkpoint; remove it")
     tensors = {Path(name).stem: load_file(folder / name) for name in names if name.endswith(".safetensors")}
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     return Checkpoint(folder, _step_of(folder), tensors, state)
@@ -156,7 +165,7 @@ def _steps(root: Path) -> list[Path]:
     """Return the checkpoint folders by step; never by time, clocks run backwards."""
     if not root.is_dir():
         return []
-    return sorted((path for path in root.iterdir() if STEP_FOLDER.match(path.name)), key=_step_of)
+    return sorted((path for path in root.iterdir() if STEP_FOLDER.match(path.name) and path.is_dir()), key=_step_of)
 
 
 def _step_of(folder: Path) -> int:
@@ -175,7 +184,8 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise CheckpointError(
-            f"{existing}: {free / 1e6:,.0f} MB free, but checkpoints need {needed_bytes / 1e6:,.0f} MB; free some space and run again"
+            f"{existing}: {free / 1e6:,.0f} MB free, but checkpoints need {needed_bytes / 1e6:,.0f} MB; "
+            "free some space and run again"
         )
 
 

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ MERGE_PASSES = 4
 MAX_CONCEPTS_A_CAPTION = 16
 COMMON_SHARE = 0.25
 STOP_WORDS = frozenset(
-    "a an and as at by for from in into is it its of on or per s set the to up with without pack".split()
+    "a an and as at by for from in into is it its of on or per s set the to up with without pack".split()  # noqa: SIM905
 )
 _WORD = re.compile(r"[^\W_]+")
 
@@ -85,7 +86,7 @@ def _words(caption: str) -> list[str]:
 def _pairs_to_merge(texts: Sequence[list[str]]) -> frozenset[tuple[str, str]]:
     """Return the neighbours x y that mostly occur together; a word of every fourth caption merges with none."""
     singles = Counter(word for words in texts for word in set(words))
-    together = Counter(pair for words in texts for pair in set(zip(words, words[1:], strict=False)))
+    together = Counter(pair for words in texts for pair in set(pairwise(words)))
     common = COMMON_SHARE * len(texts)
     return frozenset(
         (x, y)
@@ -174,7 +175,7 @@ class FeatureQueue(torch.nn.Module):
         return image, text
 
     def prototypes(self) -> torch.Tensor:
-        """Return the prototype of each concept, L2-normalised [C, D]; rows of zeros where fewer than two pairs name it."""
+        """Return each concept's prototype, L2-normalised [C, D]; zeros where fewer than two pairs name it."""
         means = self.total / self.filled.clamp(min=1)
         sides = self.sums / self.members.clamp(min=1)[None, :, None] - means[:, None, :]
         prototypes = normalize(normalize(sides[0], dim=1) + normalize(sides[1], dim=1), dim=1)

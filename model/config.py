@@ -18,6 +18,8 @@ from model.errors import ConfigError, nearest
 
 ENVIRONMENT_PREFIX = "COMMERCE_CLIP__"
 MAX_CONFIG_BYTES = 1_000_000
+MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
+MAX_SEED = 2**63 - 1
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A frozen part of the config that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -34,8 +36,8 @@ class DataConfig(Section):
 
     path: str = Field(
         "data",
-        description="Folder with pretrain/*.tsv and finetune/{train,valid,test}.tsv, or flat with train.tsv and test.tsv. "
-        "'data' is the DVC-tracked folder of this repository.",
+        description="Folder with pretrain/*.tsv and finetune/{train,valid,test}.tsv, or flat with train.tsv and "
+        "test.tsv. 'data' is the DVC-tracked folder of this repository.",
     )
     valid_share: Share = Field(
         0.1, description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1."
@@ -73,7 +75,7 @@ class StageConfig(Section):
     epochs: int = Field(1, ge=0, description="Passes over the stage's pairs; 0 leaves the stage out.")
     batch_size: int = Field(256, ge=2, description="Pairs a step.")
     lr: float = Field(5e-4, gt=0, description="Peak learning rate.")
-    min_lr: float = Field(0.0, ge=0, description="Learning rate at the last step.")
+    min_lr: float = Field(0.0, ge=0, description="Learning rate that the cosine falls to after the last step.")
     warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up from 0 to lr.")
     weight_decay: float = Field(0.2, ge=0, description="AdamW decay of weights; norms, biases and scales have none.")
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay.")
@@ -114,10 +116,10 @@ class RunConfig(Section):
 
     name: Name = Field(description="Name of the config in runs, deployments and reports.")
     registered_model: Name = Field("commerce-clip", description="Name in the MLflow model registry.")
-    seed: int = Field(0, ge=0, description="Seed of weights, order and augmentation.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of weights, order and augmentation.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the towers run.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the towers under autocast.")
-    workers: int = Field(1, ge=0, description="Processes that decode images; 0 decodes in the training process.")
+    workers: int = Field(1, ge=0, description="Threads that decode images ahead; 0 decodes between the steps.")
     data: DataConfig = Field(default_factory=DataConfig, description="Pairs and their limits.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Towers and base weights.")
     pretrain: StageConfig = Field(default_factory=StageConfig, description="Continued pretraining on data/pretrain.")
@@ -170,24 +172,44 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: a config is at most {MAX_CONFIG_BYTES:,} bytes; is this the right file?")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend the file") from None
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error}); mend the file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of config keys, found {type(values).__name__}")
     return values
 
 
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML into plain values.
+
+    Raises:
+        ValueError: it is no YAML, a value does not fit its tag, or it nests or repeats itself without measure.
+    """
+    try:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+        if aliases > MAX_ALIASES:
+            raise ValueError(f"{aliases} aliases, at most {MAX_ALIASES} are read")
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, AttributeError, LookupError) as error:  # PyYAML's own on a tag such as !!bool maybe
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
 def _assign(values: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
     """Set the nested key, parsing the text as YAML so that numbers, booleans and null mean themselves."""
     for key in keys[:-1]:
-        section = values.setdefault(key, {})
+        section = values.get(key, {})
         if not isinstance(section, dict):
             raise ConfigError(f"{origin}: '{key}' is a value, not a section")
-        values = section
+        values[key] = dict(section)  # a copy, because a section that the file names by an alias stands twice
+        values = values[key]
     try:
-        values[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        values[keys[-1]] = _parse_yaml(text)
+    except ValueError:
         raise ConfigError(f"{origin}: '{text}' is not a YAML value; quote it") from None
 
 
@@ -198,6 +220,8 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
             problems.append(f"unknown key '{where}'{nearest(where.split('.')[-1], _known_keys(detail['loc'][:-1]))}")
+        elif detail["type"] == "missing":
+            problems.append(f"{where} is missing; the config must set it")
         elif where:
             problems.append(f"{where} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
         else:

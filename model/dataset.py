@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from model.errors import DataError, FaultReason
@@ -52,8 +53,15 @@ class PairIndex:
 
     def take(self, rows: Rows) -> "PairIndex":
         """Return the index of the chosen rows, in their order."""
-        columns = (self.file, self.line, self.offset, self.length, self.caption_hash, self.image_hash)
-        return PairIndex(self.files, *(column[rows] for column in columns))
+        return PairIndex(
+            files=self.files,
+            file=self.file[rows],
+            line=self.line[rows],
+            offset=self.offset[rows],
+            length=self.length[rows],
+            caption_hash=self.caption_hash[rows],
+            image_hash=self.image_hash[rows],
+        )
 
     def where(self, row: int) -> str:
         """Return ``train.tsv line 41`` for messages."""
@@ -96,16 +104,24 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
     Raises:
         DataError: a profile is missing or damaged.
     """
-    columns: dict[str, list[npt.NDArray[np.generic]]] = {}
-    for number, source in enumerate(sources):
-        profile = read_profile(source.profile)
-        accepted = profile.filter(profile["fault"].is_null())
-        columns.setdefault("file", []).append(np.full(len(accepted), number, dtype=np.int64))
-        for name in ("line", "offset", "length"):
-            columns.setdefault(name, []).append(accepted[name].to_numpy().astype(np.int64))
-        for name in ("caption_hash", "image_hash"):
-            columns.setdefault(name, []).append(np.asarray(accepted[name].to_pylist(), dtype=np.str_))
-    return PairIndex(tuple(source.tsv for source in sources), **{k: np.concatenate(v) for k, v in columns.items()})
+    profiles = [_accepted(read_profile(source.profile)) for source in sources]
+    return PairIndex(
+        files=tuple(source.tsv for source in sources),
+        file=np.repeat(np.arange(len(profiles)), [len(profile) for profile in profiles]),
+        line=_column(profiles, "line").astype(np.int64),
+        offset=_column(profiles, "offset").astype(np.int64),
+        length=_column(profiles, "length").astype(np.int64),
+        caption_hash=_column(profiles, "caption_hash").astype(np.str_),
+        image_hash=_column(profiles, "image_hash").astype(np.str_),
+    )
+
+
+def _accepted(profile: pa.Table) -> pa.Table:
+    return profile.filter(profile["fault"].is_null())
+
+
+def _column(profiles: Sequence[pa.Table], name: str) -> npt.NDArray[Any]:
+    return np.concatenate([profile[name].to_numpy() for profile in profiles])
 
 
 def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:

@@ -9,9 +9,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from model.errors import CheckpointError, CommerceClipError
 
@@ -19,8 +19,8 @@ FILE_MODE = 0o644
 
 
 @contextmanager
-def atomic_write(path: Path, text: bool = False) -> Iterator[IO[Any]]:
-    """Yield an open file that replaces ``path`` when the block ends well and vanishes when it does not.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Yield an open binary file that replaces ``path`` when the block ends well and vanishes when it does not.
 
     Raises:
         CommerceClipError: the disk is full or the folder cannot be written; the old file is intact.
@@ -28,7 +28,7 @@ def atomic_write(path: Path, text: bool = False) -> Iterator[IO[Any]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w" if text else "wb", **({"encoding": "utf-8", "newline": ""} if text else {})) as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,7 +38,8 @@ def atomic_write(path: Path, text: bool = False) -> Iterator[IO[Any]]:
     except OSError as error:
         raise write_failure(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def fsync_folder(folder: Path) -> None:

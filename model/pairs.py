@@ -1,7 +1,7 @@
 """A TSV of pairs on disk: lines, faults and the profile; the only reader of TSV.
 
 A line is ``caption<TAB>base64 of an image``; a TSV may also hold captions alone or images alone. Bytes are split at
-``\\n`` and the tab and nowhere else, so no quoting, ``NA`` or U+2028 can eat or change a caption. A faulty line is a
+a newline and at the tab and nowhere else, so no quoting, ``NA`` or U+2028 can change a caption. A faulty line is a
 value, never a raise: in a profile, accepted plus quarantined are the lines, to the byte.
 
 Memory stays flat at a few row groups however long a line or a file is; a profile is written at half the speed of
@@ -110,7 +110,7 @@ def check_file(path: Path) -> None:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise DataError(f"{path}: is {kind}; name a TSV file of pairs")
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             head = file.read(4)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path or pull the data version again") from None
@@ -127,7 +127,7 @@ def check_file(path: Path) -> None:
 def count_lines(path: Path) -> int:
     """Count the lines as `read_lines` does, at the speed of a newline scan (GB a second)."""
     newlines, last = 0, b"\n"
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(_bom_length(file))
         while chunk := file.read(CHUNK_BYTES):
             newlines += chunk.count(b"\n")
@@ -141,7 +141,7 @@ def read_lines(path: Path, max_line_bytes: int) -> Iterator[RawLine]:
     A BOM belongs to the file, not to line 1, whose offset is then 3. Memory is ``max_line_bytes`` at most: what is
     longer is streamed past. The last line needs no newline; nothing after the last newline is not a line.
     """
-    with open(path, "rb", buffering=CHUNK_BYTES) as file:
+    with path.open("rb", buffering=CHUNK_BYTES) as file:
         number, offset = 0, _bom_length(file)
         file.seek(offset)
         while data := file.readline(max_line_bytes + 1):
@@ -250,7 +250,7 @@ def detect_columns(path: Path) -> Columns:
         DataError: the file cannot be a TSV.
     """
     check_file(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEAD_BYTES).removeprefix(BOM)
     kinds = Counter(_kind_of(line) for line in head.split(b"\n")[:100] if line.strip())
     return max(("pair", "text", "image"), key=lambda kind: kinds[kind])
@@ -335,7 +335,7 @@ def _copy_line(tsv: Path, line: RawLine, quarantined: IO[bytes]) -> None:
     if line.data is not None:
         quarantined.write(line.data)
     else:
-        with open(tsv, "rb") as file:
+        with tsv.open("rb") as file:
             file.seek(line.offset)
             for start in range(0, line.length, CHUNK_BYTES):
                 quarantined.write(file.read(min(CHUNK_BYTES, line.length - start)))

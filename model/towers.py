@@ -28,13 +28,14 @@ from model.files import FILE_MODE
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
 @dataclass(frozen=True)
 class Towers:
     """An image tower and a text tower with their tokeniser, on one device."""
 
-    clip: torch.nn.Module
+    clip: open_clip.CLIP
     tokenizer: Callable[[list[str]], torch.Tensor]
     config: dict[str, Any]
     device: torch.device
@@ -74,36 +75,53 @@ def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp
         CheckpointError: the weights file is damaged or is no plain weights file.
         ServiceError: the weights of a tag cannot be downloaded.
     """
-    name = _register_architecture(model.name)
+    name = _known_architecture(model.name)
     target = resolve_device(device)
     with torch.random.fork_rng(devices=[]), _quiet_open_clip():
         torch.manual_seed(seed)
-        clip = open_clip.create_model(name, device=target, pretrained_text=False)
+        clip = _build(name, target)
         if model.pretrained is not None:
             _load_base_weights(clip, name, model.pretrained)
-        architecture = {key: value for key, value in (open_clip.get_model_config(name) or {}).items()}
+        architecture = dict(open_clip.get_model_config(name) or {})
         tokenizer = open_clip.get_tokenizer(name)
     preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     return Towers(clip, tokenizer, config, target, precision)
 
 
-def _register_architecture(name: str) -> str:
+def _known_architecture(name: str) -> str:
     """Return the open_clip name of a model, making a JSON config of ours known to open_clip first."""
     if name.endswith(".json"):
-        path = Path(name)
-        if not path.is_file():
-            known = sorted(str(other) for other in path.parent.glob("*.json"))
-            raise ConfigError(f"model.name is '{name}': no such file{nearest(name, known)}")
-        open_clip.add_model_config(path)
-        if path.stem not in open_clip.list_models():
-            raise ConfigError(f"model.name is '{name}': not an open_clip config (embed_dim, vision_cfg, text_cfg)")
-        return path.stem
+        return _register_architecture(Path(name))
     if name not in open_clip.list_models():
         raise ConfigError(
             f"model.name is '{name}': open_clip knows no such model{nearest(name, open_clip.list_models())}"
         )
     return name
+
+
+def _register_architecture(path: Path) -> str:
+    """Make a JSON config known to open_clip, which would trip over a broken one at every later registration."""
+    if not path.is_file():
+        known = sorted(str(other) for other in path.parent.glob("*.json"))
+        raise ConfigError(f"model.name is '{path}': no such file{nearest(str(path), known)}")
+    try:
+        architecture = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.name is '{path}': no readable JSON ({error}); mend the file") from None
+    missing = [key for key in ARCHITECTURE_KEYS if not isinstance(architecture, dict) or key not in architecture]
+    if missing:
+        raise ConfigError(f"model.name is '{path}': not an open_clip config, {', '.join(missing)} missing")
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+def _build(name: str, device: torch.device) -> torch.nn.Module:
+    try:
+        clip: torch.nn.Module = open_clip.create_model(name, device=device, pretrained_text=False)
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"model.name: open_clip cannot build {name} ({error}); mend its JSON config") from error
+    return clip
 
 
 def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> None:
@@ -118,7 +136,7 @@ def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> Non
         if "state_dict" not in str(error):
             raise _damaged(path, error) from None
         raise ConfigError(f"{path}: weights of another architecture than {name} ({_first_keys(error)})") from None
-    except (SafetensorError, OSError, EOFError, ValueError, KeyError, StopIteration) as error:
+    except (SafetensorError, OSError, EOFError, AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
         raise _damaged(path, error) from None
     except Exception as error:
         # torch raises pickle.UnpicklingError for code in a weights file; naming the class would import pickle.
@@ -130,7 +148,7 @@ def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> Non
 def _damaged(path: Path, error: BaseException) -> CheckpointError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
     return CheckpointError(
-        f"{path}: not a readable weights file ({reason}); it may be truncated, or hold more than tensors; fetch it again"
+        f"{path}: not a readable weights file ({reason}); it may be cut, or hold more than tensors; fetch it again"
     )
 
 

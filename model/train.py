@@ -1,13 +1,15 @@
 """The training loop: one stage, from start weights to the best epoch's weights.
 
-Everything that a resumed run needs is in `TrainState`; a checkpoint is written at the end of each epoch, so a killed run
-loses at most one epoch and, on one CPU machine, ends with the same bits as an unbroken one. The loop does no I/O but its
-checkpoints and the callbacks handed in. Losses are fetched from the device every `FETCH_EVERY` steps, not each step.
+Everything that a resumed run needs is in `TrainState`; a checkpoint is written at the end of each epoch, so a killed
+run loses at most one epoch and, on one CPU machine, ends with the same bits as an unbroken one. The loop does no I/O
+but its checkpoints and the callbacks handed in. Losses are fetched from the
+device every `FETCH_EVERY` steps, not each step.
 """
 
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -144,7 +146,7 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         step = _Stepper(towers, objective, optimizer, config, steps, state, callbacks, _latest_name(stage))
         for batch in _epoch_batches(stage, towers, epoch):
             step(batch, None if concepts is None else concepts[batch.rows])
-        step.flush()
+        step.finish()
         state.epoch = epoch + 1
         _finish_epoch(stage, towers, objective, optimizer, state, callbacks)
     return state
@@ -246,13 +248,22 @@ class _Stepper:
         for (step, lr, _), value in zip(self.pending, values, strict=True):
             scale, norm = value.pop("logit_scale"), value.pop("grad_norm")
             if not all(map(math.isfinite, (*value.values(), norm))):
-                raise TrainingDiverged(
-                    f"step {step}: the loss is {value['loss']} (gradient norm {norm}); the last good checkpoint is "
-                    f"{self.last_good}; lower lr, lengthen warmup_steps, or use precision fp32"
-                )
+                raise self._diverged(step, f"the loss is {value['loss']} (gradient norm {norm})")
             self.callbacks.on_step(StepRecord(step, value, lr, scale, norm, rate))
         self.pending.clear()
         self.since = time.monotonic()
+
+    def finish(self) -> None:
+        """Flush, and check the weights too: no loss has yet told what the last update did to them."""
+        self.flush()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            raise self._diverged(self.state.step, "the weights are NaN or infinite")
+
+    def _diverged(self, step: int, what: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"step {step}: {what}; the last good checkpoint is {self.last_good}; "
+            "lower lr, lengthen warmup_steps, or use precision fp32"
+        )
 
 
 def _finish_epoch(
@@ -280,15 +291,15 @@ def _finish_epoch(
         "optimizer": _optimizer_tensors(optimizer),
     }
     save_checkpoint(stage.folder / "checkpoints", state.step, tensors, asdict(state))
-    if is_best and older_best:
-        _remove_folder(stage.folder / older_best)
+    _purge_best(stage.folder, {older_best, state.best_folder})
     callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
 
 
-def _remove_folder(folder: Path) -> None:
-    for file in folder.glob("*"):
-        file.unlink()
-    folder.rmdir()
+def _purge_best(folder: Path, kept: set[str]) -> None:
+    """Remove the best weights that neither kept checkpoint names; a damaged one's predecessor needs its own."""
+    for older in folder.glob("best-*"):
+        if older.name not in kept:
+            shutil.rmtree(older, ignore_errors=True)
 
 
 def _resume(stage: Stage, towers: Towers, objective: Objective, optimizer: torch.optim.AdamW) -> TrainState:
@@ -316,10 +327,13 @@ def _restore_optimizer(optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> 
 
 
 def _checkpoint_bytes(towers: Towers, objective: Objective) -> int:
-    """Return the bytes of two checkpoints (weights and two moments each) and two best weights."""
+    """Return the bytes of three checkpoints (weights and two moments each) and three best weights.
+
+    Two of each are kept, and the next is written before the oldest goes.
+    """
     weights = sum(value.numel() * value.element_size() for value in towers.clip.state_dict().values())
     queue = sum(value.numel() * value.element_size() for value in objective.state_dict().values())
-    return 2 * (4 * weights + queue)
+    return 3 * (4 * weights + queue)
 
 
 def _latest_name(stage: Stage) -> str:

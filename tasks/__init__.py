@@ -1,1 +1,1 @@
-"""One retriable unit of work a function: the only place where Prefect, MLflow, DVC and Great Expectations meet model/."""
+"""One retriable unit of work a function: the only place where Prefect, MLflow, DVC and GX meet model/."""

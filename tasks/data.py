@@ -48,8 +48,8 @@ def untracked_version(folder: Path) -> DataVersion:
     """Return the data version of a folder that DVC does not track: the hash that `dvc add` would give it."""
     if folder == ROOT / "data":
         raise DataError(
-            f"{folder.parent / DVC_FILE}: not there, so there is no data version; restore it with `git checkout {DVC_FILE}`, "
-            "track your own pairs with `dvc add data`, or name another folder with --data"
+            f"{folder.parent / DVC_FILE}: not there, so there is no data version; "
+            f"restore it with `git checkout {DVC_FILE}`, track your own pairs with `dvc add data`, or name another folder with --data"
         )
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pairs; name one with --data or data.path")
@@ -114,7 +114,7 @@ def _heal(folder: Path, tracked: Path, promised: str, found: dict[str, str]) -> 
     """Pull what is missing; refuse to touch files that a person changed."""
     expected = _expected_files(tracked, promised)
     changed = sorted(path for path in found if expected is not None and expected.get(path) != found[path])
-    if changed or expected is None and found:
+    if changed or (expected is None and found):
         named = f" ({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''})" if changed else ""
         raise _differs(folder, tracked, named)
     pull(tracked)

@@ -130,7 +130,8 @@ def _model_result(
 def _subtitle(metrics: dict[str, float]) -> str:
     return (
         f"Captions of the test split with the first {GALLERY_ANSWERS} pictures of each model. "
-        f"New model: text → image Rank@1 {metrics['text_to_image_rank_at_1']:.1%}, mean recall {metrics['mean_recall']:.1%}."
+        f"New model: text → image Rank@1 {metrics['text_to_image_rank_at_1']:.1%}, "
+        f"mean recall {metrics['mean_recall']:.1%}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a person looks at: captions with the first pictures that each model finds, side by side, the right one framed.
+r"""What a person looks at: captions with the first pictures that each model finds, side by side, the right one framed.
 
 `gallery_html` is one page without scripts that loads nothing: its style is inline and its pictures are data URIs.
 `gallery_png` is the same as a picture. Captions and pictures come from outside: text is escaped, with control

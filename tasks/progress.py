@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -17,7 +18,7 @@ QUIET_EVERY_S = 10.0
 class Progress:
     """Counts units of work; ``advance`` is cheap enough for every step."""
 
-    def __init__(self, bar: "tqdm[None]", artifact: UUID | None) -> None:
+    def __init__(self, bar: "tqdm[Any]", artifact: UUID | None) -> None:
         """Wrap a bar and, inside a task run, the id of a progress artifact."""
         self._bar, self._artifact, self._reported = bar, artifact, time.monotonic()
 
@@ -50,7 +51,7 @@ class Progress:
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     """Show a bar with rate and time left; outside a terminal it prints a line every ten seconds."""
     interval = 0.2 if sys.stderr.isatty() else QUIET_EVERY_S
-    bar = tqdm(total=total, desc=what, unit=f" {unit}", mininterval=interval, dynamic_ncols=True, leave=True)
+    bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", mininterval=interval, dynamic_ncols=True, leave=True)
     artifact = None
     if TaskRunContext.get() is not None:
         artifact = create_progress_artifact(progress=0.0, key=f"{what.replace(' ', '-')}-progress", description=what)

@@ -1,8 +1,8 @@
 """The MLflow model registry: register, promote, roll back. The only file that knows it.
 
-Aliases, never stages: ``challenger`` is the newest candidate, ``champion`` serves, ``previous`` is where a rollback goes.
-Every change leaves its reason as a tag. A read that fails is a ServiceError and never "there is no champion", and an
-alias that a person set in MLflow's page is the champion to beat.
+Aliases, never stages: ``challenger`` is the newest candidate, ``champion`` serves, ``previous`` is where a rollback
+goes. Every change leaves its reason as a tag. A read that fails is a ServiceError and never "there is no champion",
+and an alias that a person set in MLflow's page is the champion to beat.
 """
 
 import getpass
@@ -119,7 +119,7 @@ def _log_model(run: Run, folder: Path) -> str:
 
 @service_task("promote")
 def promote(run: Run, validation: Validation, version: Version, evaluation: Evaluation) -> Decision:
-    """Decide on a new version and set the aliases: it must beat its base weights, then the champion, on this test split.
+    """Decide on a new version and set the aliases: it must beat its base weights, then the champion, on this test.
 
     The champion is scored again in this very run, so both numbers come from the same pairs.
 

@@ -8,9 +8,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from model.config import RunConfig
+from model.errors import ServiceError
 from tasks.environment import state_folder
 from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
-from model.errors import ServiceError
 from tasks.records import DataVersion, Run, Version
 from tasks.stage import service_task
 from tasks.tracking import begin_mlflow_run, end_mlflow_run, tracking_client

@@ -11,7 +11,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
-class EmbeddingModel(PythonModel):  # type: ignore[misc]
+class EmbeddingModel(PythonModel):
     """Embeds captions and images with the registered towers."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -20,7 +20,9 @@ class EmbeddingModel(PythonModel):  # type: ignore[misc]
 
         self.towers = load_towers(Path(context.artifacts["model"]))
 
-    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Return ``text_embedding`` for a ``caption`` column (str) and ``image_embedding`` for ``image`` (bytes).
 
         Embeddings are lists of D floats, L2-normalised. Raises ValueError for other columns or an unreadable image.

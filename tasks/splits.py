@@ -1,4 +1,4 @@
-"""Which accepted pairs a stage reads: the one place that knows how profiles, splits and the carved valid fit together."""
+"""Which accepted pairs a stage reads: how profiles, splits and the carved valid fit together."""
 
 from typing import TYPE_CHECKING
 

@@ -59,8 +59,8 @@ def stage(
                 get_run_logger().info("%s was finished before; its result is used again", name)
                 return finished
             result = function(run, *args, **kwargs)
-            with atomic_write(run.folder / name / "result.json", text=True) as file:
-                file.write(result.model_dump_json(indent=2))
+            with atomic_write(run.folder / name / "result.json") as file:
+                file.write(result.model_dump_json(indent=2).encode())
             return result
 
         return service_task(name)(once)

@@ -16,9 +16,10 @@ import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.core import ExpectationValidationResult
 from great_expectations.data_context import FileDataContext
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation import Expectation
 
 from model.config import DataConfig
-from tasks.environment import state_folder
 
 SITE = "data_docs"
 
@@ -54,8 +55,8 @@ def judge_profiles(frames: Mapping[str, pd.DataFrame], limits: DataConfig, docs:
 def _context(docs: Path) -> FileDataContext:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="file", project_root_dir=docs.parent / "gx")
-    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    site = {
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    site: Any = {  # GX types a site as one closed TypedDict a backend
         "class_name": "SiteBuilder",
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
         "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)},
@@ -66,7 +67,7 @@ def _context(docs: Path) -> FileDataContext:
     return context
 
 
-def _expectations(name: str, limits: DataConfig) -> Iterator[gxe.Expectation]:
+def _expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
     """Yield what a split must satisfy, the most telling first; ``meta.sentence`` is what the user reads."""
     yield gxe.ExpectTableRowCountToBeBetween(
         min_value=limits.min_rows, meta={"sentence": f"fewer than {limits.min_rows} lines"}
@@ -107,7 +108,7 @@ def _expectations(name: str, limits: DataConfig) -> Iterator[gxe.Expectation]:
 
 
 def _in_order(
-    results: list[ExpectationValidationResult], expectations: list[gxe.Expectation]
+    results: list[ExpectationValidationResult], expectations: list[Expectation]
 ) -> list[ExpectationValidationResult]:
     """Return the results in the order of the expectations; GX sorts them by kind."""
     order = [_key(expectation.configuration) for expectation in expectations]

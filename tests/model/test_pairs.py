@@ -215,7 +215,7 @@ def test_a_bom_is_cut_and_the_first_offset_lies_behind_it(tmp_path: Path) -> Non
 def test_a_line_without_end_is_streamed_past_in_flat_memory(tmp_path: Path) -> None:
     tsv = tmp_path / "test.tsv"
     length = 64_000_000
-    with open(tsv, "wb") as file:
+    with tsv.open("wb") as file:
         file.write(b"ok\n")
         file.seek(length, os.SEEK_CUR)
         file.write(b"\nlast\n")

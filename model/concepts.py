@@ -175,15 +175,18 @@ class FeatureQueue(torch.nn.Module):
         return image, text
 
     def prototypes(self) -> torch.Tensor:
-        """Return each concept's prototype, L2-normalised [C, D]; zeros where fewer than two pairs name it."""
+        """Return each concept's prototype, L2-normalised [C, D]; zeros where it is not known."""
         means = self.total / self.filled.clamp(min=1)
         sides = self.sums / self.members.clamp(min=1)[None, :, None] - means[:, None, :]
         prototypes = normalize(normalize(sides[0], dim=1) + normalize(sides[1], dim=1), dim=1)
         return prototypes * self.is_known()[:, None]
 
     def is_known(self) -> torch.Tensor:
-        """Return which concepts at least two queued pairs name, bool [C]."""
-        return self.members > 1.5
+        """Return which concepts have a prototype, bool [C]: at least two queued pairs name them, and not all do.
+
+        What all name lies at the mean itself, so only rounding would give it a direction.
+        """
+        return (self.members > 1.5) & (self.members < self.filled)
 
 
 def concept_targets(concepts_BM: torch.Tensor, idf_C: torch.Tensor, is_known_C: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from model.errors import ConfigError, nearest
 
 ENVIRONMENT_PREFIX = "COMMERCE_CLIP__"
 MAX_CONFIG_BYTES = 1_000_000
+MAX_YAML_DEPTH = 20
 MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
 MAX_SEED = 2**63 - 1
 
@@ -189,14 +190,22 @@ def _parse_yaml(text: str) -> Any:
         ValueError: it is no YAML, a value does not fit its tag, or it nests or repeats itself without measure.
     """
     try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
-        if aliases > MAX_ALIASES:
-            raise ValueError(f"{aliases} aliases, at most {MAX_ALIASES} are read")
+        _check_measure(text)
         return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
     except (yaml.YAMLError, AttributeError, LookupError) as error:  # PyYAML's own on a tag such as !!bool maybe
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def _check_measure(text: str) -> None:
+    """Refuse YAML that would grow in memory or in the parser's time, before anything is made of it."""
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError(f"nested more than {MAX_YAML_DEPTH} levels deep")
+        if aliases > MAX_ALIASES:
+            raise ValueError(f"more than {MAX_ALIASES} aliases")
 
 
 def _assign(values: dict[str, Any], keys: list[str], text: str, origin: str) -> None:

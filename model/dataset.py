@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from model.errors import DataError, FaultReason
-from model.images import centre_crop, decode_image, random_crop
+from model.images import MAX_SIDE, centre_crop, decode_image, random_crop
 from model.pairs import Pair, parse_line, read_profile
 
 Rows = npt.NDArray[np.int64]
@@ -93,8 +93,11 @@ class PairIndex:
 
     def _map(self, file: int) -> mmap.mmap:
         if file not in self._maps:
-            with open(self.files[file], "rb") as opened:
-                self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with open(self.files[file], "rb") as opened:
+                    self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # ValueError: the file is empty
+                raise DataError(f"{self.files[file]}: cannot be read ({error}); pull the data version again") from None
         return self._maps[file]
 
 
@@ -102,9 +105,9 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
     """Return the index of the accepted lines of the sources, in the order of the files.
 
     Raises:
-        DataError: a profile is missing or damaged.
+        DataError: a profile is missing or damaged, or a TSV is not of the size that its profile saw.
     """
-    profiles = [_accepted(read_profile(source.profile)) for source in sources]
+    profiles = [_accepted(source) for source in sources]
     return PairIndex(
         files=tuple(source.tsv for source in sources),
         file=np.repeat(np.arange(len(profiles)), [len(profile) for profile in profiles]),
@@ -116,7 +119,12 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
     )
 
 
-def _accepted(profile: pa.Table) -> pa.Table:
+def _accepted(source: PairSource) -> pa.Table:
+    profile = read_profile(source.profile)
+    # The last profiled line, with its newline or without, ends where the file does.
+    end = profile["offset"][-1].as_py() + profile["length"][-1].as_py()
+    if not source.tsv.is_file() or source.tsv.stat().st_size not in (end, end + 1):
+        raise DataError(f"{source.tsv}: missing, or not the file that was profiled; validate the data again")
     return profile.filter(profile["fault"].is_null())
 
 
@@ -180,7 +188,7 @@ def load_batch(index: PairIndex, rows: Rows, crop: Crop) -> Batch:
 
 
 def _input_image(index: PairIndex, row: int, pair: Pair, crop: Crop) -> torch.Tensor:
-    image = decode_image(pair.image or b"")
+    image = decode_image(pair.image or b"", max_pixels=MAX_SIDE**2)  # the profile judged it by the config's limit
     if isinstance(image, FaultReason):
         raise DataError(f"{index.where(row)}: {image}, although its profile accepted it; validate the data again")
     if crop.min_scale >= 1 and not crop.flip:

@@ -14,7 +14,7 @@ import torch
 from model.config import DataConfig
 from model.dataset import Crop, PairIndex, load_batch, prefetch
 from model.errors import FaultReason
-from model.images import centre_crop, decode_image
+from model.images import centre_crop, decode_image, inspect_image
 from model.pairs import Columns, RawLine, parse_line, read_lines
 from model.retrieval import RetrievalResult, evaluate_retrieval, relate
 from model.towers import Towers, encode_images, encode_texts
@@ -56,7 +56,8 @@ def embed_captions(towers: Towers, captions: list[str], batch_size: int = 256) -
     """Return the embeddings of captions, float32 L2-normalised on the CPU, [N, D]."""
     towers.clip.eval()
     starts = range(0, len(captions), batch_size)
-    return torch.cat([encode_texts(towers, captions[start : start + batch_size]).cpu() for start in starts])
+    embedded = [encode_texts(towers, captions[start : start + batch_size]).cpu() for start in starts]
+    return torch.cat([torch.empty(0, towers.embed_dim), *embedded])
 
 
 @torch.inference_mode()
@@ -67,7 +68,7 @@ def embed_encoded_images(towers: Towers, images: list[bytes], batch_size: int = 
         ValueError: an image cannot be decoded; names its row and fault.
     """
     towers.clip.eval()
-    embedded = []
+    embedded = [torch.empty(0, towers.embed_dim)]
     for start in range(0, len(images), batch_size):
         decoded = [decode_image(image) for image in images[start : start + batch_size]]
         for row, image in enumerate(decoded, start):
@@ -104,7 +105,7 @@ def embed_products(
     """Yield the embeddings of a TSV's lines in order, passing over faulty lines; ``on_rows`` counts lines read."""
 
     def decode(lines: list[RawLine]) -> tuple[int, _Decoded]:
-        return len(lines), _decode_lines(lines, columns, towers.image_size, limits.max_pixels)
+        return len(lines), _decode_lines(lines, columns, towers.image_size, limits)
 
     for read, decoded in prefetch(_in_batches(read_lines(tsv, limits.max_line_bytes), batch_size), decode, workers):
         on_rows(read)
@@ -120,14 +121,15 @@ def _in_batches(lines: Iterator[RawLine], size: int) -> Iterator[list[RawLine]]:
         yield batch
 
 
-def _decode_lines(lines: list[RawLine], columns: Columns, side: int, max_pixels: int) -> _Decoded:
+def _decode_lines(lines: list[RawLine], columns: Columns, side: int, limits: DataConfig) -> _Decoded:
     decoded = _Decoded([], [], [])
     for line in lines:
         pair = FaultReason.LINE_TOO_LONG if line.data is None else parse_line(line.data, columns)
         if isinstance(pair, FaultReason):
             continue
         if pair.image is not None:
-            image = decode_image(pair.image, max_pixels)
+            facts = inspect_image(pair.image, limits.max_pixels, limits.min_image_side)
+            image = facts if isinstance(facts, FaultReason) else decode_image(pair.image, limits.max_pixels)
             if isinstance(image, FaultReason):
                 continue
             decoded.images.append(centre_crop(image, side))

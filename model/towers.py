@@ -28,6 +28,17 @@ from model.files import FILE_MODE
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+# What torch, safetensors and open_clip's conversions raise on a file that is cut, or holds something else.
+UNREADABLE_WEIGHTS = (
+    SafetensorError,
+    OSError,
+    EOFError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    StopIteration,
+)
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 
 
@@ -116,12 +127,11 @@ def _register_architecture(path: Path) -> str:
     return path.stem
 
 
-def _build(name: str, device: torch.device) -> torch.nn.Module:
+def _build(name: str, device: torch.device) -> Any:
     try:
-        clip: torch.nn.Module = open_clip.create_model(name, device=device, pretrained_text=False)
+        return open_clip.create_model(name, device=device, pretrained_text=False)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"model.name: open_clip cannot build {name} ({error}); mend its JSON config") from error
-    return clip
 
 
 def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> None:
@@ -136,7 +146,7 @@ def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> Non
         if "state_dict" not in str(error):
             raise _damaged(path, error) from None
         raise ConfigError(f"{path}: weights of another architecture than {name} ({_first_keys(error)})") from None
-    except (SafetensorError, OSError, EOFError, AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
+    except UNREADABLE_WEIGHTS as error:
         raise _damaged(path, error) from None
     except Exception as error:
         # torch raises pickle.UnpicklingError for code in a weights file; naming the class would import pickle.

@@ -147,10 +147,12 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> Path:
     """Write a TSV and its side table."""
     with atomic_write(path) as file:
         file.writelines(pair.line for pair in pairs)
-    with atomic_write(path.with_suffix(".products.csv"), text=True) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(SIDE_TABLE_HEADER)
-        table.writerows(pair.side_row for pair in pairs)
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(SIDE_TABLE_HEADER)
+    table.writerows(pair.side_row for pair in pairs)
+    with atomic_write(path.with_suffix(".products.csv")) as file:
+        file.write(text.getvalue().encode())
     return path
 
 

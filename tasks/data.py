@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from model.config import RunConfig
-from model.errors import CommerceClipError, DataError, ServiceError
+from model.errors import DataError, ServiceError
 from model.files import file_digest
 from tasks.environment import ROOT
 from tasks.records import DataVersion
@@ -36,11 +36,18 @@ def materialise_data(config: RunConfig) -> DataVersion:
     if not tracked.is_file():
         return untracked_version(folder)
     promised = promised_version(tracked)
-    if not folder.is_dir():
-        pull(tracked)
-    found = hash_folder(folder)
+    is_fresh = not folder.is_dir()
+    found = {} if is_fresh else hash_folder(folder)
     if version_of(found) != promised:
-        found = _heal(folder, tracked, promised, found)
+        if not is_fresh:
+            _refuse_changes(folder, tracked, promised, found)
+        pull(tracked)
+        found = hash_folder(folder)
+    if version_of(found) != promised:
+        raise DataError(
+            f"{folder}: `dvc pull` left other bytes than {tracked.name} promises, so DVC's cache or remote is damaged; "
+            f"remove {folder} and {_cache_folder(tracked)} and run again, or push the data version anew"
+        )
     return DataVersion(folder=folder, version=promised, is_tracked=True, file_md5=found)
 
 
@@ -48,8 +55,8 @@ def untracked_version(folder: Path) -> DataVersion:
     """Return the data version of a folder that DVC does not track: the hash that `dvc add` would give it."""
     if folder == ROOT / "data":
         raise DataError(
-            f"{folder.parent / DVC_FILE}: not there, so there is no data version; "
-            f"restore it with `git checkout {DVC_FILE}`, track your own pairs with `dvc add data`, or name another folder with --data"
+            f"{folder.parent / DVC_FILE}: not there, so there is no data version; restore it with "
+            f"`git checkout {DVC_FILE}`, track your own pairs with `dvc add data`, or name a folder with --data"
         )
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pairs; name one with --data or data.path")
@@ -110,35 +117,33 @@ def pull(tracked: Path) -> None:
     raise ServiceError(sentence) if _has_network_remote(tracked.parent) else DataError(sentence)
 
 
-def _heal(folder: Path, tracked: Path, promised: str, found: dict[str, str]) -> dict[str, str]:
-    """Pull what is missing; refuse to touch files that a person changed."""
-    expected = _expected_files(tracked, promised)
-    changed = sorted(path for path in found if expected is not None and expected.get(path) != found[path])
-    if changed or (expected is None and found):
-        named = f" ({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''})" if changed else ""
-        raise _differs(folder, tracked, named)
-    pull(tracked)
-    healed = hash_folder(folder)
-    if version_of(healed) != promised:
-        raise _differs(folder, tracked, "")
-    return healed
+def _refuse_changes(folder: Path, tracked: Path, promised: str, found: dict[str, str]) -> None:
+    """Refuse to touch files that a person changed; files that only went missing can be pulled again.
 
-
-def _differs(folder: Path, tracked: Path, named: str) -> CommerceClipError:
-    return DataError(
-        f"{folder}: differs from the data version in {tracked.name}{named}; "
-        f"`dvc add {folder.name}` makes it a new version, `dvc checkout --force {tracked.name}` goes back"
-    )
+    Raises:
+        DataError: a file is new or changed.
+    """
+    expected = _expected_files(tracked, promised) or {}
+    changed = sorted(path for path in found if expected.get(path) != found[path])
+    if changed:
+        raise DataError(
+            f"{folder}: differs from the data version in {tracked.name} "
+            f"({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}); "
+            f"`dvc add {folder.name}` makes it a new version, `dvc checkout --force {tracked.name}` goes back"
+        )
 
 
 def _expected_files(tracked: Path, promised: str) -> dict[str, str] | None:
     """Return the promised MD5 of each file from DVC's cache, or None where the cache does not hold the list."""
-    cache = Path(_dvc("cache", "dir", cwd=tracked.parent).stdout.strip() or ".dvc/cache")
-    listing = cache / "files" / "md5" / promised[:2] / f"{promised[2:]}.dir"
+    listing = _cache_folder(tracked) / "files" / "md5" / promised[:2] / f"{promised[2:]}.dir"
     try:
         return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _cache_folder(tracked: Path) -> Path:
+    return Path(_dvc("cache", "dir", cwd=tracked.parent).stdout.strip())
 
 
 def _has_network_remote(cwd: Path) -> bool:

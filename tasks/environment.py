@@ -5,6 +5,7 @@ environment variables that are not set yet; it must run before Prefect or MLflow
 settings at import. No part may phone home or write to HOME.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def settings() -> dict[str, str]:
     state = state_folder()
     folders = {
         "PREFECT_HOME": state / "prefect",
+        "PREFECT_PROFILES_PATH": state / "prefect" / "profiles.toml",
         "MPLCONFIGDIR": state / "cache" / "matplotlib",
         "HF_HOME": state / "cache" / "huggingface",
         "TORCH_HOME": state / "cache" / "torch",
@@ -48,13 +50,31 @@ def settings() -> dict[str, str]:
 def prepare() -> None:
     """Make the state folder and set every setting that the caller's environment has not set."""
     (state_folder() / "prefect").mkdir(parents=True, exist_ok=True)
-    for name, value in settings().items():
+    for name, value in (settings() | served()).items():
         os.environ.setdefault(name, value)
 
 
+def served_file() -> Path:
+    """Return the file in which `make up` leaves the addresses of its servers."""
+    return state_folder() / "stack" / "addresses.json"
+
+
+def served() -> dict[str, str]:
+    """Return the environment variables that name the servers of `make up`, none where it was not called."""
+    try:
+        return dict(json.loads(served_file().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def tracking_uri() -> str:
-    """Return the MLflow address: the environment's, or the SQLite file of the embedded default."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state_folder() / 'mlflow.db'}"
+    """Return the MLflow address: the environment's (`prepare` puts `make up`'s there), or the embedded default."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded_tracking_uri()
+
+
+def embedded_tracking_uri() -> str:
+    """Return the address of the SQLite file that the embedded default and the server of `make up` share."""
+    return f"sqlite:///{state_folder() / 'mlflow.db'}"
 
 
 def artifact_root() -> Path:

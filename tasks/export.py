@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 from prefect.artifacts import create_table_artifact
-from prefect.logging import get_run_logger
 
 from model.errors import DataError
 from model.files import atomic_write
@@ -21,7 +20,7 @@ from tasks.environment import state_folder
 from tasks.progress import progress
 from tasks.records import Export, Run, Version
 from tasks.registry import registered_model
-from tasks.stage import service_task
+from tasks.stage import run_logger, service_task
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +50,7 @@ def export(run: Run, version: Version) -> Export:
         lines, rows = _export_file(run, version, towers, tsv, path)
         written.append(path)
         totals = {"lines": totals["lines"] + lines, "rows": totals["rows"] + rows}
-        get_run_logger().info("%s: %d lines, %d embedded, %d faulty → %s", tsv.name, lines, rows, lines - rows, path)
+        run_logger().info("%s: %d lines, %d embedded, %d faulty → %s", tsv.name, lines, rows, lines - rows, path)
     result = Export(folder=folder, files_written=written, faulty=totals["lines"] - totals["rows"], **totals)
     row = {"version": version.number, "lines": result.lines, "embedded": result.rows, "faulty": result.faulty}
     create_table_artifact([row], key="export", description=str(folder))

@@ -43,13 +43,17 @@ NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PAR
 
 
 def find_registered(config: "RunConfig", data: DataVersion) -> Version | None:
-    """Return the version that this fingerprint has already led to, or None.
+    """Return the version that this data, code, config and base weights have already led to, or None.
 
     Raises:
         ServiceError: the registry does not answer.
     """
-    client = tracking_client()
-    found = _versions(client, config.registered_model, {FINGERPRINT_TAG: fingerprint(config, data)})
+    return find_registered_fingerprint(config, fingerprint(config, data))
+
+
+def find_registered_fingerprint(config: "RunConfig", mark: str) -> Version | None:
+    """Return the version of a fingerprint on which a decision was taken, or None."""
+    found = _versions(tracking_client(), config.registered_model, {FINGERPRINT_TAG: mark})
     # A version without a decision is one whose run ended between registration and promotion: it goes on.
     decided = [version for version in found if REASON_TAG in version.tags]
     return _record(decided[-1]) if decided else None
@@ -78,12 +82,12 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
         "commerce_clip.base_weights_sha256": evaluation.base_weights_sha256,
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
-    model_uri = _log_model(run, model.folder)
+    model_id = _log_model(run, model.folder)
     try:
         if not _model_exists(client, run.config.registered_model):
             client.create_registered_model(run.config.registered_model)
         version = client.create_model_version(
-            run.config.registered_model, model_uri, run_id=run.mlflow_run_id, tags=tags
+            run.config.registered_model, f"models:/{model_id}", run_id=run.mlflow_run_id, tags=tags, model_id=model_id
         )
     except MlflowException as error:
         raise _unreachable("could not register a version", error) from error
@@ -91,7 +95,7 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
 
 
 def _log_model(run: Run, folder: Path) -> str:
-    """Log the model folder, loadable by `mlflow.pyfunc`, to the run and return its address."""
+    """Log the model folder, loadable by `mlflow.pyfunc`, to the run and return MLflow's id of it."""
     embedding = Array(DataType.float)
     signature = ModelSignature(
         inputs=Schema([ColSpec("string", "caption", required=False), ColSpec("binary", "image", required=False)]),
@@ -114,7 +118,7 @@ def _log_model(run: Run, folder: Path) -> str:
             pip_requirements=[f"-r {ROOT / 'requirements.lock'}"],
             metadata={"config": run.config.model_dump(mode="json")},
         )
-    return str(info.model_uri)
+    return str(info.model_id)
 
 
 @service_task("promote")
@@ -326,7 +330,7 @@ def _version(client: MlflowClient, name: str, number: int) -> ModelVersion:
     except MlflowException as error:
         if error.error_code not in NOT_FOUND:
             raise _unreachable("could not read a version", error) from error
-        known = ", ".join(version.version for version in _versions(client, name, {})) or "none"
+        known = ", ".join(str(version.version) for version in _versions(client, name, {})) or "none"
         raise PromotionRefused(f"{name}: no version {number}; known: {known}") from None
 
 

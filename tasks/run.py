@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from model.config import RunConfig
@@ -12,7 +11,7 @@ from model.errors import ServiceError
 from tasks.environment import state_folder
 from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
 from tasks.records import DataVersion, Run, Version
-from tasks.stage import service_task
+from tasks.stage import run_logger, service_task
 from tasks.tracking import begin_mlflow_run, end_mlflow_run, tracking_client
 
 
@@ -55,7 +54,7 @@ def tracked(run: Run) -> Iterator[None]:
         try:
             end_mlflow_run(run.mlflow_run_id, status)
         except ServiceError as error:
-            get_run_logger().warning("%s", error)
+            run_logger().warning("%s", error)
 
 
 def lineage_tags(config: RunConfig, data: DataVersion) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from pydantic import ValidationError
 
@@ -56,7 +57,7 @@ def stage(
         def once(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
             finished = _finished(run, name, result_type)
             if finished is not None:
-                get_run_logger().info("%s was finished before; its result is used again", name)
+                run_logger().info("%s was finished before; its result is used again", name)
                 return finished
             result = function(run, *args, **kwargs)
             with atomic_write(run.folder / name / "result.json") as file:
@@ -66,6 +67,14 @@ def stage(
         return service_task(name)(once)
 
     return decorate
+
+
+def run_logger() -> Any:
+    """Return the logger of the current flow or task run, or a plain one outside of any."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger(__name__)
 
 
 def _finished(run: Run, name: str, result_type: type[R]) -> R | None:

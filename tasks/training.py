@@ -4,15 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect.logging import get_run_logger
-
 from model.config import RunConfig, StageConfig
 from model.errors import CheckpointError, DataError
 from model.splits import find_splits
 from tasks.progress import Progress, progress
 from tasks.records import Run, TrainedModel, Validation
 from tasks.splits import split_index
-from tasks.stage import stage
+from tasks.stage import run_logger, stage
 from tasks.tracking import MetricLog
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ def _train(
 
     folder = run.folder / name
     chosen = Stage(config, split_index(run, validation, name), validate, folder, run.config.seed, run.config.workers)
-    get_run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(chosen.train), len(valid), towers.device)
+    run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(chosen.train), len(valid), towers.device)
     log = MetricLog(run.mlflow_run_id, name)
     with progress(name, config.epochs, "steps") as shown:
         callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config))
@@ -119,7 +117,7 @@ def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":
 def _on_epoch(log: MetricLog, name: str, config: RunConfig) -> "Callable[[EpochRecord], None]":
     def on_epoch(record: "EpochRecord") -> None:
         log.add_epoch(record.step, record.metrics)
-        get_run_logger().info(
+        run_logger().info(
             "%s epoch %d: valid mean recall %.1f %%%s",
             name,
             record.epoch,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.logging import get_run_logger
 
 from model.errors import DataError
 from model.pairs import ProfileSummary, check_file, count_lines, read_profile, write_profile
@@ -17,7 +16,7 @@ from model.splits import Splits, find_splits, read_side_table
 from tasks.environment import state_folder
 from tasks.progress import progress
 from tasks.records import DataVersion, Run, SplitCounts, Validation
-from tasks.stage import stage
+from tasks.stage import run_logger, stage
 
 JUDGED_COLUMNS = [
     "line", "caption_chars", "caption_words", "caption_hash", "image_hash", "image_format", "width", "height",
@@ -110,7 +109,7 @@ def _publish_counts(run: Run, counts: list[SplitCounts]) -> None:
     ]
     create_table_artifact(rows, key="validation", description=f"Data version {run.data.version}")
     for row in rows:
-        get_run_logger().info("%(split)s: %(lines)d lines, %(accepted)d accepted, faults: %(faults)s", row)
+        run_logger().info("%(split)s: %(lines)d lines, %(accepted)d accepted, faults: %(faults)s", row)
 
 
 def _where_quarantined(folder: Path, counts: list[SplitCounts]) -> str:

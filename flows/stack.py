@@ -1,0 +1,313 @@
+"""A local stand-in for production: Prefect server, worker and MLflow server on loopback, started and stopped as one.
+
+They share the databases and artifacts of the embedded default, so that versions registered without servers are served,
+too. `up` takes about 20 s on two cores, most of it imports; ports are taken from COMMERCE_CLIP_PREFECT_PORT and
+COMMERCE_CLIP_MLFLOW_PORT.
+"""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from model.errors import ConfigError, ServiceError
+from model.files import atomic_write
+from tasks.environment import ROOT, artifact_root, embedded_tracking_uri, served, served_file, settings, state_folder
+from tasks.processes import is_running, load, save, start, stop
+
+HOST = "127.0.0.1"
+POOL = PROFILE = "commerce-clip"
+PORTS = {"COMMERCE_CLIP_PREFECT_PORT": 4200, "COMMERCE_CLIP_MLFLOW_PORT": 5000}
+NAMES = ("prefect", "mlflow", "worker")
+START_TIMEOUT_S = 180
+REQUEST_TIMEOUT_S = 5
+POLL_S = 0.5
+
+
+class Addresses(NamedTuple):
+    """Where the two servers listen."""
+
+    prefect: str
+    mlflow: str
+
+    @property
+    def api(self) -> str:
+        """Return the address of Prefect's API."""
+        return f"{self.prefect}/api"
+
+    @property
+    def worker_page(self) -> str:
+        """Return the page that shows the worker."""
+        return f"{self.prefect}/work-pools/work-pool/{POOL}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which flows find the servers."""
+        return {"PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": self.mlflow}
+
+
+def up() -> None:
+    """Start what is not running, create the deployments of prefect.yaml, and print the addresses.
+
+    Raises:
+        ConfigError: a port is impossible or in use; nothing was started.
+        ServiceError: a server did not become healthy, or deploying failed; what was started is stopped again.
+    """
+    if _are_running():
+        print("already up")
+        _print_addresses(_recorded_addresses())
+        return
+    _stop_all()
+    addresses = _choose_addresses()
+    with ExitStack() as undo:
+        undo.callback(_stop_all)
+        for name, command in _servers(addresses).items():
+            _start(name, command, addresses)
+        _wait_until("prefect", lambda: _answers(f"{addresses.api}/health"))
+        _wait_until("mlflow", lambda: _answers(f"{addresses.mlflow}/health"))
+        _start("worker", _worker(), addresses)
+        _wait_until("worker", lambda: _has_worker(addresses))
+        _deploy(addresses)
+        _publish(addresses)
+        undo.pop_all()
+    _print_addresses(addresses)
+
+
+def down() -> None:
+    """Stop what `up` started and nothing else."""
+    stopped = _stop_all()
+    print(f"stopped {', '.join(stopped)}" if stopped else "nothing to stop: `make up` has not started anything here")
+
+
+def require_running() -> None:
+    """Refuse to run flows against servers that `up` started and that are gone since.
+
+    Raises:
+        ServiceError: names what is gone and both ways out.
+    """
+    if served() and not _are_running():
+        gone = ", ".join(name for name in NAMES if not _is_running(name))
+        raise ServiceError(
+            f"{gone}: started by `make up`, but gone since (see {_folder()}); "
+            "start again with `make up`, or run without servers after `make down`"
+        )
+
+
+def enter_checkout() -> dict[str, str]:
+    """Make the folder of this code the working directory: the pull step of every deployment in prefect.yaml."""
+    os.chdir(ROOT)
+    return {"directory": str(ROOT)}
+
+
+# ---- what is started ----
+
+
+def _servers(addresses: Addresses) -> dict[str, list[str]]:
+    prefect_port, mlflow_port = (address.rpartition(":")[2] for address in addresses)
+    prefect = ["prefect", "server", "start", "--host", HOST, "--port", prefect_port]
+    mlflow = ["mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
+    mlflow += ["--backend-store-uri", embedded_tracking_uri(), "--no-serve-artifacts"]
+    mlflow += ["--default-artifact-root", artifact_root().as_uri()]
+    mlflow += ["--allowed-hosts", f"localhost:{mlflow_port},{HOST}:{mlflow_port}"]
+    return {"prefect": prefect, "mlflow": mlflow}
+
+
+def _worker() -> list[str]:
+    return ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
+
+
+def _environment(addresses: Addresses) -> dict[str, str]:
+    """Return the environment of everything that is started: the caller's, but quiet and on loopback."""
+    origins = [addresses.prefect, addresses.prefect.replace(HOST, "localhost")]
+    chosen = {
+        "COMMERCE_CLIP_STATE": str(state_folder()),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # Their features call models in the cloud and cost four more processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return settings() | dict(os.environ) | chosen | addresses.environment()
+
+
+def _start(name: str, command: list[str], addresses: Addresses) -> None:
+    print(f"starting {name} …", flush=True)
+    module, *arguments = command
+    command = [sys.executable, "-m", module, *arguments]
+    save(start(command, ROOT, _environment(addresses), _log(name)), _record(name))
+
+
+def _deploy(addresses: Addresses) -> None:
+    """Create or update the deployments of prefect.yaml."""
+    print("creating the deployments of prefect.yaml …", flush=True)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    with open(_log("deploy"), "wb") as log:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=_environment(addresses),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+    if done.returncode:
+        raise ServiceError(
+            f"prefect.yaml: `prefect deploy --all` failed; {_log('deploy')} says why; mend it and try again"
+        )
+
+
+# ---- before and after ----
+
+
+def _choose_addresses() -> Addresses:
+    """Return the addresses to listen on.
+
+    Raises:
+        ConfigError: a port is no number, is used twice, or is in use.
+    """
+    ports = [_free_port(variable, default) for variable, default in PORTS.items()]
+    if len(set(ports)) < len(ports):
+        raise ConfigError(f"{' and '.join(PORTS)} are both {ports[0]}; give each its own port")
+    return Addresses(*(f"http://{HOST}:{port}" for port in ports))
+
+
+def _free_port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ConfigError(f"{variable} is {text!r}; expected a port, 1 to 65535")
+    port = int(text)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            reason = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
+            raise ConfigError(
+                f"port {port} on {HOST}: {reason}; free it, or choose another port with {variable}={port + 1}"
+            ) from error
+    return port
+
+
+def _publish(addresses: Addresses) -> None:
+    """Let later commands find the servers: ours by a file, `prefect` by its profile."""
+    with atomic_write(served_file()) as file:
+        file.write(json.dumps(addresses.environment()).encode())
+    _set_profile(addresses.api)
+
+
+def _set_profile(api: str | None) -> None:
+    """Make a profile with this API address active in Prefect's home, or remove it again."""
+    from prefect.settings import PREFECT_API_URL, Profile, load_profiles, save_profiles
+
+    profiles, before = load_profiles(), _folder() / "profile-before"
+    if PROFILE in profiles.names:
+        profiles.remove_profile(PROFILE)
+    if api is not None:
+        with atomic_write(before) as file:
+            file.write((profiles.active_name or "").encode())
+        profiles.add_profile(Profile(name=PROFILE, settings={PREFECT_API_URL: api}))
+        profiles.set_active(PROFILE)
+    elif profiles.active_name == PROFILE:
+        profiles.set_active(before.read_text() if before.exists() else None, check=False)
+        before.unlink(missing_ok=True)
+    save_profiles(profiles)
+
+
+def _stop_all() -> list[str]:
+    """Stop the recorded processes, last started first, and forget them; return what was running."""
+    stopped = []
+    for name in reversed(NAMES):
+        process = load(_record(name))
+        if process is not None and stop(process):
+            stopped.append(name)
+        _record(name).unlink(missing_ok=True)
+    if served_file().exists():
+        _set_profile(None)
+        served_file().unlink()
+    return stopped
+
+
+# ---- what is seen ----
+
+
+def _are_running() -> bool:
+    return bool(served()) and all(_is_running(name) for name in NAMES)
+
+
+def _is_running(name: str) -> bool:
+    process = load(_record(name))
+    return process is not None and is_running(process)
+
+
+def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
+    """Wait until a started process is healthy.
+
+    Raises:
+        ServiceError: it ended, or took too long; names its log.
+    """
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while not is_healthy():
+        if not _is_running(name):
+            raise ServiceError(f"{name} ended at once; {_log(name)} says why; mend it and try again")
+        if time.monotonic() > give_up:
+            raise ServiceError(f"{name} is not ready after {START_TIMEOUT_S} s; see {_log(name)} and try again")
+        time.sleep(POLL_S)
+
+
+def _answers(url: str) -> bool:
+    return _request(url) is not None
+
+
+def _has_worker(addresses: Addresses) -> bool:
+    found = _request(f"{addresses.api}/work_pools/{POOL}/workers/filter", b"{}")
+    return bool(found) and any(worker.get("status") == "ONLINE" for worker in json.loads(found or b"[]"))
+
+
+def _request(url: str, body: bytes | None = None) -> bytes | None:
+    """Return what a loopback address replies, or None while it does not."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as reply:  # noqa: S310
+            return bytes(reply.read())
+    except OSError:
+        return None
+
+
+def _recorded_addresses() -> Addresses:
+    environment = served()
+    return Addresses(environment["PREFECT_API_URL"].removesuffix("/api"), environment["MLFLOW_TRACKING_URI"])
+
+
+def _print_addresses(addresses: Addresses) -> None:
+    print(f"""
+  Prefect  {addresses.prefect}
+  worker   {addresses.worker_page}
+  MLflow   {addresses.mlflow}
+  logs     {_folder()}
+
+Next: .venv/bin/prefect deployment run 'retrain/sample' --watch
+      .venv/bin/prefect deployment run 'retrain/sample' --param finetune_epochs=2 --watch
+      make down""")
+    if state_folder() != ROOT / "state":
+        print(f"\nThe state folder was moved; `prefect` needs: export PREFECT_API_URL={addresses.api}")
+
+
+def _folder() -> Path:
+    return state_folder() / "stack"
+
+
+def _log(name: str) -> Path:
+    return _folder() / f"{name}.log"
+
+
+def _record(name: str) -> Path:
+    return _folder() / f"{name}.json"

@@ -1,0 +1,61 @@
+"""What all tests share: a state folder of their own, no network but loopback, and a miniature data set."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Prefect and MLflow read their settings at import, so the session's state folder is chosen before any test module.
+os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests-")
+
+from tasks.environment import prepare
+
+prepare()
+
+MINIATURE_SIZES = {"pretrain": 48, "train": 48, "valid": 16, "test": 24}
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not os.environ.get("REAL_PAIRS"):
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(pytest.mark.skip(reason="REAL_PAIRS names no folder of real pairs"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_loopback() -> Iterator[None]:
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and not str(address[0]).startswith(LOOPBACK):
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)  # type: ignore[arg-type]
+
+    socket.socket.connect = guarded  # type: ignore[method-assign]
+    yield
+    socket.socket.connect = connect  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of drawn pairs in the project's layout, with side tables; read it, copy it, do not change it."""
+    from scripts.draw_sample import write_sample
+
+    folder = tmp_path_factory.mktemp("miniature")
+    write_sample(folder, MINIATURE_SIZES, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A temporary Prefect server for every flow that tests run in this process."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.testing.utilities import prefect_test_harness
+
+    setup_logging()  # its console handler must not bind to one test's captured stderr
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -48,11 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     """Call the command's function; Prefect reads its settings at import, so it is imported only now."""
-    if options.command in SERVICES:
-        from flows import stack
+    from flows import stack
 
+    if options.command in SERVICES:
         {"up": stack.up, "down": stack.down}[options.command]()
         return
+    stack.require_running()
     from flows.report import print_report
     from flows.retrain import retrain
 

@@ -92,7 +92,7 @@ def require_running() -> None:
     Raises:
         ServiceError: names what is gone and both ways out.
     """
-    if served() and not _are_running():
+    if served() and served().items() <= os.environ.items() and not _are_running():
         gone = ", ".join(name for name in NAMES if not _is_running(name))
         raise ServiceError(
             f"{gone}: started by `make up`, but gone since (see {_folder()}); "

@@ -24,7 +24,7 @@ from mlflow.types.schema import Array, DataType
 from model.errors import CheckpointError, PromotionRefused, ServiceError
 from tasks.environment import ROOT
 from tasks.lineage import fingerprint
-from tasks.records import DataVersion, Decision, Evaluation, Run, TrainedModel, Validation, Version
+from tasks.records import DataVersion, Decision, Evaluation, Record, Run, TrainedModel, Validation, Version
 from tasks.run import lineage_tags
 from tasks.splits import split_index
 from tasks.stage import service_task, stage
@@ -164,31 +164,46 @@ def _decide(
     if champion is None:
         reason = f"first champion: mean recall {new:.2%} against {base:.2%} of its base weights"
         return promoted.model_copy(update={"reason": reason})
-    old = score_version(run, validation, champion)
-    figures = f"mean recall {new:.2%} against {old.mean_recall:.2%} of champion version {champion.version}"
-    figures += f" on data version {run.data.short}"
-    if not new > old.mean_recall:
+    compared = compare(run, validation, version, champion)
+    figures = (
+        f"mean recall {compared.new:.2%} against {compared.old:.2%} of champion version {champion.version} "
+        f"on data version {run.data.short} "
+        f"(95 % interval of the difference {compared.low:+.2%} to {compared.high:+.2%})"
+    )
+    if not compared.new > compared.old:
         return refused.model_copy(update={"reason": f"not better: {figures}"})
     return promoted.model_copy(update={"reason": f"better: {figures}"})
 
 
-def score_version(run: Run, validation: Validation, version: ModelVersion) -> "RetrievalResult":
-    """Measure a registered version on the run's test split.
+class Comparison(Record):
+    """Mean recall of two versions on the same test split, and the 95 % interval of their difference."""
+
+    new: float
+    old: float
+    low: float
+    high: float
+
+
+def compare(run: Run, validation: Validation, version: Version, champion: ModelVersion) -> Comparison:
+    """Score a version and the champion in this very run on the run's test split.
 
     Raises:
-        PromotionRefused: its files are missing or not those that were registered.
+        PromotionRefused: the files of one are missing or not those that were registered.
     """
+    from model.stats import mean_recall_difference
+
+    new = _score(run, validation, _version(tracking_client(), version.name, version.number))
+    old = _score(run, validation, champion)
+    interval = mean_recall_difference(new, old, run.config.evaluate.bootstrap_draws, run.config.seed)
+    return Comparison(new=new.mean_recall, old=old.mean_recall, low=interval.low, high=interval.high)
+
+
+def _score(run: Run, validation: Validation, version: ModelVersion) -> "RetrievalResult":
     from model.embed import judge
     from model.towers import load_towers
 
-    try:
-        folder = model_folder(version)
-        towers = load_towers(folder, run.config.device, run.config.precision)
-    except (CheckpointError, MlflowException, OSError) as error:
-        raise PromotionRefused(
-            f"{version.name} version {version.version} cannot be loaded ({error}); "
-            "restore its files, or set the alias champion to a version that loads with `python -m flows rollback`"
-        ) from error
+    _require_loadable(version)
+    towers = load_towers(model_folder(version), run.config.device, run.config.precision)
     settings = run.config.evaluate
     test = split_index(run, validation, "test")
     return judge(towers, test, settings.batch_size, settings.block_rows, run.config.workers)

@@ -18,7 +18,7 @@ WIDTH = 16
 TINY_MODEL = {
     "embed_dim": WIDTH,
     "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 COLOURS = {
     "red": (220, 30, 30),

@@ -39,7 +39,9 @@ def test_frequent_words_are_concepts_and_stop_words_digits_and_rare_words_are_no
     assert vocabulary.captions == 40 and len(vocabulary) == 7
 
 
-@pytest.mark.parametrize(("min_count", "has_rare", "has_dress"), [(2, True, True), (3, True, True), (4, False, True), (11, False, False)])
+@pytest.mark.parametrize(
+    ("min_count", "has_rare", "has_dress"), [(2, True, True), (3, True, True), (4, False, True), (11, False, False)]
+)
 def test_the_least_count_is_honoured_to_the_caption(min_count: int, has_rare: bool, has_dress: bool) -> None:
     vocabulary = mine_concepts([caption.replace("glass ", "") for caption in captions()], min_count)
     assert ("rare" in vocabulary.phrases, "dress" in vocabulary.phrases) == (has_rare, has_dress)

@@ -24,8 +24,10 @@ NAMES = ("red shirt", "blue bag", "white shoe")
 def index_of(captions: list[int], images: list[int]) -> PairIndex:
     """Return an index that knows only which captions and images are the same."""
     rows = np.arange(len(captions))
-    hashes = (np.asarray([f"{kind}{number}" for number in numbers], dtype=np.str_) for kind, numbers in
-              (("c", captions), ("i", images)))
+    hashes = (
+        np.asarray([f"{kind}{number}" for number in numbers], dtype=np.str_)
+        for kind, numbers in (("c", captions), ("i", images))
+    )
     return PairIndex((Path("train.tsv"),), np.zeros_like(rows), rows + 1, rows, rows, *hashes)
 
 
@@ -163,7 +165,9 @@ def test_a_file_without_its_final_newline_is_the_file_that_was_profiled(source: 
     ],
     ids=["cut", "a line more", "longer", "empty", "missing"],
 )
-def test_a_file_that_changed_since_it_was_profiled_is_refused_before_training(source: PairSource, change: object) -> None:
+def test_a_file_that_changed_since_it_was_profiled_is_refused_before_training(
+    source: PairSource, change: object
+) -> None:
     if callable(change):
         source.tsv.write_bytes(change(source.tsv.read_bytes()))
     else:

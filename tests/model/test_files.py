@@ -87,7 +87,9 @@ def test_a_disk_that_fills_only_when_synced_is_a_sentence_too(
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CommerceClipError, match=r"table\.parquet/a/b: cannot be written \(.*\); check .*table\.parquet"):
+    with pytest.raises(
+        CommerceClipError, match=r"table\.parquet/a/b: cannot be written \(.*\); check .*table\.parquet"
+    ):
         with atomic_write(old / "a" / "b"):
             pass
     assert_untouched(old)

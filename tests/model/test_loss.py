@@ -15,7 +15,9 @@ SIZES = [(2, 3), (5, 4), (13, 7), (1, 2)]
 
 
 def unit_rows(rows: int, width: int, seed: int) -> Tensor:
-    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
+    return normalize(
+        torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
+    )
 
 
 def targets(rows: int, concepts: int, seed: int, named: float = 0.7) -> Tensor:
@@ -43,7 +45,13 @@ def slow_info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 
 
 def slow_concept_matching(
-    image: Tensor, text: Tensor, image_mean: Tensor, text_mean: Tensor, prototypes: Tensor, target: Tensor, scale: Tensor
+    image: Tensor,
+    text: Tensor,
+    image_mean: Tensor,
+    text_mean: Tensor,
+    prototypes: Tensor,
+    target: Tensor,
+    scale: Tensor,
 ) -> Tensor:
     total, named = torch.zeros((), dtype=torch.float64), 0
     for row in range(len(image)):
@@ -74,9 +82,7 @@ def assert_same(fast: Tensor, slow: Tensor, fast_leaves: list[Tensor], slow_leav
 def test_info_nce_and_its_gradients_equal_the_slow_twin(pairs: int, width: int, log_scale: float) -> None:
     leaves = [unit_rows(pairs, width, 1), unit_rows(pairs, width, 2), torch.tensor(log_scale, dtype=torch.float64)]
     fast, slow = [leaf(x, torch.float32) for x in leaves], [leaf(x, torch.float64) for x in leaves]
-    assert_same(
-        info_nce(fast[0], fast[1], fast[2].exp()), slow_info_nce(slow[0], slow[1], slow[2].exp()), fast, slow
-    )
+    assert_same(info_nce(fast[0], fast[1], fast[2].exp()), slow_info_nce(slow[0], slow[1], slow[2].exp()), fast, slow)
 
 
 def test_info_nce_of_a_batch_without_information_is_the_logarithm_of_its_size() -> None:

@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -31,8 +30,10 @@ class Shop:
         self.scores: dict[int, float] = {}
         monkeypatch.setattr(
             registry,
-            "score_version",
-            lambda run, validation, version: SimpleNamespace(mean_recall=self.scores[int(version.version)]),
+            "compare",
+            lambda run, validation, version, champion: registry.Comparison(
+                new=self.scores[version.number], old=self.scores[int(champion.version)], low=-0.01, high=0.02
+            ),
         )
 
     def register(self, mean_recall: float, fingerprint: str) -> Version:

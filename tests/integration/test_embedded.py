@@ -1,0 +1,54 @@
+"""The embedded default, as a person meets it first: one command, no server, nothing in HOME."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import USE_CHAMPION, Shell
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(tmp_path_factory.mktemp("embedded"))
+
+
+@pytest.fixture(scope="module")
+def first(shell: Shell, miniature_config: Path, miniature: Path) -> str:
+    """What the first retraining printed."""
+    done = shell.flows("retrain", "--config", miniature_config, "--data", miniature)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_retraining_prints_its_table_and_where_everything_lies(first: str, shell: Shell) -> None:
+    assert "commerce-clip version 1: Rank@K on test, %" in first
+    assert first.count("Rank@10") == 2
+    for named in ("chance", "base weights", "first champion", "gallery.html", "test.parquet", "make up"):
+        assert named in first
+    assert (shell.state / "mlflow.db").is_file()
+
+
+def test_a_second_retraining_finds_nothing_new(
+    first: str, shell: Shell, miniature_config: Path, miniature: Path
+) -> None:
+    done = shell.flows("retrain", "--config", miniature_config, "--data", miniature)
+    assert done.returncode == 0, done.stderr
+    assert "nothing new: commerce-clip version 1" in done.stdout
+    assert "Rank@1" not in done.stdout
+
+
+def test_the_champion_loads_in_a_fresh_process(first: str, shell: Shell, miniature: Path) -> None:
+    tracking = f"sqlite:///{shell.state / 'mlflow.db'}"
+    done = shell.python("-c", USE_CHAMPION, miniature / "finetune" / "test.tsv", MLFLOW_TRACKING_URI=tracking)
+    assert done.returncode == 0, done.stderr
+    used = json.loads(done.stdout.splitlines()[-1])
+    table = json.loads(next(shell.state.glob("runs/*/evaluate/rank_at_k.json")).read_text())
+    assert used["rank_at_1"] == pytest.approx(table["new model"]["text_to_image"]["rank_at_1"])
+    assert used["norm_error"] < 1e-5
+
+
+def test_nothing_is_written_to_home(first: str, shell: Shell) -> None:
+    assert list(shell.home.rglob("*")) == []

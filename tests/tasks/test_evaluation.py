@@ -1,0 +1,34 @@
+import io
+
+from PIL import Image
+
+from tasks.evaluation import rank_chart, rank_table
+
+
+def metrics(share: float) -> dict[str, float]:
+    return {
+        f"{direction}_{kind}_at_{k}": share * k / 10 if kind == "rank" else k / 1000
+        for direction in ("text_to_image", "image_to_text")
+        for kind in ("rank", "chance")
+        for k in (1, 5, 10)
+    }
+
+
+def test_the_table_shows_each_direction_and_k_beside_chance_and_base_weights_in_percent() -> None:
+    table = rank_table(metrics(0.5), metrics(0.1))
+    assert [(row["direction"], row["measure"]) for row in table] == [
+        (direction, f"Rank@{k}") for direction in ("text → image", "image → text") for k in (1, 5, 10)
+    ]
+    assert table[1] == {
+        "direction": "text → image",
+        "measure": "Rank@5",
+        "chance": "0.5",
+        "base weights": "5.0",
+        "new model": "25.0",
+    }
+
+
+def test_the_chart_is_a_picture_wide_enough_to_read() -> None:
+    picture = Image.open(io.BytesIO(rank_chart("title", {"new model": metrics(0.5), "base weights": metrics(0.1)})))
+    assert picture.format == "PNG"
+    assert picture.width > 1000

@@ -71,10 +71,10 @@ def up() -> None:
         for name, command in _servers(addresses).items():
             _start(name, command, addresses)
         _wait_until("prefect", lambda: _answers(f"{addresses.api}/health"))
-        _wait_until("mlflow", lambda: _answers(f"{addresses.mlflow}/health"))
         _start("worker", _worker(), addresses)
         _wait_until("worker", lambda: _has_worker(addresses))
         _deploy(addresses)
+        _wait_until("mlflow", lambda: _answers(f"{addresses.mlflow}/health"))
         _publish(addresses)
         undo.pop_all()
     _print_addresses(addresses)

@@ -331,9 +331,11 @@ def _checkpoint_bytes(towers: Towers, objective: Objective) -> int:
 
     Two of each are kept, and the next is written before the oldest goes.
     """
-    weights = sum(value.numel() * value.element_size() for value in towers.clip.state_dict().values())
-    queue = sum(value.numel() * value.element_size() for value in objective.state_dict().values())
-    return 3 * (4 * weights + queue)
+    return 3 * (4 * _bytes(towers.clip.state_dict()) + _bytes(objective.state_dict()))
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
 def _latest_name(stage: Stage) -> str:

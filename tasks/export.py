@@ -1,8 +1,8 @@
 """Embeddings of products, as Parquet: lines of the TSV = rows + faulty lines.
 
 Columns: ``id`` (the side table's, else file and line), ``line`` (1-based), ``model_version``, ``data_version``,
-``text_embedding`` and ``image_embedding`` (fixed-size lists of float32, L2-normalised; null where the TSV has no such
-column).
+``text_embedding`` and ``image_embedding`` (fixed-size lists of float32, L2-normalised). A TSV of captions or of images
+alone has only its own embedding column: Parquet readers stumble over fixed-size lists that are null.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from prefect.artifacts import create_table_artifact
 
 from model.errors import DataError
 from model.files import atomic_write
-from model.pairs import check_file, count_lines, detect_columns
+from model.pairs import Columns, check_file, count_lines, detect_columns
 from model.splits import find_splits, read_side_table
 from tasks.environment import state_folder
 from tasks.progress import progress
@@ -64,8 +64,8 @@ def _export_file(run: Run, version: Version, towers: "Towers", tsv: Path, path: 
     lines = count_lines(tsv)
     table = read_side_table(tsv, required=False, lines=lines)
     ids = None if table is None else table["id"].to_pylist()
-    schema = _schema(towers.embed_dim)
     config, columns, rows = run.config, detect_columns(tsv), 0
+    schema = _schema(columns, towers.embed_dim)
     with progress("export", lines, "lines") as shown, atomic_write(path) as file:
         with pq.ParquetWriter(file, schema) as writer:
             products = embed_products(
@@ -79,16 +79,15 @@ def _export_file(run: Run, version: Version, towers: "Towers", tsv: Path, path: 
     return lines, rows
 
 
-def _schema(width: int) -> pa.Schema:
-    embedding = pa.list_(pa.float32(), width)
+def _schema(columns: Columns, width: int) -> pa.Schema:
+    kinds = {"pair": ("text", "image"), "text": ("text",), "image": ("image",)}[columns]
     return pa.schema(
         [
             ("id", pa.string()),
             ("line", pa.int64()),
             ("model_version", pa.string()),
             ("data_version", pa.string()),
-            ("text_embedding", embedding),
-            ("image_embedding", embedding),
+            *((f"{kind}_embedding", pa.list_(pa.float32(), width)) for kind in kinds),
         ]
     )
 
@@ -103,13 +102,13 @@ def _table(
         "line": batch.lines,
         "model_version": [f"{version.name}/{version.number}"] * size,
         "data_version": [data_version] * size,
-        "text_embedding": _fixed_lists(batch.texts, schema.field("text_embedding").type, size),
-        "image_embedding": _fixed_lists(batch.images, schema.field("image_embedding").type, size),
+        "text_embedding": _fixed_lists(batch.texts),
+        "image_embedding": _fixed_lists(batch.images),
     }
-    return pa.table(columns, schema=schema)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _fixed_lists(embeddings: "torch.Tensor | None", kind: pa.FixedSizeListType, size: int) -> pa.Array:
+def _fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
     if embeddings is None:
-        return pa.nulls(size, kind)
-    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().ravel()), type=kind)
+        return None
+    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().ravel()), embeddings.shape[1])

@@ -49,6 +49,11 @@ class TinyData:
         return index_pairs([self.valid])
 
 
+def names(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def tiny_stage_config(**changes: object) -> StageConfig:
     """Return a stage of two epochs of four steps with the concept loss on."""
     values = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "warmup_steps": 2, "concept_weight": 1.0, "queue_size": 40}

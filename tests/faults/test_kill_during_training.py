@@ -20,7 +20,7 @@ from tests.tiny import TinyData, tiny_stage_config, write_data, write_model
 pytestmark = pytest.mark.faults
 
 POINTS = ("before_write", "mid_write", "before_rename", "after_rename", "purge")
-RANDOM_KILLS = 8
+RANDOM_KILLS = 6
 CHILD_LIMIT_S = 60
 
 # Children fork from a server that has imported torch once, seconds that each would spend otherwise.

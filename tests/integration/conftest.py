@@ -1,11 +1,13 @@
 """What the integration tests share: commands in an environment of their own, and a run small enough for them."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +78,14 @@ class Shell:
     def flows(self, *arguments: object) -> "subprocess.CompletedProcess[str]":
         """Run `python -m flows`."""
         return self.python("-m", "flows", *arguments)
+
+    def use_champion(self, split: Path, tracking_uri: str) -> dict[str, Any]:
+        """Embed a split with the champion in a process that knows MLflow only; return what USE_CHAMPION prints."""
+        own = {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        done = self.python("-c", USE_CHAMPION, split, **own)
+        assert done.returncode == 0, done.stderr
+        used: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return used
 
 
 @pytest.fixture(scope="session")

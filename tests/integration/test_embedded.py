@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import USE_CHAMPION, Shell
+from tests.integration.conftest import Shell
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -42,9 +42,7 @@ def test_a_second_retraining_finds_nothing_new(
 
 def test_the_champion_loads_in_a_fresh_process(first: str, shell: Shell, miniature: Path) -> None:
     tracking = f"sqlite:///{shell.state / 'mlflow.db'}"
-    done = shell.python("-c", USE_CHAMPION, miniature / "finetune" / "test.tsv", MLFLOW_TRACKING_URI=tracking)
-    assert done.returncode == 0, done.stderr
-    used = json.loads(done.stdout.splitlines()[-1])
+    used = shell.use_champion(miniature / "finetune" / "test.tsv", tracking)
     table = json.loads(next(shell.state.glob("runs/*/evaluate/rank_at_k.json")).read_text())
     assert used["rank_at_1"] == pytest.approx(table["new model"]["text_to_image"]["rank_at_1"])
     assert used["norm_error"] < 1e-5

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tasks.environment import ROOT
-from tests.integration.conftest import USE_CHAMPION, Shell
+from tests.integration.conftest import Shell
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -196,9 +196,7 @@ def test_the_champion_in_a_fresh_process_gives_the_table_s_rank_at_1(
     stack: Stack, flow_run: dict[str, Any], miniature: Path
 ) -> None:
     split = miniature / "finetune" / "test.tsv"
-    done = stack.shell.python("-c", USE_CHAMPION, split, MLFLOW_TRACKING_URI=stack.mlflow)
-    assert done.returncode == 0, done.stderr
-    used = json.loads(done.stdout.splitlines()[-1])
+    used = stack.shell.use_champion(split, stack.mlflow)
     assert f"{100 * used['rank_at_1']:.1f}" == artifacts(stack, flow_run)["rank-at-k"][0]["new model"]
     assert used["norm_error"] < 1e-5
     assert used["shape"][0] == len(split.read_bytes().splitlines())

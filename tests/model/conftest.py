@@ -1,7 +1,6 @@
 """Tiny towers and pairs for the tests of the science."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch

@@ -25,6 +25,7 @@ from model.checkpoint import (
     verify_sealed,
 )
 from model.errors import CheckpointError
+from tests.tiny import names
 
 FLIPS = 200
 CUTS = 50
@@ -91,7 +92,7 @@ def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
 def test_the_two_newest_are_kept_and_found_by_step_whatever_the_clock_says(tmp_path: Path) -> None:
     for step in (9, 10, 100, 1000):
         os.utime(save(tmp_path, step), (10_000 - step, 10_000 - step))
-    assert sorted(os.listdir(tmp_path)) == ["step-000000100", "step-000001000"]
+    assert names(tmp_path) == ["step-000000100", "step-000001000"]
     assert_is(tmp_path, 1000)
 
 
@@ -100,7 +101,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, tensors(6), state(6))
     checkpoint = load_latest(tmp_path)
     assert checkpoint is not None and checkpoint.step == 5 and checkpoint.state == state(6)
-    assert os.listdir(tmp_path) == ["step-000000005"]
+    assert names(tmp_path) == ["step-000000005"]
 
 
 class Damage(NamedTuple):
@@ -183,10 +184,10 @@ def test_foreign_files_and_folders_are_ignored_and_kept(tmp_path: Path, caplog: 
     (tmp_path / ".DS_Store").touch()
     folder = save(tmp_path, 3)
     (folder / "notes.txt").write_text("added by hand")
-    before = set(os.listdir(tmp_path))
+    before = names(tmp_path)
     assert_is(tmp_path, 3)
     assert not caplog.records
-    assert set(os.listdir(tmp_path)) == before
+    assert names(tmp_path) == before
 
 
 def test_a_sealed_folder_that_is_no_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -213,7 +214,7 @@ def test_a_full_disk_is_a_sentence_and_the_older_checkpoint_stays(tmp_path: Path
     with pytest.raises(CheckpointError) as caught, file_size_limit(limit):
         save_checkpoint(tmp_path, 2, tensors(2), state(2) | {"long": "x" * long_state})
     assert str(caught.value).startswith(f"{tmp_path / 'step-000000002'}: disk full (")
-    assert os.listdir(tmp_path) == ["step-000000001"]
+    assert names(tmp_path) == ["step-000000001"]
     assert_is(tmp_path, 1)
     save(tmp_path, 2)
     assert_is(tmp_path, 2)
@@ -230,7 +231,7 @@ def test_what_a_killed_run_left_half_written_does_not_stand_in_the_way(tmp_path:
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     save(tmp_path, 2)
-    assert os.listdir(tmp_path) == ["step-000000002"]
+    assert names(tmp_path) == ["step-000000002"]
     assert_is(tmp_path, 2)
 
 

@@ -204,7 +204,7 @@ def test_a_missing_file_is_named_with_the_configs_that_there_are(tmp_path: Path)
         load_config(tmp_path / "ran.yaml")
     with pytest.raises(ConfigError, match=r"no such config file; known: .*run\.yaml"):
         load_config(tmp_path / ("far from it" * 20))
-    with pytest.raises(ConfigError, match="no such config file$"):
+    with pytest.raises(ConfigError, match=r"no such config file$"):
         load_config(tmp_path / "none" / "run.yaml")
     with pytest.raises(ConfigError, match="no such config file"):
         load_config(tmp_path)

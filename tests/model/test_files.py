@@ -12,6 +12,7 @@ import pytest
 
 from model.errors import CheckpointError, CommerceClipError
 from model.files import atomic_write, file_digest
+from tests.tiny import names
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def old(tmp_path: Path) -> Path:
 
 def assert_untouched(old: Path) -> None:
     assert old.read_bytes() == b"old"
-    assert os.listdir(old.parent) == [old.name]
+    assert names(old.parent) == [old.name]
 
 
 def test_a_file_is_replaced_by_what_was_written_with_mode_0644(old: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_file_is_replaced_by_what_was_written_with_mode_0644(old: Path) -> Non
         os.umask(mask)
     assert old.read_bytes() == b"new"
     assert stat.S_IMODE(old.stat().st_mode) == 0o644
-    assert os.listdir(old.parent) == [old.name]
+    assert names(old.parent) == [old.name]
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
@@ -87,11 +88,9 @@ def test_a_disk_that_fills_only_when_synced_is_a_sentence_too(
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        CommerceClipError, match=r"table\.parquet/a/b: cannot be written \(.*\); check .*table\.parquet"
-    ):
-        with atomic_write(old / "a" / "b"):
-            pass
+    below, sentence = old / "a" / "b", r"table\.parquet/a/b: cannot be written \(.*\); check .*table\.parquet"
+    with pytest.raises(CommerceClipError, match=sentence), atomic_write(below):
+        pass
     assert_untouched(old)
 
     def read_only(self: Path, target: Path) -> None:

@@ -29,7 +29,7 @@ from model.towers import (
     save_towers,
     weights_sha256,
 )
-from tests.tiny import SIDE, TINY_MODEL, WIDTH, drawn_jpeg
+from tests.tiny import SIDE, TINY_MODEL, WIDTH, drawn_jpeg, names
 
 CAPTIONS = ["red shirt", "", "a blue bag with a very long caption " * 9, "naïve 連衣裙"]
 
@@ -92,14 +92,14 @@ def test_towers_read_back_give_identical_embeddings(towers: Towers, folder: Path
     assert same_weights(read, towers) and read.config == towers.config
     for ours, theirs in zip(embedded(read), embedded(towers), strict=True):
         assert torch.equal(ours, theirs)
-    assert sorted(os.listdir(folder)) == ["manifest.json", CONFIG_FILE, WEIGHTS_FILE]
+    assert names(folder) == ["manifest.json", CONFIG_FILE, WEIGHTS_FILE]
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
 
 
 def test_saving_again_replaces_the_folder_whole(tiny_model: ModelConfig, folder: Path) -> None:
     before = weights_sha256(folder)
     save_towers(create_towers(tiny_model, "cpu", seed=1), folder)
-    assert weights_sha256(folder) != before and os.listdir(folder.parent) == ["model"]
+    assert weights_sha256(folder) != before and names(folder.parent) == ["model"]
     load_towers(folder, "cpu")
 
 
@@ -289,7 +289,7 @@ def test_weights_of_another_architecture_are_refused_with_the_first_that_does_no
     wider.write_text(json.dumps(TINY_MODEL | {"embed_dim": 24}))
     save_towers(create_towers(ModelConfig(name=str(wider)), "cpu"), tmp_path / "wider")
     path = tmp_path / "wider" / WEIGHTS_FILE
-    with pytest.raises(ConfigError, match="of another architecture than tiny-test-model .*text_projection") as caught:
+    with pytest.raises(ConfigError, match=r"of another architecture than tiny-test-model .*text_projection") as caught:
         create_towers(with_weights(tiny_model, path), "cpu")
     assert "\n" not in str(caught.value)
     weights = load_file(path)

@@ -41,7 +41,7 @@ def test_a_finished_stage_is_picked_up_instead_of_repeated(run: Run) -> None:
 
 
 def test_a_result_whose_files_are_gone_counts_as_never_made(run: Run) -> None:
-    calls, count = counting_stage(run)
+    _, count = counting_stage(run)
     count.fn(run).file.unlink()  # type: ignore[attr-defined]
     assert count.fn(run).calls == 2  # type: ignore[attr-defined]
 

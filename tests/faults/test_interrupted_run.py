@@ -1,0 +1,85 @@
+"""A run that is stopped, then killed, then run again ends with the same table as one that nothing disturbed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from tasks.environment import ROOT, settings
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+
+CONFIG = """
+name: interrupted
+workers: 1
+model: {name: configs/models/tiny-vit.json}
+pretrain: {epochs: 6, batch_size: 16, concept_weight: 1.0, min_concept_count: 3}
+finetune: {epochs: 6, batch_size: 16, concept_weight: 1.0, min_concept_count: 3}
+"""
+DEADLINE_S = 300
+
+
+class Runner:
+    """Starts `python -m flows retrain` in a state folder of its own."""
+
+    def __init__(self, state: Path, pairs: Path) -> None:
+        self.state, self.pairs = state, pairs
+        state.mkdir()
+        self.config = state.parent / "interrupted.yaml"
+        self.config.write_text(CONFIG)
+
+    def start(self) -> subprocess.Popen[str]:
+        own = {
+            name: value.replace(os.environ["COMMERCE_CLIP_STATE"], str(self.state))
+            for name, value in settings().items()
+        }
+        places = {"COMMERCE_CLIP_STATE": str(self.state), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+        command = [sys.executable, "-m", "flows", "retrain", "--config", str(self.config), "--data", str(self.pairs)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | own | places, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+    def signal_after_checkpoint(self, stage: str, number: signal.Signals) -> tuple[int, str]:
+        process = self.start()
+        deadline = time.monotonic() + DEADLINE_S
+        while not list(self.state.glob(f"runs/*/{stage}/checkpoints/step-?????????")):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, f"no checkpoint of {stage} in time"
+            time.sleep(0.02)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=DEADLINE_S)
+        return process.returncode, output
+
+    def finish(self) -> str:
+        process = self.start()
+        output, _ = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, output
+        return output
+
+    def result(self, name: str) -> dict[str, object]:
+        (path,) = self.state.glob(f"runs/*/{name}")
+        content: dict[str, object] = json.loads(path.read_text())
+        return content
+
+
+def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(miniature: Path, tmp_path: Path) -> None:
+    disturbed = Runner(tmp_path / "disturbed", miniature)
+    code, output = disturbed.signal_after_checkpoint("pretrain", signal.SIGINT)
+    assert code == 130
+    assert f"Go on with: python -m flows retrain --config {disturbed.config}" in output
+    code, _ = disturbed.signal_after_checkpoint("finetune", signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    output = disturbed.finish()
+    assert "pretrain was finished before" in output
+
+    unbroken = Runner(tmp_path / "unbroken", miniature)
+    unbroken.finish()
+    assert disturbed.result("evaluate/rank_at_k.json") == unbroken.result("evaluate/rank_at_k.json")
+    for key in ("weights_sha256", "best_epoch", "valid_mean_recall"):
+        assert disturbed.result("finetune/result.json")[key] == unbroken.result("finetune/result.json")[key]
+    assert not list(disturbed.state.rglob("*.tmp"))

@@ -136,6 +136,15 @@ def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(
     assert_is(two.root, 2)
 
 
+def test_a_flipped_digit_of_a_size_in_the_manifest_is_found_too(two: Damage) -> None:
+    manifest = two.newest / MANIFEST
+    size = f'"bytes": {(two.newest / "state.json").stat().st_size}'
+    flipped = size[:-1] + str(int(size[-1]) ^ 1)
+    manifest.write_text(manifest.read_text().replace(size, flipped))
+    found = load_latest(two.root)
+    assert found is not None and found.step == 1
+
+
 def test_every_cut_is_found_and_the_checkpoint_before_is_used(two: Damage) -> None:
     rng = random.Random(1)
     for trial in range(CUTS):

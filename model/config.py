@@ -48,6 +48,11 @@ class DataConfig(Section):
     max_duplicate_share: Share = Field(
         0.3, description="Largest share of pairs in a split that repeat an earlier pair's caption and image, 0 to 1."
     )
+    on_leak: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="What happens when a test caption or image occurs in another split: refuse stops the run, "
+        "drop leaves those pairs of the other split out of training.",
+    )
     max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
     min_image_side: int = Field(16, ge=2, description="Shortest side an image may have, pixels.")
     max_pixels: int = Field(25_000_000, ge=4, description="Largest image that is decoded, pixels (width times height).")

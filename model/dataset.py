@@ -145,6 +145,12 @@ def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, P
     return index.take(rest), index.take(chosen)
 
 
+def without_leaks(index: PairIndex, test: PairIndex) -> PairIndex:
+    """Return an index without the pairs whose caption or image occurs in test."""
+    leaks = np.isin(index.caption_hash, test.caption_hash) | np.isin(index.image_hash, test.image_hash)
+    return index.take(np.flatnonzero(~leaks))
+
+
 def _occurs_once(values: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     once: npt.NDArray[np.bool_] = counts[inverse] == 1

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 RANKS = (1, 5, 10)
 GALLERY_ANSWERS = 5
+BAR_WIDTH = 0.28
+COLOURS = ("#1d6b52", "#9db3aa", "#d8d2c4")
 
 
 @stage("evaluate", Evaluation)
@@ -151,7 +153,7 @@ def rank_table(metrics: dict[str, float], base: dict[str, float]) -> list[dict[s
 
 
 def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
-    """Return a PNG of Rank@K by direction, a bar a model and chance as a line."""
+    """Return a PNG of Rank@K by direction: a bar a model, and one for chance."""
     import io
 
     from matplotlib.figure import Figure
@@ -159,13 +161,12 @@ def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (direction, arrow) in zip(panels, ARROWS.items(), strict=True):
-        for number, (name, values) in enumerate(metrics.items()):
-            heights = [100 * values[f"{direction}_rank_at_{k}"] for k in RANKS]
-            places = [place + 0.38 * (number - 0.5) for place in range(len(RANKS))]
-            bars = panel.bar(places, heights, 0.36, label=name, color=("#1d6b52", "#b9c2bd")[number % 2])
-            panel.bar_label(bars, fmt="%.1f", fontsize=9)
-        chance = [100 * next(iter(metrics.values()))[f"{direction}_chance_at_{k}"] for k in RANKS]
-        panel.plot(range(len(RANKS)), chance, "k_", markersize=44, label="chance")
+        series = {name: [values[f"{direction}_rank_at_{k}"] for k in RANKS] for name, values in metrics.items()}
+        series["chance"] = [next(iter(metrics.values()))[f"{direction}_chance_at_{k}"] for k in RANKS]
+        for number, (name, shares) in enumerate(series.items()):
+            places = [place + BAR_WIDTH * (number - 1) for place in range(len(RANKS))]
+            bars = panel.bar(places, [100 * share for share in shares], BAR_WIDTH, label=name, color=COLOURS[number])
+            panel.bar_label(bars, fmt="%.1f", fontsize=8)
         panel.set_xticks(range(len(RANKS)), [f"Rank@{k}" for k in RANKS])
         panel.set_title(arrow)
         panel.spines[["top", "right"]].set_visible(False)

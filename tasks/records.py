@@ -42,13 +42,14 @@ class Run(Record):
 
 
 class SplitCounts(Record):
-    """What validation found in one TSV: lines = accepted + quarantined."""
+    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted occur in test."""
 
     name: str
     lines: int
     accepted: int
     quarantined: int
     faults: dict[str, int]
+    leaked: int
 
 
 class Validation(Record):

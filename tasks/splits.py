@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
     """Return the index of a split: ``pretrain``, ``finetune`` (train less a carved valid), ``valid`` or ``test``.
 
+    Pairs whose caption or image occurs in test are in no other split; unless data.on_leak is drop, there are none.
+
     Raises:
         DataError: the split has no accepted pair.
     """
-    from model.dataset import PairSource, carve_valid, index_pairs
+    from model.dataset import PairSource, carve_valid, index_pairs, without_leaks
 
     splits = find_splits(run.data.folder)
     sources = {key: PairSource(tsv, profile_path(validation.profiles, key)) for key, tsv in tsv_files(splits).items()}
@@ -32,6 +34,8 @@ def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
             index = carved[1] if name == "valid" else carved[0]
         else:
             index = train
+    if name != "test":
+        index = without_leaks(index, index_pairs([sources["test"]]))
     if not len(index):
         raise DataError(f"{run.data.folder}: no accepted pair in {name}; see {validation.docs}")
     return index

@@ -36,13 +36,10 @@ def validate(run: Run) -> Validation:
         check_file(tsv)
     folder = data_report_folder(run.data)
     summaries = _write_profiles(run, splits, folder)
-    counts = [
-        SplitCounts(name=name, lines=s.lines, accepted=s.accepted, quarantined=s.quarantined, faults=s.faults)
-        for name, s in summaries.items()
-    ]
+    frames = _judged_frames(folder, summaries)
+    counts = [_counts(name, summary, frames[name]) for name, summary in summaries.items()]
     _publish_counts(run, counts)
     _check_side_tables(run, splits, summaries)
-    frames = _judged_frames(folder, summaries)
     # Importing Great Expectations takes seconds that a run with nothing new to do should not spend.
     from tasks.suite import judge_profiles
 
@@ -96,6 +93,17 @@ def _check_side_tables(run: Run, splits: Splits, summaries: Mapping[str, Profile
         read_side_table(tsv, run.config.data.require_side_table, summaries[name].lines)
 
 
+def _counts(name: str, summary: ProfileSummary, frame: pd.DataFrame) -> SplitCounts:
+    return SplitCounts(
+        name=name,
+        lines=summary.lines,
+        accepted=summary.accepted,
+        quarantined=summary.quarantined,
+        faults=summary.faults,
+        leaked=int((frame["caption_in_test"] | frame["image_in_test"]).sum()) if name != "test" else 0,
+    )
+
+
 def _publish_counts(run: Run, counts: list[SplitCounts]) -> None:
     rows = [
         {
@@ -103,13 +111,16 @@ def _publish_counts(run: Run, counts: list[SplitCounts]) -> None:
             "lines": count.lines,
             "accepted": count.accepted,
             "quarantined": count.quarantined,
+            "also in test": count.leaked,
             "faults": ", ".join(f"{reason} {n}" for reason, n in sorted(count.faults.items())) or "none",
         }
         for count in counts
     ]
     create_table_artifact(rows, key="validation", description=f"Data version {run.data.version}")
     for row in rows:
-        run_logger().info("%(split)s: %(lines)d lines, %(accepted)d accepted, faults: %(faults)s", row)
+        run_logger().info(
+            "%(split)s: %(lines)d lines, %(accepted)d accepted, %(also in test)d also in test, faults: %(faults)s", row
+        )
 
 
 def _where_quarantined(folder: Path, counts: list[SplitCounts]) -> str:

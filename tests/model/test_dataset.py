@@ -70,6 +70,11 @@ def test_no_caption_and_no_image_is_in_both_train_and_carved_valid(
     assert [part.line.tolist() for part in again] == [train.line.tolist(), valid.line.tolist()]
 
 
+def test_pairs_whose_caption_or_image_is_in_test_are_left_out_and_no_others() -> None:
+    train, test = index_of([1, 2, 3, 4], [10, 20, 30, 40]), index_of([2, 9], [90, 40])
+    assert without_leaks(train, test).line.tolist() == [train.line[0], train.line[2]]
+
+
 def test_the_wanted_share_is_carved_where_pairs_are_distinct_and_another_seed_carves_others() -> None:
     index = index_of(list(range(100)), list(range(100)))
     carved = [carve_valid(index, 0.1, seed)[1] for seed in (0, 1)]

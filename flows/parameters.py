@@ -2,36 +2,44 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from prefect.runtime import flow_run
-from pydantic import Field
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from model.config import Name, RunConfig, load_config
 from tasks.environment import ROOT
 from tasks.stage import log_sentences
 
-Config = Annotated[str, Field(description="YAML file of the run, or its name in configs/ (sample).")]
-Data = Annotated[
-    str | None, Field(description="Folder of pairs (train.tsv, test.tsv) in place of the config's data.path.")
-]
+
+@dataclass(frozen=True)
+class Described:
+    """What a parameter is for, in a place where Prefect's form finds it: pydantic's own description is lost there."""
+
+    text: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the schema of the type with the description in it."""
+        return {**handler(schema), "description": self.text}
+
+
+Config = Annotated[str, Described("YAML file of the run, or its name in configs/ (sample).")]
+Data = Annotated[str | None, Described("Folder of pairs (train.tsv, test.tsv) in place of the config's data.path.")]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"] | None, Field(description="Where the towers run, in place of the config's.")
+    Literal["auto", "cpu", "cuda", "mps"] | None, Described("Where the towers run, in place of the config's.")
 ]
-Precision = Annotated[
-    Literal["fp32", "bf16"] | None, Field(description="Arithmetic of the towers, in place of the config's.")
-]
+Precision = Annotated[Literal["fp32", "bf16"] | None, Described("Arithmetic of the towers, in place of the config's.")]
 FinetuneEpochs = Annotated[
-    int | None, Field(ge=0, description="Passes over the train split, in place of the config's finetune.epochs.")
+    int | None, Field(ge=0), Described("Passes over the train split, in place of the config's finetune.epochs.")
 ]
-Overrides = Annotated[
-    Sequence[str], Field(description="Other knobs as section.key=value, for example finetune.lr=1e-4.")
-]
-RegisteredModel = Annotated[Name, Field(description="Name in the MLflow model registry.")]
-WhichVersion = Annotated[str, Field(description="Registered version: its number, or champion, challenger, previous.")]
-Reason = Annotated[str, Field(min_length=1, description="Why; kept as a tag of the version.")]
+Overrides = Annotated[Sequence[str], Described("Other knobs as section.key=value, for example finetune.lr=1e-4.")]
+RegisteredModel = Annotated[Name, Described("Name in the MLflow model registry.")]
+WhichVersion = Annotated[str, Described("Registered version: its number, or champion, challenger, previous.")]
+Reason = Annotated[str, Field(min_length=1), Described("Why; kept as a tag of the version.")]
 
 
 def read_config(
@@ -55,8 +63,8 @@ def read_config(
 
 def config_path(config: str) -> Path:
     """Return the path of a config given by path or by its name in configs/."""
-    named = ROOT / "configs" / f"{config}.yaml"
-    return named if named.is_file() else Path(config)
+    is_name = Path(config).name == config and not config.endswith(".yaml")
+    return ROOT / "configs" / f"{config}.yaml" if is_name else Path(config)
 
 
 def run_name() -> str:

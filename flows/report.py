@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from model.config import RunConfig
+from tasks.environment import served
 from tasks.evaluation import rank_table
 from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 from tasks.registry import aliases_of
@@ -67,7 +68,8 @@ def print_report(report: Report) -> None:
         console.print(f"[bold]{escape(report.headline)}[/bold]")
     for name, value in report.facts.items():
         console.print(f"[dim]{name:>13}[/dim]  {escape(_relative(value))}", soft_wrap=True)
-    console.print("\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses.")
+    if not served():
+        console.print("\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses.")
 
 
 def _relative(text: str) -> str:

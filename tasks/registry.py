@@ -17,7 +17,14 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    ErrorCode,
+)
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array, DataType
 
@@ -39,6 +46,8 @@ WEIGHTS_TAG = "commerce_clip.weights_sha256"
 MEAN_RECALL_TAG = "commerce_clip.test_mean_recall"
 REASON_TAG = "commerce_clip.promotion"
 WAS_CHAMPION_TAG = "commerce_clip.was_champion"
+OUTAGES = {ErrorCode.Name(code) for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED)}
+# MLflow answers "invalid parameter" for an alias that is not there.
 NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
 
 
@@ -374,5 +383,8 @@ def _record(version: Any) -> Version:
 
 
 def _unreachable(what: str, error: MlflowException) -> ServiceError:
+    """Return an outage as the error that is retried; anything else is a bug of ours and goes up as it is."""
+    if error.error_code not in OUTAGES:
+        raise error
     said = str(error).splitlines()[0][:200]
     return ServiceError(f"MLflow registry {what} ({error.error_code}: {said}); check the server and run again")

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import DataConfig
-from model.dataset import Crop, PairIndex, PairSource, carve_valid, epoch_order, index_pairs, load_batch, prefetch
+from model.dataset import (
+    Crop,
+    PairIndex,
+    PairSource,
+    carve_valid,
+    epoch_order,
+    index_pairs,
+    load_batch,
+    prefetch,
+    without_leaks,
+)
 from model.errors import DataError
 from model.images import centre_crop, decode_image
 from model.pairs import write_profile

@@ -168,8 +168,7 @@ def _label_concepts(stage: Stage) -> tuple[Vocabulary | None, Rows | None]:
 
 def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig) -> torch.optim.AdamW:
     """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay."""
-    named = [(name, parameter) for module in (clip, objective) for name, parameter in module.named_parameters()]
-    trained = [parameter for _, parameter in named if parameter.requires_grad]
+    trained = [p for module in (clip, objective) for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 ARTIFACT_EVERY_S = 2.0
 QUIET_EVERY_S = 10.0
+PLAIN_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
 
 
 class Progress:
@@ -50,8 +51,10 @@ class Progress:
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     """Show a bar with rate and time left; outside a terminal it prints a line every ten seconds."""
-    interval = 0.2 if sys.stderr.isatty() else QUIET_EVERY_S
-    bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", mininterval=interval, dynamic_ncols=True, leave=True)
+    terminal = {"mininterval": 0.2, "dynamic_ncols": True}
+    log_file = {"mininterval": QUIET_EVERY_S, "bar_format": PLAIN_LINE}
+    shape: dict[str, Any] = terminal if sys.stderr.isatty() else log_file
+    bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", **shape)
     artifact = None
     if TaskRunContext.get() is not None:
         artifact = create_progress_artifact(progress=0.0, key=f"{what.replace(' ', '-')}-progress", description=what)

@@ -6,6 +6,7 @@ there, checks that its files still exist, and goes on; a result whose files are 
 
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,6 +15,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from pydantic import ValidationError
+from tqdm import tqdm
 
 from model.errors import CommerceClipError, ServiceError
 from model.files import atomic_write
@@ -97,8 +99,17 @@ class _SentenceFilter(logging.Filter):
 
 
 def log_sentences() -> None:
-    """Make Prefect's log handlers show our errors as their sentence, without a trace."""
+    """Make Prefect's log handlers show our errors as their sentence, without a trace, and spare progress bars."""
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(existing, _SentenceFilter) for existing in handler.filters):
                 handler.addFilter(_SentenceFilter())
+                handler.emit = _beside_bars(handler.emit)  # type: ignore[method-assign, assignment]
+
+
+def _beside_bars(emit: Callable[[logging.LogRecord], None]) -> Callable[[logging.LogRecord], None]:
+    def around(record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            emit(record)
+
+    return around if sys.stderr.isatty() else emit

@@ -34,8 +34,10 @@ def tracking_client() -> MlflowClient:
     Raises:
         ServiceError: the server does not answer.
     """
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # a first run would list every migration
+    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+        logging.getLogger(name).setLevel(
+            logging.WARNING
+        )  # one would list every migration, one talks of the input example
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         _require_health(uri)

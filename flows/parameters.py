@@ -16,6 +16,9 @@ from tasks.environment import ROOT
 from tasks.stage import log_sentences
 
 
+UNCHOSEN = (None, "config")
+
+
 @dataclass(frozen=True)
 class Described:
     """What a parameter is for, in a place where Prefect's form finds it: pydantic's own description is lost there."""
@@ -29,10 +32,13 @@ class Described:
 
 Config = Annotated[str, Described("YAML file of the run, or its name in configs/ (sample).")]
 Data = Annotated[str | None, Described("Folder of pairs (train.tsv, test.tsv) in place of the config's data.path.")]
+# A choice beside None would hide its choices in Prefect's form, so "config" stands for what the config says.
 Device = Annotated[
-    Literal["auto", "cpu", "cuda", "mps"] | None, Described("Where the towers run, in place of the config's.")
+    Literal["config", "auto", "cpu", "cuda", "mps"], Described("Where the towers run; config: as the config says.")
 ]
-Precision = Annotated[Literal["fp32", "bf16"] | None, Described("Arithmetic of the towers, in place of the config's.")]
+Precision = Annotated[
+    Literal["config", "fp32", "bf16"], Described("Arithmetic of the towers; config: as the config says.")
+]
 FinetuneEpochs = Annotated[
     int | None, Field(ge=0), Described("Passes over the train split, in place of the config's finetune.epochs.")
 ]
@@ -46,8 +52,8 @@ def read_config(
     config: str,
     overrides: Sequence[str] = (),
     data: str | None = None,
-    device: str | None = None,
-    precision: str | None = None,
+    device: str = "config",
+    precision: str = "config",
     epochs: int | None = None,
 ) -> RunConfig:
     """Return the validated config of a flow run: file, then environment, then the flow's parameters.
@@ -57,7 +63,7 @@ def read_config(
     """
     log_sentences()
     chosen = {"data.path": data, "device": device, "precision": precision, "finetune.epochs": epochs}
-    given = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in chosen.items() if value is not None]
+    given = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in chosen.items() if value not in UNCHOSEN]
     return load_config(config_path(config), [*overrides, *given], os.environ)
 
 

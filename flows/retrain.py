@@ -21,8 +21,8 @@ from tasks.validation import validate
 def retrain(
     config: Config = "configs/sample.yaml",
     data: Data = None,
-    device: Device = None,
-    precision: Precision = None,
+    device: Device = "config",
+    precision: Precision = "config",
     finetune_epochs: FinetuneEpochs = None,
     overrides: Overrides = (),
 ) -> Report:

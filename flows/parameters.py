@@ -15,7 +15,6 @@ from model.config import Name, RunConfig, load_config
 from tasks.environment import ROOT
 from tasks.stage import log_sentences
 
-
 UNCHOSEN = (None, "config")
 
 

@@ -23,6 +23,12 @@ pretrain: {epochs: 6, batch_size: 16, concept_weight: 1.0, min_concept_count: 3}
 finetune: {epochs: 6, batch_size: 16, concept_weight: 1.0, min_concept_count: 3}
 """
 DEADLINE_S = 300
+# A shell makes background jobs, and so the tests' children, ignore Ctrl-C; this undoes it, then runs `-m flows`.
+LISTENING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("flows", run_name="__main__")
+"""
 
 
 class Runner:
@@ -40,9 +46,15 @@ class Runner:
             for name, value in settings().items()
         }
         places = {"COMMERCE_CLIP_STATE": str(self.state), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
-        command = [sys.executable, "-m", "flows", "retrain", "--config", str(self.config), "--data", str(self.pairs)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | own | places, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+        command = [sys.executable, "-c", LISTENING, "retrain", "--config", str(self.config), "--data", str(self.pairs)]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | own | places,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def signal_after_checkpoint(self, stage: str, number: signal.Signals) -> tuple[int, str]:
         process = self.start()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from model.config import ENVIRONMENT_PREFIX, MAX_CONFIG_BYTES, RunConfig, load_config
+from model.config import ENVIRONMENT_PREFIX, MAX_CONFIG_BYTES, DataConfig, RunConfig, load_config
 from model.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +44,9 @@ def leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[str
 
 def another(key: str, value: Any) -> Any:
     """Return a valid value other than the given one."""
-    if key in ("device", "precision"):
-        return next(other for other in get_args(RunConfig.model_fields[key].annotation) if other != value)
+    choices = {"data.on_leak": DataConfig.model_fields["on_leak"]} | RunConfig.model_fields
+    if key in ("device", "precision", "data.on_leak"):
+        return next(other for other in get_args(choices[key].annotation) if other != value)
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):

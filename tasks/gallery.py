@@ -8,10 +8,7 @@ in; one that cannot be shown becomes a grey tile. A query of two models with fiv
 
 import base64
 import html
-import struct
 import unicodedata
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,12 +18,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-MAX_PIXELS = 25_000_000
+from model.errors import FaultReason
+from model.images import decode_image
+
 THUMBNAIL_SIDE = 224  # pixels, twice what the page shows, for dense screens
 JPEG_QUALITY = 82
-# What Pillow raises on damaged pictures of the formats above.
-PICTURE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -130,20 +126,12 @@ def _text(text: str) -> str:
 
 def thumbnail(image: bytes) -> Image.Image:
     """Decode a picture to RGB, at most 224 pixels a side, transparency on white; a grey tile where that fails."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a damaged file makes Pillow say; its size is checked below
-            picture: Image.Image = Image.open(BytesIO(image), formats=FORMATS)
-            if picture.width * picture.height > MAX_PIXELS:
-                return _grey_tile()
-            picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-            if picture.has_transparency_data:
-                flat = Image.new("RGBA", picture.size, "white")
-                flat.alpha_composite(picture.convert("RGBA"))
-                picture = flat
-            return picture.convert("RGB")
-    except PICTURE_ERRORS:
+    decoded = decode_image(image)
+    if isinstance(decoded, FaultReason):
         return _grey_tile()
+    picture = Image.fromarray(decoded.permute(1, 2, 0).numpy())
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return picture
 
 
 def _grey_tile() -> Image.Image:

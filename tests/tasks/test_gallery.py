@@ -5,10 +5,12 @@ import re
 from html.parser import HTMLParser
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.gallery import FORMATS, Answer, GalleryQuery, ModelResult, gallery_html, gallery_png, thumbnail, visible
+from model.images import FORMATS
+from tasks.gallery import Answer, GalleryQuery, ModelResult, gallery_html, gallery_png, thumbnail, visible
 
 EVIL = '<script>alert(1)</script> \x1b[31m "onload=x \u202e& https://evil.example/x.js'
 
@@ -17,7 +19,10 @@ def encoded(
     color: str = "#204080", file_format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (60, 80)
 ) -> bytes:
     file = BytesIO()
-    Image.new("RGB", size, color).convert(mode).save(file, file_format)
+    picture = Image.new("RGB", size, color).convert(mode)
+    if mode == "I;16":  # Pillow leaves 0 to 255 in it, which is almost black
+        picture = Image.fromarray(np.asarray(picture) * np.uint16(257))
+    picture.save(file, file_format)
     return file.getvalue()
 
 

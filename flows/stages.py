@@ -6,7 +6,7 @@ from flows.parameters import Config, Data, Overrides, Reason, RegisteredModel, W
 from tasks.data import materialise_data
 from tasks.evaluation import evaluate as evaluate_model
 from tasks.export import export as export_embeddings
-from tasks.records import Decision, Evaluation, Export, Run, TrainedModel, Validation
+from tasks.records import Decision, Evaluation, Export, Run, TrainedModel, Validation, Version
 from tasks.registry import find_version, promote_by_hand, registered_model, roll_back
 from tasks.run import begin_evaluation, begin_run, tracked
 from tasks.stage import log_sentences
@@ -48,9 +48,7 @@ def evaluate(
     version: WhichVersion = "champion", config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
 ) -> Evaluation:
     """Judge a registered version on the test split of a data version."""
-    settings = read_config(config, overrides, data=data)
-    chosen = find_version(settings.registered_model, version)
-    run = begin_evaluation(settings, materialise_data(settings), chosen)
+    run, chosen = _begin_with(version, config, data, overrides)
     with tracked(run):
         return evaluate_model(run, validate_data(run), registered_model(chosen))
 
@@ -74,9 +72,7 @@ def export(
     version: WhichVersion = "champion", config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
 ) -> Export:
     """Write the embeddings of the config's export files by a registered version."""
-    settings = read_config(config, overrides, data=data)
-    chosen = find_version(settings.registered_model, version)
-    run = begin_evaluation(settings, materialise_data(settings), chosen)
+    run, chosen = _begin_with(version, config, data, overrides)
     with tracked(run):
         return export_embeddings(run, chosen)
 
@@ -84,3 +80,9 @@ def export(
 def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
     settings = read_config(config, overrides, data=data)
     return begin_run(settings, materialise_data(settings))
+
+
+def _begin_with(version: str, config: str, data: str | None, overrides: Overrides) -> tuple[Run, Version]:
+    settings = read_config(config, overrides, data=data)
+    chosen = find_version(settings.registered_model, version)
+    return begin_evaluation(settings, materialise_data(settings), chosen), chosen

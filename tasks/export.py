@@ -19,7 +19,7 @@ from model.splits import find_splits, read_side_table
 from tasks.environment import state_folder
 from tasks.progress import progress
 from tasks.records import Export, Run, Version
-from tasks.registry import registered_model
+from tasks.registry import record_export, registered_model
 from tasks.stage import run_logger, service_task
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def export(run: Run, version: Version) -> Export:
         totals = {"lines": totals["lines"] + lines, "rows": totals["rows"] + rows}
         run_logger().info("%s: %d lines, %d embedded, %d faulty → %s", tsv.name, lines, rows, lines - rows, path)
     result = Export(folder=folder, files_written=written, faulty=totals["lines"] - totals["rows"], **totals)
+    record_export(version, folder, result.rows)
     row = {"version": version.number, "lines": result.lines, "embedded": result.rows, "faulty": result.faulty}
     create_table_artifact([row], key="export", description=str(folder))
     return result

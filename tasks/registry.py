@@ -6,17 +6,14 @@ and an alias that a person set in MLflow's page is the champion to beat.
 """
 
 import getpass
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import (
     INTERNAL_ERROR,
     INVALID_PARAMETER_VALUE,
@@ -25,17 +22,14 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
     ErrorCode,
 )
-from mlflow.types import ColSpec, Schema
-from mlflow.types.schema import Array, DataType
 
 from model.errors import CheckpointError, PromotionRefused, ServiceError
-from tasks.environment import ROOT
 from tasks.lineage import fingerprint
 from tasks.records import DataVersion, Decision, Evaluation, Record, Run, TrainedModel, Validation, Version
 from tasks.run import lineage_tags
 from tasks.splits import split_index
 from tasks.stage import service_task, stage
-from tasks.tracking import FINGERPRINT_TAG, tracking_client
+from tasks.tracking import FINGERPRINT_TAG, log_model, tracking_client
 
 if TYPE_CHECKING:
     from model.config import RunConfig
@@ -45,8 +39,10 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 WEIGHTS_TAG = "commerce_clip.weights_sha256"
 MEAN_RECALL_TAG = "commerce_clip.test_mean_recall"
 REASON_TAG = "commerce_clip.promotion"
+EXPORT_TAG = "commerce_clip.embeddings"
 WAS_CHAMPION_TAG = "commerce_clip.was_champion"
 OUTAGES = {ErrorCode.Name(code) for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED)}
+ALREADY_CHAMPION = "is the champion already"
 # MLflow answers "invalid parameter" for an alias that is not there.
 NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
 
@@ -61,11 +57,24 @@ def find_registered(config: "RunConfig", data: DataVersion) -> Version | None:
 
 
 def find_registered_fingerprint(config: "RunConfig", mark: str) -> Version | None:
-    """Return the version of a fingerprint on which a decision was taken, or None."""
+    """Return the version of a fingerprint if its run got as far as exporting embeddings, or None: it has to go on."""
     found = _versions(tracking_client(), config.registered_model, {FINGERPRINT_TAG: mark})
-    # A version without a decision is one whose run ended between registration and promotion: it goes on.
-    decided = [version for version in found if REASON_TAG in version.tags]
-    return _record(decided[-1]) if decided else None
+    finished = [version for version in found if EXPORT_TAG in version.tags]
+    return _record(finished[-1]) if finished else None
+
+
+def record_export(version: Version, folder: Path, rows: int) -> None:
+    """Leave as a tag of the version where its embeddings lie; this completes a run.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    try:
+        tracking_client().set_model_version_tag(
+            version.name, str(version.number), EXPORT_TAG, f"{rows} rows in {folder}"
+        )
+    except MlflowException as error:
+        raise _unreachable("could not tag a version", error) from error
 
 
 @stage("register", Version)
@@ -91,7 +100,7 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
         "commerce_clip.base_weights_sha256": evaluation.base_weights_sha256,
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
-    model_id = _log_model(run, model.folder)
+    model_id = log_model(run.mlflow_run_id, run.config, model.folder)
     try:
         if not _model_exists(client, run.config.registered_model):
             client.create_registered_model(run.config.registered_model)
@@ -101,33 +110,6 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
     except MlflowException as error:
         raise _unreachable("could not register a version", error) from error
     return _record(version)
-
-
-def _log_model(run: Run, folder: Path) -> str:
-    """Log the model folder, loadable by `mlflow.pyfunc`, to the run and return MLflow's id of it."""
-    embedding = Array(DataType.float)
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "caption", required=False), ColSpec("binary", "image", required=False)]),
-        outputs=Schema(
-            [
-                ColSpec(embedding, "text_embedding", required=False),
-                ColSpec(embedding, "image_embedding", required=False),
-            ]
-        ),
-    )
-    with mlflow.start_run(run_id=run.mlflow_run_id):
-        mlflow.log_dict(json.loads(run.config.model_dump_json()), "config.json")
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(ROOT / "tasks" / "served_model.py"),
-            artifacts={"model": str(folder)},
-            code_paths=[str(ROOT / "model")],
-            signature=signature,
-            input_example=pd.DataFrame({"caption": ["long sleeve striped top in navy"]}),
-            pip_requirements=[f"-r {ROOT / 'requirements.lock'}"],
-            metadata={"config": run.config.model_dump(mode="json")},
-        )
-    return str(info.model_id)
 
 
 @service_task("promote")
@@ -142,8 +124,16 @@ def promote(run: Run, validation: Validation, version: Version, evaluation: Eval
     """
     client = tracking_client()
     champion = _alias(client, version.name, CHAMPION)
-    if champion is not None and int(champion.version) == version.number:
-        return Decision(version=version.number, is_promoted=True, aliases=[CHAMPION], reason="is the champion already")
+    is_champion = champion is not None and int(champion.version) == version.number
+    known = _version(client, version.name, version.number)
+    if REASON_TAG in known.tags:
+        # Decided by an earlier try; whatever a person did to the aliases since then stays as it is.
+        reason = str(known.description)
+        return Decision(version=version.number, is_promoted=is_champion, aliases=aliases_of(version), reason=reason)
+    if is_champion:
+        decision = Decision(version=version.number, is_promoted=True, aliases=[CHAMPION], reason=ALREADY_CHAMPION)
+        _set_aliases(client, version, None, decision)
+        return decision
     decision = _decide(run, validation, version, evaluation, champion, _had_champion(client, version.name))
     _set_aliases(client, version, champion, decision)
     return decision
@@ -261,7 +251,7 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
     _require_loadable(version)
     champion = _alias(client, name, CHAMPION)
     if champion is not None and int(champion.version) == number:
-        return Decision(version=number, is_promoted=False, aliases=[CHAMPION], reason="is the champion already")
+        return Decision(version=number, is_promoted=False, aliases=[CHAMPION], reason=ALREADY_CHAMPION)
     decision = Decision(version=number, is_promoted=True, aliases=[CHAMPION], reason=f"by hand: {reason}")
     _set_aliases(client, _record(version), champion, decision)
     return decision

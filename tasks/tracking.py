@@ -4,6 +4,7 @@ Only this file and `tasks.registry` import MLflow. Training metrics are logged i
 step twice.
 """
 
+import json
 import logging
 import math
 import time
@@ -14,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import Array, DataType
 
+from model.config import RunConfig
 from model.errors import ServiceError
-from tasks.environment import artifact_root, tracking_uri
+from tasks.environment import ROOT, artifact_root, tracking_uri
 
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
@@ -141,3 +147,30 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], fo
     client.log_batch(run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in metrics.items()])
     for file in files:
         client.log_artifact(run_id, str(file), folder)
+
+
+def log_model(run_id: str, config: RunConfig, folder: Path) -> str:
+    """Log the model folder, loadable by `mlflow.pyfunc`, to the run and return MLflow's id of it."""
+    embedding = Array(DataType.float)
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "caption", required=False), ColSpec("binary", "image", required=False)]),
+        outputs=Schema(
+            [
+                ColSpec(embedding, "text_embedding", required=False),
+                ColSpec(embedding, "image_embedding", required=False),
+            ]
+        ),
+    )
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_dict(json.loads(config.model_dump_json()), "config.json")
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(ROOT / "tasks" / "served_model.py"),
+            artifacts={"model": str(folder)},
+            code_paths=[str(ROOT / "model")],
+            signature=signature,
+            input_example=pd.DataFrame({"caption": ["long sleeve striped top in navy"]}),
+            pip_requirements=[f"-r {ROOT / 'requirements.lock'}"],
+            metadata={"config": config.model_dump(mode="json")},
+        )
+    return str(info.model_id)

@@ -24,6 +24,7 @@ def export(
     folder: Path, weights: TrainedModel, monkeypatch: pytest.MonkeyPatch, state: Path, *files: str
 ) -> tuple[Export, Path]:
     monkeypatch.setattr(module, "registered_model", lambda version: weights)
+    monkeypatch.setattr(module, "record_export", lambda version, folder, rows: None)
     config = RunConfig.model_validate(
         {"name": "tiny", "export": {"files": files}, "model": {"name": str(ROOT / "configs/models/tiny-vit.json")}}
     )

@@ -110,14 +110,32 @@ def test_an_alias_that_a_person_set_is_the_champion_to_beat(shop: Shop) -> None:
     assert (shop.alias("champion"), shop.alias("previous")) == (3, 1)
 
 
-def test_running_promotion_again_does_not_move_a_hand_set_alias_back(shop: Shop) -> None:
-    first = shop.register(0.3, "f1")
-    shop.promote(first, 0.3)
+def test_promoting_again_does_not_move_a_hand_set_alias_back(shop: Shop) -> None:
+    shop.add(0.3)
     second = shop.register(0.5, "f2")
-    shop.promote(second, 0.5)
+    decision = shop.promote(second, 0.5)
     tracking_client().set_registered_model_alias(shop.config.registered_model, "champion", "1")
-    assert registry.find_registered_fingerprint(shop.config, f"{shop.config.registered_model}-f2") == second
+    again = shop.promote(second, 0.5)
+    assert (again.is_promoted, again.reason) == (False, decision.reason)
     assert shop.alias("champion") == 1
+
+
+def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_when_run_again(shop: Shop) -> None:
+    version = shop.register(0.3, "f1")
+    tracking_client().set_registered_model_alias(shop.config.registered_model, "champion", "1")
+    assert shop.promote(version, 0.3).is_promoted
+    tags = tracking_client().get_model_version(shop.config.registered_model, "1").tags
+    assert registry.REASON_TAG in tags
+    assert tags[registry.WAS_CHAMPION_TAG] == "true"
+
+
+def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported(shop: Shop) -> None:
+    version = shop.register(0.3, "f1")
+    shop.promote(version, 0.3)
+    mark = f"{shop.config.registered_model}-f1"
+    assert registry.find_registered_fingerprint(shop.config, mark) is None
+    registry.record_export(version, Path("embeddings"), 24)
+    assert registry.find_registered_fingerprint(shop.config, mark) == version
 
 
 def test_a_removed_champion_is_never_replaced_by_the_machine(shop: Shop) -> None:

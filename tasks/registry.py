@@ -201,8 +201,7 @@ def _score(run: Run, validation: Validation, version: ModelVersion) -> "Retrieva
     from model.embed import judge
     from model.towers import load_towers
 
-    _require_loadable(version)
-    towers = load_towers(model_folder(version), run.config.device, run.config.precision)
+    towers = load_towers(_loadable_folder(version), run.config.device, run.config.precision)
     settings = run.config.evaluate
     test = split_index(run, validation, "test")
     return judge(towers, test, settings.batch_size, settings.block_rows, run.config.workers)
@@ -248,7 +247,7 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
     """
     client = tracking_client()
     version = _version(client, name, number)
-    _require_loadable(version)
+    _loadable_folder(version)
     champion = _alias(client, name, CHAMPION)
     if champion is not None and int(champion.version) == number:
         return Decision(version=number, is_promoted=False, aliases=[CHAMPION], reason=ALREADY_CHAMPION)
@@ -309,9 +308,14 @@ def _points_to(client: MlflowClient, version: Version, alias: str) -> bool:
     return found is not None and int(found.version) == version.number
 
 
-def _require_loadable(version: ModelVersion) -> None:
+def _loadable_folder(version: ModelVersion) -> Path:
+    """Return the checked model folder of a version that is about to serve or to be compared.
+
+    Raises:
+        PromotionRefused: its files are missing or not those that were registered.
+    """
     try:
-        model_folder(version)
+        return model_folder(version)
     except (CheckpointError, MlflowException, OSError) as error:
         raise PromotionRefused(
             f"{version.name} version {version.version} cannot serve ({error}); restore its files or choose another"

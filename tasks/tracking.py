@@ -109,8 +109,12 @@ class MetricLog:
         """Find out up to which step an earlier try has logged."""
         self._client, self._run_id, self._stage = tracking_client(), run_id, stage
         self._waiting: list[Metric] = []
-        logged = self._client.get_metric_history(run_id, f"{stage}/loss")
-        self._last_step = max((metric.step for metric in logged), default=-1)
+        self._last_step = self._last_logged("loss")
+        self._last_epoch_step = self._last_logged("valid_mean_recall")
+
+    def _last_logged(self, name: str) -> int:
+        logged = self._client.get_metric_history(self._run_id, f"{self._stage}/{name}")
+        return max((metric.step for metric in logged), default=-1)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Queue the values of a training step."""
@@ -119,9 +123,7 @@ class MetricLog:
 
     def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
         """Queue the validation values of an epoch, unless that epoch was logged before."""
-        if step not in {
-            m.step for m in self._client.get_metric_history(self._run_id, f"{self._stage}/valid_mean_recall")
-        }:
+        if step > self._last_epoch_step:
             self._queue(step, {f"valid_{name}": value for name, value in values.items()})
         self.flush()
 

@@ -137,7 +137,6 @@ def _judged_frames(folder: Path, summaries: Mapping[str, ProfileSummary]) -> dic
     test_captions, test_images = set(test["caption_hash"].dropna()), set(test["image_hash"].dropna())
     for name, frame in frames.items():
         faulty = frame["fault"].notna()
-        frame["is_faulty"] = faulty
         frame["is_duplicate"] = frame.duplicated(["caption_hash", "image_hash"]) & ~faulty
         if name != "test":
             frame["caption_in_test"] = frame["caption_hash"].isin(test_captions) & ~faulty

@@ -126,6 +126,9 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the towers run.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the towers under autocast.")
     workers: int = Field(1, ge=0, description="Threads that decode images ahead; 0 decodes between the steps.")
+    profile_processes: int | None = Field(
+        None, ge=1, description="Processes that profile a TSV; null takes one a core, and one for a small file."
+    )
     data: DataConfig = Field(default_factory=DataConfig, description="Pairs and their limits.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Towers and base weights.")
     pretrain: StageConfig = Field(default_factory=StageConfig, description="Continued pretraining on data/pretrain.")
@@ -143,7 +146,9 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that changes results; where the data lie and the name do not."""
-        values = self.model_dump(mode="json", exclude={"name": True, "workers": True, "data": {"path"}})
+        values = self.model_dump(
+            mode="json", exclude={"name": True, "workers": True, "profile_processes": True, "data": {"path"}}
+        )
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,10 +20,13 @@ import pyarrow as pa
 import torch
 
 from model.errors import DataError, FaultReason
-from model.images import MAX_SIDE, centre_crop, decode_image, random_crop
-from model.pairs import Pair, parse_line, read_profile
+from model.images import MAX_SIDE
+from model.pairs import Pair, parse_line
+from model.pixels import centre_crop, decode_image, random_crop
+from model.profiles import read_profile
 
 Rows = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
@@ -44,8 +47,8 @@ class PairIndex:
     line: Rows
     offset: Rows
     length: Rows
-    caption_hash: npt.NDArray[np.str_]
-    image_hash: npt.NDArray[np.str_]
+    caption_hash: Hashes
+    image_hash: Hashes
     _maps: dict[int, mmap.mmap] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -114,8 +117,8 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
         line=_column(profiles, "line").astype(np.int64),
         offset=_column(profiles, "offset").astype(np.int64),
         length=_column(profiles, "length").astype(np.int64),
-        caption_hash=_column(profiles, "caption_hash").astype(np.str_),
-        image_hash=_column(profiles, "image_hash").astype(np.str_),
+        caption_hash=_column(profiles, "caption_hash"),
+        image_hash=_column(profiles, "image_hash"),
     )
 
 
@@ -151,7 +154,7 @@ def without_leaks(index: PairIndex, test: PairIndex) -> PairIndex:
     return index.take(np.flatnonzero(~leaks))
 
 
-def _occurs_once(values: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+def _occurs_once(values: Hashes) -> npt.NDArray[np.bool_]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     once: npt.NDArray[np.bool_] = counts[inverse] == 1
     return once

@@ -14,8 +14,9 @@ import torch
 from model.config import DataConfig
 from model.dataset import Crop, PairIndex, load_batch, prefetch
 from model.errors import FaultReason
-from model.images import centre_crop, decode_image, inspect_image
+from model.images import inspect_image
 from model.pairs import Columns, RawLine, parse_line, read_lines
+from model.pixels import centre_crop, decode_image
 from model.retrieval import RetrievalResult, evaluate_retrieval, relate
 from model.towers import Towers, encode_images, encode_texts
 

@@ -11,7 +11,7 @@ Shapes: Q queries (in `evaluate_retrieval` distinct captions), C candidates (dis
 right candidate, D dimensions, K answers; R rows and W columns of a tile.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -127,7 +127,7 @@ class RetrievalResult:
         return cls(**{name: Direction.from_json(values[name]) for name in DIRECTIONS})
 
 
-def relate(caption_hashes: Sequence[str], image_hashes: Sequence[str]) -> RelevantPairs:
+def relate(caption_hashes: Sequence[Hashable], image_hashes: Sequence[Hashable]) -> RelevantPairs:
     """Say which captions and images are right answers to each other, given one hash of each a pair.
 
     Identical captions become one query and identical images one candidate; all images of a caption are right answers
@@ -136,8 +136,8 @@ def relate(caption_hashes: Sequence[str], image_hashes: Sequence[str]) -> Releva
     Raises:
         ValueError: the two sequences differ in length.
     """
-    captions: dict[str, int] = {}
-    images: dict[str, int] = {}
+    captions: dict[Hashable, int] = {}
+    images: dict[Hashable, int] = {}
     caption_row, image_row = [], []
     edges: dict[tuple[int, int], None] = {}
     for row, (caption, image) in enumerate(zip(caption_hashes, image_hashes, strict=True)):

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import FaultReason
-from model.images import decode_image
+from model.pixels import decode_image
 
 THUMBNAIL_SIDE = 224  # pixels, twice what the page shows, for dense screens
 JPEG_QUALITY = 82

@@ -8,10 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
+from model.config import DataConfig
 from model.errors import DataError
-from model.pairs import ProfileSummary, check_file, count_lines, read_profile, write_profile
+from model.pairs import check_file, count_lines
+from model.profiles import (
+    ProfileSummary,
+    existing_profile,
+    profile_files,
+    read_profile,
+    write_profile,
+)
 from model.splits import Splits, find_splits, read_side_table
 from tasks.environment import state_folder
 from tasks.progress import progress
@@ -24,6 +33,10 @@ JUDGED_COLUMNS = [
 ]  # fmt: skip
 
 
+# Hashes of 64 bits would lose their last digits as the floats that pandas makes of integers with nulls.
+WHOLE_NUMBERS = {pa.uint64(): pd.UInt64Dtype()}
+
+
 @stage("validate", Validation)
 def validate(run: Run) -> Validation:
     """Profile every split, quarantine faulty lines, judge the profiles and write the Data Docs.
@@ -31,26 +44,33 @@ def validate(run: Run) -> Validation:
     Raises:
         DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
     """
-    splits = find_splits(run.data.folder)
+    return judge_data(run.data, run.config.data, run.config.profile_processes)
+
+
+def judge_data(data: DataVersion, limits: DataConfig, profile_processes: int | None = None) -> Validation:
+    """Profile every split of a data version, unless that was done, judge the profiles and write the Data Docs.
+
+    Raises:
+        DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
+    """
+    splits = find_splits(data.folder)
     for tsv in tsv_files(splits).values():
         check_file(tsv)
-    folder = data_report_folder(run.data)
-    summaries = _write_profiles(run, splits, folder)
+    folder = data_report_folder(data)
+    summaries = _profile_splits(splits, folder, limits, profile_processes)
     frames = _judged_frames(folder, summaries)
     counts = [_counts(name, summary, frames[name]) for name, summary in summaries.items()]
-    _publish_counts(run, counts)
-    _check_side_tables(run, splits, summaries)
+    _publish_counts(data, counts)
+    _check_side_tables(splits, summaries, limits)
     # Importing Great Expectations takes seconds that a run with nothing new to do should not spend.
     from tasks.suite import judge_profiles
 
-    verdict = judge_profiles(frames, run.config.data, folder / "docs")
+    verdict = judge_profiles(frames, limits, folder / "docs")
     create_link_artifact(
         verdict.docs.as_uri(), link_text="Data Docs", key="data-docs", description="Great Expectations"
     )
     if verdict.failures:
-        raise DataError(
-            f"{run.data.folder}: {verdict.failures[0]}{_where_quarantined(folder, counts)}; see {verdict.docs}"
-        )
+        raise DataError(f"{data.folder}: {verdict.failures[0]}{_where_quarantined(folder, counts)}; see {verdict.docs}")
     return Validation(profiles=folder, docs=verdict.docs, counts=counts, expectations=verdict.expectations)
 
 
@@ -70,27 +90,32 @@ def tsv_files(splits: Splits) -> dict[str, Path]:
 
 def profile_path(folder: Path, name: str) -> Path:
     """Return the profile of a split."""
-    return folder / f"{name}.profile.parquet"
+    return profile_files(folder, name).table
 
 
 def quarantine_path(folder: Path, name: str) -> Path:
     """Return the quarantine of a split."""
-    return folder / f"{name}.quarantine.tsv"
+    return profile_files(folder, name).quarantine
 
 
-def _write_profiles(run: Run, splits: Splits, folder: Path) -> dict[str, ProfileSummary]:
+def _profile_splits(
+    splits: Splits, folder: Path, limits: DataConfig, processes: int | None
+) -> dict[str, ProfileSummary]:
     files = tsv_files(splits)
     summaries = {}
     with progress("validate", sum(count_lines(path) for path in files.values()), "lines") as shown:
         for name, tsv in files.items():
-            outputs = profile_path(folder, name), quarantine_path(folder, name)
-            summaries[name] = write_profile(tsv, *outputs, run.config.data, on_rows=shown.advance)
+            left = profile_files(folder, name)
+            known = existing_profile(tsv, left, limits)
+            if known is not None:
+                shown.advance(known.lines)
+            summaries[name] = known or write_profile(tsv, left, limits, "pair", shown.advance, processes)
     return summaries
 
 
-def _check_side_tables(run: Run, splits: Splits, summaries: Mapping[str, ProfileSummary]) -> None:
+def _check_side_tables(splits: Splits, summaries: Mapping[str, ProfileSummary], limits: DataConfig) -> None:
     for name, tsv in tsv_files(splits).items():
-        read_side_table(tsv, run.config.data.require_side_table, summaries[name].lines)
+        read_side_table(tsv, limits.require_side_table, summaries[name].lines)
 
 
 def _counts(name: str, summary: ProfileSummary, frame: pd.DataFrame) -> SplitCounts:
@@ -104,7 +129,7 @@ def _counts(name: str, summary: ProfileSummary, frame: pd.DataFrame) -> SplitCou
     )
 
 
-def _publish_counts(run: Run, counts: list[SplitCounts]) -> None:
+def _publish_counts(data: DataVersion, counts: list[SplitCounts]) -> None:
     rows = [
         {
             "split": count.name,
@@ -116,7 +141,7 @@ def _publish_counts(run: Run, counts: list[SplitCounts]) -> None:
         }
         for count in counts
     ]
-    create_table_artifact(rows, key="validation", description=f"Data version {run.data.version}")
+    create_table_artifact(rows, key="validation", description=f"Data version {data.version}")
     for row in rows:
         run_logger().info(
             "%(split)s: %(lines)d lines, %(accepted)d accepted, %(also in test)d also in test, faults: %(faults)s", row
@@ -132,7 +157,8 @@ def _where_quarantined(folder: Path, counts: list[SplitCounts]) -> str:
 
 def _judged_frames(folder: Path, summaries: Mapping[str, ProfileSummary]) -> dict[str, pd.DataFrame]:
     """Return one frame a split: the profile's columns, and what only a comparison of lines and splits can tell."""
-    frames = {name: read_profile(profile_path(folder, name)).select(JUDGED_COLUMNS).to_pandas() for name in summaries}
+    tables = {name: read_profile(profile_path(folder, name), JUDGED_COLUMNS) for name in summaries}
+    frames = {name: table.to_pandas(types_mapper=WHOLE_NUMBERS.get) for name, table in tables.items()}
     test = frames["test"]
     test_captions, test_images = set(test["caption_hash"].dropna()), set(test["image_hash"].dropna())
     for name, frame in frames.items():

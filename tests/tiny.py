@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.config import DataConfig, ModelConfig, StageConfig
 from model.dataset import PairIndex, PairSource, index_pairs
-from model.pairs import write_profile
+from model.profiles import profile_files, write_profile
 
 SIDE = 16
 WIDTH = 16
@@ -79,9 +79,9 @@ def profiled(tsv: Path, pairs: list[tuple[str, bytes]], extra_lines: list[bytes]
     """Write a TSV and its profile; ``extra_lines`` come first."""
     lines = [*(extra_lines or []), *(caption.encode() + b"\t" + base64.b64encode(image) for caption, image in pairs)]
     tsv.write_bytes(b"".join(line + b"\n" for line in lines))
-    source = PairSource(tsv, tsv.with_suffix(".parquet"))
-    write_profile(tsv, source.profile, tsv.with_suffix(".quarantine"), DataConfig())
-    return source
+    files = profile_files(tsv.parent, tsv.stem)
+    write_profile(tsv, files, DataConfig())
+    return PairSource(tsv, files.table)
 
 
 def drawn_jpeg(caption: str, seed: int, side: int = 24) -> bytes:

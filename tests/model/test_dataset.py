@@ -23,8 +23,8 @@ from model.dataset import (
     without_leaks,
 )
 from model.errors import DataError
-from model.images import centre_crop, decode_image
-from model.pairs import write_profile
+from model.pixels import centre_crop, decode_image
+from model.profiles import profile_files, write_profile
 from tests.tiny import TinyData, drawn_jpeg, profiled
 
 FAULTY = [b"no tab here", b"red dress\tAAAA", b"\xff\t/9j/"]
@@ -165,7 +165,7 @@ def test_files_follow_each_other_and_a_choice_of_rows_keeps_its_order(source: Pa
 
 def test_a_file_without_its_final_newline_is_the_file_that_was_profiled(source: PairSource) -> None:
     source.tsv.write_bytes(source.tsv.read_bytes().removesuffix(b"\n"))
-    write_profile(source.tsv, source.profile, source.tsv.with_suffix(".bad"), DataConfig())
+    write_profile(source.tsv, profile_files(source.tsv.parent, source.tsv.stem), DataConfig())
     assert index_pairs([source]).caption(2) == NAMES[2]
 
 

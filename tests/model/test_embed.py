@@ -10,7 +10,8 @@ import torch
 from model.config import DataConfig
 from model.dataset import Crop, index_pairs, load_batch
 from model.embed import Products, embed_captions, embed_encoded_images, embed_pairs, embed_products, judge
-from model.pairs import Columns, count_lines, write_profile
+from model.pairs import Columns, count_lines
+from model.profiles import profile_files, write_profile
 from model.retrieval import evaluate_retrieval, relate
 from model.towers import Towers, encode_images, encode_texts
 from tests.tiny import WIDTH, TinyData, drawn_jpeg, profiled
@@ -118,7 +119,7 @@ def test_every_line_is_embedded_or_faulty_and_its_number_is_kept(
 def test_export_and_validation_agree_on_what_is_faulty(still: Towers, tmp_path: Path, columns: Columns) -> None:
     tsv = tmp_path / "products.tsv"
     tsv.write_bytes(b"\n".join(LINES[columns]) + b"\n")
-    summary = write_profile(tsv, tmp_path / "p.parquet", tmp_path / "q.tsv", LIMITS, columns)
+    summary = write_profile(tsv, profile_files(tmp_path, "products"), LIMITS, columns)
     products, _ = embedded_products(still, tsv, columns)
     assert sum(len(batch.lines) for batch in products) == summary.accepted
 

@@ -1,0 +1,58 @@
+"""Work shared out to processes: results come back in order, a few pieces ahead, and no process outlives the caller."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 3
+
+
+def in_processes(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """Yield ``function(item)`` in order, computed by that many processes; with 1, in this one.
+
+    The processes are spawned, because a fork of one that runs threads can hang. ``function`` must be importable, items
+    and results are sent between the processes.
+
+    Raises:
+        concurrent.futures.process.BrokenProcessPool: a process was killed.
+    """
+    if processes <= 1:
+        yield from map(function, items)
+        return
+    context, waiting, remaining = multiprocessing.get_context("spawn"), deque[Future[Result]](), iter(items)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
+    try:
+        waiting.extend(pool.submit(function, item) for item in islice(remaining, processes * AHEAD))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a spawned process"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

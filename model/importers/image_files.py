@@ -1,0 +1,54 @@
+"""Image files that a table names by path or URL; none is read outside its root, none is fetched."""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
+
+SCHEMES = ("http", "https")
+EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
+
+
+def find_image(root: Path, name: str) -> bytes | LeftOutReason:
+    """Return the bytes of the file that a path or URL names under a resolved root, or why there are none."""
+    reason = LeftOutReason.MISSING_IMAGE if name.strip() else LeftOutReason.NO_IMAGE
+    for candidate in _candidates(name.strip()):
+        image = _read_inside(root, candidate)
+        if isinstance(image, bytes):
+            return image
+        if image is not LeftOutReason.MISSING_IMAGE:
+            reason = image
+    return reason
+
+
+def _candidates(name: str) -> Iterator[str]:
+    """Yield the paths to try: of a URL its path, then its file name; without an extension, the usual ones."""
+    if not name:
+        return
+    try:
+        url = urlsplit(name)
+    except ValueError:  # such as http://[
+        return
+    paths = [name.replace("\\", "/")]
+    if url.scheme in SCHEMES:
+        path = unquote(url.path).lstrip("/")
+        paths = [path, path.rpartition("/")[2]]
+    for path in filter(None, paths):
+        yield from (path + extension for extension in EXTENSIONS)
+
+
+def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            return LeftOutReason.OUTSIDE_IMAGES
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return LeftOutReason.MISSING_IMAGE
+        return path.read_bytes() if status.st_size <= MAX_IMAGE_BYTES else LeftOutReason.TOO_LARGE
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return LeftOutReason.MISSING_IMAGE
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle
+        return LeftOutReason.UNREADABLE_IMAGE

@@ -1,0 +1,13 @@
+"""What the options of all formats share."""
+
+from pydantic import Field
+
+from model.config import Name, Section
+
+
+class ImportOptions(Section):
+    """Options that every kind understands."""
+
+    split: Name | None = Field(
+        None, description="Name of the one split that all sources become; by default their file names tell."
+    )

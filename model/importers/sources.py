@@ -1,0 +1,74 @@
+"""The files that a user names: found, checked and told apart by split."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.errors import DataError
+
+DEFAULT_SPLIT = "train"
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+
+
+def find_files(sources: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
+    """Return the named files, and of each named folder the files of these endings, sorted by name.
+
+    Raises:
+        DataError: a source does not exist, or is a folder without such a file, or is neither.
+    """
+    files: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            inside = sorted(path for path in source.iterdir() if path.name.endswith(endings) and path.is_file())
+            if not inside:
+                raise DataError(f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves")
+            files.extend(inside)
+        elif source.is_file():
+            files.append(source)
+        else:
+            problem = "not a regular file" if source.exists() else "no such file or folder"
+            raise DataError(f"{source}: {problem}; check the path")
+    return files
+
+
+def split_of(path: Path, chosen: str | None) -> str:
+    """Return the chosen split, else the one that a word of the file's name or its folder's whole name says, else train.
+
+    Words are what stands between signs: ``products-val.csv`` is valid, ``latest.csv`` is train.
+    """
+    words = re.split(r"[^a-z0-9]+", path.name.lower())
+    named = [SPLIT_WORDS[word] for word in (*words, path.parent.name.lower()) if word in SPLIT_WORDS]
+    return chosen or next(iter(named), DEFAULT_SPLIT)
+
+
+def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path, ...]]:
+    """Group files by split, each group in the order of the names."""
+    groups: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(files, key=lambda path: (path.name, path)):
+        split = split_of(path, chosen)
+        groups[split] = (*groups.get(split, ()), path)
+    return groups
+
+
+@contextmanager
+def reading(path: Path, *damages: type[Exception], mend: str = "check the file or fetch it again") -> Iterator[None]:
+    """Turn a failure to read a source into one sentence; ``damages`` are what its format's reader raises.
+
+    Raises:
+        DataError: the file cannot be read or is damaged.
+    """
+    failures: tuple[type[Exception], ...] = (OSError, *damages)
+    try:
+        yield
+    except failures as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: cannot be read ({reason}); {mend}") from error

@@ -1,0 +1,155 @@
+"""Webdataset: tar shards in which files of one key make a pair.
+
+Format (webdataset library; img2dataset writes it): members ``key.ext`` follow each other, where the key is the path up
+to the first dot of the file's name: ``00012.jpg 00012.txt 00012.json``. The image is ``.jpg``, ``.jpeg``, ``.png`` or
+``.webp``; the caption is ``.txt`` (UTF-8) or else a field of ``.json``. Other scalars of the JSON become columns of the
+side table, its ``id`` (or else the key) the product's id. Shards, plain or compressed, are read in the order of their
+names.
+
+A shard is streamed once, front to back, about 2,500 keys/s (tarfile's headers); memory is one key. Nothing is unpacked
+and a member's name is never a path here, so ``../x.jpg`` is an id like any other. A shard that was cut short is
+refused: what it lost cannot be counted.
+"""
+
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from lzma import LZMAError
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pydantic import Field
+
+from model.importers.options import ImportOptions
+from model.importers.records import MAX_IMAGE_BYTES, LeftOut, LeftOutReason, Record, Row, SplitSource
+from model.importers.sources import by_split, find_files, reading
+
+SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+EXTENSIONS = {*IMAGE_EXTENSIONS, "txt", "json"}
+CAPTION_FIELDS = ("caption", "text", "title")
+KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # a dot in a folder's name ends no key
+DAMAGES = (tarfile.TarError, EOFError, zlib.error, LZMAError)
+
+
+class Options(ImportOptions):
+    """Options of webdataset shards."""
+
+    caption: str | None = Field(
+        None,
+        description="The JSON field that is the caption, even where there is a .txt; by default .txt, "
+        "else the first of caption, text and title.",
+    )
+
+
+class Member(NamedTuple):
+    """A file of a shard; ``data`` is None where it is too large to hold."""
+
+    key: str
+    extension: str
+    data: bytes | None
+
+
+def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
+    """Return the splits that the shards' names or their folders' names tell, else train.
+
+    Raises:
+        DataError: a source does not exist or holds no shard.
+    """
+    groups = by_split(find_files(sources, SHARD_ENDINGS), options.split)
+    return [SplitSource(split, shards, partial(_read, shards, options)) for split, shards in groups.items()]
+
+
+def _read(shards: Sequence[Path], options: Options) -> Iterator[Row]:
+    for shard in shards:
+        for (key, has_key), members in groupby(
+            _read_members(shard), lambda member: (member.key, member.extension != "")
+        ):
+            yield _row(key, members, options) if has_key else LeftOut(LeftOutReason.NO_KEY, key)
+
+
+def _read_members(shard: Path) -> Iterator[Member]:
+    """Yield the files of a shard; a file without a key has no extension, one that is no part of a pair has ``?``."""
+    with reading(shard, *DAMAGES), tarfile.open(shard, "r|*", tarinfo=_checked_headers(), ignore_zeros=True) as archive:
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would remember every member, 1 KB each
+            match = KEY.fullmatch(info.name.removeprefix("./"))
+            if info.isdir():
+                continue
+            if match is None:
+                yield Member(info.name, "", None)
+            elif info.isreg() and match[2].lower() in EXTENSIONS:
+                file = archive.extractfile(info) if info.size <= MAX_IMAGE_BYTES else None
+                yield Member(match[1], match[2].lower(), _bytes(file))
+            else:
+                yield Member(match[1], "?", None)
+
+
+def _bytes(file: IO[bytes] | None) -> bytes | None:
+    return None if file is None else file.read()
+
+
+def _checked_headers() -> type[tarfile.TarInfo]:
+    """Return a reader of member headers that raises where tarfile takes damage for the end of the archive."""
+
+    class CheckedHeader(tarfile.TarInfo):
+        has_ended = False
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+            if len(buf) < tarfile.BLOCKSIZE and not (CheckedHeader.has_ended and not buf):
+                raise tarfile.TarError("cut short")
+            CheckedHeader.has_ended = not any(buf)
+            try:
+                return super().frombuf(buf, encoding, errors)
+            except tarfile.HeaderError as error:
+                if CheckedHeader.has_ended:
+                    raise
+                raise tarfile.TarError(f"a member's header is damaged: {error}") from None
+
+    return CheckedHeader
+
+
+def _row(key: str, members: Iterator[Member], options: Options) -> Row:
+    files: dict[str, bytes | None] = {}
+    for member in members:
+        if member.extension in EXTENSIONS:
+            files.setdefault(member.extension, member.data)
+    if None in files.values():
+        return LeftOut(LeftOutReason.TOO_LARGE, key)
+    image = next((files[extension] for extension in IMAGE_EXTENSIONS if extension in files), None)
+    if not image:
+        return LeftOut(LeftOutReason.NO_IMAGE, key)
+    try:
+        fields = json.loads(files.get("json") or b"{}")
+    except (ValueError, RecursionError):
+        return LeftOut(LeftOutReason.BAD_JSON, key)
+    if not isinstance(fields, dict):
+        return LeftOut(LeftOutReason.BAD_JSON, key)
+    return _record(key, image, files.get("txt"), fields, options)
+
+
+def _record(key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options) -> Row:
+    names = CAPTION_FIELDS if options.caption is None else (options.caption,)
+    caption = next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
+    if text is not None and options.caption is None:
+        try:
+            caption = text.decode("utf-8-sig").strip("\r\n")
+        except UnicodeDecodeError:
+            return LeftOut(LeftOutReason.BAD_UTF8, key)
+    columns = {name: _scalar(value) for name, value in fields.items() if not isinstance(value, dict | list)}
+    product = columns.pop("id", "") or key
+    for name in names:
+        if name != "title" and columns.get(name) == caption:  # a title has its column even where it is the caption
+            del columns[name]
+    return Record(product, caption, image, columns)
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,26 +1,39 @@
 """Data versions: what DVC says a folder of pairs is, and proof that the folder is just that.
 
-DVC checks out a damaged cache object without a word, so every file is hashed after a pull and compared with what
-``data.dvc`` promises; no run trains on anything else. Hashing costs about 1.5 s a gigabyte.
+DVC checks out a damaged object without a word, so every file is hashed after a pull and compared with what
+``data.dvc`` promises; no run trains on anything else. A damaged copy in DVC's cache is replaced by the remote's; what
+cannot be healed is named, file by file. Hashing costs about 1.5 s a gigabyte.
 """
 
 import hashlib
 import json
-import subprocess
-import sys
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-import yaml
 
 from model.config import RunConfig
 from model.errors import DataError, ServiceError
 from model.files import file_digest
-from tasks.environment import ROOT
+from tasks.locks import DATA, locked, register_reader, release_reader
 from tasks.records import DataVersion
-from tasks.stage import service_task
+from tasks.repository import (
+    DVC_FILE,
+    cache_folder,
+    data_folder,
+    default_remote,
+    fetch,
+    object_path,
+    promised_version,
+    pull,
+    tracked_file,
+)
+from tasks.stage import run_logger, service_task
+from tasks.swap import heal
 
-DVC_FILE = "data.dvc"
-PULL_TIMEOUT_S = 24 * 3600
+NAMED_FILES = 3
+# What a killed `dvc pull` leaves beside the file that it was writing.
+DVC_TEMPORARY = re.compile(r"\A\.[A-Za-z0-9_-]{22}\.tmp\Z")
 
 
 @service_task("data version")
@@ -31,33 +44,63 @@ def materialise_data(config: RunConfig) -> DataVersion:
         DataError: the folder is missing, cannot be pulled, or differs from what ``data.dvc`` promises.
         ServiceError: a DVC remote on the network does not answer.
     """
-    folder = (ROOT / config.data.path).resolve()
-    tracked = folder.with_name(f"{folder.name}.dvc")
-    if not tracked.is_file():
-        return untracked_version(folder)
-    promised = promised_version(tracked)
-    is_fresh = not folder.is_dir()
-    found = {} if is_fresh else hash_folder(folder)
-    if version_of(found) != promised:
-        if not is_fresh:
-            _refuse_changes(folder, tracked, promised, found)
-        pull(tracked)
+    folder = data_folder(config.data.path)
+    if folder == data_folder() or tracked_file(folder).is_file():
+        return materialise(folder)
+    return untracked_version(folder)
+
+
+def materialise(folder: Path) -> DataVersion:
+    """Make sure that a tracked folder is on disk, byte for byte what its ``.dvc`` file promises.
+
+    One process at a time does this; others wait for it.
+
+    Raises:
+        DataError: the folder cannot be pulled, or differs from what the ``.dvc`` file promises.
+        ServiceError: a DVC remote on the network does not answer.
+    """
+    tracked = tracked_file(folder)
+    with locked(DATA, f"the check of {tracked.name}", wait=True):
+        if folder == data_folder():
+            heal()
+        if not tracked.is_file():
+            raise DataError(
+                f"{tracked}: not there, so there is no data version; restore it with `git checkout {tracked.name}`, "
+                "track your own pairs with `python -m flows ingest`, or name a folder with --data"
+            )
+        promised = promised_version(tracked)
         found = hash_folder(folder)
-    if version_of(found) != promised:
-        raise DataError(
-            f"{folder}: `dvc pull` left other bytes than {tracked.name} promises, so DVC's cache or remote is damaged; "
-            f"remove {folder} and {_cache_folder(tracked)} and run again, or push the data version anew"
-        )
-    return DataVersion(folder=folder, version=promised, is_tracked=True, file_md5=found)
+        if version_of(found) != promised:
+            found = _restore(folder, tracked, promised, found)
+        return DataVersion(folder=folder, version=promised, is_tracked=True, file_md5=found)
+
+
+@contextmanager
+def reading(data: DataVersion, what: str) -> Iterator[None]:
+    """Keep an ingest from replacing the tracked pairs while the block reads them.
+
+    Raises:
+        DataError: they were replaced since they were checked.
+    """
+    if data.folder != data_folder():
+        yield
+        return
+    with locked(DATA, what, wait=True):
+        if promised_version(tracked_file(data.folder)) != data.version:
+            raise DataError(f"{data.folder}: a new data version came in meanwhile; run again to use it")
+        reader = register_reader(what)
+    try:
+        yield
+    finally:
+        release_reader(reader)
 
 
 def untracked_version(folder: Path) -> DataVersion:
-    """Return the data version of a folder that DVC does not track: the hash that `dvc add` would give it."""
-    if folder == ROOT / "data":
-        raise DataError(
-            f"{folder.parent / DVC_FILE}: not there, so there is no data version; restore it with "
-            f"`git checkout {DVC_FILE}`, track your own pairs with `dvc add data`, or name a folder with --data"
-        )
+    """Return the data version of a folder that DVC does not track: the hash that `dvc add` would give it.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of pairs; name one with --data or data.path")
     found = hash_folder(folder)
@@ -66,7 +109,7 @@ def untracked_version(folder: Path) -> DataVersion:
 
 def hash_folder(folder: Path) -> dict[str, str]:
     """Return the MD5 (DVC's hash) of every file under a folder, by its path relative to the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not DVC_TEMPORARY.match(path.name))
     return {path.relative_to(folder).as_posix(): file_digest(path, "md5") for path in files}
 
 
@@ -79,77 +122,118 @@ def version_of(file_md5: dict[str, str]) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
-def promised_version(tracked: Path) -> str:
-    """Return the data version that a ``.dvc`` file names.
+def _restore(folder: Path, tracked: Path, promised: str, found: dict[str, str]) -> dict[str, str]:
+    """Pull what is missing, heal what DVC's cache has damaged, and return the MD5 of every file.
 
     Raises:
-        DataError: the file is no ``.dvc`` file of a folder.
+        DataError: a person changed a file, or neither cache nor remote has the promised bytes.
+        ServiceError: a DVC remote on the network does not answer.
     """
+    cache = cache_folder(tracked.parent)
+    if found:
+        _refuse_changes(folder, tracked, found, _listing(tracked, promised, cache))
+    for leftover in folder.rglob("*.tmp"):
+        if DVC_TEMPORARY.match(leftover.name):
+            leftover.unlink()
+    drop_damaged(cache, [f"{promised}.dir"])
+    wrong = _pull_and_check(folder, tracked, promised, cache)
+    if wrong:
+        run_logger().warning("DVC's cache was damaged (%s); pulling these files again", named(wrong))
+        wrong = _pull_and_check(folder, tracked, promised, cache)
+    if wrong:
+        raise _damaged_remote(tracked, promised, wrong)
+    return hash_folder(folder)
+
+
+def _pull_and_check(folder: Path, tracked: Path, promised: str, cache: Path) -> dict[str, str]:
+    """Pull; remove files that came out wrong, with the objects that they came from, and return their promised MD5."""
     try:
-        outs = yaml.safe_load(tracked.read_text(encoding="utf-8"))["outs"]
-        digest = str(outs[0]["md5"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError):
-        raise DataError(
-            f"{tracked}: not a .dvc file with one output; restore it with `git checkout {tracked.name}`"
-        ) from None
-    if not digest.endswith(".dir"):
-        raise DataError(
-            f"{tracked}: tracks a file, expected a folder of pairs; run `dvc add {tracked.stem}` on the folder"
-        )
-    return digest.removesuffix(".dir")
+        pull(tracked)
+    except (DataError, ServiceError) as error:
+        raise type(error)(f"{error}{_lacking(tracked, cache, promised)}") from error
+    found = hash_folder(folder)
+    if version_of(found) == promised:
+        return {}
+    expected = expected_files(cache, promised) or {}
+    wrong = {path: md5 for path, md5 in expected.items() if found.get(path) != md5}
+    damaged = drop_damaged(cache, [f"{promised}.dir", *sorted(set(wrong.values()))])
+    for path in found:
+        if expected.get(path) != found[path]:
+            (folder / path).unlink()
+    return wrong or dict.fromkeys(damaged or [f"{promised}.dir"], f"{promised}.dir")
 
 
-def pull(tracked: Path) -> None:
-    """Run ``dvc pull`` for one ``.dvc`` file.
-
-    Raises:
-        DataError: a local remote lacks the objects.
-        ServiceError: a remote on the network failed.
-    """
-    done = _dvc("pull", tracked.name, cwd=tracked.parent)
-    if done.returncode == 0:
-        return
-    said = " ".join(done.stderr.split())[-300:]
-    sentence = (
-        f"{tracked}: `dvc pull` failed ({said}); check the remote with `dvc remote list`, "
-        "and that the data version was pushed with `dvc push`"
-    )
-    raise ServiceError(sentence) if _has_network_remote(tracked.parent) else DataError(sentence)
+def _lacking(tracked: Path, cache: Path, promised: str) -> str:
+    """Name the files whose bytes a pull could not get, where their list can be read."""
+    remote = default_remote(tracked.parent)
+    stores = [cache, *([Path(remote.url)] if remote is not None and remote.is_folder else [])]
+    expected = next(filter(None, (expected_files(store, promised) for store in stores)), {})
+    lacking = [path for path, md5 in expected.items() if not object_path(cache, md5).is_file()]
+    return f"; missing: {named(lacking)}; {_push_anew([], promised)}" if lacking else ""
 
 
-def _refuse_changes(folder: Path, tracked: Path, promised: str, found: dict[str, str]) -> None:
+def _push_anew(damaged: list[str], promised: str) -> str:
+    """Say how a remote gets an object again: DVC sends nothing that is there, nor what belongs to a list that is."""
+    objects = ", ".join(f"files/md5/{md5[:2]}/{md5[2:]}" for md5 in [*damaged[:NAMED_FILES], f"{promised}.dir"])
+    return f"delete there {objects}, then type `dvc push` where the version is whole"
+
+
+def _listing(tracked: Path, promised: str, cache: Path) -> dict[str, str]:
+    """Return the promised MD5 of each file, fetched where DVC's cache does not have the list."""
+    expected = expected_files(cache, promised)
+    if expected is None:
+        drop_damaged(cache, [f"{promised}.dir"])
+        fetch(tracked)
+        expected = expected_files(cache, promised)
+    if expected is None:
+        raise _damaged_remote(tracked, promised, {DVC_FILE: f"{promised}.dir"})
+    return expected
+
+
+def _refuse_changes(folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str]) -> None:
     """Refuse to touch files that a person changed; files that only went missing can be pulled again.
 
     Raises:
         DataError: a file is new or changed.
     """
-    expected = _expected_files(tracked, promised) or {}
     changed = sorted(path for path in found if expected.get(path) != found[path])
     if changed:
         raise DataError(
-            f"{folder}: differs from the data version in {tracked.name} "
-            f"({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}); "
+            f"{folder}: differs from the data version in {tracked.name} ({named(changed)}); "
             f"`dvc add {folder.name}` makes it a new version, `dvc checkout --force {tracked.name}` goes back"
         )
 
 
-def _expected_files(tracked: Path, promised: str) -> dict[str, str] | None:
-    """Return the promised MD5 of each file from DVC's cache, or None where the cache does not hold the list."""
-    listing = _cache_folder(tracked) / "files" / "md5" / promised[:2] / f"{promised[2:]}.dir"
+def expected_files(cache: Path, version: str) -> dict[str, str] | None:
+    """Return the promised MD5 of each file from DVC's cache, or None where the cache does not hold the list, whole."""
     try:
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+        listed = object_path(cache, f"{version}.dir").read_bytes()
+        listing = {entry["relpath"]: entry["md5"] for entry in json.loads(listed)}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return listing if version_of(listing) == version else None
 
 
-def _cache_folder(tracked: Path) -> Path:
-    return Path(_dvc("cache", "dir", cwd=tracked.parent).stdout.strip())
+def drop_damaged(cache: Path, digests: list[str]) -> list[str]:
+    """Remove the objects of DVC's cache whose bytes are not their name's, so that they are pulled again; name them."""
+    damaged = []
+    for digest in digests:
+        stored = object_path(cache, digest)
+        if stored.is_file() and file_digest(stored, "md5") != digest.removesuffix(".dir"):
+            stored.unlink()
+            damaged.append(digest)
+    return damaged
 
 
-def _has_network_remote(cwd: Path) -> bool:
-    return "://" in _dvc("remote", "list", cwd=cwd).stdout
+def _damaged_remote(tracked: Path, promised: str, wrong: dict[str, str]) -> DataError:
+    remote = default_remote(tracked.parent)
+    damaged = [md5 for md5 in wrong.values() if not md5.endswith(".dir")]
+    return DataError(
+        f"{tracked}: the DVC remote {remote.url if remote else '(no default)'} holds damaged bytes "
+        f"for {named(wrong)}; {_push_anew(damaged, promised)}"
+    )
 
 
-def _dvc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PULL_TIMEOUT_S, check=False)
+def named(paths: dict[str, str] | list[str]) -> str:
+    """Return the first few paths, for a sentence."""
+    return ", ".join(list(paths)[:NAMED_FILES]) + (", …" if len(paths) > NAMED_FILES else "")

@@ -24,10 +24,10 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from model.errors import CheckpointError, PromotionRefused, ServiceError
+from tasks.inputs import split_input
 from tasks.lineage import fingerprint
 from tasks.records import DataVersion, Decision, Evaluation, Record, Run, TrainedModel, Validation, Version
 from tasks.run import lineage_tags
-from tasks.splits import split_index
 from tasks.stage import service_task, stage
 from tasks.tracking import FINGERPRINT_TAG, log_model, tracking_client
 
@@ -40,6 +40,7 @@ WEIGHTS_TAG = "commerce_clip.weights_sha256"
 MEAN_RECALL_TAG = "commerce_clip.test_mean_recall"
 REASON_TAG = "commerce_clip.promotion"
 EXPORT_TAG = "commerce_clip.embeddings"
+DATA_VERSION_TAG = "commerce_clip.data_version"
 WAS_CHAMPION_TAG = "commerce_clip.was_champion"
 OUTAGES = {ErrorCode.Name(code) for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED)}
 ALREADY_CHAMPION = "is the champion already"
@@ -203,7 +204,7 @@ def _score(run: Run, validation: Validation, version: ModelVersion) -> "Retrieva
 
     towers = load_towers(_loadable_folder(version), run.config.device, run.config.precision)
     settings = run.config.evaluate
-    test = split_index(run, validation, "test")
+    test = split_input(run, validation, "test", towers, crops_centre=True)
     return judge(towers, test, settings.batch_size, settings.block_rows, run.config.workers)
 
 
@@ -290,6 +291,35 @@ def aliases_of(version: Version) -> list[str]:
     """Return the aliases that point to a version."""
     client = tracking_client()
     return [name for name in (CHAMPION, CHALLENGER, PREVIOUS) if _points_to(client, version, name)]
+
+
+def champion_origin(name: str) -> tuple[str, Version] | None:
+    """Return the data version that the champion was trained on, and the champion, or None where there is none.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    champion = _alias(tracking_client(), name, CHAMPION)
+    return None if champion is None else (str(champion.tags.get(DATA_VERSION_TAG, "")), _record(champion))
+
+
+def trained_on() -> dict[str, list[str]]:
+    """Return the registered versions of all models by the data version that they were trained on.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    client, found, token = tracking_client(), dict[str, list[str]](), None
+    try:
+        while token is None or token:
+            page = client.search_model_versions(order_by=["version_number ASC"], page_token=token)
+            for version in page:
+                data = version.tags.get(DATA_VERSION_TAG, "")
+                found.setdefault(data, []).append(f"{version.name} {version.version}")
+            token = page.token or ""
+    except MlflowException as error:
+        raise _unreachable("could not search versions", error) from error
+    return found
 
 
 def registered_model(version: Version) -> TrainedModel:

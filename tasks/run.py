@@ -8,11 +8,15 @@ from prefect.runtime import flow_run
 
 from model.config import RunConfig
 from model.errors import ServiceError
+from tasks.data import reading
 from tasks.environment import state_folder
 from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
+from tasks.metric_log import send_rest
 from tasks.records import DataVersion, Run, Version
 from tasks.stage import run_logger, service_task
-from tasks.tracking import begin_mlflow_run, end_mlflow_run, tracking_client
+from tasks.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, tracking_client
+
+TRAINING_STAGES = ("pretrain", "finetune")
 
 
 @service_task("begin")
@@ -45,13 +49,19 @@ def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> 
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """End the MLflow run as FINISHED or FAILED when the block ends; an unreachable MLflow does not hide the error."""
+    """Keep the run's pairs in place while the block runs, then end the MLflow run as FINISHED or FAILED.
+
+    An unreachable MLflow does not hide the error.
+    """
     status = "FAILED"
     try:
-        yield
+        with reading(run.data, f"run {run.folder.name}"):
+            yield
         status = "FINISHED"
     finally:
         try:
+            for stage in TRAINING_STAGES:
+                send_rest(run.folder / stage, metric_sender(run.mlflow_run_id))
             end_mlflow_run(run.mlflow_run_id, status)
         except ServiceError as error:
             run_logger().warning("%s", error)

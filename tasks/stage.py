@@ -25,6 +25,7 @@ RETRY_DELAYS_S = [2, 10, 30]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 
 async def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -38,7 +39,7 @@ async def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]
     return False
 
 
-def service_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+def service_task(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
     """Make a Prefect task that is retried, with growing delays, on ServiceError alone."""
     return task(
         name=name,

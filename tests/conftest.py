@@ -51,6 +51,24 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tracked_project(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Path:
+    """A git and DVC repository that tracks the miniature; clone it, do not change it."""
+    from tests.projects import make_project
+
+    return make_project(tmp_path_factory.mktemp("tracked"), miniature)
+
+
+@pytest.fixture
+def project(tracked_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the repository that this process works in, with a remote of its own beside it."""
+    from tests.projects import clone_project, use
+
+    clone = clone_project(tracked_project, tmp_path)
+    use(clone, tmp_path / "state", monkeypatch)
+    return clone
+
+
+@pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A temporary Prefect server for every flow that tests run in this process."""
     from prefect.logging.configuration import setup_logging

@@ -1,0 +1,95 @@
+"""What the command line takes: every command with its options."""
+
+import argparse
+
+STAGES = {
+    "retrain": "the main job: validate, pretrain, finetune, evaluate, register, promote, export",
+    "validate": "profile and judge a data version; write quarantine and Data Docs",
+    "pretrain": "validate, then train the base weights further on the pretraining pairs",
+    "finetune": "validate and pretrain, then fine-tune on the train split",
+    "evaluate": "judge a registered version on the test split",
+    "promote": "make a registered version champion by hand",
+    "rollback": "make the previous champion the champion again",
+    "export": "write the embeddings of products by a registered version",
+}
+SERVICES = {
+    "up": "start a Prefect server, a worker and an MLflow server on loopback; create the deployments",
+    "down": "stop what `up` started",
+}
+DATA_COMMANDS = {
+    "log": "list the data versions: hash, date, name, rows, faults, and who trained on it",
+    "status": "tell whether data/ is what data.dvc names, committed, pushed and validated",
+    "pull": "bring the version that data.dvc names into data/ and check every file",
+    "diff": "tell what changed from one data version to another",
+}
+
+Commands = argparse._SubParsersAction
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m flows`."""
+    whole = argparse.ArgumentParser(prog="python -m flows", description="Retraining of product-search CLIP models.")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="command")
+    for name, what in STAGES.items():
+        _add_stage(commands.add_parser(name, help=what, description=what), name)
+    _add_ingest(commands)
+    _add_data(commands)
+    _add_import(commands)
+    for name, what in SERVICES.items():
+        commands.add_parser(name, help=what, description=what)
+    return whole
+
+
+def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
+    if name in ("promote", "rollback"):
+        command.add_argument("--reason", default="no reason given", help="why; kept as a tag of the version")
+        command.add_argument("--registered-model", default="commerce-clip", help="name in the MLflow registry")
+    else:
+        _add_config_options(command)
+        command.add_argument("--data", help="folder of pairs in place of the config's data.path")
+    if name == "promote":
+        command.add_argument("--version", type=int, required=True, help="number of the registered version")
+    if name in ("evaluate", "export"):
+        command.add_argument("--version", default="champion", help="number or alias of the registered version")
+
+
+def _add_config_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", default="configs/sample.yaml", help="YAML file of the run, or its name in configs/"
+    )
+    command.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a knob; may be repeated"
+    )
+
+
+def _add_ingest(commands: "Commands[argparse.ArgumentParser]") -> None:
+    what = "make a new data version of a drop of pairs, or of lines mended by hand"
+    command = commands.add_parser("ingest", help=what, description=what)
+    command.add_argument("--name", required=True, help="name of the new data version")
+    for split in ("train", "valid", "test"):
+        command.add_argument(f"--{split}", metavar="TSV", help="without it the current version's is taken over")
+    command.add_argument("--pretrain", nargs="+", default=[], metavar="TSV", help="in place of the current version's")
+    command.add_argument("--mend", metavar="QUARANTINE", help="a <split>.quarantine.tsv with lines mended by hand")
+    _add_config_options(command)
+
+
+def _add_data(commands: "Commands[argparse.ArgumentParser]") -> None:
+    what = "look at data versions"
+    command = commands.add_parser("data", help=what, description=what)
+    actions = command.add_subparsers(dest="action", required=True, metavar="action")
+    for name, about in DATA_COMMANDS.items():
+        action = actions.add_parser(name, help=about, description=about)
+        if name == "diff":
+            action.add_argument("reference", help="name, beginning of a hash, or current")
+            action.add_argument("current", help="name, beginning of a hash, or current")
+
+
+def _add_import(commands: "Commands[argparse.ArgumentParser]") -> None:
+    what = "make TSVs and side tables of another product data set"
+    command = commands.add_parser("import", help=what, description=what)
+    command.add_argument("kind", help="fashion-gen, muge, chinese-clip, webdataset, csv or easynlp")
+    command.add_argument("sources", nargs="+", metavar="source", help="files or folders")
+    command.add_argument("--out", required=True, metavar="FOLDER", help="where the TSVs go")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the kind; may be repeated"
+    )

@@ -1,12 +1,10 @@
 """MLflow tracking: one MLflow run a fingerprint, whatever number of tries it takes.
 
-Only this file and `tasks.registry` import MLflow. Training metrics are logged in groups; a resumed run does not log a
-step twice.
+Only this file and `tasks.registry` import MLflow. Training metrics go through `tasks.metric_log`.
 """
 
 import json
 import logging
-import math
 import time
 import urllib.error
 import urllib.request
@@ -26,11 +24,12 @@ from mlflow.types.schema import Array, DataType
 from model.config import RunConfig
 from model.errors import ServiceError
 from tasks.environment import ROOT, artifact_root, tracking_uri
+from tasks.metric_log import Measured, Send
 
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
 HEALTH_TIMEOUT_S = 5
-LOG_EVERY = 50
+MAX_METRICS = 1000  # MLflow takes no more in one request
 MAX_PARAM_CHARS = 500
 
 
@@ -102,44 +101,27 @@ def end_mlflow_run(run_id: str, status: str) -> None:
         raise ServiceError(f"MLflow could not end run {run_id} ({error.error_code}); run again") from error
 
 
-class MetricLog:
-    """Logs one stage's metrics in groups, each step once even when a killed stage repeats steps."""
+def metric_sender(run_id: str) -> Send:
+    """Return what sends spooled metrics to a run, for `tasks.metric_log`.
 
-    def __init__(self, run_id: str, stage: str) -> None:
-        """Find out up to which step an earlier try has logged."""
-        self._client, self._run_id, self._stage = tracking_client(), run_id, stage
-        self._waiting: list[Metric] = []
-        self._last_step = self._last_logged("loss")
-        self._last_epoch_step = self._last_logged("valid_mean_recall")
+    Raises (when called):
+        ServiceError: MLflow does not answer.
+    """
+    client = tracking_client()
 
-    def _last_logged(self, name: str) -> int:
-        logged = self._client.get_metric_history(self._run_id, f"{self._stage}/{name}")
-        return max((metric.step for metric in logged), default=-1)
+    def send(group: list[Measured]) -> None:
+        metrics = [
+            Metric(name, value, measured.time_ms, measured.step)
+            for measured in group
+            for name, value in measured.values.items()
+        ]
+        try:
+            for start in range(0, len(metrics), MAX_METRICS):
+                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+        except MlflowException as error:
+            raise ServiceError(f"MLflow did not take metrics of run {run_id} ({error.error_code})") from error
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue the values of a training step."""
-        if step > self._last_step:
-            self._queue(step, values)
-
-    def add_epoch(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue the validation values of an epoch, unless that epoch was logged before."""
-        if step > self._last_epoch_step:
-            self._queue(step, {f"valid_{name}": value for name, value in values.items()})
-        self.flush()
-
-    def _queue(self, step: int, values: Mapping[str, float]) -> None:
-        now_ms = int(time.time() * 1000)
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._waiting.append(Metric(f"{self._stage}/{name}", value, now_ms, step))
-        if len(self._waiting) > LOG_EVERY * 6:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what is queued."""
-        for start in range(0, len(self._waiting), 1000):
-            self._client.log_batch(self._run_id, metrics=self._waiting[start : start + 1000])
-        self._waiting.clear()
+    return send
 
 
 def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], folder: str) -> None:
@@ -149,6 +131,16 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], fo
     client.log_batch(run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in metrics.items()])
     for file in files:
         client.log_artifact(run_id, str(file), folder)
+
+
+def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:
+    """Return the copy of an artifact folder of a run, None where the run or its artifacts are gone."""
+    tracking_client()
+    destination.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=folder, dst_path=str(destination)))
+    except (MlflowException, OSError):
+        return None
 
 
 def log_model(run_id: str, config: RunConfig, folder: Path) -> str:

@@ -1,17 +1,19 @@
 """Run one training stage and track it: pretrain from the base weights, finetune from pretrain's best."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.config import RunConfig, StageConfig
 from model.errors import CheckpointError, DataError
 from model.splits import find_splits
+from tasks.inputs import split_input
+from tasks.metric_log import MetricLog
 from tasks.progress import Progress, progress
 from tasks.records import Run, TrainedModel, Validation
-from tasks.splits import split_index
 from tasks.stage import run_logger, stage
-from tasks.tracking import MetricLog
+from tasks.tracking import metric_sender
 
 if TYPE_CHECKING:
     from model.towers import Towers
@@ -82,20 +84,20 @@ def _train(
 
     if config.epochs == 0:
         return TrainedModel(folder=start, weights_sha256=weights_sha256(start), best_epoch=0, valid_mean_recall=0.0)
-    valid = split_index(run, validation, "valid")
+    valid = split_input(run, validation, "valid", towers, crops_centre=True)
+    pairs = split_input(run, validation, name, towers, crops_centre=config.crop_scale >= 1)
     settings = run.config.evaluate
 
     def validate(towers: "Towers") -> dict[str, float]:
         return judge(towers, valid, settings.batch_size, settings.block_rows, run.config.workers).metrics()
 
     folder = run.folder / name
-    chosen = Stage(config, split_index(run, validation, name), validate, folder, run.config.seed, run.config.workers)
-    run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(chosen.train), len(valid), towers.device)
-    log = MetricLog(run.mlflow_run_id, name)
-    with progress(name, config.epochs, "steps") as shown:
+    chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers)
+    run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(pairs), len(valid), towers.device)
+    log = MetricLog(name, folder, metric_sender(run.mlflow_run_id))
+    with closing(log), progress(name, config.epochs, "steps") as shown:
         callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config))
         state = train(towers, chosen, callbacks)
-    log.flush()
     best = folder / state.best_folder
     return TrainedModel(
         folder=best,

@@ -5,10 +5,12 @@ PYTHON ?= python3
 CONFIG ?= configs/sample.yaml
 DATA ?=
 BENCH ?= *
+LINES ?= 1000000
+SEED ?= 0
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 
-.PHONY: help setup run test lint bench faults up down clean
+.PHONY: help setup run test lint bench faults fuzz up down clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,7 +40,10 @@ bench: setup ## print ratios against peers: BENCH=rank runs benchmarks/rank.py
 	@set -e; for script in benchmarks/$(BENCH).py; do PYTHONPATH=. $(BIN)/python $$script; done
 
 faults: setup ## inject faults and print what survived
-	@$(BIN)/python -m pytest -m faults
+	@$(BIN)/python -m pytest -m faults -p tests.faults.table
+
+fuzz: setup ## profile mutated lines: LINES=1000000 SEED=0; of the pairs below REAL_PAIRS, else drawn ones
+	@$(BIN)/python -m tests.fuzz --lines $(LINES) --seed $(SEED)
 
 up: setup ## start Prefect, a worker and MLflow on loopback; create the deployments
 	@$(BIN)/python -m flows up

@@ -12,7 +12,6 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ FLAT_SHARE = 0.3
 PREVIEW_SIDE = 96
 # Real progressive files have about ten scans; each further one costs a pass over all pixels.
 MAX_SCANS = 100
+STRIP_PIXELS = 1_000_000
 # Tables, restart intervals, comments and application data; not APP1 (EXIF, XMP) and APP14 (Adobe's colour space).
 PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1, 0xEE})
 
@@ -120,18 +120,19 @@ class Preview(NamedTuple):
 def preview_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> Preview | FaultReason:
     """Judge an encoded image as `inspect_image` and `decode_rgb` do, for half the time of the latter.
 
-    All of a JPEG's data is decoded, but to a picture whose sides may be 2 to 8 times smaller (96 pixels at least). Its
-    notes tell also what only decoding can: ``damaged`` (the decoder met corrupt data and went on), ``flat_below``.
+    All data is decoded, but to a picture whose sides may be 2 to 8 times smaller (96 pixels at least). Its notes tell
+    also what only decoding can: ``damaged`` (the decoder met corrupt data and went on), ``flat_below``.
     """
     plain_size = _plain_jpeg_size(data)
     facts = _judge(_facts(data, plain_size), max_pixels, min_side)
     if isinstance(facts, FaultReason):
         return facts
     notes = list(facts.notes)
-    small = None if plain_size is None else _decode_plain_jpeg(data, min(*plain_size, PREVIEW_SIDE))
+    min_side = min(facts.width, facts.height, PREVIEW_SIDE)
+    small = None if plain_size is None else _decode_plain_jpeg(data, min_side)
     if plain_size is not None and small is None:
         notes.append("damaged")
-    pixels = _decode_with_pillow(data, facts.format) if small is None else small
+    pixels = _decode_with_pillow(data, facts.format, min_side) if small is None else small
     if isinstance(pixels, FaultReason):
         return pixels
     if _is_flat_below(pixels):
@@ -217,37 +218,52 @@ def _decode_plain_jpeg(data: bytes, min_side: int = 0) -> Pixels | None:
     return pixels
 
 
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Turn Pillow's bomb warning into an error and drop its other warnings; notes say what they would."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+def _quiet_pillow() -> None:
+    """Drop Pillow's warnings, notes say what they would; for good, since threads that decode share the filters."""
+    warnings.filterwarnings("ignore", module="PIL")
+
+
+def _open(data: bytes) -> Image.Image:
+    _quiet_pillow()
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _inspect_with_pillow(data: bytes) -> ImageFacts | FaultReason:
     try:
-        with _quiet_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open(data) as image:
             container = "JPEG" if image.format == "MPO" else str(image.format)
             return ImageFacts(container, *image.size, image.mode, tuple(_notes(image, container, data)))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
         return FaultReason.TOO_MANY_PIXELS
     except PILLOW_ERRORS:
         return FaultReason.TRUNCATED_IMAGE if has_signature(data) else FaultReason.NOT_AN_IMAGE
 
 
-def _decode_with_pillow(data: bytes, container: str) -> Pixels | FaultReason:
+def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixels | FaultReason:
+    """Decode whatever Pillow can; with ``min_side``, to a size up to 8 times smaller whose sides are that at least."""
     if _is_cut(data, container):
         return FaultReason.TRUNCATED_IMAGE
     try:
-        with _quiet_pillow(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open(data) as image:
+            if min_side:
+                image.draft(None, (min_side, min_side))
             image.load()
             orientation = ORIENTATIONS.get(_orientation(image) or 1)
             rgb = _to_rgb(image)
-            return np.array(rgb if orientation is None else rgb.transpose(orientation))
+            if min_side:
+                rgb = rgb.reduce(min(8, *(side // min_side for side in rgb.size)) or 1)
+            return _to_array(rgb if orientation is None else rgb.transpose(orientation))
     except PILLOW_ERRORS:
         return FaultReason.TRUNCATED_IMAGE
+
+
+def _to_array(rgb: Image.Image) -> Pixels:
+    """Copy by strips: the whole in one go would hold the pixels twice more on the way."""
+    pixels = np.empty((rgb.height, rgb.width, 3), dtype=np.uint8)
+    rows = STRIP_PIXELS // rgb.width + 1
+    for top in range(0, rgb.height, rows):
+        pixels[top : top + rows] = np.asarray(rgb.crop((0, top, rgb.width, min(top + rows, rgb.height))))
+    return pixels
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -255,7 +271,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow's own conversion clips at 255; 257 maps 65,535 to 255.
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(with_alpha, mask=with_alpha)

@@ -24,6 +24,17 @@ BOM = b"\xef\xbb\xbf"
 CHUNK_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
 
+# What files of other formats begin with, and no caption of a shop does.
+FOREIGN_FILES = {
+    b"\x1f\x8b": "gzip-compressed; gunzip it first",
+    b"\xfd7zXZ\0": "xz-compressed; unxz it first",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed; unzstd it first",
+    b"BZh91AY&": "bzip2-compressed; bunzip2 it first",
+    b"PK\x03\x04": "a zip archive; unzip it first",
+    b"PAR1\x15": "a Parquet file; write its pairs as lines of caption<TAB>base64 first",
+    b"\xff\xfe": "UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)",
+}
 # VT stays a part of a caption like the other line breaks of Unicode; a CR that does not end the line does not.
 CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0c-\x1f\x7f]")
 DATA_PREFIX = re.compile(rb"data:image/[^,;\s]+(?:;[^,;\s]+)*?;base64,", re.IGNORECASE)
@@ -57,7 +68,7 @@ def check_file(path: Path) -> None:
     """Refuse what cannot be a TSV before a line of it is read.
 
     Raises:
-        DataError: missing, not a regular file, unreadable, empty, compressed, or UTF-16.
+        DataError: missing, not a regular file, unreadable, empty, of another format, or UTF-16.
     """
     try:
         mode = path.stat().st_mode
@@ -65,17 +76,40 @@ def check_file(path: Path) -> None:
             kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
             raise DataError(f"{path}: is {kind}; name a TSV file of pairs")
         with path.open("rb") as file:
-            head = file.read(4)
+            head = file.read(8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the path or pull the data version again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
     if head in (b"", BOM):
         raise DataError(f"{path}: is empty; write its pairs again")
-    if head.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path}: is gzip-compressed; gunzip it first")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}: is UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)")
+    for start, advice in FOREIGN_FILES.items():
+        if head.startswith(start):
+            raise DataError(f"{path}: is {advice}")
+
+
+def likely_encoding(path: Path) -> str | None:
+    """Name the encoding that the captions at the head of a file are likely in; None when they are UTF-8."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.count(0) > len(head) // 4:
+        return "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
+    # The last line may be cut, and a character with it.
+    captions = [line.partition(b"\t")[0] for line in head.split(b"\n")[:-1] or [head]]
+    foreign = b"\n".join(caption for caption in captions if not _is_utf8(caption))
+    if not foreign:
+        return None
+    # A Chinese character takes two bytes, an accented letter one between plain ones.
+    runs = re.findall(rb"[\x80-\xff]+", foreign)
+    return "GB18030" if sum(len(run) > 1 for run in runs) > len(runs) / 2 else "Windows-1252 (latin-1)"
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def count_lines(path: Path) -> int:

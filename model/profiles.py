@@ -5,11 +5,12 @@ profile, accepted plus quarantined are the lines. Memory is flat: a few pieces o
 about 6,000 lines/s of 224-pixel JPEGs; each image is decoded once, to know that it can be.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -76,7 +77,8 @@ class ProfileSummary:
     notes: dict[str, int]
 
     def __post_init__(self) -> None:
-        assert self.accepted + self.quarantined == self.lines == self.accepted + sum(self.faults.values())
+        if not self.accepted + self.quarantined == self.lines == self.accepted + sum(self.faults.values()):
+            raise ValueError(f"accepted and quarantined are not the lines: {self}")
 
 
 def profile_files(folder: Path, name: str) -> ProfileFiles:
@@ -121,7 +123,7 @@ def write_profile(
     _write_words(tally.words, files.words)
     summary = tally.summary()
     with atomic_write(files.summary) as file:
-        file.write(json.dumps(asdict(summary) | _identity(tsv, files, limits, columns), indent=2).encode())
+        file.write(json.dumps(asdict(summary) | _identity(tsv, files, limits, columns, summary), indent=2).encode())
     return summary
 
 
@@ -134,13 +136,11 @@ def existing_profile(
     """
     try:
         left = json.loads(files.summary.read_bytes())
-        if left["faults"] and not files.quarantine.exists():
-            return None
-        if any(left.pop(name) != value for name, value in _identity(tsv, files, limits, columns).items()):
-            return None
-        return ProfileSummary(**left)
+        summary = ProfileSummary(**{field.name: left[field.name] for field in fields(ProfileSummary)})
+        expected = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return summary if left == expected else None
 
 
 def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -153,10 +153,10 @@ def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(PROFILE_SCHEMA):
                 raise DataError(f"{path}: is no profile of this version; delete it and validate again")
-            return file.read(columns)
+            return file.read(columns, use_threads=False)  # starting threads costs more than they save
     except FileNotFoundError:
         raise DataError(f"{path}: no such profile; validate the data first") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged profile; delete it and validate the data again") from error
 
 
@@ -193,6 +193,8 @@ def _profiled(tsv: Path, limits: DataConfig, columns: Columns, processes: int | 
             f"{tsv}: a process that profiled it was killed, perhaps for memory; "
             "set profile_processes lower and run again"
         ) from None
+    except OSError as error:
+        raise _unreadable(tsv, error) from error
 
 
 def _row_groups(rows: Iterator[Rows], words: Counter[str], on_rows: Callable[[int], None]) -> Iterator[pa.Table]:
@@ -224,13 +226,25 @@ def _copy_faulty(tsv: Path, group: pa.Table, quarantined: IO[bytes]) -> None:
     faulty = group.filter(group["fault"].is_valid()).select(["line", "offset", "length", "fault"])
     if not len(faulty):
         return
-    with tsv.open("rb") as file:
-        for row in faulty.to_pylist():
-            quarantined.write(b"%d\t%s\t" % (row["line"], row["fault"].encode()))
-            file.seek(row["offset"])
-            for start in range(0, row["length"], CHUNK_BYTES):
-                quarantined.write(file.read(min(CHUNK_BYTES, row["length"] - start)))
-            quarantined.write(b"\n")
+    for row in faulty.to_pylist():
+        quarantined.write(b"%d\t%s\t" % (row["line"], row["fault"].encode()))
+        for block in _read_blocks(tsv, row["offset"], row["length"]):
+            quarantined.write(block)
+        quarantined.write(b"\n")
+
+
+def _read_blocks(tsv: Path, offset: int, length: int) -> Iterator[bytes]:
+    try:
+        with tsv.open("rb") as file:
+            file.seek(offset)
+            for start in range(0, length, CHUNK_BYTES):
+                yield file.read(min(CHUNK_BYTES, length - start))
+    except OSError as error:
+        raise _unreadable(tsv, error) from error
+
+
+def _unreadable(tsv: Path, error: OSError) -> DataError:
+    return DataError(f"{tsv}: cannot be read any more ({error.strerror}); check its disk and run again")
 
 
 def _write_words(words: Counter[str], path: Path) -> None:
@@ -239,13 +253,17 @@ def _write_words(words: Counter[str], path: Path) -> None:
         pq.write_table(pa.table([names, [words[name] for name in names]], schema=WORDS_SCHEMA), file)
 
 
-def _identity(tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns) -> dict[str, Any]:
+def _identity(
+    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns, summary: ProfileSummary
+) -> dict[str, Any]:
     """Return what a profile was made from, and the hashes that prove that it is still what was made."""
+    left = [files.table, files.words, *([files.quarantine] if summary.faults else [])]
     return {
         "tsv_bytes": tsv.stat().st_size,
         "columns": columns,
         "limits": [limits.max_line_bytes, limits.max_pixels, limits.min_image_side],
-        "sha256": {"table": file_digest(files.table), "words": file_digest(files.words)},
+        "sha256": {path.name: file_digest(path) for path in left}
+        | {"counts": hashlib.sha256(json.dumps(asdict(summary)).encode()).hexdigest()},
     }
 
 

@@ -94,15 +94,15 @@ def _add_caption(row: dict[str, Any], caption: str, words: Counter[str]) -> None
     row["caption_chars"] = len(caption)
     row["caption_words"] = len(said)
     row["caption_script"] = _script(caption)
-    row["caption_hash"] = _hash(unicodedata.normalize("NFC", caption).encode())
-    row["caption_key"] = _hash(" ".join(said).encode()) if said else row["caption_hash"]
+    row["caption_hash"] = caption_hash(caption)
+    row["caption_key"] = content_hash(" ".join(said).encode()) if said else row["caption_hash"]
     if "fault" not in row:
         words.update(said)
 
 
 def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
     row["image_bytes"] = len(image)
-    row["image_hash"] = _hash(image)
+    row["image_hash"] = content_hash(image)
     preview = preview_image(image, limits.max_pixels, limits.min_image_side)
     if isinstance(preview, FaultReason):
         row["fault"] = preview.value
@@ -113,7 +113,12 @@ def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
     row["image_phash"], row["image_thumb"] = image_signature(preview.pixels)
 
 
-def _hash(data: bytes) -> int:
+def caption_hash(caption: str) -> int:
+    """Return the hash of a caption, the same however its accents are composed."""
+    return content_hash(unicodedata.normalize("NFC", caption).encode())
+
+
+def content_hash(data: bytes) -> int:
     """Return the first 64 bits of the SHA-256: of 2,000,000 values two differ without showing it once in 9,000,000."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Prefect and MLflow read their settings at import, so the session's state folder is chosen before any test module.
 os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests-")
@@ -14,6 +15,9 @@ os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests
 from tasks.environment import prepare
 
 prepare()
+
+settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
+settings.load_profile("no clock")
 
 MINIATURE_SIZES = {"pretrain": 48, "train": 48, "valid": 16, "test": 24}
 LOOPBACK = ("127.", "::1", "localhost")

@@ -5,9 +5,11 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from model.errors import FaultReason
@@ -70,6 +72,45 @@ def webp_claiming(width: int, height: int) -> bytes:
     return data[:21] + (flags | (height - 1) << 14 | (width - 1)).to_bytes(4, "little") + data[25:]
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG with its length and checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of_16_bits(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """Return a PNG of 16-bit RGB values [H, W, 3], which Pillow reads but does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, body) for kind, body in chunks)
+
+
+def png_of_much_text(kind: bytes, unpacked_bytes: int = 20_000_000) -> bytes:
+    """Return a small PNG that unpacks to a huge text or colour profile."""
+    packed = zlib.compress(bytes(unpacked_bytes))
+    data = encoded(picture(), "PNG")
+    return data[:33] + png_chunk(kind, (b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0") + packed) + data[33:]
+
+
+def gif_of_frames(count: int) -> bytes:
+    """Return a GIF of that many frames, each but the first one pixel large."""
+    data = encoded(picture(), "GIF")
+    return data[:-1] + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0" * (count - 1) + data[-1:]
+
+
+def without_segment(data: bytes, marker: bytes) -> bytes:
+    """Return a JPEG without its first segment of that marker."""
+    at = data.index(marker)
+    return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+
+
+def damaged_jpeg() -> bytes:
+    """Return a JPEG that lacks some bytes inside: decodable, but not what it was."""
+    data = jpeg(200, 200)
+    return data[: len(data) // 2] + data[len(data) // 2 + 100 :]
+
+
 @dataclass(frozen=True)
 class Golden:
     """A line without its newline, the reason it is refused for (None: accepted) and the notes it gets."""
@@ -80,9 +121,10 @@ class Golden:
     notes: frozenset[str] = frozenset()
 
 
-def golden_lines() -> list[Golden]:
+@cache
+def golden_lines() -> tuple[Golden, ...]:
     """Return every kind of line that the table of input faults names, each with its verdict."""
-    return [*_faulty_texts(), *_unusual_texts(), *_faulty_images(), *_unusual_images()]
+    return (*_faulty_texts(), *_unusual_texts(), *_faulty_images(), *_unusual_images())
 
 
 def _image_line(image: bytes, caption: bytes = b"red dress") -> bytes:
@@ -101,6 +143,7 @@ def _faulty_texts() -> list[Golden]:
         ("nul in caption", b"red\x00dress\t" + good, FaultReason.CONTROL_BYTE),
         ("escape in caption", b"red\x1bdress\t" + good, FaultReason.CONTROL_BYTE),
         ("cr inside", b"red\rdress\t" + good, FaultReason.CONTROL_BYTE),
+        ("utf-16 caption", "robe".encode("utf-16-le") + b"\t" + good, FaultReason.CONTROL_BYTE),
         ("latin-1", "robe d'été\t".encode("latin-1") + good, FaultReason.BAD_UTF8),
         ("cut utf-8", "robe été".encode()[:-1] + b"\t" + good, FaultReason.BAD_UTF8),
         ("base64 with other characters", b"red dress\t" + good[:9] + b"!" + good[10:], FaultReason.BAD_BASE64),
@@ -154,6 +197,7 @@ def _faulty_images() -> list[Golden]:
             "empty image": b"",
             "html": b"<!DOCTYPE html><html><body>404</body></html>",
             "text": b"BMW drivers also bought a red dress",
+            "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
             "tiff": encoded(picture(), "TIFF"),
             "ppm": encoded(picture(), "PPM"),
         },
@@ -167,10 +211,14 @@ def _faulty_images() -> list[Golden]:
             "gif two bytes short": gif[:-2],
             "webp two bytes short": webp[:-2],
             "bmp two bytes short": encoded(picture(), "BMP")[:-2],
+            "png of 20 MB of text": png_of_much_text(b"zTXt"),
+            "png of 20 MB of international text": png_of_much_text(b"iTXt"),
+            "png of a colour profile of 20 MB": png_of_much_text(b"iCCP"),
         },
         FaultReason.TOO_MANY_PIXELS: {
             "jpeg bomb": jpeg_claiming(60_000, 60_000),
-            "jpeg of a long side": jpeg_claiming(17_000, 20),
+            "jpeg of a long side": jpeg_claiming(16_385, 20),
+            "png of a long side": png_claiming(20, 16_385),
             "png bomb": png_claiming(100_000, 100_000),
             "png over the limit": png_claiming(6_000, 6_000),
             "gif bomb": gif_claiming(65_535, 65_535),
@@ -179,6 +227,8 @@ def _faulty_images() -> list[Golden]:
         FaultReason.TOO_SMALL: {
             "one pixel side": encoded(picture(1, 40), "PNG"),
             "jpeg of 15 pixels": jpeg(15, 40),
+            "gif of one row": encoded(picture(1, 40), "GIF"),
+            "webp of one column": encoded(picture(40, 1), "WEBP"),
         },
     }
     return [
@@ -188,8 +238,14 @@ def _faulty_images() -> list[Golden]:
 
 def _unusual_images() -> list[Golden]:
     rgb = picture()
+    half_clear = rgb.convert("RGBA")
+    half_clear.putalpha(100)
     frames = [picture(seed=seed) for seed in (1, 2)]
     deep = Image.fromarray((np.arange(40 * 32, dtype=np.uint16) * 51).reshape(40, 32))
+    deep_rgb = np.arange(40 * 32 * 3, dtype=np.uint16).reshape(40, 32, 3) * 17
+    cmyk = encoded(rgb.convert("CMYK"))
+    adobe_ycck = bytearray(cmyk)
+    adobe_ycck[cmyk.index(b"Adobe") + 11] = 2
     malformed_exif = jpeg()[:20] + b"\xff\xe1\x00\x10Exif\0\0II\x12\x01garb" + jpeg()[20:]
     flat = Image.fromarray(np.vstack([np.asarray(rgb), np.full((40, 32, 3), 128, dtype=np.uint8)]))
     table = {
@@ -198,16 +254,29 @@ def _unusual_images() -> list[Golden]:
         "webp": (encoded(rgb, "WEBP"), ""),
         "progressive jpeg": (encoded(rgb, progressive=True), ""),
         "jpeg with bytes behind it": (jpeg() + b"\0\0padding", ""),
-        "cmyk jpeg": (encoded(rgb.convert("CMYK")), "cmyk"),
+        "cmyk jpeg, inverted as Adobe does": (cmyk, "cmyk"),
+        "cmyk jpeg": (without_segment(cmyk, b"\xff\xee"), "cmyk"),
+        "ycck jpeg": (bytes(adobe_ycck), "cmyk"),
         "grey jpeg": (encoded(rgb.convert("L")), "grey"),
         "palette png": (encoded(rgb.convert("P"), "PNG"), "palette"),
         "gif": (encoded(rgb, "GIF"), "palette"),
         "one bit png": (encoded(rgb.convert("1"), "PNG"), "one_bit"),
         "sixteen bit png": (encoded(deep, "PNG"), "grey sixteen_bit"),
+        "sixteen bit colour png": (png_of_16_bits(deep_rgb), "sixteen_bit"),
         "alpha png": (encoded(rgb.convert("RGBA"), "PNG"), "alpha"),
+        "grey alpha png": (encoded(rgb.convert("LA"), "PNG"), "grey alpha"),
+        "png with a transparent colour": (encoded(rgb, "PNG", transparency=(1, 2, 3)), "alpha"),
+        "palette png with a transparent colour": (encoded(rgb.convert("P"), "PNG", transparency=0), "palette alpha"),
+        "alpha webp": (encoded(half_clear, "WEBP", lossless=True), "alpha"),
         "animated gif": (encoded(rgb, "GIF", save_all=True, append_images=frames), "palette animated"),
-        "rotated jpeg": (oriented_jpeg(6), "rotated"),
+        "gif of 10,000 frames": (gif_of_frames(10_000), "palette animated"),
+        "png of two frames": (encoded(rgb, "PNG", save_all=True, append_images=frames), "animated"),
+        "webp of two frames": (encoded(rgb, "WEBP", save_all=True, append_images=frames), "animated"),
+        "upright jpeg": (oriented_jpeg(1), ""),
+        **{f"jpeg of orientation {turn}": (oriented_jpeg(turn), "rotated") for turn in range(2, 9)},
+        "jpeg of orientation 9": (oriented_jpeg(9), "bad_exif"),
         "jpeg with malformed exif": (malformed_exif, "bad_exif"),
+        "jpeg damaged inside": (damaged_jpeg(), "damaged"),
         "flat below": (encoded(flat, "JPEG"), "flat_below"),
     }
     return [Golden(name, _image_line(image), None, frozenset(notes.split())) for name, (image, notes) in table.items()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from model.batches import pair_input
 from model.config import ModelConfig, StageConfig
 from model.dataset import PairSource, index_pairs
 from model.embed import judge
@@ -27,7 +28,8 @@ def run_stage(
 ) -> None:
     """Train to the end; ``fault`` is armed after so many epochs, ``started`` is set before the first step."""
     torch.set_num_threads(1)
-    train_index, valid_index = (index_pairs([source]) for source in data)
+    towers = create_towers(model, "cpu", seed=3)
+    train_pairs, valid_pairs = (pair_input(towers, index_pairs([source])) for source in data)
 
     def arm(epoch: int) -> None:
         if fault is not None and epoch == armed_after:
@@ -41,11 +43,11 @@ def run_stage(
             started.set()
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid_index, 32, 32, workers=0).metrics()
+        return judge(towers, valid_pairs, 32, 32, workers=0).metrics()
 
     arm(0)
-    stage = Stage(config, train_index, validate, folder, seed=0, workers=1)
-    train(create_towers(model, "cpu", seed=3), stage, Callbacks(on_start=on_start, on_epoch=on_epoch))
+    stage = Stage(config, train_pairs, validate, folder, seed=0, workers=1)
+    train(towers, stage, Callbacks(on_start=on_start, on_epoch=on_epoch))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -174,8 +174,8 @@ def _step_of(folder: Path) -> int:
     return int(match.group(1))
 
 
-def require_space(folder: Path, needed_bytes: int) -> None:
-    """Check, before any work, that what will be written fits.
+def require_space(folder: Path, needed_bytes: int, what: str = "checkpoints") -> None:
+    """Check, before any work, that ``what`` will be written fits.
 
     Raises:
         CheckpointError: less is free than is needed.
@@ -184,7 +184,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise CheckpointError(
-            f"{existing}: {free / 1e6:,.0f} MB free, but checkpoints need {needed_bytes / 1e6:,.0f} MB; "
+            f"{existing}: {free / 1e6:,.0f} MB free, but {what} need {needed_bytes / 1e6:,.0f} MB; "
             "free some space and run again"
         )
 

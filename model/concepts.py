@@ -10,7 +10,7 @@ Shapes: B pairs, C concepts, D embedding width, Q queue rows, M most concepts a 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,37 +44,47 @@ class Vocabulary:
         """Return log(captions / count) of each concept, float32 [C]."""
         return torch.tensor([math.log(self.captions / count) for count in self.counts], dtype=torch.float32)
 
-    def label(self, captions: Iterable[str]) -> npt.NDArray[np.int64]:
-        """Return the concepts that each caption names, int64 [N, M], padded with -1."""
+    def label(self, captions: Iterable[str]) -> npt.NDArray[np.int32]:
+        """Return the concepts that each caption names, int32 [N, M], padded with -1."""
         number = {phrase: index for index, phrase in enumerate(self.phrases)}
-        rows = []
-        for caption in captions:
-            words = _merge_all(_words(caption), self.merges)
-            named = sorted({number[word] for word in words if word in number})[:MAX_CONCEPTS_A_CAPTION]
-            rows.append(named + [-1] * (MAX_CONCEPTS_A_CAPTION - len(named)))
-        return np.asarray(rows, dtype=np.int64).reshape(-1, MAX_CONCEPTS_A_CAPTION)
+
+        def rows() -> Iterator[list[int]]:
+            for words in _texts(captions, self.merges):
+                named = sorted({number[word] for word in words if word in number})[:MAX_CONCEPTS_A_CAPTION]
+                yield named + [-1] * (MAX_CONCEPTS_A_CAPTION - len(named))
+
+        return np.fromiter(rows(), np.dtype((np.int32, MAX_CONCEPTS_A_CAPTION)))
 
 
-def mine_concepts(captions: Sequence[str], min_count: int) -> Vocabulary:
+def mine_concepts(captions: Iterable[str], min_count: int) -> Vocabulary:
     """Mine the concepts that at least ``min_count`` captions name; digits and stop words are none.
 
-    Neighbouring words merge into a phrase, in up to four passes, when they mostly occur together.
+    Neighbouring words merge into a phrase, in up to four passes, when they mostly occur together. The captions are
+    iterated over once a pass and once more, so that millions of them need not be held.
     """
-    texts = [_words(caption) for caption in captions]
-    merges = []
-    for _ in range(MERGE_PASSES):
-        found = _pairs_to_merge(texts)
-        if not found:
-            break
+    merges: list[frozenset[tuple[str, str]]] = []
+    while len(merges) < MERGE_PASSES and (found := _pairs_to_merge(_texts(captions, merges))):
         merges.append(found)
-        texts = [_merge(words, found) for words in texts]
-    counts = Counter(word for words in texts for word in set(words))
+    counts, total = _count(_texts(captions, merges))
     kept = sorted(
         (word, count)
         for word, count in counts.items()
-        if min_count <= count < len(texts) and word not in STOP_WORDS and not any(map(str.isdigit, word))
+        if min_count <= count < total and word not in STOP_WORDS and not any(map(str.isdigit, word))
     )
-    return Vocabulary(tuple(word for word, _ in kept), tuple(count for _, count in kept), len(texts), tuple(merges))
+    return Vocabulary(tuple(word for word, _ in kept), tuple(count for _, count in kept), total, tuple(merges))
+
+
+def _texts(captions: Iterable[str], merges: Sequence[frozenset[tuple[str, str]]]) -> Iterator[list[str]]:
+    return (_merge_all(_words(caption), merges) for caption in captions)
+
+
+def _count(texts: Iterable[list[str]]) -> tuple[Counter[str], int]:
+    """Return in how many texts each word occurs, and how many texts there are."""
+    counts, total = Counter[str](), 0
+    for words in texts:
+        counts.update(set(words))
+        total += 1
+    return counts, total
 
 
 def _words(caption: str) -> list[str]:
@@ -83,11 +93,14 @@ def _words(caption: str) -> list[str]:
     return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words]
 
 
-def _pairs_to_merge(texts: Sequence[list[str]]) -> frozenset[tuple[str, str]]:
+def _pairs_to_merge(texts: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
     """Return the neighbours x y that mostly occur together; a word of every fourth caption merges with none."""
-    singles = Counter(word for words in texts for word in set(words))
-    together = Counter(pair for words in texts for pair in set(pairwise(words)))
-    common = COMMON_SHARE * len(texts)
+    singles, together, total = Counter[str](), Counter[tuple[str, str]](), 0
+    for words in texts:
+        singles.update(set(words))
+        together.update(set(pairwise(words)))
+        total += 1
+    common = COMMON_SHARE * total
     return frozenset(
         (x, y)
         for (x, y), n in together.items()

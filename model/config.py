@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.errors import ConfigError, nearest
+from model.errors import ConfigError, FaultReason, nearest
 
 ENVIRONMENT_PREFIX = "COMMERCE_CLIP__"
 MAX_CONFIG_BYTES = 1_000_000
@@ -24,6 +24,8 @@ MAX_SEED = 2**63 - 1
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
+ScriptName = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
 
 
 class Section(BaseModel):
@@ -44,21 +46,57 @@ class DataConfig(Section):
         0.1, description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1."
     )
     min_rows: int = Field(2, ge=1, description="Fewest accepted pairs a split may have, rows.")
-    max_fault_share: Share = Field(0.01, description="Largest share of faulty lines a split may have, 0 to 1.")
+    max_fault_share: Share = Field(
+        0.01,
+        description="Largest share of faulty lines a split may have, and of captions whose length is out of bounds, "
+        "0 to 1.",
+    )
+    max_fault_share_by_reason: dict[FaultReason, Share] = Field(
+        default_factory=dict,
+        description="Largest share of lines with one kind of fault, by its name (bad_base64: 0.001), beside the limit "
+        "on all faults, 0 to 1.",
+    )
     max_duplicate_share: Share = Field(
-        0.3, description="Largest share of pairs in a split that repeat an earlier pair's caption and image, 0 to 1."
+        0.3, description="Largest share of pairs in a split that repeat an earlier pair's words and image, 0 to 1."
     )
     on_leak: Literal["refuse", "drop"] = Field(
         "refuse",
-        description="What happens when a test caption or image occurs in another split: refuse stops the run, "
-        "drop leaves those pairs of the other split out of training.",
+        description="What happens when pairs of another split share with test the image, one that looks the same, the "
+        "words of the caption (whatever their case and punctuation) or the product id: refuse stops the run, drop "
+        "leaves those pairs out of training.",
+    )
+    min_caption_words: int = Field(
+        1, ge=0, description="Fewest words of a caption; in scripts without spaces, characters."
+    )
+    max_caption_words: int = Field(
+        200, ge=1, description="Most words of a caption; a model reads about 60, and about 50 characters of Chinese."
     )
     max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
+    scripts: tuple[ScriptName, ...] = Field(
+        (),
+        description="Scripts that captions are written in (latin, cjk, cyrillic, …; none for digits alone); empty for "
+        "any.",
+    )
+    min_script_share: Share = Field(
+        0.9, description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 to 1."
+    )
     min_image_side: int = Field(16, ge=2, description="Shortest side an image may have, pixels.")
     max_pixels: int = Field(25_000_000, ge=4, description="Largest image that is decoded, pixels (width times height).")
     max_line_bytes: int = Field(16_000_000, ge=1000, description="Longest line of a TSV that is read, bytes.")
     require_side_table: bool = Field(
         False, description="Whether every split needs its <split>.products.csv (id, title, category, …)."
+    )
+    side_table_columns: tuple[ColumnName, ...] = Field(
+        (), description="Columns that every side table must have beside id, with a value in every row."
+    )
+    drift_warn: float = Field(
+        0.1,
+        ge=0,
+        description="Drift of a column against the champion's data that is warned of: population stability index "
+        "above what chance alone gives. 0.1 is usually called some, 0.25 a lot.",
+    )
+    max_drift: float | None = Field(
+        None, ge=0, description="Drift that stops the run, measured as drift_warn is; null never stops it."
     )
 
 
@@ -129,6 +167,11 @@ class RunConfig(Section):
     profile_processes: int | None = Field(
         None, ge=1, description="Processes that profile a TSV; null takes one a core, and one for a small file."
     )
+    decoded_cache: bool = Field(
+        False,
+        description="Whether decoded images are kept on disk, 150 KB a pair at 224 pixels, for evaluation and for "
+        "stages whose crop_scale is 1. Results are the same bits.",
+    )
     data: DataConfig = Field(default_factory=DataConfig, description="Pairs and their limits.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Towers and base weights.")
     pretrain: StageConfig = Field(default_factory=StageConfig, description="Continued pretraining on data/pretrain.")
@@ -146,9 +189,8 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that changes results; where the data lie and the name do not."""
-        values = self.model_dump(
-            mode="json", exclude={"name": True, "workers": True, "profile_processes": True, "data": {"path"}}
-        )
+        same_results = dict.fromkeys(("name", "workers", "profile_processes", "decoded_cache"), True)
+        values = self.model_dump(mode="json", exclude={**same_results, "data": {"path"}})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

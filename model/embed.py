@@ -11,20 +11,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from model.batches import Crop, PairInput, load_batch
 from model.config import DataConfig
-from model.dataset import Crop, PairIndex, load_batch, prefetch
 from model.errors import FaultReason
 from model.images import inspect_image
 from model.pairs import Columns, RawLine, parse_line, read_lines
 from model.pixels import centre_crop, decode_image
+from model.prefetch import prefetch
 from model.retrieval import RetrievalResult, evaluate_retrieval, relate
-from model.towers import Towers, encode_images, encode_texts
+from model.towers import Towers, encode_images, encode_texts, encode_tokens
 
 
 @torch.inference_mode()
 def embed_pairs(
     towers: Towers,
-    index: PairIndex,
+    pairs: PairInput,
     batch_size: int,
     workers: int,
     on_rows: Callable[[int], None] = lambda rows: None,
@@ -36,19 +37,19 @@ def embed_pairs(
     """
     towers.clip.eval()
     crop = Crop(towers.image_size)
-    batches = [np.arange(start, min(start + batch_size, len(index))) for start in range(0, len(index), batch_size)]
+    batches = [np.arange(start, min(start + batch_size, len(pairs))) for start in range(0, len(pairs), batch_size)]
     texts, images = [], []
-    for batch in prefetch(batches, lambda rows: load_batch(index, rows, crop), workers):
-        texts.append(encode_texts(towers, batch.captions).cpu())
+    for batch in prefetch(batches, lambda rows: load_batch(pairs, rows, crop), workers):
+        texts.append(encode_tokens(towers, batch.tokens).cpu())
         images.append(encode_images(towers, batch.images).cpu())
         on_rows(len(batch.rows))
     return torch.cat(texts), torch.cat(images)
 
 
-def judge(towers: Towers, index: PairIndex, batch_size: int, block_rows: int, workers: int) -> RetrievalResult:
+def judge(towers: Towers, pairs: PairInput, batch_size: int, block_rows: int, workers: int) -> RetrievalResult:
     """Return Rank@K of the towers on a split, exact over all its distinct captions and images."""
-    text_ND, image_ND = embed_pairs(towers, index, batch_size, workers)
-    related = relate(index.caption_hash.tolist(), index.image_hash.tolist())
+    text_ND, image_ND = embed_pairs(towers, pairs, batch_size, workers)
+    related = relate(pairs.index.caption_hash.tolist(), pairs.index.image_hash.tolist())
     return evaluate_retrieval(text_ND[related.caption_row], image_ND[related.image_row], related, block_rows)
 
 

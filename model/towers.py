@@ -224,9 +224,13 @@ def encode_images(towers: Towers, images: torch.Tensor) -> torch.Tensor:
 
 def encode_texts(towers: Towers, captions: list[str]) -> torch.Tensor:
     """Return float32 L2-normalised embeddings [B, D] of captions; gradients flow."""
-    tokens = towers.tokenizer(captions).to(towers.device)
+    return encode_tokens(towers, towers.tokenizer(captions))
+
+
+def encode_tokens(towers: Towers, tokens: torch.Tensor) -> torch.Tensor:
+    """Return float32 L2-normalised embeddings [B, D] of token ids int64 [B, L]; gradients flow."""
     with autocast(towers):
-        features = towers.clip.encode_text(tokens)
+        features = towers.clip.encode_text(tokens.to(towers.device))
     return torch.nn.functional.normalize(features.float(), dim=-1)
 
 

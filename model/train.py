@@ -13,15 +13,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from model.batches import Batch, Crop, PairInput, load_batch
 from model.checkpoint import Checkpoint, load_latest, require_space, save_checkpoint
 from model.concepts import FeatureQueue, Vocabulary, concept_targets, mine_concepts
 from model.config import StageConfig
-from model.dataset import Batch, Crop, PairIndex, Rows, epoch_order, load_batch, prefetch
 from model.errors import ConfigError, DataError, TrainingDiverged
 from model.loss import MAX_LOG_SCALE, concept_matching, info_nce
-from model.towers import Towers, encode_images, encode_texts, save_towers
+from model.prefetch import prefetch
+from model.sampler import Sampler
+from model.towers import Towers, encode_images, encode_tokens, save_towers
+
+Labels = npt.NDArray[np.int32]
 
 FETCH_EVERY = 10
 ADAM_BETA1 = 0.9
@@ -65,7 +71,7 @@ class Stage:
     """What a stage trains on and how it is judged: ``validate`` returns metrics, ``mean_recall`` among them."""
 
     config: StageConfig
-    train: PairIndex
+    train: PairInput
     validate: Callable[[Towers], dict[str, float]]
     folder: Path
     seed: int
@@ -139,12 +145,12 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     optimizer = make_optimizer(towers.clip, objective, config)
     state = _resume(stage, towers, objective, optimizer)
     require_space(stage.folder, _checkpoint_bytes(towers, objective))
-    steps_an_epoch = len(stage.train) // config.batch_size
-    steps = steps_an_epoch * config.epochs
+    sampler = Sampler(len(stage.train), config.batch_size, stage.seed, *_rank_of_world())
+    steps = sampler.batches_an_epoch * config.epochs
     callbacks.on_start(state.step, steps)
     for epoch in range(state.epoch, config.epochs):
         step = _Stepper(towers, objective, optimizer, config, steps, state, callbacks, _latest_name(stage))
-        for batch in _epoch_batches(stage, towers, epoch):
+        for batch in _epoch_batches(stage, towers, sampler, epoch):
             step(batch, None if concepts is None else concepts[batch.rows])
         step.finish()
         state.epoch = epoch + 1
@@ -152,11 +158,11 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     return state
 
 
-def _label_concepts(stage: Stage) -> tuple[Vocabulary | None, Rows | None]:
+def _label_concepts(stage: Stage) -> tuple[Vocabulary | None, Labels | None]:
     """Mine the concepts of the train captions and label each pair with those that it names."""
     if stage.config.concept_weight == 0:
         return None, None
-    captions = [stage.train.caption(row) for row in range(len(stage.train))]
+    captions = stage.train.index.captions()
     vocabulary = mine_concepts(captions, stage.config.min_concept_count)
     if not len(vocabulary):
         raise DataError(
@@ -185,11 +191,17 @@ def learning_rate(step: int, steps: int, config: StageConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _epoch_batches(stage: Stage, towers: Towers, epoch: int) -> Iterator[Batch]:
+def _rank_of_world() -> tuple[int, int]:
+    """Return which of how many processes this is, as a launcher set torch.distributed up; one alone otherwise."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _epoch_batches(stage: Stage, towers: Towers, sampler: Sampler, epoch: int) -> Iterator[Batch]:
     config = stage.config
     crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch)
-    order = epoch_order(len(stage.train), config.batch_size, stage.seed, epoch)
-    return prefetch(order, lambda rows: load_batch(stage.train, rows, crop), stage.workers)
+    return prefetch(sampler.batches(epoch), lambda rows: load_batch(stage.train, rows, crop), stage.workers)
 
 
 class _Stepper:
@@ -213,7 +225,7 @@ class _Stepper:
         self.since = time.monotonic()
         towers.clip.train()
 
-    def __call__(self, batch: Batch, concepts: Rows | None) -> None:
+    def __call__(self, batch: Batch, concepts: Labels | None) -> None:
         lr = learning_rate(self.state.step, self.steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -223,10 +235,10 @@ class _Stepper:
         if len(self.pending) >= FETCH_EVERY:
             self.flush()
 
-    def _update(self, batch: Batch, concepts: Rows | None) -> dict[str, torch.Tensor]:
+    def _update(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
         clip, device = self.towers.clip, self.towers.device
-        named = None if concepts is None else torch.from_numpy(concepts).to(device)
-        image_BD, text_BD = encode_images(self.towers, batch.images), encode_texts(self.towers, batch.captions)
+        named = None if concepts is None else torch.from_numpy(concepts).to(device, torch.int64)
+        image_BD, text_BD = encode_images(self.towers, batch.images), encode_tokens(self.towers, batch.tokens)
         terms = self.objective(image_BD, text_BD, clip.logit_scale.exp(), named)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()

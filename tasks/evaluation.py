@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from model.files import atomic_write
+from tasks.inputs import index_input
 from tasks.progress import progress
 from tasks.records import Evaluation, Run, TrainedModel, Validation
 from tasks.splits import split_index
@@ -41,7 +42,7 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     test = split_index(run, validation, "test")
     related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
     folders = {"new model": model.folder, "base weights": base_weights(run)}
-    embeddings = _embed_all(run, test, folders, related)
+    embeddings = _embed_all(run, validation, test, folders, related)
     results = {
         name: evaluate_retrieval(*both, related, run.config.evaluate.block_rows) for name, both in embeddings.items()
     }
@@ -70,7 +71,7 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
 
 
 def _embed_all(
-    run: Run, test: "PairIndex", folders: dict[str, Path], related: "RelevantPairs"
+    run: Run, validation: Validation, test: "PairIndex", folders: dict[str, Path], related: "RelevantPairs"
 ) -> dict[str, tuple[Any, Any]]:
     """Return each model's embeddings of the distinct captions [Q, D] and the distinct images [C, D] of test."""
     from model.embed import embed_pairs
@@ -81,7 +82,8 @@ def _embed_all(
         for name, folder in folders.items():
             towers = load_towers(folder, run.config.device, run.config.precision)
             batch, workers = run.config.evaluate.batch_size, run.config.workers
-            text_ND, image_ND = embed_pairs(towers, test, batch, workers, on_rows=shown.advance)
+            pairs = index_input(run, validation, "test", test, towers)
+            text_ND, image_ND = embed_pairs(towers, pairs, batch, workers, on_rows=shown.advance)
             embeddings[name] = text_ND[related.caption_row], image_ND[related.image_row]
     return embeddings
 

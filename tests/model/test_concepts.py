@@ -86,7 +86,7 @@ def test_labels_are_padded_sorted_and_cut_at_the_most() -> None:
     words = [f"{a}{b}ly" for a in "abcde" for b in "vwxyz"]
     vocabulary = Vocabulary(tuple(sorted(words)), (1,) * len(words), 9, ())
     labels = vocabulary.label([" ".join(reversed(words)), "avly bzly avly", "nothing", ""])
-    assert labels.shape == (4, MAX_CONCEPTS_A_CAPTION) and labels.dtype == np.int64
+    assert labels.shape == (4, MAX_CONCEPTS_A_CAPTION) and labels.dtype == np.int32
     assert labels[0].tolist() == list(range(MAX_CONCEPTS_A_CAPTION))
     assert labels[1].tolist() == [0, 9] + [-1] * (MAX_CONCEPTS_A_CAPTION - 2)
     assert (labels[2:] == -1).all()

@@ -13,7 +13,7 @@ from model.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
-WITHOUT_DIGEST = {"name", "workers", "data.path"}
+WITHOUT_DIGEST = {"name", "workers", "profile_processes", "decoded_cache", "data.path"}
 
 
 def load(
@@ -42,6 +42,16 @@ def leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[str
             yield ".".join((*path, name)), value
 
 
+# Values that cannot be told from the default's type.
+ELSEWISE = {
+    "profile_processes": 2,
+    "data.max_fault_share_by_reason": {"bad_base64": 0.5},
+    "data.scripts": ["latin"],
+    "data.side_table_columns": ["colour"],
+    "data.max_drift": 0.5,
+}
+
+
 def another(key: str, value: Any) -> Any:
     """Return a valid value other than the given one."""
     choices = {"data.on_leak": DataConfig.model_fields["on_leak"]} | RunConfig.model_fields
@@ -49,6 +59,8 @@ def another(key: str, value: Any) -> Any:
         return next(other for other in get_args(choices[key].annotation) if other != value)
     if isinstance(value, bool):
         return not value
+    if key in ELSEWISE:
+        return ELSEWISE[key]
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):

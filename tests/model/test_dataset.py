@@ -1,29 +1,19 @@
-"""A pair is read where its profile says it lies, and every order and every cut is a pure function of the seed."""
+"""A pair is read where its profile says it lies, and is the pair that was profiled, whatever happens to the file."""
 
+import multiprocessing
+import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import dataset
 from model.config import DataConfig
-from model.dataset import (
-    Crop,
-    PairIndex,
-    PairSource,
-    carve_valid,
-    epoch_order,
-    index_pairs,
-    load_batch,
-    prefetch,
-    without_leaks,
-)
+from model.dataset import PairIndex, PairSource, carve_valid, index_pairs, without_leaks
 from model.errors import DataError
-from model.pixels import centre_crop, decode_image
 from model.profiles import profile_files, write_profile
 from tests.tiny import TinyData, drawn_jpeg, profiled
 
@@ -34,31 +24,8 @@ NAMES = ("red shirt", "blue bag", "white shoe")
 def index_of(captions: list[int], images: list[int]) -> PairIndex:
     """Return an index that knows only which captions and images are the same."""
     rows = np.arange(len(captions))
-    hashes = (
-        np.asarray([f"{kind}{number}" for number in numbers], dtype=np.str_)
-        for kind, numbers in (("c", captions), ("i", images))
-    )
+    hashes = [np.asarray(numbers, dtype=np.uint64) for numbers in (captions, images)]
     return PairIndex((Path("train.tsv"),), np.zeros_like(rows), rows + 1, rows, rows, *hashes)
-
-
-@given(st.integers(0, 200), st.integers(1, 40), st.integers(0, 2**63 - 1), st.integers(0, 1000))
-@settings(deadline=None, max_examples=60)
-def test_an_epoch_is_full_batches_without_a_repeat_and_a_pure_function(
-    pairs: int, batch_size: int, seed: int, epoch: int
-) -> None:
-    batches = epoch_order(pairs, batch_size, seed, epoch)
-    assert [len(batch) for batch in batches] == [batch_size] * (pairs // batch_size)
-    rows = [int(row) for batch in batches for row in batch]
-    assert len(set(rows)) == len(rows) and set(rows) <= set(range(pairs))
-    assert [batch.tolist() for batch in epoch_order(pairs, batch_size, seed, epoch)] == [b.tolist() for b in batches]
-
-
-def test_an_epoch_reads_every_pair_and_orders_differ_by_epoch_and_by_seed() -> None:
-    orders = {(seed, epoch): np.concatenate(epoch_order(60, 20, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
-    assert all(sorted(order.tolist()) == list(range(60)) for order in orders.values())
-    assert len({tuple(order.tolist()) for order in orders.values()}) == 4
-    left_out = [set(range(50)) - set(np.concatenate(epoch_order(50, 20, 0, epoch)).tolist()) for epoch in range(6)]
-    assert len(set(map(frozenset, left_out))) > 1, "not always the same pairs are left out"
 
 
 @given(
@@ -80,9 +47,12 @@ def test_no_caption_and_no_image_is_in_both_train_and_carved_valid(
     assert [part.line.tolist() for part in again] == [train.line.tolist(), valid.line.tolist()]
 
 
-def test_pairs_whose_caption_or_image_is_in_test_are_left_out_and_no_others() -> None:
-    train, test = index_of([1, 2, 3, 4], [10, 20, 30, 40]), index_of([2, 9], [90, 40])
-    assert without_leaks(train, test).line.tolist() == [train.line[0], train.line[2]]
+def test_lines_that_leak_are_left_out_of_their_file_and_no_others() -> None:
+    index = index_of([1, 2, 3, 4], [10, 20, 30, 40])
+    index.files, index.file = (Path("a.tsv"), Path("b.tsv")), np.array([0, 0, 1, 1])
+    index.line = np.array([1, 2, 1, 2])
+    left = without_leaks(index, [np.array([2]), np.array([1, 7])])
+    assert list(zip(left.file.tolist(), left.line.tolist(), strict=True)) == [(0, 1), (1, 2)]
 
 
 def test_the_wanted_share_is_carved_where_pairs_are_distinct_and_another_seed_carves_others() -> None:
@@ -90,51 +60,6 @@ def test_the_wanted_share_is_carved_where_pairs_are_distinct_and_another_seed_ca
     carved = [carve_valid(index, 0.1, seed)[1] for seed in (0, 1)]
     assert [len(valid) for valid in carved] == [10, 10]
     assert carved[0].line.tolist() != carved[1].line.tolist()
-
-
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_loading_ahead_keeps_the_order(threads: int) -> None:
-    assert list(prefetch(range(50), lambda item: item * item, threads)) == [item * item for item in range(50)]
-    assert list(prefetch([], lambda item: item, threads)) == []
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_loading_goes_ahead_by_the_depth_and_no_further(threads: int) -> None:
-    taken = []
-
-    def items() -> Iterator[int]:
-        for item in range(50):
-            taken.append(item)
-            yield item
-
-    loaded = prefetch(items(), lambda item: item, threads, depth=4)
-    assert next(loaded) == 0
-    assert taken == [0, 1, 2, 3, 4]
-    loaded.close()  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_what_loading_raises_arrives_in_its_place(threads: int) -> None:
-    def load(item: int) -> int:
-        if item == 7:
-            raise DataError("line 7: bad_base64")
-        return item
-
-    seen = []
-    with pytest.raises(DataError, match="line 7"):
-        for item in prefetch(range(50), load, threads):
-            seen.append(item)
-    assert seen == list(range(7))
-
-
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_stopping_early_leaves_no_thread_behind(threads: int) -> None:
-    before = threading.active_count()
-    loaded = prefetch(iter(int, 1), lambda item: item, threads)
-    for _ in range(3):
-        next(loaded)
-    loaded.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
 
 
 @pytest.fixture
@@ -154,13 +79,71 @@ def test_each_row_reads_its_own_pair_and_faulty_lines_have_no_row(source: PairSo
 def test_files_follow_each_other_and_a_choice_of_rows_keeps_its_order(source: PairSource, tiny_data: TinyData) -> None:
     index = index_pairs([source, tiny_data.valid])
     assert len(index) == 3 + 32 and index.file.tolist() == [0] * 3 + [1] * 32
+    assert index.line.tolist() == [4, 5, 6, *range(1, 33)]
     chosen = index.take(np.array([4, 1]))
     assert [chosen.caption(0), chosen.caption(1)] == [tiny_data.valid_index().caption(1), "blue bag"]
-    batch = load_batch(chosen, np.array([1, 0]), Crop(16))
-    assert batch.captions == ["blue bag", chosen.caption(0)]
-    decoded = decode_image(drawn_jpeg("blue bag", 5))
-    assert isinstance(decoded, torch.Tensor) and torch.equal(batch.images[0], centre_crop(decoded, 16))
-    assert batch.images.dtype == torch.uint8 and batch.images.shape == (2, 3, 16, 16)
+    assert [pair.image for pair in map(chosen.read, (0, 1))] == [index.encoded_image(4), index.encoded_image(1)]
+
+
+def test_captions_can_be_iterated_over_again_and_again(source: PairSource) -> None:
+    captions = index_pairs([source]).captions()
+    assert list(captions) == list(captions) == list(NAMES)
+
+
+@pytest.mark.parametrize("caption", ["x" * 10_000, "é" * 3000, "e\u0301\u2028\x85 \u4e2d\U0001f457", '"'])
+def test_a_caption_of_any_length_and_script_is_read_as_it_stands(tmp_path: Path, caption: str) -> None:
+    index = index_pairs([profiled(tmp_path / "train.tsv", [(caption, drawn_jpeg("red shirt", 1))])])
+    assert index.caption(0) == index.read(0).caption == caption
+
+
+def test_the_digest_of_an_index_tells_pairs_and_their_order_apart(source: PairSource) -> None:
+    index = index_pairs([source])
+    digests = {index.take(np.array(rows)).digest() for rows in ([0, 1, 2], [0, 2, 1], [0, 1], [1])}
+    assert len(digests) == 4 and index.digest() in digests
+    assert index.digest() == index_pairs([source]).digest()
+
+
+def read_all(index: PairIndex, results: "multiprocessing.SimpleQueue[list[str | None]]") -> None:
+    results.put([index.read(row).caption for row in range(len(index))])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_forked_and_spawned_processes_read_what_their_parent_reads(
+    source: PairSource, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+    context = multiprocessing.get_context(method)
+    index, results = index_pairs([source]), context.SimpleQueue()
+    assert index.caption(2) == NAMES[2], "the parent has the file open"
+    process = context.Process(target=read_all, args=(index, results))
+    process.start()
+    assert results.get() == list(NAMES)
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_pickled_index_holds_no_open_file_and_a_dropped_one_closes_its_own(source: PairSource) -> None:
+    before = open_files()
+    index = index_pairs([source])
+    copy = pickle.loads(pickle.dumps(index))
+    assert copy._descriptors == {} and copy.caption(1) == index.caption(1)
+    assert open_files() == before + 2
+    del index, copy
+    assert open_files() == before
+
+
+def test_threads_share_an_index(tiny_data: TinyData) -> None:
+    index, found = tiny_data.train_index(), list[list[str]]()
+    threads = [threading.Thread(target=lambda: found.append(list(index.captions()))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8 and all(captions == list(index.captions()) for captions in found)
 
 
 def test_a_file_without_its_final_newline_is_the_file_that_was_profiled(source: PairSource) -> None:
@@ -191,54 +174,61 @@ def test_a_file_that_changed_since_it_was_profiled_is_refused_before_training(
         index_pairs([source])
 
 
-def test_a_line_that_changed_since_it_was_profiled_is_named(source: PairSource) -> None:
-    index = index_pairs([source])
-    data = source.tsv.read_bytes()
-    source.tsv.write_bytes(data.replace(b"blue bag\t", b"blue bag "))
-    with pytest.raises(DataError, match=r"train\.tsv line 5: no_tab, although its profile accepted it; validate"):
-        index.read(1)
-    image = data.index(b"\t", data.index(b"blue bag")) + 1
-    source.tsv.write_bytes(data[:image] + b"AAAA" + data[image + 4 :])
-    with pytest.raises(DataError, match=r"train\.tsv line 5: not_an_image, although"):
-        load_batch(index_pairs([source]), np.array([0, 1]), Crop(16))
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (b"blue bag\t", b"blue hat\t", 5),
+        (b"blue bag\t", b"blue bag ", 5),
+        (b"white shoe\t/9j/", b"white shoe\t/9k/", 6),
+        (b"red shirt\t/9j/", b"red shirt\tAAAA", 4),
+    ],
+    ids=["caption", "tab", "image", "no image"],
+)
+def test_a_line_edited_in_place_is_never_read(source: PairSource, old: bytes, new: bytes, line: int) -> None:
+    index, data = index_pairs([source]), source.tsv.read_bytes()
+    with source.tsv.open("r+b") as file:
+        file.seek(data.index(old))
+        file.write(new)
+    message = rf"train\.tsv line {line}: not the line that was profiled, so the file changed; validate it again"
+    with pytest.raises(DataError, match=message):
+        index.read(line - 4)
+    with pytest.raises(DataError, match=message):
+        index_pairs([source])
+    others = [row for row in range(3) if row != line - 4]
+    assert [index.caption(row) for row in others] == [NAMES[row] for row in others]
 
 
-@pytest.mark.parametrize("is_empty", [True, False])
-def test_a_file_that_vanished_after_it_was_indexed_is_a_sentence(source: PairSource, is_empty: bool) -> None:
-    index = index_pairs([source])
-    source.tsv.unlink()
-    if is_empty:
-        source.tsv.touch()
-    with pytest.raises(DataError, match=r"train\.tsv: cannot be read \(.*\); pull the data version again"):
-        index.read(0)
-
-
-def test_an_image_over_the_decoder_s_own_limit_is_trained_on_where_the_config_allowed_it(
+def test_edits_outside_the_sample_are_found_when_their_line_is_read(
     source: PairSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decode_image, "__defaults__", (100,))
-    assert len(load_batch(index_pairs([source]), np.arange(3), Crop(16)).images) == 3
+    monkeypatch.setattr(dataset, "SAMPLED_LINES", 1)
+    source.tsv.write_bytes(source.tsv.read_bytes().replace(b"blue bag\t", b"blue hat\t"))
+    index = index_pairs([source])
+    with pytest.raises(DataError, match="line 5: not the line that was profiled"):
+        index.caption(1)
 
 
-def images_of_epoch(index: PairIndex, crop: Crop, threads: int, batch_size: int) -> dict[int, torch.Tensor]:
-    batches = epoch_order(len(index), batch_size, crop.seed, crop.epoch)
-    loaded = prefetch(batches, lambda rows: load_batch(index, rows, crop), threads)
-    return {int(row): image for batch in loaded for row, image in zip(batch.rows, batch.images, strict=True)}
+@pytest.mark.parametrize("left", [0, 1, 40, 200])
+def test_a_file_cut_while_it_is_open_is_a_sentence_and_no_signal(source: PairSource, left: int) -> None:
+    index = index_pairs([source])
+    with source.tsv.open("r+b") as file:
+        file.truncate(left)
+    with pytest.raises(DataError, match=r"train\.tsv line 6: not the line that was profiled"):
+        index.read(2)
+    with pytest.raises(DataError, match=r"train\.tsv line 6: not the line that was profiled"):
+        index.caption(2)
 
 
-def test_a_pair_is_cut_the_same_whatever_the_threads_and_the_batches(tiny_data: TinyData) -> None:
-    index = tiny_data.train_index()
-    crop = Crop(16, min_scale=0.3, flip=True, seed=5, epoch=2)
-    expected = images_of_epoch(index, crop, threads=0, batch_size=16)
-    assert len(expected) == 64
-    for threads, batch_size in ((1, 16), (3, 16), (2, 8), (0, 4)):
-        again = images_of_epoch(index, crop, threads, batch_size)
-        assert all(torch.equal(again[row], image) for row, image in expected.items())
+def test_a_file_that_is_replaced_while_it_is_open_is_still_the_one_that_was_profiled(source: PairSource) -> None:
+    index = index_pairs([source])
+    other = source.tsv.with_name("other.tsv")
+    other.write_bytes(b"another version\n")
+    other.replace(source.tsv)
+    assert [index.caption(row) for row in range(3)] == list(NAMES)
 
 
-@pytest.mark.parametrize("change", [{"seed": 6}, {"epoch": 3}])
-def test_another_seed_or_epoch_cuts_most_pairs_otherwise(tiny_data: TinyData, change: dict[str, int]) -> None:
-    index = tiny_data.train_index()
-    values = {"min_scale": 0.3, "flip": True, "seed": 5, "epoch": 2}
-    first, other = (load_batch(index, np.arange(64), Crop(16, **given)) for given in (values, values | change))
-    assert sum(torch.equal(a, b) for a, b in zip(first.images, other.images, strict=True)) < 4
+def test_a_file_that_vanished_after_it_was_indexed_is_a_sentence(source: PairSource) -> None:
+    index = pickle.loads(pickle.dumps(index_pairs([source])))
+    source.tsv.unlink()
+    with pytest.raises(DataError, match=r"train\.tsv: cannot be read \(No such file.*\); pull the data version again"):
+        index.read(0)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from model.batches import Crop, load_batch, pair_input
 from model.config import DataConfig
-from model.dataset import Crop, index_pairs, load_batch
+from model.dataset import index_pairs
 from model.embed import Products, embed_captions, embed_encoded_images, embed_pairs, embed_products, judge
 from model.pairs import Columns, count_lines
 from model.profiles import profile_files, write_profile
@@ -54,26 +55,27 @@ def still(towers: Towers) -> Towers:
 
 @torch.inference_mode()
 def test_a_split_in_batches_equals_its_pairs_one_by_one(still: Towers, tiny_data: TinyData) -> None:
-    index = tiny_data.valid_index()
+    pairs = pair_input(still, tiny_data.valid_index())
     done: list[int] = []
-    text_ND, image_ND = embed_pairs(still, index, batch_size=10, workers=2, on_rows=done.append)
+    text_ND, image_ND = embed_pairs(still, pairs, batch_size=10, workers=2, on_rows=done.append)
     assert done == [10, 10, 10, 2]
     assert text_ND.shape == image_ND.shape == (32, WIDTH) and text_ND.dtype == image_ND.dtype == torch.float32
     for row in range(32):
-        one = load_batch(index, np.array([row]), Crop(still.image_size))
-        torch.testing.assert_close(encode_texts(still, one.captions)[0], text_ND[row], rtol=0, atol=1e-6)
+        one = load_batch(pairs, np.array([row]), Crop(still.image_size))
+        caption = pairs.index.caption(row)
+        torch.testing.assert_close(encode_texts(still, [caption])[0], text_ND[row], rtol=0, atol=1e-6)
         torch.testing.assert_close(encode_images(still, one.images)[0], image_ND[row], rtol=0, atol=1e-6)
 
 
 def test_towers_that_were_training_are_judged_as_they_will_be_served(towers: Towers, tiny_data: TinyData) -> None:
     towers.clip.train()
-    embed_pairs(towers, tiny_data.valid_index(), batch_size=32, workers=0)
+    embed_pairs(towers, pair_input(towers, tiny_data.valid_index()), batch_size=32, workers=0)
     assert not towers.clip.training
 
 
 def test_captions_and_pictures_alone_get_the_embeddings_that_pairs_get(still: Towers, tiny_data: TinyData) -> None:
     index = tiny_data.valid_index()
-    text_ND, image_ND = embed_pairs(still, index, batch_size=32, workers=0)
+    text_ND, image_ND = embed_pairs(still, pair_input(still, index), batch_size=32, workers=0)
     captions = embed_captions(still, [index.caption(row) for row in range(32)], batch_size=7)
     images = embed_encoded_images(still, [index.encoded_image(row) for row in range(32)], batch_size=7)
     torch.testing.assert_close(captions, text_ND, rtol=0, atol=1e-6)
@@ -141,7 +143,7 @@ def test_judging_equals_ranking_by_hand_over_distinct_captions_and_images(still:
     drawn = [(caption, drawn_jpeg(caption, seed)) for caption, seed in pairs]
     drawn.append(("white dress", drawn[3][1]))
     index = index_pairs([profiled(tmp_path / "test.tsv", drawn)])
-    result = judge(still, index, batch_size=4, block_rows=2, workers=0)
+    result = judge(still, pair_input(still, index), batch_size=4, block_rows=2, workers=0)
     texts = embed_captions(still, ["red shirt", "blue bag", "teal shoe", "white dress"])
     images = embed_encoded_images(still, [drawn[row][1] for row in (0, 1, 2, 3)])
     related = relate(["r", "r", "b", "t", "w"], ["1", "2", "3", "4", "4"])

@@ -12,12 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model import train as training
+from model.batches import Batch, Crop, PairInput, pair_input
 from model.checkpoint import Checkpoint, load_latest
 from model.config import ModelConfig, StageConfig
+from model.dataset import Rows
 from model.embed import judge
 from model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from model.sampler import Sampler
 from model.towers import WEIGHTS_FILE, Towers, create_towers, load_towers, weights_sha256
 from model.train import Callbacks, EpochRecord, Stage, StepRecord, TrainState, learning_rate, make_optimizer, train
 from tests.tiny import TinyData, tiny_stage_config
@@ -56,9 +60,10 @@ class Bench:
     folder: Path
 
     def stage(self, name: str = "run", validate: Validate | None = None, seed: int = 0, **changes: object) -> Stage:
-        index, config = self.data.valid_index(), tiny_stage_config(**changes)
-        judged = validate or (lambda towers: judge(towers, index, 32, 32, workers=0).metrics())
-        return Stage(config, self.data.train_index(), judged, self.folder / name, seed, workers=0)
+        towers, config = create_towers(self.model, "cpu"), tiny_stage_config(**changes)
+        train, valid = (pair_input(towers, index) for index in (self.data.train_index(), self.data.valid_index()))
+        judged = validate or (lambda towers: judge(towers, valid, 32, 32, workers=0).metrics())
+        return Stage(config, train, judged, self.folder / name, seed, workers=0)
 
     def run(self, stage: Stage, log: Log | None = None, precision: str = "fp32") -> TrainState:
         towers = create_towers(self.model, "cpu", precision, seed=3)
@@ -383,6 +388,37 @@ def test_gradients_are_clipped_to_the_config_s_norm(bench: Bench, monkeypatch: p
     bench.run(bench.stage(epochs=1, grad_clip=0.01), log)
     assert norms == pytest.approx([0.01] * 4, rel=1e-3)
     assert all(record.grad_norm > 0.01 for record in log.steps), "the norm that is told is the one before clipping"
+
+
+def test_a_process_of_a_launched_group_reads_its_own_part_of_every_batch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, honest = list[list[int]](), training.load_batch
+
+    def spied(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
+        read.append(rows.tolist())
+        return honest(pairs, rows, crop)
+
+    monkeypatch.setattr(training, "load_batch", spied)
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        bench.run(bench.stage(epochs=1))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert read == [batch.tolist() for batch in Sampler(64, 16, 0, rank=1, world_size=2).batches(0)]
+
+
+@pytest.mark.parametrize(("crop_scale", "flip"), [(1.0, False), (1.0, True), (0.5, True)])
+def test_training_from_caches_ends_with_the_bits_of_training_without(
+    bench: Bench, tmp_path: Path, crop_scale: float, flip: bool
+) -> None:
+    plain = bench.stage("plain", crop_scale=crop_scale, flip=flip)
+    cached = bench.stage("cached", crop_scale=crop_scale, flip=flip)
+    towers = create_towers(bench.model, "cpu")
+    pairs = pair_input(towers, cached.train.index, tmp_path / "cache", is_decoded=True)
+    bench.run(plain)
+    bench.run(replace(cached, train=pairs))
+    assert_same_end(bench, plain, cached)
 
 
 def test_threads_that_decode_change_no_bit(bench: Bench) -> None:

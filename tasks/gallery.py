@@ -8,7 +8,6 @@ in; one that cannot be shown becomes a grey tile. A query of two models with fiv
 
 import base64
 import html
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import FaultReason
 from model.pixels import decode_image
+from tasks.shown import visible
 
 THUMBNAIL_SIDE = 224  # pixels, twice what the page shows, for dense screens
 JPEG_QUALITY = 82
@@ -103,21 +103,6 @@ def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Foreign text and pictures
-
-
-def visible(text: str) -> str:
-    r"""Return the text with control, bidi and other invisible characters spelled out: \x1b, \u202e.
-
-    Joiners (U+200C, U+200D) stay: several scripts and emoji need them.
-    """
-    return "".join(
-        character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
-    )
-
-
-def _is_hidden(character: str) -> bool:
-    is_joiner = character in "\u200c\u200d"
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and not is_joiner
 
 
 def _text(text: str) -> str:

@@ -42,23 +42,30 @@ class Run(Record):
 
 
 class SplitCounts(Record):
-    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted occur in test."""
+    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted share with test.
+
+    ``repeats`` counts accepted lines by what of an earlier line they repeat, each once; ``leaks`` by what they share
+    with test, where a line may count several times.
+    """
 
     name: str
     lines: int
     accepted: int
     quarantined: int
     faults: dict[str, int]
+    repeats: dict[str, int]
+    leaks: dict[str, int]
     leaked: int
 
 
 class Validation(Record):
-    """Where the profiles and the Data Docs of a data version lie, and what they say."""
+    """Where the profiles and the Data Docs of a data version lie, and what they say; ``warnings`` are sentences."""
 
     profiles: Path
     docs: Path
     counts: list[SplitCounts]
     expectations: int
+    warnings: list[str] = []
 
 
 class TrainedModel(Record):

@@ -1,60 +1,80 @@
-"""The Great Expectations suite over pair profiles, and its Data Docs.
+"""Great Expectations over tables of a data version, and its Data Docs.
 
-Each expectation is listed with the sentence that a user gets when it fails. GX reports an exception inside a metric (a
-missing column, say) as a result rather than a raise, so such a result counts as a failure here; a row count is always
-among the expectations, because nearly everything holds on an empty frame.
+Nothing passes because nothing was looked at: an exception inside a metric (a missing column, say), a column without a
+single value, and a table without an expectation are failures, and every suite begins with a row count. What a page
+shows is not escaped by GX, so no text of captions, side tables or file names may be in the tables unless it is.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import great_expectations as gx
-import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.core import ExpectationValidationResult
-from great_expectations.data_context import FileDataContext
+from great_expectations.data_context import EphemeralDataContext
 from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.datasource.fluent import PandasDatasource
 from great_expectations.expectations.expectation import Expectation
+from great_expectations.expectations.metadata_types import FailureSeverity
 
-from model.config import DataConfig
+from model.errors import DataError
 
 SITE = "data_docs"
+ORDER = "order"
+
+
+class Judged(NamedTuple):
+    """A table under a name that is safe in a page and a file name, and what it must satisfy."""
+
+    name: str
+    frame: pd.DataFrame
+    expectations: Sequence[Expectation]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the suite said: an empty list of failures, or one sentence each."""
+    """What the suites said: a sentence a failure and a warning, most telling first."""
 
     failures: list[str]
+    warnings: list[str]
     expectations: int
     docs: Path
 
 
-def judge_profiles(frames: Mapping[str, pd.DataFrame], limits: DataConfig, docs: Path) -> Verdict:
-    """Run the suite over each split's frame and write Data Docs into the folder ``docs``."""
+def judge_tables(tables: Iterable[Judged], docs: Path) -> Verdict:
+    """Run every table's suite, one table in memory at a time, and write Data Docs into the folder ``docs``.
+
+    Raises:
+        DataError: there is no table.
+    """
     context = _context(docs)
-    source = context.data_sources.add_or_update_pandas("profiles")
+    source = context.data_sources.add_pandas("tables")
     failures: list[str] = []
+    warnings: list[str] = []
     count = 0
-    for name, frame in frames.items():
-        asset = source.add_dataframe_asset(name)
-        batch = asset.add_batch_definition_whole_dataframe("all lines")
-        expected = list(_expectations(name, limits))
-        suite = gx.ExpectationSuite(name, expectations=expected)
-        definition = gx.ValidationDefinition(name=name, data=batch, suite=context.suites.add_or_update(suite))
-        result = context.validation_definitions.add_or_update(definition).run(batch_parameters={"dataframe": frame})
-        count += len(result.results)
-        failures += [_sentence(name, one) for one in _in_order(result.results, expected) if not one.success]
+    for table in tables:
+        results = _results(context, source, table)
+        count += len(results)
+        for result in results:
+            sentence = _failure(table.name, result)
+            if sentence:
+                is_warning = result.expectation_config and result.expectation_config.severity == FailureSeverity.WARNING
+                (warnings if is_warning else failures).append(sentence)
+    if not count:
+        raise DataError(f"{docs.parent}: there was nothing to judge, so nothing is known; validate again")
     context.build_data_docs(site_names=[SITE])
-    return Verdict(failures, count, docs / "index.html")
+    return Verdict(failures, warnings, count, docs / "index.html")
 
 
-def _context(docs: Path) -> FileDataContext:
+def _context(docs: Path) -> EphemeralDataContext:
+    """Return a context in memory whose one site is the folder; what an earlier judgement left there goes."""
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="file", project_root_dir=docs.parent / "gx")
+    shutil.rmtree(docs, ignore_errors=True)
+    context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     site: Any = {  # GX types a site as one closed TypedDict a backend
         "class_name": "SiteBuilder",
@@ -67,68 +87,39 @@ def _context(docs: Path) -> FileDataContext:
     return context
 
 
-def _expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
-    """Yield what a split must satisfy, the most telling first; ``meta.sentence`` is what the user reads."""
-    yield gxe.ExpectTableRowCountToBeBetween(
-        min_value=limits.min_rows, meta={"sentence": f"fewer than {limits.min_rows} lines"}
-    )
-    yield gxe.ExpectColumnValuesToBeNull(
-        column="fault",
-        mostly=1 - limits.max_fault_share,
-        meta={"sentence": f"too many faulty lines (data.max_fault_share is {limits.max_fault_share:.2%})"},
-    )
-    if name != "test" and limits.on_leak == "refuse":
-        for what in ("caption", "image"):
-            yield gxe.ExpectColumnValuesToBeInSet(
-                column=f"{what}_in_test",
-                value_set=[False],
-                meta={"sentence": f"test leaks: a {what} of test occurs here; take it out or set data.on_leak=drop"},
-            )
-    yield gxe.ExpectColumnValuesToBeInSet(
-        column="is_duplicate",
-        value_set=[False],
-        mostly=1 - limits.max_duplicate_share,
-        meta={"sentence": f"too many repeated pairs (data.max_duplicate_share is {limits.max_duplicate_share:.2%})"},
-    )
-    yield gxe.ExpectColumnValuesToBeBetween(
-        column="caption_chars",
-        min_value=1,
-        max_value=limits.max_caption_chars,
-        mostly=1 - limits.max_fault_share,
-        meta={"sentence": f"captions longer than data.max_caption_chars ({limits.max_caption_chars})"},
-    )
-    for side in ("width", "height"):
-        yield gxe.ExpectColumnValuesToBeBetween(
-            column=side,
-            min_value=limits.min_image_side,
-            meta={"sentence": f"an image's {side} is under data.min_image_side ({limits.min_image_side} px)"},
-        )
-
-
-def _in_order(
-    results: list[ExpectationValidationResult], expectations: list[Expectation]
+def _results(
+    context: EphemeralDataContext, source: PandasDatasource, table: Judged
 ) -> list[ExpectationValidationResult]:
-    """Return the results in the order of the expectations; GX sorts them by kind."""
-    order = [_key(expectation.configuration) for expectation in expectations]
-    return sorted(results, key=lambda result: order.index(_key(result.expectation_config)))
+    """Return a result for each expectation of a table, in their order; GX sorts them by kind."""
+    for number, expectation in enumerate(table.expectations):
+        expectation.meta = {**(expectation.meta or {}), ORDER: number}
+    suite = context.suites.add(gx.ExpectationSuite(table.name, expectations=list(table.expectations)))
+    batch = source.add_dataframe_asset(table.name).add_batch_definition_whole_dataframe("all lines")
+    definition = gx.ValidationDefinition(name=table.name, data=batch, suite=suite)
+    run = context.validation_definitions.add(definition).run(batch_parameters={"dataframe": table.frame})
+    results = sorted(run.results, key=lambda result: int(_meta(result)[ORDER]))
+    assert len(results) == len(table.expectations), "GX judged every expectation"
+    return results
 
 
-def _key(configuration: Any) -> str:
-    return f"{configuration.type}:{configuration.kwargs.get('column')}"
-
-
-def _sentence(name: str, result: ExpectationValidationResult) -> str:
-    configuration = result.expectation_config
-    assert configuration is not None
-    raised = _exception_of(result.exception_info)
+def _failure(name: str, result: ExpectationValidationResult) -> str:
+    """Return what is wrong in one sentence, empty where nothing is."""
+    meta, raised, found = _meta(result), _exception_of(result.exception_info), result.result
+    what, rows = meta["sentence"], meta.get("rows", "lines")
     if raised:
-        return f"{name}: {_key(configuration)} could not be checked ({raised}); the profile is damaged, validate again"
-    found = result.result
+        return f"{name}: could not be checked ({raised}), so perhaps {what}; the profile is damaged, validate again"
+    if "missing_count" in found and found["missing_count"] >= found["element_count"]:
+        return f"{name}: could not be checked, because no line has a value, so perhaps {what}"
+    if result.success:
+        return ""
     if "unexpected_count" in found:
-        detail = f"{found['unexpected_count']} of {found['element_count']} lines"
-    else:
-        detail = f"found {found.get('observed_value')}"
-    return f"{name}: {configuration.meta['sentence'] if configuration.meta else _key(configuration)} ({detail})"
+        return f"{name}: {what} ({found['unexpected_count']} of {found['element_count']} {rows})"
+    return f"{name}: {what} (found {found.get('observed_value')})"
+
+
+def _meta(result: ExpectationValidationResult) -> dict[str, Any]:
+    assert result.expectation_config is not None
+    return dict(result.expectation_config.meta or {})
 
 
 def _exception_of(info: Any) -> str:

@@ -1,12 +1,17 @@
 """Judge a data version before anything is trained on it.
 
-One pass over each TSV writes its profile and quarantine (`model.pairs`); Great Expectations judges the profiles; Data
-Docs show every verdict. A suite that fails, or a metric that cannot be computed, stops the run.
+One pass over each TSV writes its profile and quarantine (`model.profiles`); repeats, leaks and counts are found in the
+profiles (`tasks.comparisons`); Great Expectations judges all of them, the side tables and the drift; Data Docs show
+every verdict. A suite that fails, or a metric that cannot be computed, stops the run. Great Expectations takes about
+SECONDS for two million lines.
 """
 
-from collections.abc import Mapping
+import html
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from prefect.artifacts import create_link_artifact, create_table_artifact
@@ -14,97 +19,94 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from model.config import DataConfig
 from model.errors import DataError
 from model.pairs import check_file, count_lines
-from model.profiles import (
-    ProfileSummary,
-    existing_profile,
-    profile_files,
-    read_profile,
-    write_profile,
+from model.profiles import ProfileSummary, existing_profile, profile_files, read_profile, write_profile
+from model.repeats import LEAK_KINDS, read_repeats
+from model.splits import find_splits, read_side_table
+from tasks.cards import report_folder
+from tasks.comparisons import Split, compare_splits, comparison_files, first_repeats, kinds
+from tasks.drift import (
+    Drift,
+    Reference,
+    champion_reference,
+    keep_with_run,
+    measure_drift,
+    publish_drift,
+    unmeasured,
 )
-from model.splits import Splits, find_splits, read_side_table
-from tasks.environment import state_folder
 from tasks.progress import progress
 from tasks.records import DataVersion, Run, SplitCounts, Validation
+from tasks.splits import profile_path, tsv_files
 from tasks.stage import run_logger, stage
 
-JUDGED_COLUMNS = [
-    "line", "caption_chars", "caption_words", "caption_hash", "image_hash", "image_format", "width", "height",
-    "image_bytes", "fault",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from tasks.suite import Judged
 
-
-# Hashes of 64 bits would lose their last digits as the floats that pandas makes of integers with nulls.
-WHOLE_NUMBERS = {pa.uint64(): pd.UInt64Dtype()}
+JUDGED_COLUMNS = ["caption_chars", "caption_words", "caption_script", "width", "height", "fault"]
+SHOWN_REPEATS = 20
 
 
 @stage("validate", Validation)
 def validate(run: Run) -> Validation:
     """Profile every split, quarantine faulty lines, judge the profiles and write the Data Docs.
 
+    Drift is measured against the data version of the champion; the counts that it needs stay with the MLflow run.
+
     Raises:
         DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
+        ServiceError: the registry does not answer.
     """
-    return judge_data(run.data, run.config.data, run.config.profile_processes)
+    validation = judge_data(run.data, run.config.data, run.config.profile_processes, champion_reference(run))
+    keep_with_run(run, validation.profiles)
+    return validation
 
 
-def judge_data(data: DataVersion, limits: DataConfig, profile_processes: int | None = None) -> Validation:
+def judge_data(
+    data: DataVersion,
+    limits: DataConfig,
+    profile_processes: int | None = None,
+    reference: Reference | None = None,
+) -> Validation:
     """Profile every split of a data version, unless that was done, judge the profiles and write the Data Docs.
 
+    With a reference, the version's drift against it is measured and judged, too.
+
     Raises:
         DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
     """
-    splits = find_splits(data.folder)
-    for tsv in tsv_files(splits).values():
+    tsvs = tsv_files(find_splits(data.folder))
+    for tsv in tsvs.values():
         check_file(tsv)
-    folder = data_report_folder(data)
-    summaries = _profile_splits(splits, folder, limits, profile_processes)
-    frames = _judged_frames(folder, summaries)
-    counts = [_counts(name, summary, frames[name]) for name, summary in summaries.items()]
-    _publish_counts(data, counts)
-    _check_side_tables(splits, summaries, limits)
+    folder = report_folder(data.version)
+    splits = {name: Split(tsv, read_side_table(tsv, limits.require_side_table)) for name, tsv in tsvs.items()}
+    summaries = _profile_splits(tsvs, folder, limits, profile_processes)
+    compare_splits(folder, splits)
+    counts = [_counts(name, summary, folder) for name, summary in summaries.items()]
+    _publish_counts(data, counts, folder)
+    drift, warnings = _drift(data, reference, limits)
     # Importing Great Expectations takes seconds that a run with nothing new to do should not spend.
-    from tasks.suite import judge_profiles
+    from tasks.suite import judge_tables
 
-    verdict = judge_profiles(frames, limits, folder / "docs")
+    verdict = judge_tables(_judged(folder, splits, counts, drift, limits), folder / "docs")
     create_link_artifact(
         verdict.docs.as_uri(), link_text="Data Docs", key="data-docs", description="Great Expectations"
     )
     if verdict.failures:
-        raise DataError(f"{data.folder}: {verdict.failures[0]}{_where_quarantined(folder, counts)}; see {verdict.docs}")
-    return Validation(profiles=folder, docs=verdict.docs, counts=counts, expectations=verdict.expectations)
-
-
-def data_report_folder(data: DataVersion) -> Path:
-    """Return where profiles, quarantine and Data Docs of a data version lie."""
-    return state_folder() / "data" / data.version
-
-
-def tsv_files(splits: Splits) -> dict[str, Path]:
-    """Return the TSVs of the splits by the name under which they are profiled."""
-    named = {f"pretrain-{path.stem}": path for path in splits.pretrain}
-    named["train"] = splits.train
-    if splits.valid is not None:
-        named["valid"] = splits.valid
-    return named | {"test": splits.test}
-
-
-def profile_path(folder: Path, name: str) -> Path:
-    """Return the profile of a split."""
-    return profile_files(folder, name).table
-
-
-def quarantine_path(folder: Path, name: str) -> Path:
-    """Return the quarantine of a split."""
-    return profile_files(folder, name).quarantine
+        raise DataError(f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; see {verdict.docs}")
+    return Validation(
+        profiles=folder,
+        docs=verdict.docs,
+        counts=counts,
+        expectations=verdict.expectations,
+        warnings=warnings + verdict.warnings,
+    )
 
 
 def _profile_splits(
-    splits: Splits, folder: Path, limits: DataConfig, processes: int | None
+    tsvs: Mapping[str, Path], folder: Path, limits: DataConfig, processes: int | None
 ) -> dict[str, ProfileSummary]:
-    files = tsv_files(splits)
     summaries = {}
-    with progress("validate", sum(count_lines(path) for path in files.values()), "lines") as shown:
-        for name, tsv in files.items():
+    with progress("validate", sum(count_lines(path) for path in tsvs.values()), "lines") as shown:
+        for name, tsv in tsvs.items():
             left = profile_files(folder, name)
             known = existing_profile(tsv, left, limits)
             if known is not None:
@@ -113,58 +115,126 @@ def _profile_splits(
     return summaries
 
 
-def _check_side_tables(splits: Splits, summaries: Mapping[str, ProfileSummary], limits: DataConfig) -> None:
-    for name, tsv in tsv_files(splits).items():
-        read_side_table(tsv, limits.require_side_table, summaries[name].lines)
-
-
-def _counts(name: str, summary: ProfileSummary, frame: pd.DataFrame) -> SplitCounts:
+def _counts(name: str, summary: ProfileSummary, folder: Path) -> SplitCounts:
+    files = comparison_files(folder, name)
+    leaks = read_repeats(files.leaks)
     return SplitCounts(
         name=name,
         lines=summary.lines,
         accepted=summary.accepted,
         quarantined=summary.quarantined,
         faults=summary.faults,
-        leaked=int((frame["caption_in_test"] | frame["image_in_test"]).sum()) if name != "test" else 0,
+        repeats=kinds(read_repeats(files.repeats)),
+        leaks=kinds(leaks),
+        leaked=len(leaks["line"].unique()),
     )
 
 
-def _publish_counts(data: DataVersion, counts: list[SplitCounts]) -> None:
+def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) -> None:
     rows = [
         {
             "split": count.name,
             "lines": count.lines,
             "accepted": count.accepted,
             "quarantined": count.quarantined,
-            "also in test": count.leaked,
-            "faults": ", ".join(f"{reason} {n}" for reason, n in sorted(count.faults.items())) or "none",
+            "also in test": _listed(count.leaks),
+            "repeats": _listed(count.repeats),
+            "faults": _listed(count.faults),
         }
         for count in counts
     ]
     create_table_artifact(rows, key="validation", description=f"Data version {data.version}")
     for row in rows:
         run_logger().info(
-            "%(split)s: %(lines)d lines, %(accepted)d accepted, %(also in test)d also in test, faults: %(faults)s", row
+            "%(split)s: %(lines)d lines, %(accepted)d accepted, also in test: %(also in test)s, repeats: %(repeats)s, "
+            "faults: %(faults)s",
+            row,
         )
+    repeated = [row for count in counts for row in first_repeats(folder, count.name, SHOWN_REPEATS)]
+    if repeated:
+        description = f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
+        create_table_artifact(repeated, key="duplicates", description=description)
 
 
-def _where_quarantined(folder: Path, counts: list[SplitCounts]) -> str:
-    worst = max(counts, key=lambda count: count.quarantined)
-    if not worst.quarantined:
-        return ""
-    return f"; faulty lines are kept in {quarantine_path(folder, worst.name)}"
+def _listed(counted: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counted.items())) or "none"
 
 
-def _judged_frames(folder: Path, summaries: Mapping[str, ProfileSummary]) -> dict[str, pd.DataFrame]:
-    """Return one frame a split: the profile's columns, and what only a comparison of lines and splits can tell."""
-    tables = {name: read_profile(profile_path(folder, name), JUDGED_COLUMNS) for name in summaries}
-    frames = {name: table.to_pandas(types_mapper=WHOLE_NUMBERS.get) for name, table in tables.items()}
-    test = frames["test"]
-    test_captions, test_images = set(test["caption_hash"].dropna()), set(test["image_hash"].dropna())
-    for name, frame in frames.items():
-        faulty = frame["fault"].notna()
-        frame["is_duplicate"] = frame.duplicated(["caption_hash", "image_hash"]) & ~faulty
-        if name != "test":
-            frame["caption_in_test"] = frame["caption_hash"].isin(test_captions) & ~faulty
-            frame["image_in_test"] = frame["image_hash"].isin(test_images) & ~faulty
-    return frames
+def _drift(data: DataVersion, reference: Reference | None, limits: DataConfig) -> tuple[Drift | None, list[str]]:
+    """Return the drift against the reference, or warnings that say why there is none."""
+    if reference is None or reference.version == data.version:
+        return None, []
+    report = measure_drift(data.version, reference)
+    if report is not None:
+        publish_drift(report, limits)
+        return report, []
+    if limits.max_drift is not None:
+        raise DataError(f"{unmeasured(reference)}, or set data.max_drift to null")
+    run_logger().warning("%s", unmeasured(reference))
+    return None, [unmeasured(reference)]
+
+
+def _where(folder: Path, counts: list[SplitCounts]) -> str:
+    """Say where the faulty and the leaking lines stand."""
+    said, quarantined = "", max(counts, key=lambda count: count.quarantined)
+    if quarantined.quarantined:
+        said += f"; faulty lines are kept in {profile_files(folder, quarantined.name).quarantine}"
+    leaked = max(counts, key=lambda count: count.leaked)
+    if leaked.leaked:
+        said += f"; leaking lines are listed in {comparison_files(folder, leaked.name).listed}"
+    return said
+
+
+def _judged(
+    folder: Path, splits: Mapping[str, Split], counts: list[SplitCounts], drift: Drift | None, limits: DataConfig
+) -> "Iterable[Judged]":
+    """Yield every table with what it must satisfy; splits first, because their sentences say most."""
+    from tasks.expectations import drift_expectations, side_table_expectations, split_expectations
+    from tasks.suite import Judged
+
+    for name in splits:
+        yield Judged(name, split_frame(folder, name), list(split_expectations(name, limits)))
+    for count in counts:
+        products = splits[count.name].products
+        if products is not None:
+            frame = side_table_frame(products, limits.side_table_columns)
+            yield Judged(f"{count.name}.products", frame, list(side_table_expectations(count.lines, limits)))
+    if drift is not None:
+        yield Judged("drift", drift_frame(drift, limits.drift_warn), list(drift_expectations(limits)))
+
+
+def split_frame(folder: Path, name: str) -> pd.DataFrame:
+    """Return a row a line: facts of the profile, its verdict, whether it repeats a pair, what it shares with test."""
+    files = comparison_files(folder, name)
+    frame: pd.DataFrame = read_profile(profile_path(folder, name), JUDGED_COLUMNS).to_pandas()
+    fault = frame.pop("fault")
+    frame["verdict"] = fault.fillna("accepted").astype("category")
+    frame["is_accepted"] = fault.isna().astype(np.int64)
+    frame["is_duplicate"] = _flags(read_repeats(files.repeats), "pair", len(frame))
+    leaks = read_repeats(files.leaks)
+    for kind in LEAK_KINDS:
+        frame[f"{kind}_in_test"] = _flags(leaks, kind, len(frame))
+    return frame
+
+
+def _flags(table: pa.Table, kind: str, lines: int) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    flags = np.zeros(lines, dtype=np.bool_)
+    flags[table.filter(pa.compute.equal(table["kind"], kind))["line"].to_numpy() - 1] = True
+    return flags
+
+
+def side_table_frame(products: pa.Table, columns: Iterable[str]) -> pd.DataFrame:
+    """Return the columns that must have values, 1 where a row has one and null where it is empty: no text of it."""
+    wanted = [name for name in ("id", *columns) if name in products.column_names]
+    filled = {name: pa.compute.not_equal(pa.compute.utf8_trim_whitespace(products[name]), "") for name in wanted}
+    frame = pd.DataFrame({name: values.to_pandas().map({True: 1.0}) for name, values in filled.items()})
+    return frame if wanted else pd.DataFrame(index=range(len(products)))
+
+
+def drift_frame(drift: Drift, warn: float) -> pd.DataFrame:
+    """Return a row a column: how far it drifted and, where that is over the limit, which it is, as safe HTML."""
+    from tasks.expectations import NO_DRIFT
+
+    over = {(each.split, each.column) for each in drift.over(warn)}
+    said = [html.escape(each.sentence()) if (each.split, each.column) in over else NO_DRIFT for each in drift.columns]
+    return pd.DataFrame({"drift": [each.drift for each in drift.columns], "over_warn": said})

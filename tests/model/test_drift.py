@@ -1,7 +1,6 @@
 """Drift is found where shares moved and not where chance moved them."""
 
 import math
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +65,8 @@ def test_two_draws_of_one_distribution_drift_in_less_than_one_of_a_hundred_colum
     flagged = 0
     for values in [2, 5, 12, 40, 150] * 80:
         shares = rng.dirichlet(np.full(values, 0.5))
-        draws = (dict(zip(map(str, range(values)), rng.multinomial(size, shares).tolist())) for size in (n, m))
-        flagged += column_drift("colour", *draws).excess > 0
+        draws = (rng.multinomial(size, shares).tolist() for size in (n, m))
+        flagged += column_drift("colour", *({str(v): c for v, c in enumerate(draw)} for draw in draws)).excess > 0
     assert flagged <= 4
 
 
@@ -160,9 +159,7 @@ def test_counts_of_parts_add_up() -> None:
     part = counts_of(profile_of(5), WORDS, None)
     twice = added([part, part])
     assert as_dict(twice.rename_columns(COUNTS_SCHEMA.names)) == {key: 2 * n for key, n in as_dict(part).items()}
-    assert Counter(each.psi for each in drift(twice, added([part, part, part])))[0.0] == len(
-        set(part["column"].to_pylist())
-    )
+    assert all(each.psi < 0.01 for each in drift(twice, added([part, part, part])))
 
 
 def test_damaged_counts_are_refused(tmp_path: Path) -> None:

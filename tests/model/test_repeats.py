@@ -1,6 +1,5 @@
 """Every accepted line that says again what an earlier line or test says is named with what it repeats."""
 
-import io
 import os
 from collections import Counter
 from pathlib import Path

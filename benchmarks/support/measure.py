@@ -1,0 +1,75 @@
+"""How benchmarks measure: ways in turns, a core by its processor seconds, memory of a whole family of processes.
+
+A core's speed is told by the processor seconds of this process rather than by the clock, so a busy machine disturbs it
+little; ratios are medians of the ratios within a round. Memory comes from the kernel's own accounts (Linux only).
+"""
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROUNDS = 5
+SAMPLE_S = 0.1
+
+Seconds = dict[str, list[float]]
+
+
+def core_seconds(ways: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> Seconds:
+    """Return the processor seconds of each way, a value a round; a first round warms up and is not kept."""
+    taken: Seconds = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            taken[name].append(time.process_time() - start)
+    return {name: values[1:] for name, values in taken.items()}
+
+
+def times_faster(seconds: Seconds, ours: str, peer: str) -> float:
+    """Return the median over the rounds of how many times faster ours was than the peer."""
+    return statistics.median(theirs / own for own, theirs in zip(seconds[ours], seconds[peer], strict=True))
+
+
+def print_rates(title: str, rows: int, seconds: Seconds) -> None:
+    """Print a table of rows a second a core."""
+    print(f"\n{title}: {rows:,} rows, {len(next(iter(seconds.values())))} rounds in turns")
+    for name, values in seconds.items():
+        print(f"{name:>34} {rows / statistics.median(values):9,.0f} rows/s a core")
+
+
+def print_bar(name: str, value: float, relation: str, target: float) -> None:
+    """Print ``BAR name value >= target ok``, or ``short``; ``relation`` is ``>=`` or ``<=``."""
+    met = value >= target if relation == ">=" else value <= target
+    print(f"BAR {name} {value:.3g} {relation} {target:g} {'ok' if met else 'short'}", flush=True)
+
+
+def private_bytes() -> int:
+    """Return the memory of this process that no file backs and no other process shares."""
+    return _rollup("self", "Private_Dirty:")
+
+
+def peak_bytes(process: subprocess.Popen[str]) -> int:
+    """Wait for a process and return the peak memory of it and its descendants, a page that they share counted once."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(_rollup(member, "Pss:") for member in _family(str(process.pid))))
+        time.sleep(SAMPLE_S)
+    return peak
+
+
+def _family(process: str) -> list[str]:
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it ended meanwhile
+        return [process]
+    return [process, *(member for child in children for member in _family(child))]
+
+
+def _rollup(process: str, account: str) -> int:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it ended meanwhile
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(account))

@@ -1,0 +1,18 @@
+"""Foreign text as people see it: nothing in it acts on a terminal, on a page or on the direction of other text."""
+
+import unicodedata
+
+
+def visible(text: str) -> str:
+    r"""Return the text with control, bidi and other invisible characters spelled out: \x1b, \u202e.
+
+    Joiners (U+200C, U+200D) stay: several scripts and emoji need them.
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    is_joiner = character in "\u200c\u200d"
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and not is_joiner

@@ -71,6 +71,11 @@ def _run_flow(options: argparse.Namespace) -> None:
         from flows.ingest import ingest, print_ingested
 
         print_ingested(ingest(**_parameters(options)))
+    elif options.command == "validate":
+        from flows.report import print_validation
+        from flows.stages import validate
+
+        print_validation(validate(**_parameters(options)))
     else:
         print(_stage_flow(options.command)(**_parameters(options)).model_dump_json(indent=2))
 

@@ -9,7 +9,7 @@ from tasks.repository import data_folder
 from tasks.status import data_status
 from tasks.versions import current_version_or_none, find_version, known_versions
 
-SHORT = 12
+SHORT = 8
 
 
 def log() -> None:
@@ -19,7 +19,7 @@ def log() -> None:
         {
             "": "→" if known.version == current else "",
             "version": known.version[:SHORT],
-            "created (UTC)": known.created.removesuffix("+00:00").replace("T", " "),
+            "created (UTC)": known.created[:16].replace("T", " "),
             "name": known.name,
             "accepted pairs": rows_text(known.card.splits) if known.card else "?",
             "faults": str(sum(known.card.faults.values())) if known.card else "?",

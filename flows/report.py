@@ -1,5 +1,6 @@
 """What a retraining tells the person who started it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.terminal import print_facts, print_line, print_table
 from model.config import RunConfig
 from tasks.environment import served
 from tasks.evaluation import rank_table
@@ -70,6 +72,29 @@ def print_report(report: Report) -> None:
         console.print(f"[dim]{name:>13}[/dim]  {escape(_relative(value))}", soft_wrap=True)
     if not served():
         console.print("\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses.")
+
+
+def print_validation(validation: Validation) -> None:
+    """Show in the terminal what validation found in each split."""
+    rows = [
+        {
+            "split": split.name,
+            "lines": f"{split.lines:,}",
+            "accepted": f"{split.accepted:,}",
+            "faults": _counted(split.faults),
+            "repeats": _counted(split.repeats),
+            "shared with test": _counted(split.leaks),
+        }
+        for split in validation.counts
+    ]
+    print_table(f"All {validation.expectations} expectations are met", rows, right=("lines", "accepted"))
+    print_facts("", {"Data Docs": _relative(str(validation.docs)), "profiles": _relative(str(validation.profiles))})
+    for warning in validation.warnings:
+        print_line(f"warning: {warning}")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
 
 
 def _relative(text: str) -> str:

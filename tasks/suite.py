@@ -72,7 +72,8 @@ def judge_tables(tables: Iterable[Judged], docs: Path) -> Verdict:
 
 def _context(docs: Path) -> EphemeralDataContext:
     """Return a context in memory whose one site is the folder; what an earlier judgement left there goes."""
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the latter sets its own level
+        logging.getLogger(name).setLevel(logging.ERROR)
     shutil.rmtree(docs, ignore_errors=True)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)

@@ -64,7 +64,7 @@ def validated(project: Path) -> str:
 
 
 def row_of(output: str, version: str) -> str:
-    (row,) = [line for line in output.splitlines() if version[:12] in line]
+    (row,) = [line for line in output.splitlines() if version[:8] in line]
     return row
 
 

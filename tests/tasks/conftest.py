@@ -53,6 +53,14 @@ def validation(tmp_path: Path) -> Validation:
     return Validation(profiles=tmp_path, docs=tmp_path, counts=[], expectations=5)
 
 
+@pytest.fixture
+def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave Data Docs unwritten: they take most of the time of a judgement of a few lines."""
+    monkeypatch.setattr(
+        "great_expectations.data_context.EphemeralDataContext.build_data_docs", lambda self, site_names: None
+    )
+
+
 def evaluation_of(folder: Path, mean_recall: float, base: float = 0.01) -> Evaluation:
     return Evaluation(
         metrics=METRICS | {"mean_recall": mean_recall},

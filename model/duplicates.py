@@ -35,7 +35,7 @@ BANDS = (0, 11, 22, 33, 44, 54, 64)
 KEY_BANDS = 2
 # Candidates compared at a time, about 10 MB.
 CANDIDATES = 1 << 17
-NEIGHBOURS = 16
+NEIGHBOURS = 4
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
@@ -85,7 +85,7 @@ def near_duplicates(left: Signatures, right: Signatures, confirm: Confirm = lamb
 
     The same: hashes at most 4 bits apart, no byte of the thumbnails more than 10 levels, and ``confirm(row, other)``.
     No such pair is missed. Memory is flat in the left images but for the answer; the right ones take about 150 bytes
-    each. Two million against 32,000 of the variety of shop photos take about 30 s of one core.
+    each. Two million against 32,000 of the variety of shop photos take about 35 s of one core.
     """
     found, refuted = np.full(len(left.phash), len(right.phash), np.int64), set[tuple[int, int]]()
     for mask in _key_masks():
@@ -103,7 +103,7 @@ def near_duplicates(left: Signatures, right: Signatures, confirm: Confirm = lamb
 def earlier_duplicates(images: Signatures, confirm: Confirm = lambda row, other: True) -> Rows:
     """Return for each of N images an earlier row that looks the same, or its own: int64 [N].
 
-    The same as in `near_duplicates`, but of pictures that share part of their hash each is compared with the next 16
+    The same as in `near_duplicates`, but of pictures that share part of their hash each is compared with the next four
     alone, so time grows with N and no bucket of ten thousand explodes. All are compared where there are few.
     """
     found, refuted = np.arange(len(images.phash)), set[tuple[int, int]]()

@@ -2,8 +2,9 @@
 
 Within a split a line is named once, by the strongest of: ``pair`` (same picture and same words), ``image`` (same
 bytes), ``near_image`` (looks the same), ``caption`` (same words). What leaks from test is named once a kind. There all
-pictures with like signatures are compared; within a split only those with the same hash, each with the next 16 of
-them, so that ten thousand of one kind cost no more than others do. SECONDS
+pictures with like signatures are compared; within a split each with four neighbours that share part of its hash, so
+that ten thousand of one kind cost no more than others do. Two million lines take about 100 s of one core (40 of them
+against 32,000 of test) and 1.4 GB at most.
 """
 
 import os

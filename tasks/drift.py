@@ -13,7 +13,7 @@ from prefect.artifacts import create_table_artifact
 from model.config import DataConfig
 from model.drift import ColumnDrift, added, drift, read_counts
 from model.files import atomic_write
-from tasks.cards import report_folder
+from tasks.cards import VERSION, report_folder
 from tasks.comparisons import COUNTS_SUFFIX
 from tasks.records import Record, Run
 from tasks.registry import champion_origin
@@ -72,13 +72,13 @@ class Drift(Record):
 
 
 def champion_reference(run: Run) -> Reference | None:
-    """Return the data version that the champion of the run's model was trained on, None where there is no champion.
+    """Return the data version that the champion of the run's model was trained on, None without a champion or its tag.
 
     Raises:
         ServiceError: the registry does not answer.
     """
     origin = champion_origin(run.config.registered_model)
-    if origin is None:
+    if origin is None or not VERSION.match(origin[0]):
         return None
     version, champion = origin
     name = f"champion version {champion.number}"

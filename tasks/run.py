@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 
 from model.config import RunConfig
 from model.errors import ServiceError
+from tasks.cards import report_folder
 from tasks.data import reading
 from tasks.environment import state_folder
 from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
@@ -74,6 +75,7 @@ def lineage_tags(config: RunConfig, data: DataVersion) -> dict[str, str]:
         "commerce_clip.config": config.name,
         "commerce_clip.config_sha256": config.digest(),
         "commerce_clip.data_version": data.version,
+        "commerce_clip.data_docs": (report_folder(data.version) / "docs" / "index.html").as_uri(),
         "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
         "commerce_clip.code_version": code_version(),
         "commerce_clip.git_commit": commit,

@@ -45,17 +45,18 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--max-line-s", type=float, default=MAX_LINE_S, help="seconds of a core that a line may take")
     options = parser.parse_args()
-    print(fuzz(options.lines, options.seed, options.processes))
+    print(fuzz(options.lines, options.seed, options.processes, options.max_line_s))
 
 
-def fuzz(lines: int, seed: int, processes: int) -> str:
+def fuzz(lines: int, seed: int, processes: int, max_line_s: float) -> str:
     """Judge that many mutated lines and return one line of figures.
 
     Raises:
         AssertionError: a promise does not hold; its note names the file that the lines are kept in.
     """
-    mutator, figures = Mutator(seed), Figures()
+    mutator, figures = Mutator(seed), Figures(max_line_s)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, watched(figures), silent_stderr():
         tsv, reported = Path(folder) / "fuzz.tsv", 0
         while figures.lines < lines:
@@ -81,6 +82,7 @@ def write_lines(tsv: Path, mutator: Mutator, count: int) -> None:
 class Figures:
     """What a run prints; and the line at work, so that one that takes too long can be named."""
 
+    max_line_s: float
     lines: int = 0
     accepted: int = 0
     slowest_s: float = 0.0
@@ -90,13 +92,13 @@ class Figures:
     line_started: float = 0.0
 
     def timed(self, function: Callable[..., Any], line: bytes, *arguments: Any) -> Any:
-        """Call a function that is at work on a line, and hold it to a second of this thread's time."""
+        """Call a function that is at work on a line, and hold it to its share of this thread's time."""
         self.line, self.line_started = line, time.monotonic()
         before = time.thread_time()
         result = function(*arguments)
         seconds = time.thread_time() - before
         self.line, self.slowest_s = None, max(self.slowest_s, seconds)
-        assert seconds < MAX_LINE_S, f"a line takes {seconds:.2f} s; it is kept in {keep(line)}"
+        assert seconds < self.max_line_s, f"a line takes {seconds:.2f} s; it is kept in {keep(line)}"
         return result
 
     def __str__(self) -> str:

@@ -51,12 +51,17 @@ def private_bytes() -> int:
 
 
 def peak_bytes(process: subprocess.Popen[str]) -> int:
-    """Wait for a process and return the peak memory of it and its descendants, a page that they share counted once."""
+    """Wait for a process and return the peak of its `family_bytes`."""
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(_rollup(member, "Pss:") for member in _family(str(process.pid))))
+        peak = max(peak, family_bytes(process.pid))
         time.sleep(SAMPLE_S)
     return peak
+
+
+def family_bytes(process: int) -> int:
+    """Return the memory of a process and its descendants now, a page that they share counted once."""
+    return sum(_rollup(member, "Pss:") for member in _family(str(process)))
 
 
 def _family(process: str) -> list[str]:

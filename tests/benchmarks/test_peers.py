@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks.support import peers
-from benchmarks.support.measure import peak_bytes, print_bar, times_faster
+from benchmarks.support.measure import family_bytes, peak_bytes, print_bar, times_faster
 from benchmarks.support.opening import write_sparse
 from model.dataset import PairSource, index_pairs
 from tests.golden import encoded, picture
@@ -76,14 +76,22 @@ def test_every_row_of_the_sparse_tsv_can_be_read(tmp_path: Path) -> None:
     assert {index.read(row).image for row in range(100)} == {base64.b64decode(line[10:]) for line in lines}
 
 
-def test_the_peak_counts_a_process_and_its_children() -> None:
-    hold = "held = bytearray(b'x' * 60_000_000); import time; time.sleep(1.5)"
-    parent = f"import subprocess, sys; {hold.replace('time.sleep(1.5)', 'pass')}; "
-    child = f"subprocess.run([sys.executable, '-c', {hold!r}])"
-    process = subprocess.Popen([sys.executable, "-c", parent + child], stdout=subprocess.PIPE, text=True)
-    peak = peak_bytes(process)
-    process.communicate()
-    assert 120_000_000 < peak < 170_000_000
+def test_the_memory_of_a_family_is_that_of_a_process_and_its_children() -> None:
+    hold = "import sys; held = bytearray(b'x' * 60_000_000)"
+    child = f"{hold}; print('held', flush=True); sys.stdin.read()"
+    parent = f"{hold}; import subprocess; subprocess.run([sys.executable, '-c', {child!r}])"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", parent], **pipes) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        held = family_bytes(process.pid)
+    assert 120_000_000 < held < 170_000_000
+
+
+def test_the_peak_of_a_process_is_seen_until_it_ends() -> None:
+    hold = "import time; held = bytearray(b'x' * 60_000_000); time.sleep(1)"
+    with subprocess.Popen([sys.executable, "-c", hold], text=True) as process:
+        assert peak_bytes(process) > 1_000_000
+        assert process.returncode == 0
 
 
 def test_a_bar_says_ok_or_short(capsys: pytest.CaptureFixture[str]) -> None:

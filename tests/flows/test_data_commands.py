@@ -37,7 +37,7 @@ def printed(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def card_of(version: str, name: str, created: str = "2026-11-24T10:00:00+00:00") -> VersionCard:
+def card_of(version: str, name: str, created: str = "2026-11-24T10:00+00:00") -> VersionCard:
     splits = {"train": SplitRows(lines=50, accepted=48, faults={"no_tab": 2})}
     return VersionCard(version=version, name=name, created=created, previous=None, splits=splits)
 

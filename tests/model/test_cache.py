@@ -1,6 +1,7 @@
 """A cached array is the array that was made, made once, by one process, and only where the disk has room."""
 
 import multiprocessing
+import os
 import shutil
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
@@ -95,6 +96,7 @@ def make_together(folder: Path, together: Barrier, asked: Path) -> None:
 
     together.wait(60)
     assert np.array_equal(cached_array(folder, LAYOUT, make), ROWS)
+    os._exit(0)  # a fork of a process that ran servers must not run their exit handlers
 
 
 def test_of_processes_that_want_the_same_array_one_makes_it(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def printed(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def card_of(version: str, name: str, created: str = "2026-11-24T10:00+00:00") -> VersionCard:
+def card_of(version: str, name: str, created: str = "2026-11-24T10:00:00+00:00") -> VersionCard:
     splits = {"train": SplitRows(lines=50, accepted=48, faults={"no_tab": 2})}
     return VersionCard(version=version, name=name, created=created, previous=None, splits=splits)
 
@@ -74,7 +74,7 @@ def test_log_lists_committed_and_local_versions_and_marks_the_current_one(projec
     output = printed("data", "log")
     assert "→" not in row_of(output, first)
     row = row_of(output, second)
-    for part in ("→", "autumn", "2026-11-24 10:00:00", "train 48", "commerce-clip 3"):
+    for part in ("→", "autumn", "2026-11-24 10:00", "train 48", "commerce-clip 3"):
         assert part in row
     git(project, "commit", "--all", "--quiet", "--message=Autumn")
     shutil.rmtree(report_folder(second))

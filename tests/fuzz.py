@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,12 @@ def memory_bytes(process: int) -> int:
 
 
 def children(process: int) -> list[int]:
-    """Return the processes that a process started."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_bytes().split()]
+    """Return the processes that a process started; a thread that ends meanwhile has none."""
+    found = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with suppress(OSError):
+            found += map(int, (task / "children").read_bytes().split())
+    return found
 
 
 def watched(figures: Figures) -> Any:

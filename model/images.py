@@ -28,7 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 16_384
 MAX_PIXELS = 25_000_000
 FLAT_SHARE = 0.3
-PREVIEW_SIDE = 96
+PREVIEW_SIDE = 24
 # Real progressive files have about ten scans; each further one costs a pass over all pixels.
 MAX_SCANS = 100
 STRIP_PIXELS = 1_000_000
@@ -117,27 +117,29 @@ class Preview(NamedTuple):
     pixels: Pixels
 
 
-def preview_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> Preview | FaultReason:
-    """Judge an encoded image as `inspect_image` and `decode_rgb` do, for half the time of the latter.
+def preview_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1, preview_side: int = PREVIEW_SIDE
+) -> Preview | FaultReason:
+    """Judge an encoded image as `inspect_image` and `decode_rgb` do, for a third of the time of the latter.
 
-    All data is decoded, but to a picture whose sides may be 2 to 8 times smaller (96 pixels at least). Its notes tell
-    also what only decoding can: ``damaged`` (the decoder met corrupt data and went on), ``flat_below``.
+    All data is decoded, but to a picture whose sides may be 2 to 8 times smaller (``preview_side`` pixels at least).
+    Its notes tell also what only decoding can: ``damaged`` (the decoder met corrupt data and went on), ``flat_below``.
     """
     plain_size = _plain_jpeg_size(data)
     facts = _judge(_facts(data, plain_size), max_pixels, min_side)
     if isinstance(facts, FaultReason):
         return facts
     notes = list(facts.notes)
-    min_side = min(facts.width, facts.height, PREVIEW_SIDE)
-    small = None if plain_size is None else _decode_plain_jpeg(data, min_side)
+    preview_side = min(facts.width, facts.height, preview_side)
+    small = None if plain_size is None else _decode_plain_jpeg(data, preview_side)
     if plain_size is not None and small is None:
         notes.append("damaged")
-    pixels = _decode_with_pillow(data, facts.format, min_side) if small is None else small
+    pixels = _decode_with_pillow(data, facts.format, preview_side) if small is None else small
     if isinstance(pixels, FaultReason):
         return pixels
     if _is_flat_below(pixels):
         notes.append("flat_below")
-    return Preview(replace(facts, notes=tuple(notes)), pixels)
+    return Preview(facts if len(notes) == len(facts.notes) else replace(facts, notes=tuple(notes)), pixels)
 
 
 def has_signature(data: bytes) -> bool:
@@ -154,10 +156,8 @@ def _is_flat_below(pixels: Pixels) -> bool:
 
     What a decoder leaves behind damage looks so, and so does a plain background: worth a note, never a fault.
     """
-    rows = pixels[math.floor(len(pixels) * (1 - FLAT_SHARE)) :]
-    last = rows[-1]
-    # Two rows settle nearly every picture; only then are all compared.
-    return all((one == other).all() for one, other in ((last[1:], last[:-1]), (rows[0], last), (rows, last)))
+    rows = pixels[math.floor(len(pixels) * (1 - FLAT_SHARE)) :].tobytes()
+    return rows == rows[:3] * (len(rows) // 3)
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -54,6 +54,8 @@ PROFILE_SCHEMA = pa.schema(
         "notes": pa.string(),
     }
 )
+# To be raised when a column changes its meaning, so that profiles from before are made again.
+PROFILE_VERSION = 2
 WORDS_SCHEMA = pa.schema({"word": pa.string(), "count": pa.int64()})
 
 
@@ -259,6 +261,7 @@ def _identity(
     """Return what a profile was made from, and the hashes that prove that it is still what was made."""
     left = [files.table, files.words, *([files.quarantine] if summary.faults else [])]
     return {
+        "version": PROFILE_VERSION,
         "tsv_bytes": tsv.stat().st_size,
         "columns": columns,
         "limits": [limits.max_line_bytes, limits.max_pixels, limits.min_image_side],

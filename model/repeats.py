@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.duplicates import (
+    PLACES_SIDE,
     THUMB_BYTES,
     Pixels,
     Rows,
@@ -161,14 +162,17 @@ def _matches(here: pa.Table, there: pa.Table, confirm: Callable[[int, int], bool
 def _pictures(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pixels]]:
     """Yield a function from a row of a profile with ``offset`` and ``length`` to its picture in 32 x 32 places."""
     offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
+    changed = DataError(f"{split.tsv}: not the file that was profiled; validate the data again")
     with open(split.tsv, "rb") as file:
 
         @lru_cache(maxsize=4096)
         def picture(row: int) -> Pixels:
             pair = parse_line(os.pread(file.fileno(), int(lengths[row]), int(offsets[row])))
-            preview = pair if isinstance(pair, FaultReason) else preview_image(pair.image or b"", MAX_SIDE**2)
+            if isinstance(pair, FaultReason):
+                raise changed
+            preview = preview_image(pair.image or b"", MAX_SIDE**2, preview_side=3 * PLACES_SIDE)
             if isinstance(preview, FaultReason):
-                raise DataError(f"{split.tsv}: not the file that was profiled; validate the data again")
+                raise changed
             return picture_places(preview.pixels)
 
         yield picture

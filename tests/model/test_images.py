@@ -197,11 +197,13 @@ def preview(data: bytes) -> Preview:
     return found
 
 
-def test_a_preview_is_smaller_where_that_is_faster_and_never_under_96_pixels() -> None:
+def test_a_preview_is_smaller_where_that_is_faster_and_never_under_the_side_asked_for() -> None:
     sizes = {(224, 224): (112, 112), (800, 600): (200, 150), (100, 90): (100, 90), (40, 32): (40, 32)}
     for (height, width), expected in sizes.items():
-        assert preview(jpeg(height, width)).pixels.shape[:2] in (expected, (height, width))
-    assert preview(jpeg(800, 600)).pixels.shape[0] < 800
+        found = preview_image(jpeg(height, width), preview_side=96)
+        assert isinstance(found, Preview) and found.pixels.shape[:2] in (expected, (height, width))
+    assert preview(jpeg(224, 224)).pixels.shape[:2] == (28, 28)
+    assert preview(jpeg(100, 20)).pixels.shape[:2] == (100, 20)
 
 
 def test_damage_inside_a_jpeg_is_noted() -> None:

@@ -249,20 +249,21 @@ def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixel
                 image.draft(None, (min_side, min_side))
             image.load()
             orientation = ORIENTATIONS.get(_orientation(image) or 1)
-            rgb = _to_rgb(image)
             if min_side:
-                rgb = rgb.reduce(min(8, *(side // min_side for side in rgb.size)) or 1)
-            return _to_array(rgb if orientation is None else rgb.transpose(orientation))
+                small = _to_rgb(image)
+                image = small.reduce(min(8, *(side // min_side for side in small.size)) or 1)
+            return _to_array(image if orientation is None else image.transpose(orientation))
     except PILLOW_ERRORS:
         return FaultReason.TRUNCATED_IMAGE
 
 
-def _to_array(rgb: Image.Image) -> Pixels:
-    """Copy by strips: the whole in one go would hold the pixels twice more on the way."""
-    pixels = np.empty((rgb.height, rgb.width, 3), dtype=np.uint8)
-    rows = STRIP_PIXELS // rgb.width + 1
-    for top in range(0, rgb.height, rows):
-        pixels[top : top + rows] = np.asarray(rgb.crop((0, top, rgb.width, min(top + rows, rgb.height))))
+def _to_array(image: Image.Image) -> Pixels:
+    """Convert by strips: the whole in one go would hold the pixels three times more on the way."""
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = STRIP_PIXELS // image.width + 1
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = np.asarray(_to_rgb(strip))
     return pixels
 
 

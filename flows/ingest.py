@@ -47,14 +47,14 @@ def ingest(
     overrides: Overrides = (),
 ) -> Ingested:
     """Make a new data version of a drop, or of the current version with mended lines in it."""
-    limits = read_config(config, overrides).data
+    settings = read_config(config, overrides)
     drop = read_drop(name, train, valid, test, pretrain, mend)
     with ingesting(drop.name):
         current = current_version()
-        staged = stage_pairs(drop, current, limits)
+        staged = stage_pairs(drop, current, settings.data)
         version = staged_version(staged)
         is_new = current is None or version.version != current.version
-        card = adopt(staged, current, judge(version, limits)) if is_new else current_card(current)
+        card = adopt(staged, current, judge(version, settings)) if is_new else current_card(current)
         unpushed = push_version(version.version)
         announce(card)
     return _outcome(staged, version.version, card, is_new, unpushed)

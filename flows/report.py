@@ -1,6 +1,5 @@
 """What a retraining tells the person who started it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
@@ -14,6 +13,7 @@ from tasks.environment import served
 from tasks.evaluation import rank_table
 from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 from tasks.registry import aliases_of
+from tasks.shown import counted
 
 
 class Report(Record):
@@ -81,9 +81,9 @@ def print_validation(validation: Validation) -> None:
             "split": split.name,
             "lines": f"{split.lines:,}",
             "accepted": f"{split.accepted:,}",
-            "faults": _counted(split.faults),
-            "repeats": _counted(split.repeats),
-            "shared with test": _counted(split.leaks),
+            "faults": counted(split.faults),
+            "repeats": counted(split.repeats),
+            "shared with test": counted(split.leaks),
         }
         for split in validation.counts
     ]
@@ -91,10 +91,6 @@ def print_validation(validation: Validation) -> None:
     print_facts("", {"Data Docs": _relative(str(validation.docs)), "profiles": _relative(str(validation.profiles))})
     for warning in validation.warnings:
         print_line(f"warning: {warning}")
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
 
 
 def _relative(text: str) -> str:

@@ -16,10 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from model.errors import DataError
-from model.files import atomic_write
+from model.tables import read_table
 
 COUNTS_SCHEMA = pa.schema({"column": pa.string(), "value": pa.string(), "count": pa.int64()})
 NUMBERS = ("caption_chars", "caption_words", "width", "height", "image_bytes")
@@ -77,25 +75,13 @@ def counts_of(profile: pa.Table, words: pa.Table, products: pa.Table | None) -> 
     return pa.table([[row[part] for row in rows] for part in range(3)], schema=COUNTS_SCHEMA)
 
 
-def write_counts(counts: pa.Table, path: Path) -> None:
-    """Leave counts as Parquet."""
-    with atomic_write(path) as file:
-        pq.write_table(counts, file, write_page_checksum=True)
-
-
 def read_counts(path: Path) -> pa.Table:
-    """Return the counts that `write_counts` left.
+    """Return the counts that `model.tables.write_table` left.
 
     Raises:
         DataError: they are missing or damaged.
     """
-    try:
-        counts = pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: missing or damaged counts; delete it and validate that data version again") from error
-    if not counts.schema.equals(COUNTS_SCHEMA):
-        raise DataError(f"{path}: not the counts of this version; delete it and validate that data version again")
-    return counts
+    return read_table(path, COUNTS_SCHEMA)
 
 
 def added(parts: list[pa.Table]) -> pa.Table:

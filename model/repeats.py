@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from model.duplicates import (
     PLACES_SIDE,
@@ -32,10 +31,10 @@ from model.duplicates import (
     picture_places,
 )
 from model.errors import DataError, FaultReason
-from model.files import atomic_write
 from model.images import MAX_SIDE, preview_image
 from model.pairs import parse_line
 from model.profiles import read_profile
+from model.tables import read_table
 
 REPEATS_SCHEMA = pa.schema({"kind": pa.string(), "line": pa.int64(), "of_line": pa.int64()})
 REPEAT_KINDS = ("pair", "image", "near_image", "caption")
@@ -64,7 +63,7 @@ def repeats(split: Profiled) -> pa.Table:
     """
     table = _accepted(split)
     lines, captions, images = (table[name].to_numpy() for name in ("line", "caption_key", "image_hash"))
-    earlier = {"pair": _first(captions ^ (images * MIX)), "image": _first(images)}
+    earlier = {"pair": _first(pair_hashes(captions, images)), "image": _first(images)}
     earlier["near_image"] = _looks_like_an_earlier_one(split, table, earlier["image"])
     earlier["caption"] = _first(captions)
     rows, found, free = np.arange(len(lines)), [], np.ones(len(lines), bool)
@@ -95,25 +94,18 @@ def leaks(split: Profiled, test: Profiled) -> pa.Table:
     return pa.concat_tables(found).sort_by([("line", "ascending"), ("kind", "ascending")])
 
 
-def write_repeats(table: pa.Table, path: Path) -> None:
-    """Leave what `repeats` or `leaks` found as Parquet."""
-    with atomic_write(path) as file:
-        pq.write_table(table, file, write_page_checksum=True)
-
-
 def read_repeats(path: Path) -> pa.Table:
-    """Return the table that `write_repeats` wrote.
+    """Return what `repeats` or `leaks` found, as `model.tables.write_table` left it.
 
     Raises:
         DataError: it is missing or damaged.
     """
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: missing or damaged; validate the data again") from error
-    if not table.schema.equals(REPEATS_SCHEMA):
-        raise DataError(f"{path}: not what this version writes; delete it and validate the data again")
-    return table
+    return read_table(path, REPEATS_SCHEMA)
+
+
+def pair_hashes(captions: Hashes, images: Hashes) -> Hashes:
+    """Return the hash of each pair by those of its caption and its picture: uint64 [N]."""
+    return captions ^ (images * MIX)
 
 
 def _rows(kind: str, lines: Rows, of_lines: Rows) -> pa.Table:

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.drift import COUNTED_COLUMNS, counts_of, write_counts
+from model.drift import COUNTED_COLUMNS, counts_of
 from model.duplicates import MAX_BITS, MAX_LEVELS, MAX_PLACE_LEVELS
 from model.files import atomic_write, file_digest
 from model.profiles import profile_files, read_profile
-from model.repeats import Profiled, leaks, read_repeats, repeats, write_repeats
+from model.repeats import REPEATS_SCHEMA, Profiled, leaks, read_repeats, repeats
 from model.splits import side_table_path
+from model.tables import write_table
 from tasks.splits import leaks_path, profile_path
 
 COUNTS_SUFFIX = ".counts.parquet"
@@ -64,10 +65,10 @@ def compare_splits(folder: Path, splits: Mapping[str, Split]) -> None:
         DataError: a profile is damaged, or a TSV changed since it was profiled.
     """
     for name, split in splits.items():
-        files = comparison_files(folder, name)
-        if not _is_sealed(files, _made_from(folder, name, splits)):
+        files, made_from = comparison_files(folder, name), _made_from(folder, name, splits)
+        if not _is_sealed(files, made_from):
             _compare(folder, name, split, splits[TEST], files)
-            seal = {"made_from": _made_from(folder, name, splits), "sha256": _digests(files)}
+            seal = {"made_from": made_from, "sha256": _digests(files)}
             with atomic_write(files.seal) as file:
                 file.write(json.dumps(seal, indent=2).encode())
 
@@ -79,27 +80,33 @@ def kinds(table: pa.Table) -> dict[str, int]:
 
 def first_repeats(folder: Path, name: str, most: int) -> list[dict[str, str]]:
     """Return the first leaks, then the first repeats of a split as rows of a table."""
-    files, rows = comparison_files(folder, name), list[dict[str, str]]()
-    for path, of_split in ((files.leaks, TEST), (files.repeats, name)):
-        for row in read_repeats(path).slice(0, most - len(rows)).to_pylist():
-            where = {"split": name, "line": str(row["line"]), "repeats": row["kind"]}
-            rows.append(where | {"of": of_split, "of line": str(row["of_line"])})
-    return rows
+    files = comparison_files(folder, name)
+    return _listed(name, read_repeats(files.leaks), read_repeats(files.repeats), most)
 
 
 def _compare(folder: Path, name: str, split: Split, test: Split, files: ComparisonFiles) -> None:
     here = _profiled(folder, name, split)
     there = _profiled(folder, TEST, test)
-    write_repeats(repeats(here), files.repeats)
-    write_repeats(leaks(here, there).slice(0, 0 if name == TEST else None), files.leaks)
+    repeated = repeats(here)
+    leaked = REPEATS_SCHEMA.empty_table() if name == TEST else leaks(here, there)
     words = pq.read_table(profile_files(folder, name).words)
-    write_counts(counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products), files.counts)
-    total = len(read_repeats(files.repeats)) + len(read_repeats(files.leaks))
-    rows = first_repeats(folder, name, LISTED)
+    write_table(repeated, files.repeats)
+    write_table(leaked, files.leaks)
+    write_table(counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products), files.counts)
+    total, rows = len(repeated) + len(leaked), _listed(name, leaked, repeated, LISTED)
     with atomic_write(files.listed) as file:
         file.write(f"# {total:,} repeats, {len(rows):,} of them listed; leaks from test first\n".encode())
         file.write(b"split\tline\trepeats\tof\tof line\n")
         file.writelines("\t".join(row.values()).encode() + b"\n" for row in rows)
+
+
+def _listed(name: str, leaked: pa.Table, repeated: pa.Table, most: int) -> list[dict[str, str]]:
+    rows = list[dict[str, str]]()
+    for table, of_split in ((leaked, TEST), (repeated, name)):
+        for row in table.slice(0, most - len(rows)).to_pylist():
+            where = {"split": name, "line": str(row["line"]), "repeats": row["kind"]}
+            rows.append(where | {"of": of_split, "of line": str(row["of_line"])})
+    return rows
 
 
 def _profiled(folder: Path, name: str, split: Split) -> Profiled:

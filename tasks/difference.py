@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 from model.drift import Mover, drift, read_counts
 from model.errors import DataError
 from model.profiles import read_profile
+from model.repeats import pair_hashes
 from tasks.cards import report_folder
 from tasks.comparisons import comparison_files
 from tasks.records import Record
 
-# An odd number, so that no two pictures' hashes become one, and swapping caption and picture makes another row.
-MIX = np.uint64(0x9E3779B97F4A7C15)
 PROFILE_SUFFIX = ".profile.parquet"
 
 
@@ -102,4 +101,4 @@ def _rows(profile: Path | None) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.
     table = read_profile(profile, ["caption_hash", "image_hash", "fault"])
     accepted = table.filter(pc.is_null(table["fault"]))
     caption, image = (accepted[name].to_numpy() for name in ("caption_hash", "image_hash"))
-    return np.unique(caption ^ (image * MIX), return_counts=True)
+    return np.unique(pair_hashes(caption, image), return_counts=True)

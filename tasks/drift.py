@@ -71,13 +71,13 @@ class Drift(Record):
         return sorted((each for each in self.columns if each.drift > limit), key=lambda each: -each.drift)
 
 
-def champion_reference(run: Run) -> Reference | None:
-    """Return the data version that the champion of the run's model was trained on, None without a champion or its tag.
+def champion_reference(registered_model: str) -> Reference | None:
+    """Return the data version that a model's champion was trained on, None without a champion or its tag.
 
     Raises:
         ServiceError: the registry does not answer.
     """
-    origin = champion_origin(run.config.registered_model)
+    origin = champion_origin(registered_model)
     if origin is None or not VERSION.match(origin[0]):
         return None
     version, champion = origin

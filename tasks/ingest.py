@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from prefect.events import emit_event
 
-from model.config import DataConfig
+from model.config import DataConfig, RunConfig
 from model.errors import DataError
 from model.files import atomic_write
 from tasks.cards import EVENT_FILE, SAMPLE, SplitRows, VersionCard, card_in, read_card, report_folder
@@ -114,15 +114,17 @@ def current_card(current: DataVersion | None) -> VersionCard | None:
 
 
 @service_task("judge")
-def judge(staged: DataVersion, limits: DataConfig) -> Validation:
-    """Judge the staged folder as a run would judge the version that it is about to be.
+def judge(staged: DataVersion, config: RunConfig) -> Validation:
+    """Judge the staged folder as a run would judge the version that it is about to be, drift included.
 
     Raises:
         DataError: an expectation is not met.
+        ServiceError: the registry does not answer.
     """
+    from tasks.drift import champion_reference
     from tasks.validation import judge_data
 
-    return judge_data(staged, limits)
+    return judge_data(staged, config.data, config.profile_processes, champion_reference(config.registered_model))
 
 
 @service_task("adopt")

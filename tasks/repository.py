@@ -92,7 +92,7 @@ def pull(tracked: Path) -> None:
         DataError: a local remote lacks the objects.
         ServiceError: a remote on the network failed.
     """
-    _get("pull", tracked)
+    _transfer("pull", tracked, "and that the data version was pushed with `dvc push`")
 
 
 def fetch(tracked: Path) -> None:
@@ -102,17 +102,7 @@ def fetch(tracked: Path) -> None:
         DataError: a local remote lacks the objects.
         ServiceError: a remote on the network failed.
     """
-    _get("fetch", tracked)
-
-
-def _get(verb: str, tracked: Path) -> None:
-    done = dvc(verb, tracked.name, cwd=tracked.parent)
-    if done.returncode:
-        raise _remote_error(
-            tracked.parent,
-            f"{tracked}: `dvc {verb}` failed ({_said(done)}); check the remote with `dvc remote list`, "
-            "and that the data version was pushed with `dvc push`",
-        )
+    _transfer("fetch", tracked, "and that the data version was pushed with `dvc push`")
 
 
 def push(tracked: Path) -> None:
@@ -122,12 +112,15 @@ def push(tracked: Path) -> None:
         DataError: a remote in a folder failed.
         ServiceError: a remote on the network failed.
     """
-    done = dvc("push", tracked.name, cwd=tracked.parent)
+    _transfer("push", tracked, "then type `dvc push` or run again: what was sent is not sent twice")
+
+
+def _transfer(verb: str, tracked: Path, advice: str) -> None:
+    done = dvc(verb, tracked.name, cwd=tracked.parent)
     if done.returncode:
         raise _remote_error(
             tracked.parent,
-            f"{tracked}: `dvc push` failed ({_said(done)}); check the remote with `dvc remote list`, "
-            "then type `dvc push` or run again: what was sent is not sent twice",
+            f"{tracked}: `dvc {verb}` failed ({_said(done)}); check the remote with `dvc remote list`, {advice}",
         )
 
 

@@ -61,8 +61,9 @@ def tracked(run: Run) -> Iterator[None]:
         status = "FINISHED"
     finally:
         try:
+            send = metric_sender(run.mlflow_run_id)
             for stage in TRAINING_STAGES:
-                send_rest(run.folder / stage, metric_sender(run.mlflow_run_id))
+                send_rest(run.folder / stage, send)
             end_mlflow_run(run.mlflow_run_id, status)
         except ServiceError as error:
             run_logger().warning("%s", error)

@@ -1,6 +1,7 @@
 """Foreign text as people see it: nothing in it acts on a terminal, on a page or on the direction of other text."""
 
 import unicodedata
+from collections.abc import Mapping
 
 
 def visible(text: str) -> str:
@@ -11,6 +12,11 @@ def visible(text: str) -> str:
     return "".join(
         character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
     )
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return names with their counts, by name; ``none`` where there are none."""
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
 
 
 def _is_hidden(character: str) -> bool:

@@ -37,6 +37,7 @@ from tasks.drift import (
 )
 from tasks.progress import progress
 from tasks.records import DataVersion, Run, SplitCounts, Validation
+from tasks.shown import counted
 from tasks.splits import profile_path, tsv_files
 from tasks.stage import run_logger, stage
 
@@ -57,7 +58,8 @@ def validate(run: Run) -> Validation:
         DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
         ServiceError: the registry does not answer.
     """
-    validation = judge_data(run.data, run.config.data, run.config.profile_processes, champion_reference(run))
+    reference = champion_reference(run.config.registered_model)
+    validation = judge_data(run.data, run.config.data, run.config.profile_processes, reference)
     keep_with_run(run, validation.profiles)
     return validation
 
@@ -106,27 +108,26 @@ def judge_data(
 def _profile_splits(
     tsvs: Mapping[str, Path], folder: Path, limits: DataConfig, processes: int | None
 ) -> dict[str, ProfileSummary]:
-    summaries = {}
-    with progress("validate", sum(count_lines(path) for path in tsvs.values()), "lines") as shown:
-        for name, tsv in tsvs.items():
-            left = profile_files(folder, name)
-            known = existing_profile(tsv, left, limits)
-            if known is not None:
-                shown.advance(known.lines)
-            summaries[name] = known or write_profile(tsv, left, limits, "pair", shown.advance, processes)
-    return summaries
+    files = {name: profile_files(folder, name) for name in tsvs}
+    summaries = {name: existing_profile(tsv, files[name], limits) for name, tsv in tsvs.items()}
+    new = {name: tsv for name, tsv in tsvs.items() if summaries[name] is None}
+    with progress("validate", sum(map(count_lines, new.values())), "lines") as shown:
+        made = {
+            name: write_profile(tsv, files[name], limits, "pair", shown.advance, processes) for name, tsv in new.items()
+        }
+    return {name: summaries[name] or made[name] for name in tsvs}
 
 
 def _counts(name: str, summary: ProfileSummary, folder: Path) -> SplitCounts:
     files = comparison_files(folder, name)
-    leaks = read_repeats(files.leaks)
+    leaks, repeats = read_repeats(files.leaks), read_repeats(files.repeats)
     return SplitCounts(
         name=name,
         lines=summary.lines,
         accepted=summary.accepted,
         quarantined=summary.quarantined,
         faults=summary.faults,
-        repeats=kinds(read_repeats(files.repeats)),
+        repeats=kinds(repeats),
         leaks=kinds(leaks),
         leaked=len(leaks["line"].unique()),
     )
@@ -139,9 +140,9 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
             "lines": count.lines,
             "accepted": count.accepted,
             "quarantined": count.quarantined,
-            "also in test": _listed(count.leaks),
-            "repeats": _listed(count.repeats),
-            "faults": _listed(count.faults),
+            "also in test": counted(count.leaks),
+            "repeats": counted(count.repeats),
+            "faults": counted(count.faults),
         }
         for count in counts
     ]
@@ -156,10 +157,6 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
     if repeated:
         description = f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
         create_table_artifact(repeated, key="duplicates", description=description)
-
-
-def _listed(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counted.items())) or "none"
 
 
 def _drift(data: DataVersion, reference: Reference | None, limits: DataConfig) -> tuple[Drift | None, list[str]]:

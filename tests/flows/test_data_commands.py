@@ -10,8 +10,9 @@ import pytest
 from flows import terminal
 from flows.__main__ import main
 from model.config import DataConfig
-from model.drift import counts_of, write_counts
+from model.drift import counts_of
 from model.profiles import profile_files, read_profile, write_profile
+from model.tables import write_table
 from tasks.cards import SplitRows, VersionCard, annotate, report_folder, write_card
 from tasks.comparisons import comparison_files
 from tasks.repository import promised_version
@@ -59,7 +60,7 @@ def validated(project: Path) -> str:
     files = profile_files(report_folder(version), "test")
     write_profile(tsv, files, DataConfig())
     counts = counts_of(read_profile(files.table), pq.read_table(files.words), None)
-    write_counts(counts, comparison_files(report_folder(version), "test").counts)
+    write_table(counts, comparison_files(report_folder(version), "test").counts)
     return version
 
 

@@ -20,9 +20,9 @@ from model.drift import (
     counts_of,
     drift,
     read_counts,
-    write_counts,
 )
 from model.errors import DataError
+from model.tables import write_table
 
 Counts = dict[str, int]
 
@@ -165,12 +165,12 @@ def test_counts_of_parts_add_up() -> None:
 def test_damaged_counts_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.counts.parquet"
     counted = counts_of(profile_of(5), WORDS, None)
-    write_counts(counted, path)
+    write_table(counted, path)
     assert read_counts(path).equals(counted)
     damaged = bytearray(path.read_bytes())
     damaged[40] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match="missing or damaged counts"):
+    with pytest.raises(DataError, match="missing or damaged"):
         read_counts(path)
-    with pytest.raises(DataError, match="missing or damaged counts"):
+    with pytest.raises(DataError, match="missing or damaged"):
         read_counts(tmp_path / "none.parquet")

@@ -12,8 +12,9 @@ from PIL import Image
 from model.config import DataConfig
 from model.errors import DataError
 from model.profiles import profile_files, write_profile
-from model.repeats import Profiled, leaks, read_repeats, repeats, write_repeats
+from model.repeats import Profiled, leaks, read_repeats, repeats
 from model.splits import read_side_table
+from model.tables import write_table
 from tests.golden import encoded, picture
 from tests.model.test_pairs import pair_line
 
@@ -119,13 +120,13 @@ def test_a_tsv_that_changed_since_its_profile_is_refused_when_its_pictures_are_l
 
 def test_a_missing_damaged_or_foreign_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.leaks.parquet"
-    with pytest.raises(DataError, match="validate the data again"):
+    with pytest.raises(DataError, match="validate that data version again"):
         read_repeats(path)
     split = profiled(tmp_path, "train", [pair_line("a", jpeg(1)), pair_line("a", jpeg(1))])
     found = repeats(split)
-    write_repeats(found, path)
+    write_table(found, path)
     assert read_repeats(path).equals(found)
-    write_repeats(pa.table({"line": np.arange(3)}), path)
+    write_table(pa.table({"line": np.arange(3)}), path)
     with pytest.raises(DataError, match="not what this version writes"):
         read_repeats(path)
     path.write_bytes(b"PAR1")

@@ -83,13 +83,20 @@ def test_training_does_not_wait_for_a_server_that_hangs(tmp_path: Path, monkeypa
     server.is_open.set()
 
 
-def test_what_waits_is_sent_when_the_run_goes_on(tmp_path: Path) -> None:
-    away, back = Server(), Server()
+def log_in_vain(folder: Path) -> Server:
+    """Log a step to a server that is away, and return it."""
+    away = Server()
     away.failures = 1_000_000
-    first = MetricLog("finetune", tmp_path, away)
-    first.add(1, {"loss": 2.0})
-    first.close()
+    log = MetricLog("finetune", folder, away)
+    log.add(1, {"loss": 2.0})
+    log.close()
     assert away.values == {}
+    return away
+
+
+def test_what_waits_is_sent_when_the_run_goes_on(tmp_path: Path) -> None:
+    back = Server()
+    log_in_vain(tmp_path)
     second = MetricLog("finetune", tmp_path, back)
     second.add(2, {"loss": 1.0})
     second.close()
@@ -97,11 +104,7 @@ def test_what_waits_is_sent_when_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_what_waits_is_sent_when_the_run_ends(tmp_path: Path) -> None:
-    away, back = Server(), Server()
-    away.failures = 1_000_000
-    log = MetricLog("finetune", tmp_path, away)
-    log.add(1, {"loss": 2.0})
-    log.close()
+    away, back = log_in_vain(tmp_path), Server()
     with pytest.raises(ServiceError):
         send_rest(tmp_path, away)
     assert send_rest(tmp_path, back) == 1

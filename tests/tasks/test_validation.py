@@ -261,14 +261,14 @@ def test_counts_that_are_gone_from_this_machine_come_from_the_champions_run(
 ) -> None:
     made = judge(pairs, "b")
     run = run_of(config, version_of(pairs, "c"), tmp_path, "champions-run")
-    assert champion_reference(run) is None
+    assert champion_reference(run.config.registered_model) is None
     keep_with_run(run, made.profiles)
     client, name = tracking_client(), config.registered_model
     client.create_registered_model(name)
     tags = {"commerce_clip.data_version": "b" * 32}
     version = client.create_model_version(name, str(tmp_path), run_id=run.mlflow_run_id, tags=tags)
     client.set_registered_model_alias(name, "champion", version.version)
-    reference = champion_reference(run)
+    reference = champion_reference(run.config.registered_model)
     assert reference == Reference(version="b" * 32, name="champion version 1", mlflow_run_id=run.mlflow_run_id)
     shutil.rmtree(made.profiles)
     assert judge(pairs, reference=reference).warnings == []

@@ -11,7 +11,8 @@ from prefect.runtime import flow_run
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from model.config import Name, RunConfig, load_config
+from model.config import RunConfig, load_config
+from model.sections import Name
 from tasks.environment import ROOT
 from tasks.stage import log_sentences
 

@@ -9,150 +9,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from model.errors import ConfigError, FaultReason, nearest
+from model.errors import ConfigError, nearest
+from model.sections import DataConfig, EvaluateConfig, ExportConfig, ModelConfig, Name, Section, StageConfig
 
 ENVIRONMENT_PREFIX = "COMMERCE_CLIP__"
 MAX_CONFIG_BYTES = 1_000_000
 MAX_YAML_DEPTH = 20
 MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
 MAX_SEED = 2**63 - 1
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
-ScriptName = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
-
-
-class Section(BaseModel):
-    """A frozen part of the config that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataConfig(Section):
-    """Where the pairs lie and what they must satisfy before anything is trained on them."""
-
-    path: str = Field(
-        "data",
-        description="Folder with pretrain/*.tsv and finetune/{train,valid,test}.tsv, or flat with train.tsv and "
-        "test.tsv. 'data' is the DVC-tracked folder of this repository.",
-    )
-    valid_share: Share = Field(
-        0.1, description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1."
-    )
-    min_rows: int = Field(2, ge=1, description="Fewest accepted pairs a split may have, rows.")
-    max_fault_share: Share = Field(
-        0.01,
-        description="Largest share of faulty lines a split may have, and of captions whose length is out of bounds, "
-        "0 to 1.",
-    )
-    max_fault_share_by_reason: dict[FaultReason, Share] = Field(
-        default_factory=dict,
-        description="Largest share of lines with one kind of fault, by its name (bad_base64: 0.001), beside the limit "
-        "on all faults, 0 to 1.",
-    )
-    max_duplicate_share: Share = Field(
-        0.3, description="Largest share of pairs in a split that repeat an earlier pair's words and image, 0 to 1."
-    )
-    on_leak: Literal["refuse", "drop"] = Field(
-        "refuse",
-        description="What happens when pairs of another split share with test the image, one that looks the same, the "
-        "words of the caption (whatever their case and punctuation) or the product id: refuse stops the run, drop "
-        "leaves those pairs out of training.",
-    )
-    min_caption_words: int = Field(
-        1, ge=0, description="Fewest words of a caption; in scripts without spaces, characters."
-    )
-    max_caption_words: int = Field(
-        200, ge=1, description="Most words of a caption; a model reads about 60, and about 50 characters of Chinese."
-    )
-    max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
-    scripts: tuple[ScriptName, ...] = Field(
-        (),
-        description="Scripts that captions are written in (latin, cjk, cyrillic, …; none for digits alone); empty for "
-        "any.",
-    )
-    min_script_share: Share = Field(
-        0.9, description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 to 1."
-    )
-    min_image_side: int = Field(16, ge=2, description="Shortest side an image may have, pixels.")
-    max_pixels: int = Field(25_000_000, ge=4, description="Largest image that is decoded, pixels (width times height).")
-    max_line_bytes: int = Field(16_000_000, ge=1000, description="Longest line of a TSV that is read, bytes.")
-    require_side_table: bool = Field(
-        False, description="Whether every split needs its <split>.products.csv (id, title, category, …)."
-    )
-    side_table_columns: tuple[ColumnName, ...] = Field(
-        (), description="Columns that every side table must have beside id, with a value in every row."
-    )
-    drift_warn: float = Field(
-        0.1,
-        ge=0,
-        description="Drift of a column against the champion's data that is warned of: population stability index "
-        "above what chance alone gives. 0.1 is usually called some, 0.25 a lot.",
-    )
-    max_drift: float | None = Field(
-        None, ge=0, description="Drift that stops the run, measured as drift_warn is; null never stops it."
-    )
-
-
-class ModelConfig(Section):
-    """Which towers, and the weights that they start from."""
-
-    name: str = Field(
-        "ViT-B-32", description="An open_clip model name, or the path of an open_clip JSON config (configs/models/…)."
-    )
-    pretrained: str | None = Field(
-        None,
-        description="Base weights: an open_clip tag (laion2b_s34b_b79k), a local .safetensors, .pt or .bin file, "
-        "or null for random weights.",
-    )
-
-
-class StageConfig(Section):
-    """One training stage (pretrain or finetune)."""
-
-    epochs: int = Field(1, ge=0, description="Passes over the stage's pairs; 0 leaves the stage out.")
-    batch_size: int = Field(256, ge=2, description="Pairs a step.")
-    lr: float = Field(5e-4, gt=0, description="Peak learning rate.")
-    min_lr: float = Field(0.0, ge=0, description="Learning rate that the cosine falls to after the last step.")
-    warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up from 0 to lr.")
-    weight_decay: float = Field(0.2, ge=0, description="AdamW decay of weights; norms, biases and scales have none.")
-    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay.")
-    grad_clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
-    crop_scale: Share = Field(
-        0.9, description="Smallest share of the image's area that a random training crop keeps; 1 crops the centre."
-    )
-    flip: bool = Field(False, description="Whether training images are mirrored at random.")
-    concept_weight: float = Field(
-        0.0, ge=0, description="Weight of the concept-matching loss beside InfoNCE; 0 leaves it out."
-    )
-    queue_size: int = Field(65_536, ge=1, description="Rows of the feature queue that prototypes are means over.")
-    min_concept_count: int = Field(5, ge=2, description="Captions that must name a concept before it is one.")
-
-
-class EvaluateConfig(Section):
-    """How a model is judged."""
-
-    batch_size: int = Field(256, ge=1, description="Captions or images encoded at a time.")
-    block_rows: int = Field(1024, ge=1, description="Queries ranked at a time; memory is block_rows times candidates.")
-    gallery_queries: int = Field(12, ge=1, description="Captions shown in the gallery.")
-    bootstrap_draws: int = Field(
-        2000, ge=100, description="Bootstrap draws behind the interval of a mean recall difference."
-    )
-
-
-class ExportConfig(Section):
-    """Which products get embeddings."""
-
-    files: tuple[str, ...] = Field(
-        ("test.tsv",), min_length=1, description="TSV files to embed, relative to the folder of the finetune splits."
-    )
-    batch_size: int = Field(256, ge=1, description="Rows encoded at a time.")
 
 
 class RunConfig(Section):

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from model.batches import Crop, PairInput, load_batch
-from model.config import DataConfig
 from model.errors import FaultReason
 from model.images import inspect_image
 from model.pairs import Columns, RawLine, parse_line, read_lines
 from model.pixels import centre_crop, decode_image
 from model.prefetch import prefetch
 from model.retrieval import RetrievalResult, evaluate_retrieval, relate
+from model.sections import DataConfig
 from model.towers import Towers, encode_images, encode_texts, encode_tokens
 
 

@@ -17,13 +17,13 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.config import DataConfig
 from model.duplicates import THUMB_BYTES
 from model.errors import DataError
 from model.files import atomic_write, file_digest
 from model.pairs import CHUNK_BYTES, Columns, check_file, chunk_bounds
 from model.parallel import in_processes, usable_cores
 from model.rows import Limits, Piece, Rows, profile_piece
+from model.sections import DataConfig
 
 PIECE_BYTES = 4 << 20
 # Starting a process costs about as much as profiling this many pieces.

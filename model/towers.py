@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import sealed_folder, verify_sealed
-from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
 from model.files import FILE_MODE
+from model.sections import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"

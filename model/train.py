@@ -13,26 +13,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from model.batches import Batch, Crop, PairInput, load_batch
-from model.checkpoint import Checkpoint, load_latest, require_space, save_checkpoint
-from model.concepts import FeatureQueue, Vocabulary, concept_targets, mine_concepts
-from model.config import StageConfig
-from model.errors import ConfigError, DataError, TrainingDiverged
-from model.loss import MAX_LOG_SCALE, concept_matching, info_nce
+from model.checkpoint import load_latest, require_space, save_checkpoint
+from model.errors import ConfigError, TrainingDiverged
+from model.objective import Labels, Objective, label_concepts
+from model.optimizer import learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
 from model.prefetch import prefetch
 from model.sampler import Sampler
-from model.towers import Towers, encode_images, encode_tokens, save_towers
-
-Labels = npt.NDArray[np.int32]
+from model.sections import StageConfig
+from model.towers import Towers, save_towers
+from model.update import Updater
 
 FETCH_EVERY = 10
-ADAM_BETA1 = 0.9
-ADAM_EPS = 1e-6
-CONCEPT_SCALE_START = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,43 +84,6 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class Objective(torch.nn.Module):
-    """InfoNCE, and the concept-matching loss with its own scale and feature queue where the config wants it."""
-
-    def __init__(self, towers: Towers, stage: StageConfig, vocabulary: Vocabulary | None) -> None:
-        """Make the objective of a stage; without a vocabulary it is plain InfoNCE."""
-        super().__init__()
-        self.weight = stage.concept_weight
-        self.queue: FeatureQueue | None = None
-        if vocabulary is not None:
-            self.queue = FeatureQueue(stage.queue_size, len(vocabulary), towers.embed_dim)
-            self.log_scale = torch.nn.Parameter(torch.tensor(math.log(CONCEPT_SCALE_START)))
-            self.register_buffer("idf", vocabulary.idf())
-        self.to(towers.device)
-
-    idf: torch.Tensor
-
-    def forward(
-        self, image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor, concepts_BM: torch.Tensor | None
-    ) -> dict[str, torch.Tensor]:
-        """Return each loss term by name, and ``loss``, the sum that is minimised."""
-        terms = {"info_nce": info_nce(image_BD, text_BD, logit_scale)}
-        total = terms["info_nce"]
-        if self.queue is not None and concepts_BM is not None:
-            terms["concept"] = self._concept_loss(self.queue, image_BD, text_BD, concepts_BM)
-            total = total + self.weight * terms["concept"]
-        return {"loss": total, **terms}
-
-    def _concept_loss(
-        self, queue: FeatureQueue, image_BD: torch.Tensor, text_BD: torch.Tensor, concepts_BM: torch.Tensor
-    ) -> torch.Tensor:
-        queue.push(image_BD, text_BD, concepts_BM)
-        known_C = queue.is_known()
-        targets_BC = concept_targets(concepts_BM, self.idf, known_C)[:, known_C]
-        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        return concept_matching(image_BD, text_BD, *queue.means(), queue.prototypes()[known_C], targets_BC, scale)
-
-
 def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     """Train the towers, going on from the newest checkpoint in the stage's folder; return where the best weights lie.
 
@@ -140,7 +97,7 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         raise ConfigError(
             f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train pairs; lower it"
         )
-    vocabulary, concepts = _label_concepts(stage)
+    vocabulary, concepts = label_concepts(stage.train, config)
     objective = Objective(towers, config, vocabulary)
     optimizer = make_optimizer(towers.clip, objective, config)
     state = _resume(stage, towers, objective, optimizer)
@@ -156,39 +113,6 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         state.epoch = epoch + 1
         _finish_epoch(stage, towers, objective, optimizer, state, callbacks)
     return state
-
-
-def _label_concepts(stage: Stage) -> tuple[Vocabulary | None, Labels | None]:
-    """Mine the concepts of the train captions and label each pair with those that it names."""
-    if stage.config.concept_weight == 0:
-        return None, None
-    captions = stage.train.index.captions()
-    vocabulary = mine_concepts(captions, stage.config.min_concept_count)
-    if not len(vocabulary):
-        raise DataError(
-            f"no concept is named by {stage.config.min_concept_count} train captions; "
-            "lower min_concept_count or set concept_weight to 0"
-        )
-    return vocabulary, vocabulary.label(captions)
-
-
-def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig) -> torch.optim.AdamW:
-    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay."""
-    trained = [p for module in (clip, objective) for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, foreach=True)
-
-
-def learning_rate(step: int, steps: int, config: StageConfig) -> float:
-    """Return the rate of a 0-based step: linear warm-up to ``lr``, then half a cosine down to ``min_lr``."""
-    warmup = min(config.warmup_steps, max(steps - 1, 0))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(steps - warmup, 1)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _rank_of_world() -> tuple[int, int]:
@@ -218,9 +142,9 @@ class _Stepper:
         callbacks: Callbacks,
         last_good: str,
     ) -> None:
-        self.towers, self.objective, self.optimizer, self.config = towers, objective, optimizer, config
+        self.update = Updater(towers, objective, optimizer, config.grad_clip)
+        self.optimizer, self.config = optimizer, config
         self.steps, self.state, self.callbacks, self.last_good = steps, state, callbacks, last_good
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.pending: list[tuple[int, float, dict[str, torch.Tensor]]] = []
         self.since = time.monotonic()
         towers.clip.train()
@@ -229,25 +153,11 @@ class _Stepper:
         lr = learning_rate(self.state.step, self.steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        measured = self._update(batch, concepts)
+        measured = self.update(batch, concepts)
         self.state.step += 1
         self.pending.append((self.state.step, lr, measured))
         if len(self.pending) >= FETCH_EVERY:
             self.flush()
-
-    def _update(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
-        clip, device = self.towers.clip, self.towers.device
-        named = None if concepts is None else torch.from_numpy(concepts).to(device, torch.int64)
-        image_BD, text_BD = encode_images(self.towers, batch.images), encode_tokens(self.towers, batch.tokens)
-        terms = self.objective(image_BD, text_BD, clip.logit_scale.exp(), named)
-        self.optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
-        self.optimizer.step()
-        with torch.no_grad():
-            clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
-        scale = clip.logit_scale.detach().exp()
-        return {**{name: term.detach() for name, term in terms.items()}, "logit_scale": scale, "grad_norm": norm}
 
     def flush(self) -> None:
         """Fetch what the pending steps measured, check it, hand it on."""
@@ -267,7 +177,7 @@ class _Stepper:
     def finish(self) -> None:
         """Flush, and check the weights too: no loss has yet told what the last update did to them."""
         self.flush()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+        if not all(bool(parameter.isfinite().all()) for parameter in self.update.parameters):
             raise self._diverged(self.state.step, "the weights are NaN or infinite")
 
     def _diverged(self, step: int, what: str) -> TrainingDiverged:
@@ -299,7 +209,7 @@ def _finish_epoch(
     tensors = {
         "weights": dict(towers.clip.state_dict()),
         "objective": dict(objective.state_dict()),
-        "optimizer": _optimizer_tensors(optimizer),
+        "optimizer": optimizer_tensors(optimizer),
     }
     save_checkpoint(stage.folder / "checkpoints", state.step, tensors, asdict(state))
     _purge_best(stage.folder, {older_best, state.best_folder})
@@ -320,21 +230,8 @@ def _resume(stage: Stage, towers: Towers, objective: Objective, optimizer: torch
         return TrainState()
     towers.clip.load_state_dict(checkpoint.tensors["weights"])
     objective.load_state_dict(checkpoint.tensors["objective"])
-    _restore_optimizer(optimizer, checkpoint)
+    restore_optimizer(optimizer, checkpoint)
     return TrainState(**checkpoint.state)
-
-
-def _optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
-
-
-def _restore_optimizer(optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> None:
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in checkpoint.tensors["optimizer"].items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _checkpoint_bytes(towers: Towers, objective: Objective) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 from prefect.artifacts import create_table_artifact
 
-from model.config import DataConfig
 from model.drift import ColumnDrift, added, drift, read_counts
 from model.files import atomic_write
+from model.sections import DataConfig
 from tasks.cards import VERSION, report_folder
 from tasks.comparisons import COUNTS_SUFFIX
 from tasks.records import Record, Run

@@ -11,8 +11,8 @@ import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 
-from model.config import DataConfig
 from model.repeats import LEAK_KINDS
+from model.sections import DataConfig
 
 NO_DRIFT = "none"
 LEAKS = {

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 
 from prefect.events import emit_event
 
-from model.config import DataConfig, RunConfig
+from model.config import RunConfig
 from model.errors import DataError
 from model.files import atomic_write
+from model.sections import DataConfig
 from tasks.cards import EVENT_FILE, SAMPLE, SplitRows, VersionCard, card_in, read_card, report_folder
 from tasks.data import materialise, version_of
 from tasks.locks import DATA, INGEST, locked, refuse_while_read

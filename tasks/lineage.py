@@ -5,8 +5,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from model.config import ModelConfig, RunConfig
+from model.config import RunConfig
 from model.files import file_digest
+from model.sections import ModelConfig
 from tasks.environment import ROOT
 from tasks.records import DataVersion
 

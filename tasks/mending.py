@@ -13,11 +13,11 @@ from typing import IO, NamedTuple
 
 import pyarrow.compute as pc
 
-from model.config import DataConfig
 from model.errors import DataError
 from model.files import atomic_write, file_digest
 from model.pairs import read_lines
 from model.profiles import profile_files, read_profile, write_profile
+from model.sections import DataConfig
 from tasks.cards import VERSION, report_folder
 from tasks.environment import state_folder
 from tasks.progress import progress

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from model.config import Name
 from model.errors import CheckpointError, DataError
 from model.files import atomic_write
 from model.pairs import check_file
+from model.sections import Name
 from model.splits import side_table_path
 from tasks.data import version_of
 from tasks.environment import state_folder

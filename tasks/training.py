@@ -5,8 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.config import RunConfig, StageConfig
+from model.config import RunConfig
 from model.errors import CheckpointError, DataError
+from model.sections import StageConfig
 from model.splits import find_splits
 from tasks.inputs import split_input
 from tasks.metric_log import MetricLog

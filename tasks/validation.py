@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
-from model.config import DataConfig
 from model.errors import DataError
 from model.pairs import check_file, count_lines
 from model.profiles import ProfileSummary, existing_profile, profile_files, read_profile, write_profile
 from model.repeats import LEAK_KINDS, read_repeats
+from model.sections import DataConfig
 from model.splits import find_splits, read_side_table
 from tasks.cards import report_folder
 from tasks.comparisons import Split, compare_splits, comparison_files, first_repeats, kinds

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from model import rows
-from model.config import DataConfig
 from model.errors import FaultReason
 from model.files import file_digest
 from model.images import decode_rgb, inspect_image
 from model.pairs import BOM, count_lines, parse_line
 from model.profiles import ProfileFiles, profile_files, read_profile, write_profile
+from model.sections import DataConfig
 from tests.mutations import Mutator
 
 CHUNK_LINES = 5_000

@@ -14,10 +14,11 @@ import torch
 from benchmarks.support.measure import ROUNDS, Seconds
 from model import train as training
 from model.batches import Crop, PairInput, load_batch, pair_input
-from model.config import DataConfig, RunConfig, load_config
+from model.config import RunConfig, load_config
 from model.dataset import PairSource, index_pairs
 from model.parallel import usable_cores
 from model.profiles import profile_files, write_profile
+from model.sections import DataConfig
 from model.towers import create_towers
 from model.train import Callbacks, Stage, StepRecord, train
 

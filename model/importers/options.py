@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.config import Name, Section
+from model.sections import Name, Section
 
 
 class ImportOptions(Section):

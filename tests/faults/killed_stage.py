@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from model.batches import pair_input
-from model.config import ModelConfig, StageConfig
 from model.dataset import PairSource, index_pairs
 from model.embed import judge
+from model.sections import ModelConfig, StageConfig
 from model.towers import Towers, create_towers
 from model.train import Callbacks, EpochRecord, Stage, train
 

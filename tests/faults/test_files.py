@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.config import DataConfig
 from model.errors import DataError
 from model.pairs import check_file, detect_columns, likely_encoding
 from model.profiles import profile_files, write_profile
+from model.sections import DataConfig
 from tests.fuzz import children
 from tests.golden import jpeg
 from tests.tiny import names
@@ -182,7 +182,7 @@ def test_a_killed_profiling_process_ends_in_a_sentence(large: Path, when: int) -
 PARENT = """
 import sys
 from pathlib import Path
-from model.config import DataConfig
+from model.sections import DataConfig
 from model.profiles import profile_files, write_profile
 tsv = Path(sys.argv[1])
 write_profile(tsv, profile_files(tsv.parent, "test"), DataConfig(), "pair", lambda rows: print(rows, flush=True), 2)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import load_latest, verify_sealed
-from model.config import ModelConfig
+from model.sections import ModelConfig
 from tests.faults.killed_stage import EPOCHS, digests, run_stage
 from tests.tiny import TinyData, tiny_stage_config, write_data, write_model
 

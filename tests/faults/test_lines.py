@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from model import images
-from model.config import DataConfig
 from model.errors import FaultReason
 from model.images import MAX_SIDE, Preview, decode_rgb, inspect_image, preview_image
 from model.pairs import BOM, parse_line
 from model.pixels import decode_image
 from model.profiles import ProfileSummary, profile_files, read_profile, write_profile
+from model.sections import DataConfig
 from tests.fuzz import verdict
 from tests.golden import Golden, encoded, golden_lines, jpeg, oriented_jpeg, picture, png_of_16_bits, without_segment
 from tests.mutations import IMAGE_MUTATIONS, Mutator, other_encodings

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from model import profiles
-from model.config import DataConfig
 from model.errors import CommerceClipError, DataError
 from model.files import atomic_write, file_digest
 from model.profiles import ProfileFiles, existing_profile, profile_files, read_profile, write_profile
+from model.sections import DataConfig
 from tests.golden import golden_lines
 
 LIMITS = DataConfig()

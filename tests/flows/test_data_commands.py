@@ -9,9 +9,9 @@ import pytest
 
 from flows import terminal
 from flows.__main__ import main
-from model.config import DataConfig
 from model.drift import counts_of
 from model.profiles import profile_files, read_profile, write_profile
+from model.sections import DataConfig
 from model.tables import write_table
 from tasks.cards import SplitRows, VersionCard, annotate, report_folder, write_card
 from tasks.comparisons import comparison_files

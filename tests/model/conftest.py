@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.config import ModelConfig
+from model.sections import ModelConfig
 from model.towers import Towers, create_towers
 from tests.tiny import TinyData, write_data, write_model
 

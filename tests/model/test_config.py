@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from model.config import ENVIRONMENT_PREFIX, MAX_CONFIG_BYTES, DataConfig, RunConfig, load_config
+from model.config import ENVIRONMENT_PREFIX, MAX_CONFIG_BYTES, RunConfig, load_config
 from model.errors import ConfigError
+from model.sections import DataConfig
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import dataset
-from model.config import DataConfig
 from model.dataset import PairIndex, PairSource, carve_valid, index_pairs, without_leaks
 from model.errors import DataError
 from model.profiles import profile_files, write_profile
+from model.sections import DataConfig
 from tests.tiny import TinyData, drawn_jpeg, profiled
 
 FAULTY = [b"no tab here", b"red dress\tAAAA", b"\xff\t/9j/"]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from model.batches import Crop, load_batch, pair_input
-from model.config import DataConfig
 from model.dataset import index_pairs
 from model.embed import Products, embed_captions, embed_encoded_images, embed_pairs, embed_products, judge
 from model.pairs import Columns, count_lines
 from model.profiles import profile_files, write_profile
 from model.retrieval import evaluate_retrieval, relate
+from model.sections import DataConfig
 from model.towers import Towers, encode_images, encode_texts
 from tests.tiny import WIDTH, TinyData, drawn_jpeg, profiled
 

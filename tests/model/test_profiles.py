@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import DataConfig
 from model.duplicates import image_signature
 from model.errors import DataError
 from model.images import Preview, preview_image
@@ -27,6 +26,7 @@ from model.profiles import (
     write_profile,
 )
 from model.rows import words_of
+from model.sections import DataConfig
 from model.splits import read_side_table
 from tests.golden import Golden, encoded, golden_lines, jpeg, picture
 from tests.model.test_pairs import BOM, pair_line, write_tsv

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from model.config import DataConfig
 from model.errors import DataError
 from model.profiles import profile_files, write_profile
 from model.repeats import Profiled, leaks, read_repeats, repeats
+from model.sections import DataConfig
 from model.splits import read_side_table
 from model.tables import write_table
 from tests.golden import encoded, picture

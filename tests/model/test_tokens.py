@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from model.config import DataConfig
 from model.dataset import PairIndex, PairSource, index_pairs
 from model.profiles import profile_files, write_profile
+from model.sections import DataConfig
 from model.tokens import token_ids, tokenizer_identity
 from tests.tiny import TinyData, drawn_jpeg, profiled
 

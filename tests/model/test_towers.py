@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from model.config import ModelConfig
 from model.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError, ServiceError
+from model.sections import ModelConfig
 from model.towers import (
     CONFIG_FILE,
     WEIGHTS_FILE,

@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from model import objective as objectives
 from model import train as training
 from model.batches import Batch, Crop, PairInput, pair_input
 from model.checkpoint import Checkpoint, load_latest
-from model.config import ModelConfig, StageConfig
 from model.dataset import Rows
 from model.embed import judge
 from model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from model.optimizer import learning_rate, make_optimizer
 from model.sampler import Sampler
+from model.sections import ModelConfig, StageConfig
 from model.towers import WEIGHTS_FILE, Towers, create_towers, load_towers, weights_sha256
-from model.train import Callbacks, EpochRecord, Stage, StepRecord, TrainState, learning_rate, make_optimizer, train
+from model.train import Callbacks, EpochRecord, Stage, StepRecord, TrainState, train
 from tests.tiny import TinyData, tiny_stage_config
 
 Validate = Callable[[Towers], dict[str, float]]
@@ -317,13 +319,13 @@ def test_after_damage_to_the_newest_checkpoint_the_one_before_ends_with_the_same
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, bad: float
 ) -> None:
-    steps, honest = [0], training.info_nce
+    steps, honest = [0], objectives.info_nce
 
     def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
         steps[0] += 1
         return honest(*arguments) * (bad if steps[0] == 7 else 1)
 
-    monkeypatch.setattr(training, "info_nce", poisoned)
+    monkeypatch.setattr(objectives, "info_nce", poisoned)
     stage, log = bench.stage(epochs=3), Log()
     with pytest.raises(TrainingDiverged, match=r"step 7: the loss is .*; lower lr, lengthen warmup_steps") as caught:
         bench.run(stage, log)
@@ -336,7 +338,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 def test_divergence_in_the_first_epoch_says_that_there_is_no_checkpoint_yet(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "info_nce", lambda image, text, scale: (image * text).sum() * math.nan)
+    monkeypatch.setattr(objectives, "info_nce", lambda image, text, scale: (image * text).sum() * math.nan)
     with pytest.raises(TrainingDiverged, match=r"step 1: the loss is nan .* none yet"):
         bench.run(bench.stage())
 

@@ -40,7 +40,7 @@ def data(miniature: Path) -> DataVersion:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """An untrained model folder."""
-    from model.config import ModelConfig
+    from model.sections import ModelConfig
     from model.towers import create_towers, save_towers, weights_sha256
 
     folder = tmp_path_factory.mktemp("weights") / "best"

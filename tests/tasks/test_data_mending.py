@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model.config import DataConfig
 from model.errors import DataError
 from model.profiles import profile_files, write_profile
+from model.sections import DataConfig
 from tasks.cards import report_folder
 from tasks.data import hash_folder, untracked_version
 from tasks.mending import stage_mended

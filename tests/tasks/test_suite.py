@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.config import DataConfig
 from model.errors import DataError, FaultReason
+from model.sections import DataConfig
 from tasks.expectations import drift_expectations, side_table_expectations, split_expectations
 from tasks.suite import Judged, Verdict, judge_tables
 

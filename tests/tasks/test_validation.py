@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from model.config import DataConfig, RunConfig
+from model.config import RunConfig
 from model.errors import DataError
+from model.sections import DataConfig
 from model.splits import side_table_path
 from tasks import comparisons
 from tasks.cards import report_folder

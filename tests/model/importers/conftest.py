@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from model.config import DataConfig
 from model.importers import ImportedSplit
 from model.pairs import Pair, parse_line
 from model.profiles import profile_files, write_profile
+from model.sections import DataConfig
 from model.splits import read_side_table
 
 Accepted = tuple[list[Pair], dict[str, list[str]]]

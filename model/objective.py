@@ -7,9 +7,10 @@ import numpy.typing as npt
 import torch
 
 from model.batches import PairInput
-from model.concepts import FeatureQueue, Vocabulary, concept_targets, mine_concepts
+from model.concepts import Vocabulary, mine_concepts
 from model.errors import DataError
 from model.loss import MAX_LOG_SCALE, concept_matching, info_nce
+from model.prototypes import FeatureQueue, concept_targets
 from model.sections import StageConfig
 from model.towers import Towers
 

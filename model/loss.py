@@ -6,7 +6,7 @@ Shapes: B pairs of the batch, C concepts, D embedding width. Embeddings come in 
 import math
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -47,3 +47,34 @@ def concept_matching(
 def _soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
     """Return the summed cross entropy against target distributions; a row of zeros adds nothing."""
     return -(target_BC * logits_BC.log_softmax(dim=1)).sum()
+
+
+def embedding_distance(
+    image_BD: torch.Tensor, text_BD: torch.Tensor, teacher_image_BD: torch.Tensor, teacher_text_BD: torch.Tensor
+) -> torch.Tensor:
+    """Return 1 - cosine between each embedding and the teacher's of the same image or text, the mean of both."""
+    cosines_B = (image_BD * teacher_image_BD).sum(dim=1) + (text_BD * teacher_text_BD).sum(dim=1)
+    return 1 - cosines_B.mean() / 2
+
+
+def similarity_divergence(
+    image_BD: torch.Tensor,
+    text_BD: torch.Tensor,
+    logit_scale: torch.Tensor,
+    teacher_image_BD: torch.Tensor,
+    teacher_text_BD: torch.Tensor,
+    teacher_scale: torch.Tensor,
+) -> torch.Tensor:
+    """Return KL(teacher || student) of a caption's choice among the batch's images and the reverse, the mean of both.
+
+    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has divergence 0.
+
+    Source: Yang et al. 2024, CLIP-KD: An Empirical Study of CLIP Model Distillation, contrastive relational form.
+    """
+    logits_BB = logit_scale * image_BD @ text_BD.T
+    teacher_BB = teacher_scale * teacher_image_BD @ teacher_text_BD.T
+    return (_divergence(logits_BB, teacher_BB) + _divergence(logits_BB.T, teacher_BB.T)) / 2
+
+
+def _divergence(logits_BC: torch.Tensor, teacher_BC: torch.Tensor) -> torch.Tensor:
+    return kl_div(logits_BC.log_softmax(dim=1), teacher_BC.log_softmax(dim=1), reduction="batchmean", log_target=True)

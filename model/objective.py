@@ -8,6 +8,7 @@ import torch
 
 from model.batches import PairInput
 from model.concepts import Vocabulary, mine_concepts
+from model.distillation import Taught, distillation
 from model.errors import DataError
 from model.loss import MAX_LOG_SCALE, concept_matching, info_nce
 from model.prototypes import FeatureQueue, concept_targets
@@ -27,6 +28,7 @@ class Objective(torch.nn.Module):
         """Make the objective of a stage; without a vocabulary it is plain InfoNCE."""
         super().__init__()
         self.weight = stage.concept_weight
+        self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
         self.queue: FeatureQueue | None = None
         if vocabulary is not None:
             self.queue = FeatureQueue(stage.queue_size, len(vocabulary), towers.embed_dim)
@@ -37,7 +39,12 @@ class Objective(torch.nn.Module):
     idf: torch.Tensor
 
     def forward(
-        self, image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor, concepts_BM: torch.Tensor | None
+        self,
+        image_BD: torch.Tensor,
+        text_BD: torch.Tensor,
+        logit_scale: torch.Tensor,
+        concepts_BM: torch.Tensor | None,
+        taught: Taught | None = None,
     ) -> dict[str, torch.Tensor]:
         """Return each loss term by name, and ``loss``, the sum that is minimised."""
         terms = {"info_nce": info_nce(image_BD, text_BD, logit_scale)}
@@ -45,6 +52,9 @@ class Objective(torch.nn.Module):
         if self.queue is not None and concepts_BM is not None:
             terms["concept"] = self._concept_loss(self.queue, image_BD, text_BD, concepts_BM)
             total = total + self.weight * terms["concept"]
+        if taught is not None:
+            terms["distill"] = distillation(image_BD, text_BD, logit_scale, taught, self.distill_form)
+            total = total + self.distill_weight * terms["distill"]
         return {"loss": total, **terms}
 
     def _concept_loss(

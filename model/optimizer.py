@@ -1,10 +1,12 @@
 """AdamW as a stage uses it: parameter groups, the learning rate of each step, its state as plain tensors."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from model.checkpoint import Checkpoint
+from model.layers import place_parameters, tower_modules
 from model.sections import StageConfig
 
 ADAM_BETA1 = 0.9
@@ -12,13 +14,55 @@ ADAM_EPS = 1e-6
 
 
 def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig) -> torch.optim.AdamW:
-    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay."""
-    trained = [p for module in (clip, objective) for p in module.parameters() if p.requires_grad]
+    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay.
+
+    A group's ``lr_share`` is the part of the learning rate that its layer gets, ``is_freezable`` says that it is of the
+    tower that the stage freezes.
+    """
+    grouped: dict[tuple[float, bool, bool], list[torch.nn.Parameter]] = {}
+    for key, parameter in _keyed_parameters(clip, objective, config):
+        grouped.setdefault(key, []).append(parameter)
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": grouped[share, decays, is_freezable],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr_share": share,
+            "is_freezable": is_freezable,
+        }
+        for share, decays, is_freezable in sorted(grouped, reverse=True)
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, foreach=True)
+
+
+def _keyed_parameters(
+    clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
+) -> Iterator[tuple[tuple[float, bool, bool], torch.nn.Parameter]]:
+    """Yield each trained parameter with its share of the rate, whether it decays, and whether the stage freezes it."""
+    places = place_parameters(clip)
+    for name, parameter in clip.named_parameters():
+        if parameter.requires_grad:
+            tower, layers_above = places[name]
+            yield (config.layer_decay**layers_above, parameter.ndim >= 2, tower == config.freeze), parameter
+    for parameter in objective.parameters():
+        yield (1.0, parameter.ndim >= 2, False), parameter
+
+
+def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
+    """Give each group its layer's share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_share"]
+
+
+def set_training(clip: torch.nn.Module, optimizer: torch.optim.AdamW, config: StageConfig, epoch: int) -> None:
+    """Put the towers in training for a 0-based epoch; a tower that is frozen then neither learns nor counts batches."""
+    is_frozen = config.freeze != "none" and (config.frozen_epochs == 0 or epoch < config.frozen_epochs)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(not (is_frozen and group["is_freezable"]))
+    clip.train()
+    if is_frozen and config.freeze != "none":
+        for module in tower_modules(clip, config.freeze):
+            module.eval()
 
 
 def learning_rate(step: int, steps: int, config: StageConfig) -> float:

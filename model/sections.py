@@ -29,6 +29,11 @@ class DataConfig(Section):
     valid_share: Share = Field(
         0.1, description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1."
     )
+    pretrain_valid_share: Share = Field(
+        0.05,
+        description="Share of the pretraining pairs that no stage trains on, nor on their products, captions or "
+        "images: what fine-tuning forgets is measured on them, 0 to 1.",
+    )
     min_rows: int = Field(2, ge=1, description="Fewest accepted pairs a split may have, rows.")
     max_fault_share: Share = Field(
         0.01,
@@ -117,6 +122,44 @@ class StageConfig(Section):
     )
     queue_size: int = Field(65_536, ge=1, description="Rows of the feature queue that prototypes are means over.")
     min_concept_count: int = Field(5, ge=2, description="Captions that must name a concept before it is one.")
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the learning rate from each layer to the one below it in both towers, for fine-tuning "
+        "pretrained towers; projections and scales learn at lr. 1 is off.",
+    )
+    freeze: Literal["none", "image", "text"] = Field(
+        "none", description="Tower that keeps still, its projection and running statistics included."
+    )
+    frozen_epochs: int = Field(
+        0, ge=0, description="First epochs in which the tower that freeze names keeps still; 0 for all of them."
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay a step of the moving average of weights that is validated and kept as the best; it grows "
+        "from 0.1 as (1 + step) / (10 + step) does. 0 is off.",
+    )
+    distill_weight: float = Field(
+        0.0, ge=0, description="Weight of the distance from the embeddings that the start weights give; 0 is off."
+    )
+    distill_form: Literal["embedding", "similarity"] = Field(
+        "embedding",
+        description="What is kept near the start weights: each embedding (1 - cosine), or the batch's softmaxed "
+        "similarities (KL divergence, both directions).",
+    )
+    interpolation: tuple[Share, ...] = Field(
+        (),
+        description="Coefficients a of the weights (1 - a) * start + a * trained that are tried on valid after the "
+        "last epoch, beside a = 1; trained is the best epoch's. Empty is off.",
+    )
+    interpolation_tolerance: Share = Field(
+        0.0,
+        description="Mean recall on valid that may be given up for a smaller coefficient: the smallest one is taken "
+        "that is so near to the best, 0 to 1.",
+    )
 
 
 class EvaluateConfig(Section):

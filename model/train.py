@@ -15,18 +15,28 @@ from pathlib import Path
 
 import torch
 
+from model.averaging import WeightAverage, averaged, choose_coefficient, copy_weights, interpolate, make_average
 from model.batches import Batch, Crop, PairInput, load_batch
-from model.checkpoint import load_latest, require_space, save_checkpoint
+from model.checkpoint import Tensors, load_latest, require_space, save_checkpoint
+from model.distillation import Teacher, make_teacher
 from model.errors import ConfigError, TrainingDiverged
 from model.objective import Labels, Objective, label_concepts
-from model.optimizer import learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
+from model.optimizer import (
+    learning_rate,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+    set_training,
+)
 from model.prefetch import prefetch
 from model.sampler import Sampler
 from model.sections import StageConfig
-from model.towers import Towers, save_towers
+from model.towers import Towers, load_towers, save_towers
 from model.update import Updater
 
 FETCH_EVERY = 10
+INTERPOLATED = "interpolated"
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,9 @@ class TrainState:
     best_mean_recall: float = -1.0
     best_folder: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    # How far the best weights lie from the start weights (0) to the trained ones (1), and the recalls of all tried.
+    coefficient: float = 1.0
+    interpolations: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
@@ -100,18 +113,24 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     vocabulary, concepts = label_concepts(stage.train, config)
     objective = Objective(towers, config, vocabulary)
     optimizer = make_optimizer(towers.clip, objective, config)
-    state = _resume(stage, towers, objective, optimizer)
-    require_space(stage.folder, _checkpoint_bytes(towers, objective))
+    teacher, average = make_teacher(towers, config), make_average(towers.clip, config)
+    start = copy_weights(towers.clip) if config.interpolation else None
+    state = _resume(stage, towers, objective, optimizer, average)
+    require_space(stage.folder, _checkpoint_bytes(towers, objective, average))
     sampler = Sampler(len(stage.train), config.batch_size, stage.seed, *_rank_of_world())
     steps = sampler.batches_an_epoch * config.epochs
     callbacks.on_start(state.step, steps)
     for epoch in range(state.epoch, config.epochs):
-        step = _Stepper(towers, objective, optimizer, config, steps, state, callbacks, _latest_name(stage))
+        step = _Stepper(
+            towers, objective, optimizer, config, steps, state, callbacks, _latest_name(stage), teacher, average
+        )
         for batch in _epoch_batches(stage, towers, sampler, epoch):
             step(batch, None if concepts is None else concepts[batch.rows])
         step.finish()
         state.epoch = epoch + 1
-        _finish_epoch(stage, towers, objective, optimizer, state, callbacks)
+        _finish_epoch(stage, towers, objective, optimizer, average, state, callbacks)
+    if start is not None:
+        _interpolate_best(stage, towers, start, state)
     return state
 
 
@@ -141,19 +160,23 @@ class _Stepper:
         state: TrainState,
         callbacks: Callbacks,
         last_good: str,
+        teacher: Teacher | None,
+        average: WeightAverage | None,
     ) -> None:
-        self.update = Updater(towers, objective, optimizer, config.grad_clip)
+        self.update = Updater(towers, objective, optimizer, config.grad_clip, teacher)
+        self.average = average
         self.optimizer, self.config = optimizer, config
         self.steps, self.state, self.callbacks, self.last_good = steps, state, callbacks, last_good
         self.pending: list[tuple[int, float, dict[str, torch.Tensor]]] = []
         self.since = time.monotonic()
-        towers.clip.train()
+        set_training(towers.clip, optimizer, config, state.epoch)
 
     def __call__(self, batch: Batch, concepts: Labels | None) -> None:
         lr = learning_rate(self.state.step, self.steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         measured = self.update(batch, concepts)
+        if self.average is not None:
+            self.average.update(self.state.step)
         self.state.step += 1
         self.pending.append((self.state.step, lr, measured))
         if len(self.pending) >= FETCH_EVERY:
@@ -192,18 +215,20 @@ def _finish_epoch(
     towers: Towers,
     objective: Objective,
     optimizer: torch.optim.AdamW,
+    average: WeightAverage | None,
     state: TrainState,
     callbacks: Callbacks,
 ) -> None:
     """Validate, keep the weights when they are the best so far, write the checkpoint."""
     if objective.queue is not None:
         objective.queue.rebuild()
-    metrics = stage.validate(towers)
-    is_best = metrics["mean_recall"] > state.best_mean_recall
-    older_best = state.best_folder
+    folder, older_best = stage.folder / f"best-{state.step:09d}", state.best_folder
+    with averaged(average):
+        metrics = stage.validate(towers)
+        is_best = metrics["mean_recall"] > state.best_mean_recall
+        if is_best:
+            save_towers(towers, folder)
     if is_best:
-        folder = stage.folder / f"best-{state.step:09d}"
-        save_towers(towers, folder)
         state.best_epoch, state.best_mean_recall, state.best_folder = state.epoch, metrics["mean_recall"], folder.name
     state.history.append({"epoch": state.epoch, "step": state.step, **metrics})
     tensors = {
@@ -211,6 +236,8 @@ def _finish_epoch(
         "objective": dict(objective.state_dict()),
         "optimizer": optimizer_tensors(optimizer),
     }
+    if average is not None:
+        tensors["average"] = average.state_dict()
     save_checkpoint(stage.folder / "checkpoints", state.step, tensors, asdict(state))
     _purge_best(stage.folder, {older_best, state.best_folder})
     callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
@@ -223,7 +250,29 @@ def _purge_best(folder: Path, kept: set[str]) -> None:
             shutil.rmtree(older, ignore_errors=True)
 
 
-def _resume(stage: Stage, towers: Towers, objective: Objective, optimizer: torch.optim.AdamW) -> TrainState:
+def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: TrainState) -> None:
+    """Try mixtures of start and best weights on valid; one that is chosen is kept as the best."""
+    config, trained = stage.config, load_towers(stage.folder / state.best_folder, "cpu").clip.state_dict()
+    recalls = {1.0: state.best_mean_recall}
+    for coefficient in sorted({*config.interpolation} - {1.0}):
+        towers.clip.load_state_dict(interpolate(start, trained, coefficient))
+        recalls[coefficient] = stage.validate(towers)["mean_recall"]
+    state.interpolations = [{"coefficient": a, "mean_recall": recall} for a, recall in sorted(recalls.items())]
+    state.coefficient = choose_coefficient(recalls, config.interpolation_tolerance)
+    state.best_mean_recall = recalls[state.coefficient]
+    towers.clip.load_state_dict(interpolate(start, trained, state.coefficient))
+    if state.coefficient < 1:
+        save_towers(towers, stage.folder / INTERPOLATED)
+        state.best_folder = INTERPOLATED
+
+
+def _resume(
+    stage: Stage,
+    towers: Towers,
+    objective: Objective,
+    optimizer: torch.optim.AdamW,
+    average: WeightAverage | None,
+) -> TrainState:
     """Return the state of the newest checkpoint, its tensors put in place, or a fresh one."""
     checkpoint = load_latest(stage.folder / "checkpoints")
     if checkpoint is None:
@@ -231,15 +280,18 @@ def _resume(stage: Stage, towers: Towers, objective: Objective, optimizer: torch
     towers.clip.load_state_dict(checkpoint.tensors["weights"])
     objective.load_state_dict(checkpoint.tensors["objective"])
     restore_optimizer(optimizer, checkpoint)
+    if average is not None:
+        average.load_state_dict(checkpoint.tensors["average"])
     return TrainState(**checkpoint.state)
 
 
-def _checkpoint_bytes(towers: Towers, objective: Objective) -> int:
-    """Return the bytes of three checkpoints (weights and two moments each) and three best weights.
+def _checkpoint_bytes(towers: Towers, objective: Objective, average: WeightAverage | None) -> int:
+    """Return the bytes of three checkpoints (weights, two moments and the average each) and three best weights.
 
-    Two of each are kept, and the next is written before the oldest goes.
+    Two of each are kept, and the next is written before the oldest goes; a mixture has the third one's room.
     """
-    return 3 * (4 * _bytes(towers.clip.state_dict()) + _bytes(objective.state_dict()))
+    kept = _bytes(objective.state_dict()) + (_bytes(average.state_dict()) if average is not None else 0)
+    return 3 * (4 * _bytes(towers.clip.state_dict()) + kept)
 
 
 def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -3,6 +3,7 @@
 import torch
 
 from model.batches import Batch
+from model.distillation import Teacher
 from model.loss import MAX_LOG_SCALE
 from model.objective import Labels, Objective
 from model.towers import Towers, encode_images, encode_tokens
@@ -12,10 +13,16 @@ class Updater:
     """Updates the towers by a batch at a time; what a step measured stays on the device."""
 
     def __init__(
-        self, towers: Towers, objective: Objective, optimizer: torch.optim.Optimizer, grad_clip: float
+        self,
+        towers: Towers,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        grad_clip: float,
+        teacher: Teacher | None = None,
     ) -> None:
-        """Take what is trained, what for, and the largest global gradient norm."""
+        """Take what is trained, what for, the largest global gradient norm, and what the towers shall stay near to."""
         self._towers, self._objective, self._optimizer, self._grad_clip = towers, objective, optimizer, grad_clip
+        self._teacher = teacher
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
@@ -23,7 +30,8 @@ class Updater:
         clip, device = self._towers.clip, self._towers.device
         named = None if concepts is None else torch.from_numpy(concepts).to(device, torch.int64)
         image_BD, text_BD = encode_images(self._towers, batch.images), encode_tokens(self._towers, batch.tokens)
-        terms = self._objective(image_BD, text_BD, clip.logit_scale.exp(), named)
+        taught = None if self._teacher is None else self._teacher(batch)
+        terms = self._objective(image_BD, text_BD, clip.logit_scale.exp(), named, taught)
         self._optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._grad_clip)

@@ -1,0 +1,68 @@
+"""Where a parameter stands in the towers: in which of them, and how deep.
+
+A tower's layers are its numbered modules in module order (`resblocks.3`, a ResNet's `layer2.0`, a Hugging Face
+encoder's `layer.5`). Embeddings and whatever comes before the first layer lie at the bottom, whatever comes after the
+last one (final norms, pooling, projections) on top. A tower without numbered modules is one layer. Nothing here knows
+an architecture by name, so a tower of another library is placed by the order of its modules.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+
+Tower = Literal["image", "text"]
+
+# The name of a module up to its first number: resblocks.3 of resblocks.3.mlp.c_fc.weight.
+LAYER = re.compile(r"^.*?\.\d+(?=\.)")
+# Neither tower's: what scales and shifts the similarities of both.
+SHARED = ("logit_scale", "logit_bias")
+
+
+class Place(NamedTuple):
+    """A parameter's tower, and how many layers of it lie above; both towers' tops and what is no tower's have none."""
+
+    tower: Tower | None
+    layers_above: int
+
+
+def place_parameters(clip: torch.nn.Module) -> dict[str, Place]:
+    """Return the place of each parameter of an open_clip model by its name."""
+    places = {name: Place(None, 0) for name, _ in clip.named_parameters()}
+    for tower in ("image", "text"):
+        names = [name for name in places if tower_of(name) == tower]
+        places |= {name: Place(tower, above) for name, above in _layers_above(names)}
+    return places
+
+
+def tower_of(name: str) -> Tower | None:
+    """Return the tower of a parameter, a buffer or a module of an open_clip model, None for what is neither's."""
+    if name in SHARED:
+        return None
+    return "image" if name.startswith("visual.") else "text"
+
+
+def tower_modules(clip: torch.nn.Module, tower: Tower) -> Iterator[torch.nn.Module]:
+    """Yield the outermost modules of a tower."""
+    for name, module in clip.named_children():
+        if tower_of(f"{name}.") == tower:
+            yield module
+
+
+def _layers_above(names: list[str]) -> Iterator[tuple[str, int]]:
+    """Yield each parameter of one tower, in module order, with the number of layers above it."""
+    layers = list(dict.fromkeys(match[0] for name in names if (match := LAYER.match(name))))
+    top, seen = len(layers) + 1, 0
+    for name in names:
+        match = LAYER.match(name)
+        own = re.sub(r"^(visual|text)\.", "", name)
+        if match:
+            seen = layers.index(match[0]) + 1
+            yield name, top - seen
+        elif "emb" in own.split(".")[0]:  # CLIP's text tower holds its embeddings after its layers
+            yield name, top
+        elif "." not in own or seen == len(layers) > 0:  # a tower's bare parameters are projections, listed first
+            yield name, 0
+        else:
+            yield name, top - seen

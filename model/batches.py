@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from model.dataset import PairIndex, Rows
@@ -68,11 +69,15 @@ class Crop:
 
 
 class Batch(NamedTuple):
-    """Decoded pairs: their rows, uint8 images [B, 3, side, side] and token ids int64 [B, L]."""
+    """Decoded pairs: their rows, uint8 images [B, 3, side, side] and token ids int64 [B, L].
+
+    ``ids``, int64 [B, 2], stand for each pair's caption and its encoded image: equal where those are.
+    """
 
     rows: Rows
     images: torch.Tensor
     tokens: torch.Tensor
+    ids: torch.Tensor
 
 
 def load_batch(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
@@ -83,7 +88,13 @@ def load_batch(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
     """
     # Stacked by numpy, because torch would take the cores from the training for it.
     images = torch.from_numpy(np.stack([_input_image(pairs, int(row), crop).numpy() for row in rows]))
-    return Batch(rows, images, torch.from_numpy(pairs.tokens[rows].astype(np.int64)))
+    tokens = torch.from_numpy(pairs.tokens[rows].astype(np.int64))
+    return Batch(rows, images, tokens, torch.from_numpy(_ids(pairs.index, rows)))
+
+
+def _ids(index: PairIndex, rows: Rows) -> npt.NDArray[np.int64]:
+    # The bits of the hashes will do: torch can gather signed integers only.
+    return np.stack([index.caption_hash[rows], index.image_hash[rows]], axis=1).view(np.int64)
 
 
 def _input_image(pairs: PairInput, row: int, crop: Crop) -> torch.Tensor:

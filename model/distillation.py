@@ -44,13 +44,20 @@ def make_teacher(towers: Towers, config: StageConfig) -> Teacher | None:
 
 
 def distillation(
-    image_BD: torch.Tensor,
-    text_BD: torch.Tensor,
+    image_LD: torch.Tensor,
+    text_LD: torch.Tensor,
     logit_scale: torch.Tensor,
     taught: Taught,
     form: Literal["embedding", "similarity"],
+    all_image_BD: torch.Tensor | None = None,
+    all_text_BD: torch.Tensor | None = None,
+    all_taught: Taught | None = None,
 ) -> torch.Tensor:
-    """Return the distance of a batch's embeddings [B, D] from what the teacher says, in the stage's form."""
+    """Return the distance of embeddings [L, D] from what the teacher says, in the stage's form.
+
+    The pairs are the whole batch, or the part of it of which all is given, too.
+    """
     if form == "embedding":
-        return embedding_distance(image_BD, text_BD, taught.image, taught.text)
-    return similarity_divergence(image_BD, text_BD, logit_scale, *taught)
+        return embedding_distance(image_LD, text_LD, taught.image, taught.text)
+    all_of_teacher = all_taught[:2] if all_taught is not None else ()
+    return similarity_divergence(image_LD, text_LD, logit_scale, *taught, all_image_BD, all_text_BD, *all_of_teacher)

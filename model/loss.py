@@ -1,6 +1,7 @@
 """The training losses: pure functions of tensors, each a scalar in float32.
 
-Shapes: B pairs of the batch, C concepts, D embedding width. Embeddings come in L2-normalised.
+Shapes: B pairs of the batch, L of them this process's own, C concepts, D embedding width. Embeddings come in
+L2-normalised.
 """
 
 import math
@@ -11,14 +12,54 @@ from torch.nn.functional import cross_entropy, kl_div
 MAX_LOG_SCALE = math.log(100)
 
 
-def info_nce(image_BD: torch.Tensor, text_BD: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric InfoNCE loss of B pairs; ``logit_scale`` is the factor itself, not its logarithm.
+def info_nce(
+    image_LD: torch.Tensor,
+    text_LD: torch.Tensor,
+    logit_scale: torch.Tensor,
+    all_image_BD: torch.Tensor | None = None,
+    all_text_BD: torch.Tensor | None = None,
+    is_duplicate_LB: torch.Tensor | None = None,
+    first: int = 0,
+) -> torch.Tensor:
+    """Return the symmetric InfoNCE loss of L pairs, each among the B of the whole batch.
+
+    The L pairs are the whole batch, or with ``all_image_BD`` and ``all_text_BD`` the part of it that begins at row
+    ``first``: the mean over equal parts is then the loss of the whole. ``logit_scale`` is the factor itself, not its
+    logarithm. What ``is_duplicate_LB`` marks (`find_duplicates`) is no negative: it is left out of the denominators.
 
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision, figure 3.
     """
-    logits_BB = logit_scale * image_BD @ text_BD.T
-    target_B = torch.arange(len(image_BD), device=image_BD.device)
-    return (cross_entropy(logits_BB, target_B) + cross_entropy(logits_BB.T, target_B)) / 2
+    from_image_LB, from_text_LB = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
+    if is_duplicate_LB is not None:
+        from_image_LB = from_image_LB.masked_fill(is_duplicate_LB, -math.inf)
+        from_text_LB = from_text_LB.masked_fill(is_duplicate_LB, -math.inf)
+    target_L = torch.arange(first, first + len(image_LD), device=image_LD.device)
+    return (cross_entropy(from_image_LB, target_L) + cross_entropy(from_text_LB, target_L)) / 2
+
+
+def _logits(
+    image_LD: torch.Tensor,
+    text_LD: torch.Tensor,
+    scale: torch.Tensor,
+    all_image_BD: torch.Tensor | None,
+    all_text_BD: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each image's similarity with all texts and each text's with all images, times ``scale``, [L, B] both."""
+    from_image_LB = scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T
+    if all_image_BD is None or all_image_BD is image_LD:
+        return from_image_LB, from_image_LB.T
+    return from_image_LB, scale * text_LD @ all_image_BD.T
+
+
+def find_duplicates(ids_L2: torch.Tensor, all_ids_B2: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """Return which of the batch's B pairs share the caption or the image of each of L pairs, bool [L, B].
+
+    The L pairs are the rows of the batch from ``first`` on; no pair is a duplicate of itself.
+    """
+    is_same_LB = ids_L2[:, None, 0] == all_ids_B2[None, :, 0]
+    is_same_LB |= ids_L2[:, None, 1] == all_ids_B2[None, :, 1]
+    is_same_LB.diagonal(first).fill_(False)
+    return is_same_LB
 
 
 def concept_matching(
@@ -58,22 +99,27 @@ def embedding_distance(
 
 
 def similarity_divergence(
-    image_BD: torch.Tensor,
-    text_BD: torch.Tensor,
+    image_LD: torch.Tensor,
+    text_LD: torch.Tensor,
     logit_scale: torch.Tensor,
-    teacher_image_BD: torch.Tensor,
-    teacher_text_BD: torch.Tensor,
+    teacher_image_LD: torch.Tensor,
+    teacher_text_LD: torch.Tensor,
     teacher_scale: torch.Tensor,
+    all_image_BD: torch.Tensor | None = None,
+    all_text_BD: torch.Tensor | None = None,
+    all_teacher_image_BD: torch.Tensor | None = None,
+    all_teacher_text_BD: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return KL(teacher || student) of a caption's choice among the batch's images and the reverse, the mean of both.
 
-    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has divergence 0.
+    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has divergence 0. The
+    L pairs are the whole batch, or the part of it of which all is given, too (`info_nce`).
 
     Source: Yang et al. 2024, CLIP-KD: An Empirical Study of CLIP Model Distillation, contrastive relational form.
     """
-    logits_BB = logit_scale * image_BD @ text_BD.T
-    teacher_BB = teacher_scale * teacher_image_BD @ teacher_text_BD.T
-    return (_divergence(logits_BB, teacher_BB) + _divergence(logits_BB.T, teacher_BB.T)) / 2
+    student = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
+    teacher = _logits(teacher_image_LD, teacher_text_LD, teacher_scale, all_teacher_image_BD, all_teacher_text_BD)
+    return (_divergence(student[0], teacher[0]) + _divergence(student[1], teacher[1])) / 2
 
 
 def _divergence(logits_BC: torch.Tensor, teacher_BC: torch.Tensor) -> torch.Tensor:

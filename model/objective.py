@@ -1,6 +1,7 @@
 """What a stage minimises: InfoNCE and the terms beside it, with the state that they keep from step to step."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,9 @@ import torch
 from model.batches import PairInput
 from model.concepts import Vocabulary, mine_concepts
 from model.distillation import Taught, distillation
+from model.distributed import gather_rows, mean_over_ranks, rank_of_world
 from model.errors import DataError
-from model.loss import MAX_LOG_SCALE, concept_matching, info_nce
+from model.loss import MAX_LOG_SCALE, concept_matching, find_duplicates, info_nce
 from model.prototypes import FeatureQueue, concept_targets
 from model.sections import StageConfig
 from model.towers import Towers
@@ -21,14 +23,32 @@ Labels = npt.NDArray[np.int32]
 CONCEPT_SCALE_START = 10.0
 
 
+class Embedded(NamedTuple):
+    """What the losses see of B pairs: their embeddings, float32 [B, D], and what else is known of them.
+
+    ``ids`` int64 [B, 2] is that of `model.batches.Batch`, ``concepts`` int64 [B, M] numbers those that a caption names.
+    """
+
+    image: torch.Tensor
+    text: torch.Tensor
+    ids: torch.Tensor
+    concepts: torch.Tensor | None = None
+
+
 class Objective(torch.nn.Module):
-    """InfoNCE, and the concept-matching loss with its own scale and feature queue where the config wants it."""
+    """InfoNCE, and the concept-matching loss with its own scale and feature queue where the config wants it.
+
+    Each process of a launched group calls it with its own part of the batch and gets each term as a mean over that
+    part; the mean over the processes is the term of the whole batch, in value and, by
+    `model.distributed.average_`, in gradient. A term that is a plain mean over pairs is right as it stands.
+    """
 
     def __init__(self, towers: Towers, stage: StageConfig, vocabulary: Vocabulary | None) -> None:
         """Make the objective of a stage; without a vocabulary it is plain InfoNCE."""
         super().__init__()
         self.weight = stage.concept_weight
         self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
+        self.mask_duplicates = stage.mask_duplicates
         self.queue: FeatureQueue | None = None
         if vocabulary is not None:
             self.queue = FeatureQueue(stage.queue_size, len(vocabulary), towers.embed_dim)
@@ -39,32 +59,39 @@ class Objective(torch.nn.Module):
     idf: torch.Tensor
 
     def forward(
-        self,
-        image_BD: torch.Tensor,
-        text_BD: torch.Tensor,
-        logit_scale: torch.Tensor,
-        concepts_BM: torch.Tensor | None,
-        taught: Taught | None = None,
+        self, pairs: Embedded, logit_scale: torch.Tensor, taught: Taught | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return each loss term by name, and ``loss``, the sum that is minimised."""
-        terms = {"info_nce": info_nce(image_BD, text_BD, logit_scale)}
+        """Return each loss term of this process's pairs by name, and ``loss``, the sum that is minimised."""
+        everyone = Embedded(*(None if part is None else gather_rows(part) for part in pairs))
+        terms = {"info_nce": self._info_nce(pairs, everyone, logit_scale)}
         total = terms["info_nce"]
-        if self.queue is not None and concepts_BM is not None:
-            terms["concept"] = self._concept_loss(self.queue, image_BD, text_BD, concepts_BM)
+        if self.queue is not None and pairs.concepts is not None:
+            terms["concept"] = self._concept_loss(self.queue, pairs, everyone)
             total = total + self.weight * terms["concept"]
         if taught is not None:
-            terms["distill"] = distillation(image_BD, text_BD, logit_scale, taught, self.distill_form)
+            everyone_taught = Taught(gather_rows(taught.image), gather_rows(taught.text), taught.logit_scale)
+            terms["distill"] = distillation(
+                *pairs[:2], logit_scale, taught, self.distill_form, *everyone[:2], everyone_taught
+            )
             total = total + self.distill_weight * terms["distill"]
         return {"loss": total, **terms}
 
-    def _concept_loss(
-        self, queue: FeatureQueue, image_BD: torch.Tensor, text_BD: torch.Tensor, concepts_BM: torch.Tensor
-    ) -> torch.Tensor:
-        queue.push(image_BD, text_BD, concepts_BM)
+    def _info_nce(self, pairs: Embedded, everyone: Embedded, logit_scale: torch.Tensor) -> torch.Tensor:
+        first = rank_of_world()[0] * len(pairs.ids)
+        duplicates_LB = find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
+        return info_nce(pairs.image, pairs.text, logit_scale, everyone.image, everyone.text, duplicates_LB, first)
+
+    def _concept_loss(self, queue: FeatureQueue, pairs: Embedded, everyone: Embedded) -> torch.Tensor:
+        assert pairs.concepts is not None and everyone.concepts is not None
+        queue.push(everyone.image, everyone.text, everyone.concepts)
         known_C = queue.is_known()
-        targets_BC = concept_targets(concepts_BM, self.idf, known_C)[:, known_C]
+        targets_BC = concept_targets(pairs.concepts, self.idf, known_C)[:, known_C]
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        return concept_matching(image_BD, text_BD, *queue.means(), queue.prototypes()[known_C], targets_BC, scale)
+        prototypes_CD = queue.prototypes()[known_C]
+        loss = concept_matching(pairs.image, pairs.text, *queue.means(), prototypes_CD, targets_BC, scale)
+        # A mean over the pairs that name a concept, of which one process's part may hold more than another's.
+        named = (targets_BC.sum(dim=1) > 0).sum()
+        return loss * (named / mean_over_ranks(named).clamp(min=1e-12))
 
 
 def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | None, Labels | None]:

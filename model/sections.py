@@ -160,6 +160,9 @@ class StageConfig(Section):
         description="Mean recall on valid that may be given up for a smaller coefficient: the smallest one is taken "
         "that is so near to the best, 0 to 1.",
     )
+    mask_duplicates: bool = Field(
+        True, description="Whether pairs of a batch that share a caption or an image are no negatives of each other."
+    )
 
 
 class EvaluateConfig(Section):

@@ -5,7 +5,7 @@ import torch
 from model.batches import Batch
 from model.distillation import Teacher
 from model.loss import MAX_LOG_SCALE
-from model.objective import Labels, Objective
+from model.objective import Embedded, Labels, Objective
 from model.towers import Towers, encode_images, encode_tokens
 
 
@@ -31,7 +31,8 @@ class Updater:
         named = None if concepts is None else torch.from_numpy(concepts).to(device, torch.int64)
         image_BD, text_BD = encode_images(self._towers, batch.images), encode_tokens(self._towers, batch.tokens)
         taught = None if self._teacher is None else self._teacher(batch)
-        terms = self._objective(image_BD, text_BD, clip.logit_scale.exp(), named, taught)
+        pairs = Embedded(image_BD, text_BD, batch.ids.to(device), named)
+        terms = self._objective(pairs, clip.logit_scale.exp(), taught)
         self._optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._grad_clip)

@@ -338,7 +338,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 def test_divergence_in_the_first_epoch_says_that_there_is_no_checkpoint_yet(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objectives, "info_nce", lambda image, text, scale: (image * text).sum() * math.nan)
+    monkeypatch.setattr(objectives, "info_nce", lambda image, text, *others: (image * text).sum() * math.nan)
     with pytest.raises(TrainingDiverged, match=r"step 1: the loss is nan .* none yet"):
         bench.run(bench.stage())
 

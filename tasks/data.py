@@ -131,7 +131,7 @@ def _restore(folder: Path, tracked: Path, promised: str, found: dict[str, str]) 
     """
     cache = cache_folder(tracked.parent)
     if found:
-        _refuse_changes(folder, tracked, found, _listing(tracked, promised, cache))
+        _refuse_changes(folder, tracked, found, _listing(tracked, promised, cache), cache)
     for leftover in folder.rglob("*.tmp"):
         if DVC_TEMPORARY.match(leftover.name):
             leftover.unlink()
@@ -190,13 +190,17 @@ def _listing(tracked: Path, promised: str, cache: Path) -> dict[str, str]:
     return expected
 
 
-def _refuse_changes(folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str]) -> None:
-    """Refuse to touch files that a person changed; files that only went missing can be pulled again.
+def _refuse_changes(
+    folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str], cache: Path
+) -> None:
+    """Refuse to touch files that a person changed; what went missing or belongs to another version can be had again.
 
     Raises:
-        DataError: a file is new or changed.
+        DataError: a file is new or changed, and DVC's cache holds no copy of it.
     """
     changed = sorted(path for path in found if expected.get(path) != found[path])
+    drop_damaged(cache, [found[path] for path in changed])
+    changed = [path for path in changed if not object_path(cache, found[path]).is_file()]
     if changed:
         raise DataError(
             f"{folder}: differs from the data version in {tracked.name} ({named(changed)}); "

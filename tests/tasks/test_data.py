@@ -52,6 +52,16 @@ def test_a_file_that_a_person_changed_is_named_and_left_alone(project: Path) -> 
     assert changed.read_bytes() == b"mine"
 
 
+def test_a_version_that_was_checked_out_in_git_takes_the_place_of_another_that_the_cache_holds(project: Path) -> None:
+    older, recorded = materialise_data.fn(CONFIG), (project / "data.dvc").read_bytes()
+    (project / "data" / "finetune" / "test.tsv").write_bytes(b"newer pairs")
+    dvc(project, "add", "data")
+    newer = materialise_data.fn(CONFIG)
+    (project / "data.dvc").write_bytes(recorded)
+    assert newer.version != older.version
+    assert materialise_data.fn(CONFIG) == older
+
+
 def test_what_a_killed_pull_left_beside_a_file_is_no_change_of_a_person(project: Path) -> None:
     version = materialise_data.fn(CONFIG)
     leftover = project / "data" / "finetune" / ".AAAAAAAAAAAAAAAAAAAAAA.tmp"

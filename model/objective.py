@@ -36,7 +36,7 @@ class Embedded(NamedTuple):
 
 
 class Objective(torch.nn.Module):
-    """InfoNCE, and the concept-matching loss with its own scale and feature queue where the config wants it.
+    """InfoNCE, and beside it the concept-matching and nearest-neighbour losses that a feature queue serves.
 
     Each process of a launched group calls it with its own part of the batch and gets each term as a mean over that
     part; the mean over the processes is the term of the whole batch, in value and, by
@@ -46,7 +46,8 @@ class Objective(torch.nn.Module):
     def __init__(self, towers: Towers, stage: StageConfig, vocabulary: Vocabulary | None) -> None:
         """Make the objective of a stage; without a vocabulary it is plain InfoNCE."""
         super().__init__()
-        self.weight = stage.concept_weight
+        self.weight, self.nearest_weight = stage.concept_weight, stage.nearest_weight
+        self.warms_up = stage.term_warmup
         self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
         self.mask_duplicates = stage.mask_duplicates
         self.queue: FeatureQueue | None = None
@@ -65,9 +66,16 @@ class Objective(torch.nn.Module):
         everyone = Embedded(*(None if part is None else gather_rows(part) for part in pairs))
         terms = {"info_nce": self._info_nce(pairs, everyone, logit_scale)}
         total = terms["info_nce"]
-        if self.queue is not None and pairs.concepts is not None:
-            terms["concept"] = self._concept_loss(self.queue, pairs, everyone)
-            total = total + self.weight * terms["concept"]
+        if self.queue is not None:
+            share = self.queue.filled_share() if self.warms_up else 1.0
+            if self.nearest_weight:
+                terms["nearest"] = self._nearest_loss(self.queue, pairs, everyone, logit_scale)
+                total = total + share * self.nearest_weight * terms["nearest"]
+            assert everyone.concepts is not None, "a queue is fed with what captions name"
+            self.queue.push(everyone.image, everyone.text, everyone.concepts, everyone.ids[:, 0])
+            if self.weight:
+                terms["concept"] = self._concept_loss(self.queue, pairs)
+                total = total + share * self.weight * terms["concept"]
         if taught is not None:
             everyone_taught = Taught(gather_rows(taught.image), gather_rows(taught.text), taught.logit_scale)
             terms["distill"] = distillation(
@@ -81,9 +89,20 @@ class Objective(torch.nn.Module):
         duplicates_LB = find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
         return info_nce(pairs.image, pairs.text, logit_scale, everyone.image, everyone.text, duplicates_LB, first)
 
-    def _concept_loss(self, queue: FeatureQueue, pairs: Embedded, everyone: Embedded) -> torch.Tensor:
-        assert pairs.concepts is not None and everyone.concepts is not None
-        queue.push(everyone.image, everyone.text, everyone.concepts)
+    def _nearest_loss(
+        self, queue: FeatureQueue, pairs: Embedded, everyone: Embedded, logit_scale: torch.Tensor
+    ) -> torch.Tensor:
+        """Return InfoNCE with the queue's nearest text of another caption in each caption's place.
+
+        Source: Li et al. 2022, Supervision Exists Everywhere (DeCLIP), nearest-neighbour supervision.
+        """
+        nearest = queue.nearest_texts(everyone.text, everyone.ids[:, 0])
+        first = rank_of_world()[0] * len(pairs.ids)
+        borrowed = pairs._replace(text=nearest[first : first + len(pairs.ids)])
+        return self._info_nce(borrowed, everyone._replace(text=nearest), logit_scale)
+
+    def _concept_loss(self, queue: FeatureQueue, pairs: Embedded) -> torch.Tensor:
+        assert pairs.concepts is not None
         known_C = queue.is_known()
         targets_BC = concept_targets(pairs.concepts, self.idf, known_C)[:, known_C]
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
@@ -96,7 +115,7 @@ class Objective(torch.nn.Module):
 
 def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | None, Labels | None]:
     """Mine the concepts of the train captions and label each pair with those that it names."""
-    if stage.concept_weight == 0:
+    if stage.concept_weight == stage.nearest_weight == 0:
         return None, None
     captions = pairs.index.captions()
     vocabulary = mine_concepts(captions, stage.min_concept_count)

@@ -120,6 +120,15 @@ class StageConfig(Section):
     concept_weight: float = Field(
         0.0, ge=0, description="Weight of the concept-matching loss beside InfoNCE; 0 leaves it out."
     )
+    nearest_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of nearest-neighbour supervision: InfoNCE of each image with the feature queue's text that "
+        "is nearest to its own caption; 0 leaves it out.",
+    )
+    term_warmup: bool = Field(
+        False, description="Whether concept_weight and nearest_weight grow with the share of the queue that is filled."
+    )
     queue_size: int = Field(65_536, ge=1, description="Rows of the feature queue that prototypes are means over.")
     min_concept_count: int = Field(5, ge=2, description="Captions that must name a concept before it is one.")
     layer_decay: float = Field(

@@ -17,29 +17,35 @@ WIDTH = 5
 CONCEPTS = 4
 
 
-def batch(pairs: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def batch(pairs: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     image, text = (normalize(torch.randn(pairs, WIDTH, generator=generator), dim=1) for _ in range(2))
     concepts = torch.full((pairs, MAX_CONCEPTS_A_CAPTION), -1)
     for row in range(pairs):
         chosen = torch.nonzero(torch.rand(CONCEPTS, generator=generator) < 0.4)[:, 0]
         concepts[row, : len(chosen)] = chosen
-    return image, text, concepts
+    return image, text, concepts, torch.randint(0, 5, (pairs,), generator=generator)
 
 
 class SlowQueue:
     """Keeps every row ever pushed and looks at the latest Q in float64."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.rows = size, list[tuple[Tensor, Tensor, set[int]]]()
+        self.size, self.rows, self.captions = size, list[tuple[Tensor, Tensor, set[int]]](), list[int]()
 
-    def push(self, image: Tensor, text: Tensor, concepts: Tensor) -> None:
+    def push(self, image: Tensor, text: Tensor, concepts: Tensor, captions: Tensor) -> None:
         for row in range(len(image)):
             ids = {int(number) for number in concepts[row] if number >= 0}
             self.rows.append((image[row].double(), text[row].double(), ids))
+        self.captions += captions.tolist()
 
     def latest(self) -> list[tuple[Tensor, Tensor, set[int]]]:
         return self.rows[-self.size :]
+
+    def nearest_text(self, text: Tensor, caption: int) -> Tensor:
+        rows = zip(self.latest(), self.captions[-self.size :], strict=True)
+        others = [row[1] for row, other in rows if other != caption]
+        return max(others, key=lambda other: float(other @ text.double()), default=text.double())
 
     def mean(self, side: int) -> Tensor:
         zero = torch.zeros(WIDTH, dtype=torch.float64)
@@ -85,6 +91,21 @@ def test_after_any_pushes_the_queue_is_what_a_slow_look_at_its_latest_rows_says(
     assert_equals_slow(queue, slow)
 
 
+@given(st.integers(1, 9), st.lists(st.integers(0, 8), max_size=4), st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_the_nearest_text_is_the_queue_s_nearest_of_another_caption_or_the_text_itself(
+    size: int, batches: list[int], seed: int
+) -> None:
+    queue, slow = pushed(size, batches, seed)
+    _, text, _, captions = batch(7, seed + 50)
+    nearest = torch.stack([slow.nearest_text(row, int(caption)) for row, caption in zip(text, captions, strict=True)])
+    torch.testing.assert_close(queue.nearest_texts(text, captions).double(), nearest, rtol=0, atol=1e-6)
+
+
+def test_the_filled_share_grows_to_one() -> None:
+    assert [float(pushed(8, [2] * pushes)[0].filled_share()) for pushes in (0, 1, 4, 5)] == [0, 0.25, 1, 1]
+
+
 def test_many_steps_and_a_rebuild_change_nothing_beyond_rounding() -> None:
     queue, slow = pushed(50, [16] * 300)
     assert_equals_slow(queue, slow)
@@ -128,8 +149,8 @@ def test_an_empty_queue_knows_nothing_and_divides_by_nothing() -> None:
 
 def test_the_queue_holds_no_gradient() -> None:
     queue = FeatureQueue(8, CONCEPTS, WIDTH)
-    image, text, concepts = batch(4, 0)
-    queue.push(image.requires_grad_(), text.requires_grad_(), concepts)
+    image, text, concepts, captions = batch(4, 0)
+    queue.push(image.requires_grad_(), text.requires_grad_(), concepts, captions)
     assert not queue.prototypes().requires_grad and not any(mean.requires_grad for mean in queue.means())
 
 

@@ -43,6 +43,11 @@ def tower_of(name: str) -> Tower | None:
     return "image" if name.startswith("visual.") else "text"
 
 
+def is_in_layer(name: str) -> bool:
+    """Return whether a parameter belongs to a numbered layer, and not to an embedding or a projection."""
+    return LAYER.match(name) is not None
+
+
 def tower_modules(clip: torch.nn.Module, tower: Tower) -> Iterator[torch.nn.Module]:
     """Yield the outermost modules of a tower."""
     for name, module in clip.named_children():

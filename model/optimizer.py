@@ -1,12 +1,14 @@
-"""AdamW as a stage uses it: parameter groups, the learning rate of each step, its state as plain tensors."""
+"""AdamW or Muon as a stage uses it: parameter groups, the rate of each step, the state as plain tensors."""
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
 from model.checkpoint import Checkpoint
-from model.layers import place_parameters, tower_modules
+from model.layers import is_in_layer, place_parameters, tower_modules
+from model.muon import Muon
 from model.sections import StageConfig
 
 ADAM_BETA1 = 0.9
@@ -17,34 +19,42 @@ def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: St
     """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay.
 
     A group's ``lr_share`` is the part of the learning rate that its layer gets, ``is_freezable`` says that it is of the
-    tower that the stage freezes.
+    tower that the stage freezes, ``is_matrix`` that Muon updates it: the matrices of numbered layers, where the config
+    wants Muon.
     """
-    grouped: dict[tuple[float, bool, bool], list[torch.nn.Parameter]] = {}
+    grouped: dict[_Group, list[torch.nn.Parameter]] = {}
     for key, parameter in _keyed_parameters(clip, objective, config):
         grouped.setdefault(key, []).append(parameter)
     groups = [
-        {
-            "params": grouped[share, decays, is_freezable],
-            "weight_decay": config.weight_decay if decays else 0.0,
-            "lr_share": share,
-            "is_freezable": is_freezable,
-        }
-        for share, decays, is_freezable in sorted(grouped, reverse=True)
+        {**key._asdict(), "params": grouped[key], "weight_decay": config.weight_decay if key.decays else 0.0}
+        for key in sorted(grouped, reverse=True)
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, foreach=True)
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, foreach=True)
+
+
+class _Group(NamedTuple):
+    """What the parameters of an optimiser's group have in common."""
+
+    lr_share: float
+    decays: bool
+    is_freezable: bool
+    is_matrix: bool = False
 
 
 def _keyed_parameters(
     clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
-) -> Iterator[tuple[tuple[float, bool, bool], torch.nn.Parameter]]:
-    """Yield each trained parameter with its share of the rate, whether it decays, and whether the stage freezes it."""
+) -> Iterator[tuple[_Group, torch.nn.Parameter]]:
+    """Yield each trained parameter with the group that it belongs to."""
     places = place_parameters(clip)
     for name, parameter in clip.named_parameters():
         if parameter.requires_grad:
             tower, layers_above = places[name]
-            yield (config.layer_decay**layers_above, parameter.ndim >= 2, tower == config.freeze), parameter
+            is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
+            share = config.layer_decay**layers_above * (config.matrix_lr / config.lr if is_matrix else 1)
+            yield _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix), parameter
     for parameter in objective.parameters():
-        yield (1.0, parameter.ndim >= 2, False), parameter
+        yield _Group(1.0, parameter.ndim >= 2, False), parameter
 
 
 def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:

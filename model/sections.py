@@ -107,7 +107,13 @@ class StageConfig(Section):
 
     epochs: int = Field(1, ge=0, description="Passes over the stage's pairs; 0 leaves the stage out.")
     batch_size: int = Field(256, ge=2, description="Pairs a step.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="adamw; or muon, which updates the matrices of the blocks by orthogonalised momentum and the rest "
+        "by AdamW: for towers from scratch, not for pretrained ones.",
+    )
     lr: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    matrix_lr: float = Field(2e-3, gt=0, description="Peak learning rate of the matrices that muon updates.")
     min_lr: float = Field(0.0, ge=0, description="Learning rate that the cosine falls to after the last step.")
     warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up from 0 to lr.")
     weight_decay: float = Field(0.2, ge=0, description="AdamW decay of weights; norms, biases and scales have none.")

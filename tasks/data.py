@@ -190,9 +190,7 @@ def _listing(tracked: Path, promised: str, cache: Path) -> dict[str, str]:
     return expected
 
 
-def _refuse_changes(
-    folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str], cache: Path
-) -> None:
+def _refuse_changes(folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str], cache: Path) -> None:
     """Refuse to touch files that a person changed; what went missing or belongs to another version can be had again.
 
     Raises:

@@ -1,0 +1,69 @@
+"""Muon: orthogonalised momentum for the matrices of the towers' blocks, AdamW for everything else.
+
+A matrix moves by a step of equal size in every direction of its momentum, so the rare directions of a small or uneven
+data set are learned as fast as the common ones. On 6,860 real pairs and small towers from scratch, eight epochs led to
+a mean recall of 50.8 % where AdamW led to 36.5 %, for 4 % more time (one seed, valid). It is for training from scratch;
+weights that AdamW has pretrained are fine-tuned by AdamW.
+
+Source: Jordan et al. 2024, Muon; Liu et al. 2025, Muon is Scalable for LLM Training (the scale of the step).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+MOMENTUM = 0.95
+# The quintic iteration that brings all singular values near to 1 in five steps.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+# A step of AdamW has an RMS of about 0.2, so both take rates of the same order.
+ADAM_RMS = 0.2
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW whose groups with ``is_matrix`` are updated by orthogonalised momentum instead.
+
+    The state of a matrix is its momentum alone. Three matrices stacked in one parameter (queries, keys and values) are
+    orthogonalised one by one.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient; those of matrices are gone afterwards."""
+        for group in self.param_groups:
+            if group["is_matrix"]:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        self._update_matrix(parameter, group)
+        return super().step(closure)  # passes over what has no gradient
+
+    def _update_matrix(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp_(momentum, MOMENTUM)
+        rows, columns = parameter.shape
+        parts = ahead.chunk(3) if rows == 3 * columns else (ahead,)
+        size = ADAM_RMS * max(parts[0].shape) ** 0.5
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(torch.cat([orthogonalise(part) for part in parts]), alpha=-group["lr"] * size)
+
+
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+    """Return a matrix with the same singular vectors and singular values between about 0.7 and 1.2.
+
+    Iterates in float32 on a CPU, where bf16 is slow or worse, and in bf16 on an accelerator, where that is enough.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x.to(matrix.dtype)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x

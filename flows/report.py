@@ -13,7 +13,7 @@ from tasks.environment import served
 from tasks.evaluation import rank_table
 from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 from tasks.registry import aliases_of
-from tasks.shown import counted
+from tasks.shown import counted, shown_retention
 
 
 class Report(Record):
@@ -46,6 +46,8 @@ def full_report(
         "pictures": ", ".join(map(str, evaluation.pictures)),
         "embeddings": f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)",
     }
+    if evaluation.retention is not None:
+        facts = {"retention": shown_retention(evaluation.retention)} | facts
     report = Report(
         is_new=True,
         headline=f"{version.name} version {version.number}",

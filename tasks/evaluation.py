@@ -9,7 +9,8 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from model.files import atomic_write
 from tasks.inputs import index_input
 from tasks.progress import progress
-from tasks.records import Evaluation, Run, TrainedModel, Validation
+from tasks.records import Evaluation, Retention, Run, TrainedModel, Validation
+from tasks.shown import shown_retention
 from tasks.splits import split_index
 from tasks.stage import stage
 from tasks.tracking import log_results
@@ -59,7 +60,7 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
         with atomic_write(path) as file:
             file.write(content)
     metrics, base = results["new model"].metrics(), results["base weights"].metrics()
-    _publish(run, metrics, base, list(files))
+    _publish(run, metrics, base, model.retention, list(files))
     return Evaluation(
         metrics=metrics,
         base_metrics=base,
@@ -67,6 +68,7 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
         table=folder / "rank_at_k.json",
         gallery=folder / "gallery.html",
         pictures=[folder / "rank_at_k.png", folder / "gallery.png"],
+        retention=model.retention,
     )
 
 
@@ -180,11 +182,17 @@ def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
     return buffer.getvalue()
 
 
-def _publish(run: Run, metrics: dict[str, float], base: dict[str, float], files: list[Path]) -> None:
+def _publish(
+    run: Run, metrics: dict[str, float], base: dict[str, float], retention: Retention | None, files: list[Path]
+) -> None:
     description = f"Test split of data version {run.data.version}, in percent; ties count against the model."
+    if retention is not None:
+        description += f" Retention: {shown_retention(retention)}."
     create_table_artifact(rank_table(metrics, base), key="rank-at-k", description=description)
     gallery = next(path for path in files if path.name == "gallery.html")
     create_link_artifact(gallery.as_uri(), link_text="Gallery", key="gallery", description="Captions and their top 5")
     logged = {f"test/{name}": value for name, value in metrics.items()}
     logged |= {f"test_base/{name}": value for name, value in base.items()}
+    if retention is not None:
+        logged |= {"retention/mean_recall_before": retention.before, "retention/mean_recall_after": retention.after}
     log_results(run.mlflow_run_id, logged, files, "evaluation")

@@ -68,17 +68,30 @@ class Validation(Record):
     warnings: list[str] = []
 
 
+class Retention(Record):
+    """Mean recall on pretraining pairs that nothing was trained on: of a stage's start weights, and of its best."""
+
+    pairs: int
+    before: float
+    after: float
+
+
 class TrainedModel(Record):
-    """A model folder that a training stage left, with the epoch that was best on valid."""
+    """A model folder that a training stage left, with the epoch that was best on valid.
+
+    ``coefficient`` says how far its weights lie from the start weights (0) to those of that epoch (1).
+    """
 
     folder: Path
     weights_sha256: str
     best_epoch: int
     valid_mean_recall: float
+    coefficient: float = 1.0
+    retention: Retention | None = None
 
 
 class Evaluation(Record):
-    """Test metrics of the new model and of its base weights, and the files that show them."""
+    """Test metrics of the new model and of its base weights, the files that show them, and what was not forgotten."""
 
     metrics: dict[str, float]
     base_metrics: dict[str, float]
@@ -86,6 +99,7 @@ class Evaluation(Record):
     table: Path
     gallery: Path
     pictures: list[Path]
+    retention: Retention | None = None
 
 
 class Version(Record):

@@ -3,6 +3,8 @@
 import unicodedata
 from collections.abc import Mapping
 
+from tasks.records import Retention
+
 
 def visible(text: str) -> str:
     r"""Return the text with control, bidi and other invisible characters spelled out: \x1b, \u202e.
@@ -17,6 +19,12 @@ def visible(text: str) -> str:
 def counted(counts: Mapping[str, int]) -> str:
     """Return names with their counts, by name; ``none`` where there are none."""
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
+
+
+def shown_retention(retention: Retention) -> str:
+    """Return in a line what fine-tuning left of the mean recall on held-out pretraining pairs."""
+    before, after = 100 * retention.before, 100 * retention.after
+    return f"mean recall on {retention.pairs:,} held-out pretraining pairs {before:.1f} % before, {after:.1f} % after"
 
 
 def _is_hidden(character: str) -> bool:

@@ -4,18 +4,23 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+
 from model.errors import DataError
 from model.profiles import profile_files
 from model.repeats import read_repeats
-from model.splits import Splits, find_splits
+from model.splits import Splits, find_splits, read_side_table
 from tasks.records import Run, Validation
 
 if TYPE_CHECKING:
-    from model.dataset import PairIndex
+    from model.dataset import PairIndex, Rows
 
 # What stands in names of reports, in pages and in terminals.
 STEM = re.compile(r"\w[\w.-]{0,63}")
 PRETRAIN = "pretrain-"
+RETENTION = "retention"
+HELD_OUT_FROM = ("pretrain", RETENTION)
 
 
 def tsv_files(splits: Splits) -> dict[str, Path]:
@@ -48,7 +53,7 @@ def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
     """Return the index of a split: ``pretrain``, ``finetune`` (train less a carved valid), ``valid`` or ``test``.
 
     Pairs that share an image, a look-alike, words or a product with test are in no other split; unless data.on_leak
-    is drop, there are none.
+    is drop, there are none. ``retention`` are the pretraining pairs that no stage trains on; it may be empty.
 
     Raises:
         DataError: the split has no accepted pair.
@@ -62,15 +67,49 @@ def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
     if splits.valid is None and names == ["train"]:
         carved = carve_valid(index, run.config.data.valid_share, run.config.seed)
         index = carved[1] if name == "valid" else carved[0]
+    if name in HELD_OUT_FROM:
+        is_held = np.isin(np.arange(len(index)), _held_out(run, validation, index))
+        index = index.take(np.flatnonzero(is_held if name == RETENTION else ~is_held))
     if name != "test":
         index = without_leaks(index, [read_repeats(leaks_path(folder, key))["line"].to_numpy() for key in names])
-    if not len(index):
+    if not len(index) and name != RETENTION:
         raise DataError(f"{run.data.folder}: no accepted pair in {name}; see {validation.docs}")
     return index
 
 
+def _held_out(run: Run, validation: Validation, pretrain: "PairIndex") -> "Rows":
+    """Return the rows of the pretraining pairs that are held out; nothing of them is in the train split either."""
+    from model.dataset import PairSource, index_pairs
+    from model.holdout import group_rows, hold_out
+
+    wanted = round(run.config.data.pretrain_valid_share * len(pretrain))
+    if not wanted:
+        return np.empty(0, np.int64)
+    tsvs = tsv_files(find_splits(run.data.folder))
+    train = index_pairs([PairSource(tsvs["train"], profile_path(validation.profiles, "train"))])
+    ids = pa.chunked_array([chunk for index in (pretrain, train) for chunk in _product_ids(index).chunks], pa.string())
+    products = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    captions, images = (
+        np.concatenate([getattr(index, key) for index in (pretrain, train)]) for key in ("caption_hash", "image_hash")
+    )
+    group = group_rows([captions, images, products])
+    return hold_out(group, np.arange(len(group)) >= len(pretrain), wanted, run.config.seed)
+
+
+def _product_ids(index: "PairIndex") -> "pa.ChunkedArray":
+    """Return the product id of each pair as text; a pair of a TSV without side table has an id of its own."""
+    ids = []
+    for number, tsv in enumerate(index.files):
+        lines, products = index.line[index.file == number], read_side_table(tsv, required=False)
+        if products is None:
+            ids.append(pa.array([f"{tsv}:{line}" for line in lines.tolist()]))
+        else:
+            ids += products["id"].take(lines - 1).chunks
+    return pa.chunked_array(ids, pa.string())
+
+
 def _holds(tsv: str, name: str, is_carved: bool) -> bool:
     """Return whether a TSV holds pairs of a split."""
-    if name == "pretrain":
+    if name in HELD_OUT_FROM:
         return tsv.startswith(PRETRAIN)
     return tsv == ("train" if name == "finetune" or (name == "valid" and is_carved) else name)

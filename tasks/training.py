@@ -9,10 +9,12 @@ from model.config import RunConfig
 from model.errors import CheckpointError, DataError
 from model.sections import StageConfig
 from model.splits import find_splits
-from tasks.inputs import split_input
+from tasks.inputs import index_input, split_input
 from tasks.metric_log import MetricLog
 from tasks.progress import Progress, progress
-from tasks.records import Run, TrainedModel, Validation
+from tasks.records import Retention, Run, TrainedModel, Validation
+from tasks.shown import shown_retention
+from tasks.splits import RETENTION, split_index
 from tasks.stage import run_logger, stage
 from tasks.tracking import metric_sender
 
@@ -73,7 +75,8 @@ def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedMo
     from model.towers import load_towers
 
     towers = load_towers(start.folder, run.config.device, run.config.precision)
-    return _train(run, validation, "finetune", run.config.finetune, towers, start.folder)
+    tuned = _train(run, validation, "finetune", run.config.finetune, towers, start.folder)
+    return tuned.model_copy(update={"retention": _retention(run, validation, start.folder, tuned.folder)})
 
 
 def _train(
@@ -99,13 +102,36 @@ def _train(
     with closing(log), progress(name, config.epochs, "steps") as shown:
         callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config))
         state = train(towers, chosen, callbacks)
+    for tried in state.interpolations:
+        recall = 100 * tried["mean_recall"]
+        run_logger().info("%s at coefficient %.2f: valid mean recall %.1f %%", name, tried["coefficient"], recall)
     best = folder / state.best_folder
     return TrainedModel(
         folder=best,
         weights_sha256=weights_sha256(best),
         best_epoch=state.best_epoch,
         valid_mean_recall=state.best_mean_recall,
+        coefficient=state.coefficient,
     )
+
+
+def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Retention | None:
+    """Judge the weights before and after fine-tuning on the pretraining pairs held out; None where there are none."""
+    from model.embed import judge
+    from model.towers import load_towers
+
+    held_out = split_index(run, validation, RETENTION) if find_splits(run.data.folder).pretrain else ()
+    if start == tuned or not held_out:
+        return None
+    recalls, settings = [], run.config.evaluate
+    for folder in (start, tuned):
+        towers = load_towers(folder, run.config.device, run.config.precision)
+        pairs = index_input(run, validation, RETENTION, held_out, towers)
+        result = judge(towers, pairs, settings.batch_size, settings.block_rows, run.config.workers)
+        recalls.append(result.mean_recall)
+    retention = Retention(pairs=len(held_out), before=recalls[0], after=recalls[1])
+    run_logger().info("%s", shown_retention(retention))
+    return retention
 
 
 def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":

@@ -1,14 +1,54 @@
 """Several processes that train one model, as a launcher set torch.distributed up; one process where it did not.
 
-Every function reads torch.distributed's state and nothing else, and does nothing in a process that is alone.
+Only `launched_group` knows of a launcher, and that only torchrun's environment. All else reads torch.distributed's
+state, and in a process that is alone costs nothing and changes nothing.
+
+Gradients are averaged by one call after the backward pass, not by DistributedDataParallel: its hooks fire at every
+backward pass, of which gradient caching has one a micro-batch and one before, in which the scales alone get theirs. The
+price is that sending does not overlap with the backward pass.
 
 Shapes: L rows of one process, B of all, rank by rank.
 """
 
-from typing import Any
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+
+from model import errors
+from model.errors import CheckpointError, CommerceClipError, PeerLost
+
+Answer = TypeVar("Answer")
+
+# The longest that a process waits for another, which may be validating; one that ended is noticed at once.
+TIMEOUT = timedelta(hours=1)
+BUCKET_NUMBERS = 16_000_000
+
+
+@contextmanager
+def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+    """Be one of the processes that torchrun started while the block runs; nothing where it did not start this one.
+
+    Raises:
+        PeerLost: the others did not come.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ or distributed.is_initialized():
+        yield
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        backend = "cpu:gloo,cuda:nccl"
+    _together(lambda: distributed.init_process_group(backend, timeout=timeout))
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def rank_of_world() -> tuple[int, int]:
@@ -16,6 +56,71 @@ def rank_of_world() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that validates, writes and reports."""
+    return rank_of_world()[0] == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if rank_of_world()[1] > 1:
+        _together(distributed.barrier)
+
+
+def broadcast_object(value: Any) -> Any:
+    """Return the main process's value in every process; it must be JSON's."""
+    if rank_of_world()[1] == 1:
+        return value
+    encoded = json.dumps(value).encode() if is_main() else b""
+    length = torch.tensor(len(encoded), device=_message_device())
+    _together(lambda: distributed.broadcast(length, src=0))
+    message = torch.zeros(int(length), dtype=torch.uint8, device=length.device)
+    if is_main():
+        message.copy_(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+    _together(lambda: distributed.broadcast(message, src=0))
+    return json.loads(bytes(message.tolist()))
+
+
+def ask_main(question: Callable[[], Answer]) -> Answer:
+    """Return in every process what the main one answers, JSON's values; an error of ours is raised in all."""
+    if rank_of_world()[1] == 1:
+        return question()
+    heard: dict[str, Any] = {}
+    if is_main():
+        try:
+            heard["answer"] = question()
+        except CommerceClipError as error:
+            heard.update(error=type(error).__name__, message=str(error))
+    heard = broadcast_object(heard)
+    if "error" in heard:
+        raise getattr(errors, heard["error"])(heard["message"])
+    answer: Answer = heard["answer"]
+    return answer
+
+
+def any_rank(*wishes: bool) -> tuple[bool, ...]:
+    """Return of each wish, in every process, whether one of them has it."""
+    if rank_of_world()[1] == 1:
+        return wishes
+    counts = torch.tensor(wishes, dtype=torch.int64, device=_message_device())
+    _together(lambda: distributed.all_reduce(counts))
+    return tuple(count > 0 for count in counts.tolist())
+
+
+def require_same_step(step: int) -> None:
+    """Check that every process resumes at the same step.
+
+    Raises:
+        CheckpointError: this one found another checkpoint than the main process did.
+    """
+    expected = broadcast_object(step)
+    if any(any_rank(step != expected)):
+        raise CheckpointError(
+            f"processes resume at different steps, number {rank_of_world()[0]} at {step}, the first at {expected}; "
+            "put the state folder on a disk that all processes share"
+        )
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -36,13 +141,13 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
         ctx.rows = len(rows)
         parts = [torch.empty_like(rows) for _ in range(rank_of_world()[1])]
-        distributed.all_gather(parts, rows.contiguous())
+        _together(lambda: distributed.all_gather(parts, rows.contiguous()))
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        summed = gradients[0].contiguous()
-        distributed.all_reduce(summed)
+        summed = gradients[0].clone(memory_format=torch.contiguous_format)
+        _together(lambda: distributed.all_reduce(summed))
         return summed[rank_of_world()[0] * ctx.rows :][: ctx.rows]
 
 
@@ -51,13 +156,51 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return average_([value.detach().to(torch.float32, copy=True)])[0]
 
 
+@torch.no_grad()
 def average_(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Replace each float32 tensor by its mean over the processes, and return them."""
-    world = rank_of_world()[1]
-    if world > 1:
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
-        flat /= world
-        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+    if rank_of_world()[1] > 1:
+        for bucket in _buckets(tensors):
+            _average_together(bucket)
     return tensors
+
+
+def _average_together(tensors: list[torch.Tensor]) -> None:
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    _together(lambda: distributed.all_reduce(flat))
+    flat /= rank_of_world()[1]
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Yield the tensors in groups of at least `BUCKET_NUMBERS`, so that few messages go and no second model is held."""
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        bucket.append(tensor)
+        if sum(held.numel() for held in bucket) >= BUCKET_NUMBERS:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket
+
+
+def _message_device() -> torch.device:
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+
+
+def _together(collective: Callable[[], object]) -> None:
+    """Do what all processes do at once.
+
+    Raises:
+        PeerLost: another one ended, or did not come within the group's time-out.
+    """
+    try:
+        collective()
+    except RuntimeError as error:  # torch's own are all of this kind
+        rank, world = rank_of_world()
+        reason = str(error).splitlines()[0][:200]
+        raise PeerLost(
+            f"process {rank} of {world} lost another one, whose own message says why ({reason}); "
+            "start them all again: training goes on from the last checkpoint"
+        ) from error

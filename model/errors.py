@@ -5,6 +5,7 @@
     ├── DataError               the pairs, a side table or a data version is wrong
     ├── CheckpointError         weights or training state cannot be written, read or trusted
     ├── TrainingDiverged        the loss became NaN or infinite
+    ├── PeerLost                another process of a launched group ended
     ├── ServiceError            a server or remote did not answer; the only one that is retried
     └── PromotionRefused        the registry must not change in the way that was asked for
 
@@ -35,6 +36,10 @@ class CheckpointError(CommerceClipError):
 
 class TrainingDiverged(CommerceClipError):
     """The loss became NaN or infinite."""
+
+
+class PeerLost(CommerceClipError):
+    """Another of the processes that train one model ended, or did not come."""
 
 
 class ServiceError(CommerceClipError):

@@ -78,11 +78,9 @@ def concept_matching(
     caption that names none; such rows do not count.
     """
     named_B = target_BC.sum(dim=1) > 0
-    if not bool(named_B.any()):
-        return image_BD.sum() * 0
     image_loss = _soft_cross_entropy(concept_scale * (image_BD - image_mean_D) @ prototypes_CD.T, target_BC)
     text_loss = _soft_cross_entropy(concept_scale * (text_BD - text_mean_D) @ prototypes_CD.T, target_BC)
-    return (image_loss + text_loss) / 2 / named_B.sum()
+    return (image_loss + text_loss) / 2 / named_B.sum().clamp(min=1)
 
 
 def _soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:

@@ -175,6 +175,17 @@ class StageConfig(Section):
         description="Mean recall on valid that may be given up for a smaller coefficient: the smallest one is taken "
         "that is so near to the best, 0 to 1.",
     )
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Pairs that a process embeds at a time where memory does not hold its part of the batch: the "
+        "gradient is that of the whole batch, for about a third of a step's time more. Null embeds it at once.",
+    )
+    checkpoint_activations: bool = Field(
+        False,
+        description="Whether each layer's activations are computed again in the backward pass instead of kept: memory "
+        "for about a third of a step's time, the same gradients.",
+    )
     mask_duplicates: bool = Field(
         True, description="Whether pairs of a batch that share a caption or an image are no negatives of each other."
     )

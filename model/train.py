@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from model.averaging import WeightAverage, averaged, choose_coefficient, copy_we
 from model.batches import Batch, Crop, PairInput, load_batch
 from model.checkpoint import Tensors, load_latest, require_space, save_checkpoint
 from model.distillation import Teacher, make_teacher
+from model.distributed import ask_main, barrier, is_main, rank_of_world, require_same_step
 from model.errors import ConfigError, TrainingDiverged
 from model.objective import Labels, Objective, label_concepts
 from model.optimizer import (
@@ -101,7 +102,8 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     """Train the towers, going on from the newest checkpoint in the stage's folder; return where the best weights lie.
 
     Raises:
-        ConfigError: the batch is larger than the split.
+        ConfigError: the batch is larger than the split, or cannot be taken in parts by these towers.
+        PeerLost: another of the processes that train together ended.
         TrainingDiverged: a loss became NaN or infinite.
         CheckpointError: a checkpoint cannot be written.
     """
@@ -110,14 +112,16 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         raise ConfigError(
             f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train pairs; lower it"
         )
+    stage, callbacks = _only_main_judges(stage, callbacks)
     vocabulary, concepts = label_concepts(stage.train, config)
     objective = Objective(towers, config, vocabulary)
     optimizer = make_optimizer(towers.clip, objective, config)
     teacher, average = make_teacher(towers, config), make_average(towers.clip, config)
     start = copy_weights(towers.clip) if config.interpolation else None
     state = _resume(stage, towers, objective, optimizer, average)
+    require_same_step(state.step)
     require_space(stage.folder, _checkpoint_bytes(towers, objective, average))
-    sampler = Sampler(len(stage.train), config.batch_size, stage.seed, *_rank_of_world())
+    sampler = Sampler(len(stage.train), config.batch_size, stage.seed, *rank_of_world())
     steps = sampler.batches_an_epoch * config.epochs
     callbacks.on_start(state.step, steps)
     for epoch in range(state.epoch, config.epochs):
@@ -134,11 +138,10 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     return state
 
 
-def _rank_of_world() -> tuple[int, int]:
-    """Return which of how many processes this is, as a launcher set torch.distributed up; one alone otherwise."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def _only_main_judges(stage: Stage, callbacks: Callbacks) -> tuple[Stage, Callbacks]:
+    """Let one of several processes validate and report; the others hear what it found."""
+    judged = replace(stage, validate=lambda towers: ask_main(lambda: stage.validate(towers)))
+    return judged, callbacks if is_main() else Callbacks()
 
 
 def _epoch_batches(stage: Stage, towers: Towers, sampler: Sampler, epoch: int) -> Iterator[Batch]:
@@ -163,7 +166,7 @@ class _Stepper:
         teacher: Teacher | None,
         average: WeightAverage | None,
     ) -> None:
-        self.update = Updater(towers, objective, optimizer, config.grad_clip, teacher)
+        self.update = Updater(towers, objective, optimizer, config, teacher)
         self.average = average
         self.optimizer, self.config = optimizer, config
         self.steps, self.state, self.callbacks, self.last_good = steps, state, callbacks, last_good
@@ -226,7 +229,7 @@ def _finish_epoch(
     with averaged(average):
         metrics = stage.validate(towers)
         is_best = metrics["mean_recall"] > state.best_mean_recall
-        if is_best:
+        if is_best and is_main():
             save_towers(towers, folder)
     if is_best:
         state.best_epoch, state.best_mean_recall, state.best_folder = state.epoch, metrics["mean_recall"], folder.name
@@ -238,8 +241,10 @@ def _finish_epoch(
     }
     if average is not None:
         tensors["average"] = average.state_dict()
-    save_checkpoint(stage.folder / "checkpoints", state.step, tensors, asdict(state))
-    _purge_best(stage.folder, {older_best, state.best_folder})
+    if is_main():
+        save_checkpoint(stage.folder / "checkpoints", state.step, tensors, asdict(state))
+        _purge_best(stage.folder, {older_best, state.best_folder})
+    barrier()
     callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
 
 
@@ -262,7 +267,8 @@ def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: Train
     state.best_mean_recall = recalls[state.coefficient]
     towers.clip.load_state_dict(interpolate(start, trained, state.coefficient))
     if state.coefficient < 1:
-        save_towers(towers, stage.folder / INTERPOLATED)
+        if is_main():
+            save_towers(towers, stage.folder / INTERPOLATED)
         state.best_folder = INTERPOLATED
 
 

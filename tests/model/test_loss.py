@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from model.loss import MAX_LOG_SCALE, concept_matching, info_nce
+from model.loss import MAX_LOG_SCALE, concept_matching, find_duplicates, info_nce, similarity_divergence
 
 SIZES = [(2, 3), (5, 4), (13, 7), (1, 2)]
 
@@ -35,12 +35,17 @@ def slow_cross_entropy(logits: list[Tensor], target: list[float]) -> Tensor:
     )
 
 
-def slow_info_nce(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+def slow_info_nce(image: Tensor, text: Tensor, scale: Tensor, ids: list[tuple[int, int]] | None = None) -> Tensor:
     pairs, total = len(image), torch.zeros((), dtype=torch.float64)
     for row in range(pairs):
-        one_hot = [float(other == row) for other in range(pairs)]
-        total = total + slow_cross_entropy([scale * image[row].dot(text[other]) for other in range(pairs)], one_hot)
-        total = total + slow_cross_entropy([scale * text[row].dot(image[other]) for other in range(pairs)], one_hot)
+        others = [
+            other
+            for other in range(pairs)
+            if other == row or ids is None or not (ids[row][0] == ids[other][0] or ids[row][1] == ids[other][1])
+        ]
+        one_hot = [float(other == row) for other in others]
+        total = total + slow_cross_entropy([scale * image[row].dot(text[other]) for other in others], one_hot)
+        total = total + slow_cross_entropy([scale * text[row].dot(image[other]) for other in others], one_hot)
     return total / (2 * pairs)
 
 
@@ -83,6 +88,73 @@ def test_info_nce_and_its_gradients_equal_the_slow_twin(pairs: int, width: int, 
     leaves = [unit_rows(pairs, width, 1), unit_rows(pairs, width, 2), torch.tensor(log_scale, dtype=torch.float64)]
     fast, slow = [leaf(x, torch.float32) for x in leaves], [leaf(x, torch.float64) for x in leaves]
     assert_same(info_nce(fast[0], fast[1], fast[2].exp()), slow_info_nce(slow[0], slow[1], slow[2].exp()), fast, slow)
+
+
+# What repeats: nothing; a caption; an image; both and a whole pair; everything.
+IDS = [
+    [(1, 11), (2, 12), (3, 13), (4, 14), (5, 15), (6, 16)],
+    [(1, 11), (2, 12), (1, 13), (4, 14), (5, 15), (1, 16)],
+    [(1, 11), (2, 12), (3, 13), (4, 12), (5, 15), (6, 16)],
+    [(1, 11), (2, 12), (3, 12), (1, 14), (2, 12), (6, 11)],
+    [(7, 11), (7, 12), (7, 13), (7, 14), (7, 15), (7, 16)],
+]
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_info_nce_without_duplicates_equals_the_slow_twin_whole_and_as_the_mean_of_parts(
+    ids: list[tuple[int, int]], ranks: int
+) -> None:
+    leaves = [unit_rows(6, 5, 1), unit_rows(6, 5, 2), torch.tensor(2.0, dtype=torch.float64)]
+    fast, slow = [leaf(x, torch.float32) for x in leaves], [leaf(x, torch.float64) for x in leaves]
+    numbers, share, losses = torch.tensor(ids), 6 // ranks, []
+    for first in range(0, 6, share):
+        part = slice(first, first + share)
+        duplicates = find_duplicates(numbers[part], numbers, first)
+        losses.append(info_nce(fast[0][part], fast[1][part], fast[2].exp(), fast[0], fast[1], duplicates, first))
+    loss = torch.stack(losses).mean()
+    assert_same(loss, slow_info_nce(slow[0], slow[1], slow[2].exp(), ids), fast, slow)
+
+
+def test_duplicates_share_a_caption_or_an_image_and_nobody_is_a_duplicate_of_himself() -> None:
+    found = find_duplicates(torch.tensor(IDS[3]), torch.tensor(IDS[3]))
+    pairs = {(row, other) for row, other in found.nonzero().tolist() if row < other}
+    assert pairs == {(0, 3), (0, 5), (1, 2), (1, 4), (2, 4)} and torch.equal(found, found.T)
+    assert torch.equal(find_duplicates(torch.tensor(IDS[3][4:]), torch.tensor(IDS[3]), 4), found[4:])
+
+
+def test_a_batch_of_one_caption_alone_has_nothing_to_tell_apart() -> None:
+    image, text = unit_rows(6, 5, 1).requires_grad_(), unit_rows(6, 5, 2)
+    numbers = torch.tensor(IDS[4])
+    loss = info_nce(image, text, torch.tensor(9.0), is_duplicate_LB=find_duplicates(numbers, numbers))
+    loss.backward()
+    assert float(loss.detach()) == 0 and image.grad is not None and not bool(image.grad.any())
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_divergence_from_a_teacher_is_the_mean_of_its_parts(ranks: int) -> None:
+    image, text, teacher_image, teacher_text = (unit_rows(6, 5, seed) for seed in range(4))
+    scales = (torch.tensor(9.0, dtype=torch.float64), torch.tensor(12.0, dtype=torch.float64))
+    image.requires_grad_()
+    whole = similarity_divergence(image, text, scales[0], teacher_image, teacher_text, scales[1])
+    parts = [
+        similarity_divergence(
+            image[part],
+            text[part],
+            scales[0],
+            teacher_image[part],
+            teacher_text[part],
+            scales[1],
+            image,
+            text,
+            teacher_image,
+            teacher_text,
+        )
+        for part in (slice(first, first + 6 // ranks) for first in range(0, 6, 6 // ranks))
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    gradients = [torch.autograd.grad(value, image)[0] for value in (torch.stack(parts).mean(), whole)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_info_nce_of_a_batch_without_information_is_the_logarithm_of_its_size() -> None:

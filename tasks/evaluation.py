@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from model.files import atomic_write
+from tasks.answers import ANSWERS, gallery_queries
 from tasks.inputs import index_input
 from tasks.progress import progress
 from tasks.records import Evaluation, Retention, Run, TrainedModel, Validation
@@ -19,11 +20,9 @@ from tasks.training import base_weights
 if TYPE_CHECKING:
     from model.dataset import PairIndex
     from model.retrieval import RelevantPairs
-    from tasks.gallery import GalleryQuery, ModelResult
 
 ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 RANKS = (1, 5, 10)
-GALLERY_ANSWERS = 5
 BAR_WIDTH = 0.28
 COLOURS = ("#1d6b52", "#9db3aa", "#d8d2c4")
 
@@ -47,7 +46,9 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     results = {
         name: evaluate_retrieval(*both, related, run.config.evaluate.block_rows) for name, both in embeddings.items()
     }
-    queries = _gallery_queries(run, test, embeddings, related)
+    wanted = min(run.config.evaluate.gallery_queries, len(related.caption_row))
+    chosen = [place * (len(related.caption_row) - 1) // max(wanted - 1, 1) for place in range(wanted)]
+    queries = gallery_queries(test, related, embeddings, chosen, run.config.evaluate.block_rows)
     folder = run.folder / "evaluate"
     title = f"{run.config.registered_model}: {run.config.name} on data version {run.data.short}"
     files = {
@@ -90,52 +91,9 @@ def _embed_all(
     return embeddings
 
 
-def _gallery_queries(
-    run: Run, test: "PairIndex", embeddings: dict[str, tuple[Any, Any]], related: "RelevantPairs"
-) -> "list[GalleryQuery]":
-    """Return captions spread evenly over test, each with every model's first answers."""
-    import torch
-
-    from model.retrieval import ranks, top_k
-    from tasks.gallery import GalleryQuery
-
-    wanted = min(run.config.evaluate.gallery_queries, len(related.caption_row))
-    chosen = torch.linspace(0, len(related.caption_row) - 1, wanted).long()
-    block_rows = run.config.evaluate.block_rows
-    found = {
-        name: (
-            ranks(text, image, related.query, related.candidate, block_rows)[chosen],
-            *top_k(text[chosen], image, GALLERY_ANSWERS, block_rows),
-        )
-        for name, (text, image) in embeddings.items()
-    }
-    queries = []
-    for position, query in enumerate(chosen.tolist()):
-        right = set(related.candidate[related.query == query].tolist())
-        results = tuple(
-            _model_result(name, test, related, right, int(rank[position]), similarity[position], index[position])
-            for name, (rank, similarity, index) in found.items()
-        )
-        image = test.encoded_image(int(related.image_row[min(right)]))
-        queries.append(GalleryQuery(test.caption(int(related.caption_row[query])), image, results))
-    return queries
-
-
-def _model_result(
-    name: str, test: "PairIndex", related: "RelevantPairs", right: set[int], rank: int, similarity: Any, index: Any
-) -> "ModelResult":
-    from tasks.gallery import Answer, ModelResult
-
-    answers = []
-    for candidate, value in zip(index.tolist(), similarity.tolist(), strict=True):
-        row = int(related.image_row[candidate])
-        answers.append(Answer(test.encoded_image(row), candidate in right, value, test.caption(row)))
-    return ModelResult(name, rank, tuple(answers))
-
-
 def _subtitle(metrics: dict[str, float]) -> str:
     return (
-        f"Captions of the test split with the first {GALLERY_ANSWERS} pictures of each model. "
+        f"Captions of the test split with the first {ANSWERS} pictures of each model. "
         f"New model: text → image Rank@1 {metrics['text_to_image_rank_at_1']:.1%}, "
         f"mean recall {metrics['mean_recall']:.1%}."
     )

@@ -7,7 +7,6 @@ in; one that cannot be shown becomes a grey tile. A query of two models with fiv
 """
 
 import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import FaultReason
 from model.pixels import decode_image
-from tasks.shown import visible
+from tasks.shown import escaped, visible
 
 THUMBNAIL_SIDE = 224  # pixels, twice what the page shows, for dense screens
 JPEG_QUALITY = 82
@@ -55,29 +54,39 @@ class GalleryQuery:
 
 def gallery_html(title: str, subtitle: str, queries: Sequence[GalleryQuery]) -> str:
     """Return a self-contained HTML page: one card a query, one column a model."""
-    cards = "\n".join(_card(number, query) for number, query in enumerate(queries, start=1))
+    header = f"""<p>{escaped(subtitle)}</p>
+<p class="legend"><span class="tag">✓ right</span> marks a picture that belongs to the caption.
+The number under each picture is its similarity to the caption.</p>"""
+    return page_html(title, header, cards_html(queries))
+
+
+def page_html(title: str, header: str, main: str) -> str:
+    """Return a page that loads nothing and runs nothing; ``header`` and ``main`` are HTML, foreign text escaped."""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{_text(title)}</title>
+<title>{escaped(title)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <header>
-<h1>{_text(title)}</h1>
-<p>{_text(subtitle)}</p>
-<p class="legend"><span class="tag">✓ right</span> marks a picture that belongs to the caption.
-The number under each picture is its similarity to the caption.</p>
+<h1>{escaped(title)}</h1>
+{header}
 </header>
 <main>
-{cards}
+{main}
 </main>
 </body>
 </html>
 """
+
+
+def cards_html(queries: Sequence[GalleryQuery]) -> str:
+    """Return the cards of queries, for a page."""
+    return "\n".join(_card(number, query) for number, query in enumerate(queries, start=1))
 
 
 def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 6) -> bytes:
@@ -103,10 +112,6 @@ def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Foreign text and pictures
-
-
-def _text(text: str) -> str:
-    return html.escape(visible(text))
 
 
 def thumbnail(image: bytes) -> Image.Image:
@@ -141,7 +146,7 @@ def _card(number: int, query: GalleryQuery) -> str:
     return f"""<article id="query-{number}" tabindex="0" aria-labelledby="caption-{number}">
 <div class="wanted">
 <img src="{_data_uri(query.right_image)}" alt="the picture that belongs to the caption">
-<h2 id="caption-{number}"><a href="#query-{number}">{number}</a> <bdi>{_text(query.caption)}</bdi></h2>
+<h2 id="caption-{number}"><a href="#query-{number}">{number}</a> <bdi>{escaped(query.caption)}</bdi></h2>
 </div>
 <div class="models">
 {columns}
@@ -151,8 +156,9 @@ def _card(number: int, query: GalleryQuery) -> str:
 
 def _column(result: ModelResult) -> str:
     answers = "\n".join(_figure(place, answer) for place, answer in enumerate(result.answers, start=1))
+    rank = f'<span class="rank {_rank_class(result.rank)}">rank {result.rank:,}</span>'
     return f"""<section>
-<h3><bdi>{_text(result.model_name)}</bdi> <span class="rank {_rank_class(result.rank)}">rank {result.rank:,}</span></h3>
+<h3><bdi>{escaped(result.model_name)}</bdi> {rank}</h3>
 <ol>
 {answers}
 </ol>
@@ -160,7 +166,7 @@ def _column(result: ModelResult) -> str:
 
 
 def _figure(place: int, answer: Answer) -> str:
-    caption = _text(answer.caption)
+    caption = escaped(answer.caption)
     mark = '<span class="tag">✓ right</span>' if answer.is_right else ""
     opening = '<li class="right">' if answer.is_right else "<li>"
     return f"""{opening}<figure><span class="frame"><img src="{_data_uri(answer.image)}" alt="{caption}">
@@ -214,6 +220,11 @@ figcaption { display: -webkit-box; overflow: hidden; margin-top: .45rem; color: 
   line-height: 1.35; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
 figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; }
 @media (max-width: 34rem) { ol { grid-template-columns: repeat(3, minmax(0, 1fr)); } article { padding: 1rem; } }
+.wide { aspect-ratio: auto; margin: 0 0 1.5rem; background: #fff; }
+main > h2 { margin: 2rem 0 .8rem; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
+tr.best { background: var(--green-soft); font-weight: 600; }
 @media print { article { break-inside: avoid; } }
 """
 

@@ -1,5 +1,6 @@
 """Foreign text as people see it: nothing in it acts on a terminal, on a page or on the direction of other text."""
 
+import html
 import unicodedata
 from collections.abc import Mapping
 
@@ -14,6 +15,11 @@ def visible(text: str) -> str:
     return "".join(
         character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
     )
+
+
+def escaped(text: str) -> str:
+    """Return the text as HTML shows it, hidden characters spelled out."""
+    return html.escape(visible(text))
 
 
 def counted(counts: Mapping[str, int]) -> str:

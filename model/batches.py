@@ -92,6 +92,11 @@ def load_batch(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
     return Batch(rows, images, tokens, torch.from_numpy(_ids(pairs.index, rows)))
 
 
+def pinned(batch: Batch) -> Batch:
+    """Return the batch in memory that a GPU copies from while it computes."""
+    return Batch(batch.rows, batch.images.pin_memory(), batch.tokens.pin_memory(), batch.ids.pin_memory())
+
+
 def _ids(index: PairIndex, rows: Rows) -> npt.NDArray[np.int64]:
     # The bits of the hashes will do: torch can gather signed integers only.
     return np.stack([index.caption_hash[rows], index.image_hash[rows]], axis=1).view(np.int64)

@@ -32,6 +32,11 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of weights, order and augmentation.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the towers run.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the towers under autocast.")
+    compile: bool = Field(
+        False,
+        description="Whether training runs the towers as code that torch.compile makes on the first step, in a minute "
+        "or two; where that fails, the run says so and goes on without.",
+    )
     workers: int = Field(1, ge=0, description="Threads that decode images ahead; 0 decodes between the steps.")
     profile_processes: int | None = Field(
         None, ge=1, description="Processes that profile a TSV; null takes one a core, and one for a small file."

@@ -30,7 +30,7 @@ def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: St
         for key in sorted(grouped, reverse=True)
     ]
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, foreach=True)
+    return kind(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, fused=True)
 
 
 class _Group(NamedTuple):

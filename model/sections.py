@@ -189,6 +189,13 @@ class StageConfig(Section):
     mask_duplicates: bool = Field(
         True, description="Whether pairs of a batch that share a caption or an image are no negatives of each other."
     )
+    patch_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of an image's patches that a training step leaves out at random, which saves as much time; "
+        "null keeps the model's own, 0 for most.",
+    )
 
 
 class EvaluateConfig(Section):

@@ -2,7 +2,8 @@
 
 On disk a model is one folder in open_clip's own form (``open_clip_config.json`` and ``open_clip_model.safetensors``)
 sealed by ``manifest.json`` with the SHA-256 of both, so `open_clip.create_model("local-dir:…")` reads it too.
-Images come in as uint8 and are normalised on the model's device; embeddings leave L2-normalised in float32.
+Images come in as uint8 and are normalised on the model's device; embeddings leave L2-normalised in float32. What
+the towers compute is in `model.encode`.
 
 Shapes: B batch, L tokens, D embedding.
 """
@@ -12,7 +13,8 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import sealed_folder, verify_sealed
+from model.compiled import Compiled, Pass
+from model.encode import cut_tokens, image_features, text_features
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
 from model.files import FILE_MODE
 from model.sections import ModelConfig
@@ -40,6 +44,8 @@ UNREADABLE_WEIGHTS = (
     StopIteration,
 )
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
+TEXT_GROUPS = 4  # in which a batch's captions go through the text tower on a CPU
+COMPILED_LENGTHS = 8  # compiled text towers see token lengths that are multiples of it
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,9 @@ class Towers:
     config: dict[str, Any]
     device: torch.device
     precision: str = "fp32"
+    image_pass: Pass = image_features
+    text_pass: Pass = text_features
+    token_multiple: int = 1
 
     @property
     def image_size(self) -> int:
@@ -75,6 +84,8 @@ def resolve_device(name: str) -> torch.device:
         name = next(kind for kind, present in available.items() if present)
     if not available[name]:
         raise ConfigError(f"device is '{name}', but this machine has none; set device to auto or cpu")
+    if name == "cuda":
+        torch.set_float32_matmul_precision("high")  # fp32 products in TF32: 8 times as fast, 10 bits of mantissa
     return torch.device(name)
 
 
@@ -214,11 +225,17 @@ def weights_sha256(folder: Path) -> str:
     return verify_sealed(folder)[WEIGHTS_FILE]
 
 
+def compile_towers(towers: Towers) -> Towers:
+    """Return the same towers with passes that are compiled on their first step, or say in a sentence why not."""
+    passes = Compiled(image_features), Compiled(text_features)
+    return replace(towers, image_pass=passes[0], text_pass=passes[1], token_multiple=COMPILED_LENGTHS)
+
+
 def encode_images(towers: Towers, images: torch.Tensor) -> torch.Tensor:
     """Return float32 L2-normalised embeddings [B, D] of uint8 images [B, 3, side, side]; gradients flow."""
     pixels = normalise(towers, images)
     with autocast(towers):
-        features = towers.clip.encode_image(pixels)
+        features = towers.image_pass(towers.clip, pixels)
     return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
@@ -228,18 +245,31 @@ def encode_texts(towers: Towers, captions: list[str]) -> torch.Tensor:
 
 
 def encode_tokens(towers: Towers, tokens: torch.Tensor) -> torch.Tensor:
-    """Return float32 L2-normalised embeddings [B, D] of token ids int64 [B, L]; gradients flow."""
+    """Return float32 L2-normalised embeddings [B, D] of token ids int64 [B, L]; gradients flow.
+
+    Tokens that come on the CPU are cut there, without waiting for the device.
+    """
+    is_grouped = towers.device.type == "cpu" and towers.token_multiple == 1
+    groups = TEXT_GROUPS if is_grouped and len(tokens) >= 8 * TEXT_GROUPS else 1
+    cut, place_B = cut_tokens(towers.clip, tokens, groups, towers.token_multiple)
     with autocast(towers):
-        features = towers.clip.encode_text(tokens.to(towers.device))
-    return torch.nn.functional.normalize(features.float(), dim=-1)
+        features = [towers.text_pass(towers.clip, part.to(towers.device, non_blocking=True)) for part in cut]
+    together = features[0] if groups == 1 else torch.cat(features)[place_B]
+    return torch.nn.functional.normalize(together.float(), dim=-1)
 
 
 def normalise(towers: Towers, images: torch.Tensor) -> torch.Tensor:
     """Return float32 pixels [B, 3, H, W] of uint8 images, normalised on the model's device with its mean and std."""
     visual = towers.clip.visual
-    mean = torch.tensor(visual.image_mean, device=towers.device).view(1, 3, 1, 1)
-    std = torch.tensor(visual.image_std, device=towers.device).view(1, 3, 1, 1)
-    return (images.to(towers.device).float() / 255 - mean) / std
+    mean, std = (_channels(tuple(values), towers.device) for values in (visual.image_mean, visual.image_std))
+    pixels = images.to(towers.device, non_blocking=True).to(torch.float32, copy=True)
+    return pixels.div_(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Return a value a channel, [1, 3, 1, 1]; kept, because each copy to a GPU would be waited for."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def autocast(towers: Towers) -> torch.autocast:

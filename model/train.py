@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from model.averaging import WeightAverage, averaged, choose_coefficient, copy_weights, interpolate, make_average
-from model.batches import Batch, Crop, PairInput, load_batch
+from model.batches import Batch, Crop, PairInput, load_batch, pinned
 from model.checkpoint import Tensors, load_latest, require_space, save_checkpoint
 from model.distillation import Teacher, make_teacher
 from model.distributed import ask_main, barrier, is_main, rank_of_world, require_same_step
+from model.encode import set_patch_dropout
 from model.errors import ConfigError, TrainingDiverged
 from model.objective import Labels, Objective, label_concepts
 from model.optimizer import (
@@ -115,6 +116,7 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     stage, callbacks = _only_main_judges(stage, callbacks)
     vocabulary, concepts = label_concepts(stage.train, config)
     objective = Objective(towers, config, vocabulary)
+    set_patch_dropout(towers.clip, config.patch_dropout)
     optimizer = make_optimizer(towers.clip, objective, config)
     teacher, average = make_teacher(towers, config), make_average(towers.clip, config)
     start = copy_weights(towers.clip) if config.interpolation else None
@@ -147,7 +149,8 @@ def _only_main_judges(stage: Stage, callbacks: Callbacks) -> tuple[Stage, Callba
 def _epoch_batches(stage: Stage, towers: Towers, sampler: Sampler, epoch: int) -> Iterator[Batch]:
     config = stage.config
     crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch)
-    return prefetch(sampler.batches(epoch), lambda rows: load_batch(stage.train, rows, crop), stage.workers)
+    prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
+    return prefetch(sampler.batches(epoch), lambda rows: prepare(load_batch(stage.train, rows, crop)), stage.workers)
 
 
 class _Stepper:

@@ -55,8 +55,8 @@ class Updater:
     def _backward(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
         """Add the gradient of the batch's loss to the parameters and return the loss terms."""
         device = self._towers.device
-        ids = batch.ids.to(device)
-        named = None if concepts is None else torch.from_numpy(concepts).to(device, torch.int64)
+        ids = batch.ids.to(device, non_blocking=True)
+        named = None if concepts is None else torch.from_numpy(concepts).to(device, torch.int64, non_blocking=True)
         taught = self._taught(batch)
 
         def losses(image_BD: torch.Tensor, text_BD: torch.Tensor) -> dict[str, torch.Tensor]:

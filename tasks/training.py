@@ -83,7 +83,7 @@ def _train(
     run: Run, validation: Validation, name: str, config: StageConfig, towers: "Towers", start: Path
 ) -> TrainedModel:
     from model.embed import judge
-    from model.towers import weights_sha256
+    from model.towers import compile_towers, weights_sha256
     from model.train import Callbacks, Stage, train
 
     if config.epochs == 0:
@@ -101,7 +101,7 @@ def _train(
     log = MetricLog(name, folder, metric_sender(run.mlflow_run_id))
     with closing(log), progress(name, config.epochs, "steps") as shown:
         callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config))
-        state = train(towers, chosen, callbacks)
+        state = train(compile_towers(towers) if run.config.compile else towers, chosen, callbacks)
     for tried in state.interpolations:
         recall = 100 * tried["mean_recall"]
         run_logger().info("%s at coefficient %.2f: valid mean recall %.1f %%", name, tried["coefficient"], recall)

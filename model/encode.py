@@ -1,0 +1,204 @@
+"""The towers' passes from pixels and token ids to features, computing what the features depend on and no more.
+
+The values are those of open_clip's ``encode_image`` and ``encode_text`` within float32 rounding, gradients too:
+
+- token ids stop at the last one that matters, by groups of captions of similar length: of 77, about 11 are left for
+  product titles;
+- the last block of a tower works for the pooled token alone: a twelfth of ViT-B-32, a quarter of a tower of 4 layers;
+- queries, keys and values are views of one product, where ``nn.MultiheadAttention`` copies them.
+
+Towers of another make (timm, ResNet, Hugging Face, other blocks or poolings) go open_clip's own way.
+
+Shapes: B batch, L tokens of a tower, E width of a tower, H its heads, K width of a head, D embedding.
+"""
+
+from typing import Any
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from model.errors import ConfigError
+
+
+def image_features(clip: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the image tower's features [B, D] of normalised pixels [B, 3, side, side], not yet L2-normalised."""
+    visual = clip.visual
+    if not _pools_class_token(visual):
+        return torch.as_tensor(clip.encode_image(pixels))
+    x_BLE = visual._embeds(pixels)
+    first_B = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+    pooled_BE = visual.ln_post(_run_blocks(visual.transformer, x_BLE, first_B, is_causal=False))
+    return pooled_BE if visual.proj is None else pooled_BE @ visual.proj
+
+
+def text_features(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Return the text tower's features [B, D] of token ids, as `cut_tokens` leaves them; not L2-normalised."""
+    tower = _text_tower(clip)
+    if not _pools_last_token(tower):
+        return torch.as_tensor(clip.encode_text(tokens_BL))
+    x_BLE = tower.token_embedding(tokens_BL) + tower.positional_embedding[: tokens_BL.shape[1]]
+    pooled_BE = tower.ln_final(_run_blocks(tower.transformer, x_BLE, _ends(tower, tokens_BL), is_causal=True))
+    projection = tower.text_projection
+    if isinstance(projection, torch.nn.Linear):
+        return torch.as_tensor(projection(pooled_BE))
+    return pooled_BE if projection is None else pooled_BE @ projection
+
+
+def cut_tokens(
+    clip: Any, tokens_BL: torch.Tensor, groups: int = 1, multiple: int = 1
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the token ids in groups of captions of similar length, each cut to its longest, and where each row lies.
+
+    Lengths are rounded up to a ``multiple``, so that compiled code meets few. ``torch.cat(groups)[where]`` has the
+    rows in their old order.
+    """
+    needed_B = _needed_lengths(clip, tokens_BL)
+    order_B = needed_B.argsort(stable=True) if groups > 1 else torch.arange(len(tokens_BL), device=tokens_BL.device)
+    cut = []
+    for rows in order_B.chunk(groups):
+        length = -(-int(needed_B[rows].max()) // multiple) * multiple
+        cut.append(tokens_BL[rows, :length])
+    return cut, order_B.argsort()
+
+
+def _needed_lengths(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Return how many tokens of each row its feature depends on, int64 [B].
+
+    Nothing that a causal tower pools at its end of text depends on what follows, nor anything in a tower that masks
+    padding on the padding.
+    """
+    tower, context = _text_tower(clip), tokens_BL.shape[1]
+    if _pools_last_token(tower):
+        return _ends(tower, tokens_BL) + 1
+    if hasattr(tower, "config") and hasattr(tower.config, "pad_token_id"):  # Hugging Face's
+        position_L = torch.arange(1, context + 1, device=tokens_BL.device)
+        return ((tokens_BL != tower.config.pad_token_id) * position_L).amax(dim=1).clamp(min=1)
+    return torch.full((len(tokens_BL),), context, device=tokens_BL.device)
+
+
+class PatchDropout(torch.nn.Module):
+    """Leaves out a share of each image's patches in training, drawn from the default generator of their device.
+
+    Source: Li et al. 2023, Scaling Language-Image Pre-training via Masking.
+    """
+
+    def __init__(self, share: float) -> None:
+        """Take the share that is left out, at least 0 and less than 1."""
+        super().__init__()
+        self.share = share
+
+    def forward(self, x_BLE: torch.Tensor) -> torch.Tensor:
+        """Return the class token and the patches that stay, in random order: their positions are in them already."""
+        if not self.training or self.share == 0:
+            return x_BLE
+        patches, width = x_BLE.shape[1] - 1, x_BLE.shape[2]
+        stay = max(1, round(patches * (1 - self.share)))
+        kept = torch.rand(len(x_BLE), patches, device=x_BLE.device).argsort(dim=1)[:, :stay, None]
+        return torch.cat([x_BLE[:, :1], x_BLE[:, 1:].gather(1, kept.expand(-1, -1, width))], dim=1)
+
+
+def set_patch_dropout(clip: Any, share: float | None) -> None:
+    """Let the image tower leave out so many of its patches in training; None leaves it as it is.
+
+    Raises:
+        ConfigError: the image tower is none of open_clip's own vision transformers.
+    """
+    if share is None:
+        return
+    if type(clip.visual) is not VisionTransformer:
+        raise ConfigError(
+            f"patch_dropout is {share}, but the image tower is a {type(clip.visual).__name__}; set it to null"
+        )
+    clip.visual.patch_dropout = PatchDropout(share)
+
+
+def last_block(block: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causal: bool) -> torch.Tensor:
+    """Return a residual block's output [B, E] at one position of each row, at the cost of about that position.
+
+    One query needs no keys and no values of the others: q·(W x) = (qᵀW)·x, and a mean of W x is W times a mean of x.
+    The keys' bias adds the same to all scores of a row, so it falls out of the softmax.
+    """
+    attention, row_B = block.attn, torch.arange(len(x_BLE), device=x_BLE.device)
+    query_HKE, key_HKE, value_HKE = attention.in_proj_weight.view(3, attention.num_heads, -1, x_BLE.shape[-1])
+    query_HK, _, value_HK = attention.in_proj_bias.view(3, attention.num_heads, -1)
+    context_BLE = block.ln_1(x_BLE)
+    query_BHK = torch.einsum("be,hke->bhk", context_BLE[row_B, pooled_B], query_HKE) + query_HK
+    sought_BHE = torch.einsum("bhk,hke->bhe", query_BHK * query_BHK.shape[-1] ** -0.5, key_HKE)
+    score_BHL = sought_BHE @ context_BLE.mT
+    if is_causal:
+        position_L = torch.arange(x_BLE.shape[1], device=x_BLE.device)
+        score_BHL = score_BHL.masked_fill((position_L > pooled_B.unsqueeze(1)).unsqueeze(1), -torch.inf)
+    mean_BHE = score_BHL.softmax(dim=-1).to(context_BLE.dtype) @ context_BLE
+    mixed_BHK = torch.einsum("bhe,hke->bhk", mean_BHE, value_HKE) + value_HK
+    return _finish_block(block, x_BLE[row_B, pooled_B], mixed_BHK.flatten(1))
+
+
+def _run_blocks(transformer: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causal: bool) -> torch.Tensor:
+    *blocks, last = transformer.resblocks
+    for block in blocks:
+        if transformer.grad_checkpointing:
+            x_BLE = checkpoint(_block, block, x_BLE, is_causal, use_reentrant=False)
+        else:
+            x_BLE = _block(block, x_BLE, is_causal)
+    return last_block(last, x_BLE, pooled_B, is_causal)
+
+
+def _block(block: Any, x_BLE: torch.Tensor, is_causal: bool) -> torch.Tensor:
+    attention = block.attn
+    projected = linear(block.ln_1(x_BLE), attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = (_heads(part, attention) for part in projected.chunk(3, dim=-1))
+    mixed_BHLK = scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+    return _finish_block(block, x_BLE, mixed_BHLK.transpose(1, 2).flatten(2))
+
+
+def _finish_block(block: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    """Return what a block makes of its input [..., E] and the values that its attention mixed, of the same shape."""
+    x = x + block.ls_1(block.attn.out_proj(mixed))
+    return torch.as_tensor(x + block.ls_2(block.mlp(block.ln_2(x))))
+
+
+def _heads(x_BLE: torch.Tensor, attention: Any) -> torch.Tensor:
+    """Return a view [B, H, L, K]."""
+    return x_BLE.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def _text_tower(clip: Any) -> Any:
+    """Return the module that holds the text tower's parts: the model itself, or its ``text``."""
+    return getattr(clip, "text", clip)
+
+
+def _ends(tower: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Return the position of each row's end of text, int64 [B]."""
+    if _pool_type(tower) == "eos":
+        return (tokens_BL == (tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id)).int().argmax(dim=1)
+    return tokens_BL.argmax(dim=1)
+
+
+def _pool_type(tower: Any) -> str:
+    return str(getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None))
+
+
+def _pools_class_token(visual: Any) -> bool:
+    return (
+        type(visual) is VisionTransformer
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and not visual.output_tokens
+        and _has_plain_blocks(visual.transformer)
+    )
+
+
+def _pools_last_token(tower: Any) -> bool:
+    return (
+        getattr(tower, "attn_mask", None) is not None
+        and getattr(tower, "cls_emb", None) is None
+        and not getattr(tower, "output_tokens", False)
+        and _pool_type(tower) in ("argmax", "eos")
+        and _has_plain_blocks(tower.transformer)
+    )
+
+
+def _has_plain_blocks(transformer: Any) -> bool:
+    return all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)

@@ -12,17 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from model import objective as objectives
 from model import train as training
-from model.batches import Batch, Crop, PairInput, pair_input
+from model.batches import pair_input
 from model.checkpoint import Checkpoint, load_latest
-from model.dataset import Rows
 from model.embed import judge
 from model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from model.optimizer import learning_rate, make_optimizer
-from model.sampler import Sampler
 from model.sections import ModelConfig, StageConfig
 from model.towers import WEIGHTS_FILE, Towers, create_towers, load_towers, weights_sha256
 from model.train import Callbacks, EpochRecord, Stage, StepRecord, TrainState, train
@@ -390,24 +387,6 @@ def test_gradients_are_clipped_to_the_config_s_norm(bench: Bench, monkeypatch: p
     bench.run(bench.stage(epochs=1, grad_clip=0.01), log)
     assert norms == pytest.approx([0.01] * 4, rel=1e-3)
     assert all(record.grad_norm > 0.01 for record in log.steps), "the norm that is told is the one before clipping"
-
-
-def test_a_process_of_a_launched_group_reads_its_own_part_of_every_batch(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, honest = list[list[int]](), training.load_batch
-
-    def spied(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
-        read.append(rows.tolist())
-        return honest(pairs, rows, crop)
-
-    monkeypatch.setattr(training, "load_batch", spied)
-    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
-    try:
-        bench.run(bench.stage(epochs=1))
-    finally:
-        torch.distributed.destroy_process_group()
-    assert read == [batch.tolist() for batch in Sampler(64, 16, 0, rank=1, world_size=2).batches(0)]
 
 
 @pytest.mark.parametrize(("crop_scale", "flip"), [(1.0, False), (1.0, True), (0.5, True)])

@@ -1,0 +1,115 @@
+"""One process that updates towers by a batch, plain or by gradient caching, and prints seconds and bytes.
+
+python -m benchmarks.support.caching <model> <batch> <micro batch, 0 for plain> <steps>
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.support.measure import ROUNDS
+from model.batches import Batch
+from model.objective import Objective
+from model.optimizer import make_optimizer
+from model.parallel import usable_cores
+from model.sections import ModelConfig, StageConfig
+from model.towers import Towers, create_towers
+from model.update import Updater
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = 0
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A step: its processor seconds, the most memory that the process held during it, and what it held before."""
+
+    seconds: float
+    peak_bytes: int
+    resting_bytes: int
+
+
+@dataclass(frozen=True)
+class CachingCost:
+    """Steps of the whole batch at once and by gradient caching, one each a round."""
+
+    plain: list[StepCost]
+    cached: list[StepCost]
+
+    def times_seconds(self) -> float:
+        """Return the median over the rounds of how many times the plain step's time caching takes."""
+        return statistics.median(ours.seconds / own.seconds for own, ours in zip(self.plain, self.cached, strict=True))
+
+    def times_peak(self) -> float:
+        """Return the same of the peak memory of the process: weights, gradients, moments and libraries included."""
+        return statistics.median(
+            ours.peak_bytes / own.peak_bytes for own, ours in zip(self.plain, self.cached, strict=True)
+        )
+
+
+def caching_cost(batch: int, micro_batch: int, model: str, rounds: int = ROUNDS, steps: int = 1) -> CachingCost:
+    """Measure float32 steps of a model (open_clip's name, or a JSON config) on the CPU, in turns, a process each."""
+    found = CachingCost([], [])
+    for _ in range(rounds):
+        found.plain.append(_step_cost(batch, PLAIN, model, steps))
+        found.cached.append(_step_cost(batch, micro_batch, model, steps))
+    return found
+
+
+def _step_cost(batch: int, micro_batch: int, model: str, steps: int) -> StepCost:
+    arguments = [model, str(batch), str(micro_batch), str(steps)]
+    command = [sys.executable, "-m", "benchmarks.support.caching", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return StepCost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Take the steps after a small one that makes the optimiser's moments, print their cost."""
+    model, batch, micro_batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
+    torch.set_num_threads(usable_cores())
+    towers = create_towers(ModelConfig(name=model), "cpu")
+    config = StageConfig(batch_size=batch, micro_batch_size=micro_batch or None)
+    objective = Objective(towers, config, None)
+    towers.clip.train()
+    update = Updater(towers, objective, make_optimizer(towers.clip, objective, config), config)
+    update(_drawn(towers, 2), None)
+    ready = _drawn(towers, batch)
+    resting = _forget_peak()
+    start = time.process_time()
+    for _ in range(steps):
+        update(ready, None)
+    seconds = (time.process_time() - start) / steps
+    print(json.dumps({"seconds": seconds, "peak_bytes": _status_bytes("VmHWM:"), "resting_bytes": resting}))
+
+
+def _drawn(towers: Towers, pairs: int) -> Batch:
+    """Return a batch of noise; every caption fills the context, as the model computes it anyway."""
+    generator = torch.Generator().manual_seed(0)
+    side = towers.image_size
+    images = torch.randint(0, 256, (pairs, 3, side, side), dtype=torch.uint8, generator=generator)
+    first = towers.tokenizer(["a"])
+    tokens = torch.randint(1, int(first.max()) - 1, (pairs, first.shape[1]), generator=generator)
+    tokens[:, -1] = first.max()
+    return Batch(np.arange(pairs), images, tokens, torch.arange(2 * pairs).reshape(pairs, 2))
+
+
+def _forget_peak() -> int:
+    """Let the kernel begin anew with this process's peak, and return what it holds now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_bytes("VmRSS:")
+
+
+def _status_bytes(account: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(account))
+
+
+if __name__ == "__main__":
+    main()

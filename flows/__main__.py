@@ -1,6 +1,7 @@
 """The command line: `python -m flows retrain --config configs/sample.yaml --set finetune.epochs=2`."""
 
 import argparse
+import os
 import shlex
 import sys
 import traceback
@@ -45,6 +46,10 @@ def _run(options: argparse.Namespace) -> None:
         from flows.imports import import_files
 
         import_files(options.kind, options.sources, options.out, options.set)
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
+        from tasks.ranks import lead_or_help
+
+        lead_or_help(lambda: _run_flow(options))
     else:
         _run_flow(options)
 

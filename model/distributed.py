@@ -12,6 +12,7 @@ Shapes: L rows of one process, B of all, rank by rank.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -199,8 +200,13 @@ def _together(collective: Callable[[], object]) -> None:
         collective()
     except RuntimeError as error:  # torch's own are all of this kind
         rank, world = rank_of_world()
-        reason = str(error).splitlines()[0][:200]
         raise PeerLost(
-            f"process {rank} of {world} lost another one, whose own message says why ({reason}); "
+            f"process {rank} of {world} lost another one, whose own message says why ({_reason(error)}); "
             "start them all again: training goes on from the last checkpoint"
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the first sentence of torch's message without the place in its source."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[\S*\] *", "", first).split(". ")[0][:200]

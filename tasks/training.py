@@ -85,11 +85,13 @@ def _train(
     from model.embed import judge
     from model.towers import compile_towers, weights_sha256
     from model.train import Callbacks, Stage, train
+    from tasks.ranks import Work, call_helpers
 
     if config.epochs == 0:
         return TrainedModel(folder=start, weights_sha256=weights_sha256(start), best_epoch=0, valid_mean_recall=0.0)
     valid = split_input(run, validation, "valid", towers, crops_centre=True)
     pairs = split_input(run, validation, name, towers, crops_centre=config.crop_scale >= 1)
+    call_helpers(Work(run=run, validation=validation, name=name, start=start))  # they find the caches made
     settings = run.config.evaluate
 
     def validate(towers: "Towers") -> dict[str, float]:

@@ -33,12 +33,13 @@ WITHIN = 1e-5
 @pytest.fixture(scope="module")
 def jobs(tiny_model: ModelConfig, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """The same 20 steps for one process and for two, of which each embeds its eight pairs in parts."""
-    terms = {"distill_weight": 0.5, "distill_form": "similarity", "ema_decay": 0.9, "lr": 1e-3, "interpolation": [0.5]}
+    terms = {"distill_weight": 0.5, "distill_form": "similarity", "nearest_weight": 0.2, "term_warmup": True}
+    rest = {"ema_decay": 0.9, "lr": 1e-3, "interpolation": [0.5]}
     data, folder = (tiny_data.train, tiny_data.valid), tmp_path_factory.mktemp("ranks")
     made = {}
     for name, size in (("one", None), ("two", 3)):
         (folder / name).mkdir()
-        config = tiny_stage_config(epochs=5, micro_batch_size=size, **terms)
+        config = tiny_stage_config(epochs=5, micro_batch_size=size, **terms, **rest)
         made[name] = Job(tiny_model, config, data, folder / name)
     return made
 
@@ -49,7 +50,7 @@ def test_two_processes_end_where_one_does(jobs: dict[str, Job]) -> None:
     assert ended(ranks) == [0, 0]
     folder = jobs["two"].folder
     told = [json.loads((folder / f"heard-{rank}.json").read_text()) for rank in (0, 1)]
-    assert len(alone.steps) == 20 and {"info_nce", "concept", "distill"} < alone.steps[0].keys()
+    assert len(alone.steps) == 20 and {"info_nce", "concept", "nearest", "distill"} < alone.steps[0].keys()
     assert_close(told[0]["steps"], alone.steps)
     assert told[1]["steps"] == [] and (told[0]["validations"], told[1]["validations"]) == (6, 0)
     assert told[0]["state"] == told[1]["state"] and told[0]["state"]["step"] == 20

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from model.checkpoint import load_latest
+from model.concepts import MAX_CONCEPTS_A_CAPTION, Vocabulary
 from model.distributed import (
     any_rank,
     ask_main,
@@ -22,6 +25,7 @@ from model.distributed import (
     require_same_step,
 )
 from model.errors import CheckpointError, DataError
+from model.objective import Embedded, Objective
 from model.sampler import Sampler
 from model.sections import ModelConfig
 from tests.ranks import Job, ended, run_job, start_ranks, train_together
@@ -71,6 +75,46 @@ def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> No
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, rel=WITHIN, abs=WITHIN)
+
+
+def measured_terms(rank: int, world: int) -> dict[str, torch.Tensor]:
+    """Return the terms of a part of six pairs, of which the first three alone name concepts, and their gradients."""
+    generator = torch.Generator().manual_seed(1)
+    embeddings = [normalize(torch.randn(6, 4, generator=generator), dim=1) for _ in range(2)]
+    concepts = torch.full((6, MAX_CONCEPTS_A_CAPTION), -1)
+    concepts[:3, 0] = torch.tensor([0, 0, 1])
+    concepts[1:3, 1] = 1
+    part = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    image, text = (embedding[part].requires_grad_() for embedding in embeddings)
+    towers: Any = SimpleNamespace(embed_dim=4, device=torch.device("cpu"))
+    vocabulary = Vocabulary(("red", "shirt"), (3, 4), 6, ())
+    objective = Objective(towers, tiny_stage_config(queue_size=9), vocabulary)
+    scale = torch.tensor(9.0, requires_grad=True)
+    terms = objective(Embedded(image, text, torch.arange(12).reshape(6, 2)[part], concepts[part]), scale)
+    terms["loss"].backward()
+    gradients = {"scale": scale.grad, "concept_scale": objective.log_scale.grad}
+    found = {name: value.detach() for name, value in (terms | gradients).items() if value is not None}
+    average_(list(found.values()))
+    assert image.grad is not None and text.grad is not None
+    return found | {"image": gather_rows(image.grad) / world, "text": gather_rows(text.grad) / world}
+
+
+def measure_terms(folder: Path) -> None:
+    """Leave what this process measured."""
+    rank, world = rank_of_world()
+    torch.save(measured_terms(rank, world), folder / f"terms-{rank}.pt")
+
+
+def test_terms_and_gradients_are_those_of_one_process_where_one_part_names_no_concept(tmp_path: Path) -> None:
+    ranks = start_ranks(2, measure_terms, tmp_path)
+    alone = measured_terms(0, 1)
+    assert ended(ranks) == [0, 0]
+    assert float(alone["concept"]) > 0.1 and float(alone["concept_scale"].abs()) > 1e-3
+    for rank in (0, 1):
+        parts = torch.load(tmp_path / f"terms-{rank}.pt", weights_only=True)
+        assert parts.keys() == alone.keys()
+        for name, value in alone.items():
+            torch.testing.assert_close(parts[name], value, rtol=WITHIN, atol=1e-6, msg=name)
 
 
 def talk(folder: Path) -> None:

@@ -53,7 +53,7 @@ def fail_at_once(folder: Path) -> None:
 def test_helpers_train_every_stage_and_end_with_the_first_process(tmp_path: Path) -> None:
     write_data(tmp_path)
     shutil.copy(tmp_path / "valid.tsv", tmp_path / "test.tsv")
-    write_table(tmp_path / "train.leaks.parquet", REPEATS_SCHEMA.empty_table())
+    write_table(REPEATS_SCHEMA.empty_table(), tmp_path / "train.leaks.parquet")
     model = write_model(tmp_path)
     save_towers(create_towers(model, "cpu"), tmp_path / "start")
     stage = {"epochs": 1, "batch_size": 16}

@@ -26,8 +26,9 @@ from model.errors import CheckpointError, CommerceClipError, PeerLost
 
 Answer = TypeVar("Answer")
 
-# The longest that a process waits for another, which may be validating; one that ended is noticed at once.
-TIMEOUT = timedelta(hours=1)
+# The longest that a process waits for another, which may be validating the data; one that ended is noticed at once,
+# because its connections close.
+TIMEOUT = timedelta(hours=12)
 BUCKET_NUMBERS = 16_000_000
 
 

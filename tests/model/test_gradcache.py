@@ -1,12 +1,15 @@
 """A batch in micro-batches has the gradient of the whole batch, of every weight and of every scale."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from model import encode
 from model.batches import Batch, Crop, PairInput, load_batch, pair_input
 from model.distillation import Teacher
 from model.errors import ConfigError
@@ -16,7 +19,7 @@ from model.optimizer import make_optimizer
 from model.sections import ModelConfig
 from model.towers import Towers, create_towers
 from model.update import Updater
-from tests.tiny import TinyData, tiny_stage_config
+from tests.tiny import TINY_MODEL, TinyData, tiny_stage_config
 
 Gradients = dict[str, Tensor]
 Updated = tuple[Gradients, Gradients, Objective]
@@ -132,25 +135,33 @@ def test_both_passes_drop_the_same_and_the_next_step_drops_other_things(towers: 
     assert torch.equal(after, torch.rand(3)), "the generator stands where one pass leaves it"
 
 
-def test_checkpointed_activations_give_the_same_gradients(
-    plain: Updated, tiny_model: ModelConfig, pairs: PairInput, batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import open_clip.transformer
+def deeper_model(folder: Path) -> ModelConfig:
+    """Return towers of three blocks, of which all but the last can be computed again."""
+    sides = {side: TINY_MODEL[side] | {"layers": 3} for side in ("vision_cfg", "text_cfg")}  # type: ignore[operator]
+    path = folder / "tiny-test-deeper.json"
+    path.write_text(json.dumps(TINY_MODEL | sides), encoding="utf-8")
+    return ModelConfig(name=str(path))
 
-    calls, honest = [0], open_clip.transformer.checkpoint
+
+def test_checkpointed_activations_give_the_same_gradients(
+    tmp_path: Path, pairs: PairInput, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, honest, model = [0], encode.checkpoint, deeper_model(tmp_path)
 
     def counted(*arguments: object, **options: object) -> object:
         calls[0] += 1
         return honest(*arguments, **options)
 
-    monkeypatch.setattr(open_clip.transformer, "checkpoint", counted)
-    for size, times in ((None, 2), (11, 8)):
+    monkeypatch.setattr(encode, "checkpoint", counted)
+    gradients, terms, _ = updated(create_towers(model, "cpu", seed=3), pairs, batch)
+    assert calls == [0]
+    for size, passes in ((None, 1), (11, 4)):
         calls[0] = 0
-        towers = create_towers(tiny_model, "cpu", seed=3)
+        towers = create_towers(model, "cpu", seed=3)
         ours, our_terms, _ = updated(towers, pairs, batch, checkpoint_activations=True, micro_batch_size=size)
-        assert calls == [times], "one layer in each tower, once a pass"
-        assert_same(ours, plain[0])
-        assert_same(our_terms, plain[1])
+        assert calls == [4 * passes], "two blocks in each tower"
+        assert_same(ours, gradients)
+        assert_same(our_terms, terms)
 
 
 def test_batch_norm_is_refused_where_a_batch_comes_in_parts(towers: Towers, pairs: PairInput, batch: Batch) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import DataError, FaultReason
+from model.holdout import group_rows, hold_out
 from model.pairs import Pair, parse_line
 from model.profiles import read_profile
 from model.rows import caption_hash, content_hash
@@ -214,12 +215,15 @@ def _column(profiles: Sequence[_Accepted], name: str) -> npt.NDArray[Any]:
 def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:
     """Split an index into (train, valid) so that no caption and no image is in both.
 
-    Only pairs whose caption and image occur once are candidates for valid: a repeated one would leak.
+    Pairs whose caption and image occur once are drawn; where they are too few, whole groups of pairs that share some.
     """
-    alone = _occurs_once(index.caption_hash) & _occurs_once(index.image_hash)
-    candidates = np.flatnonzero(alone)
-    wanted = min(round(share * len(index)), len(candidates))
-    chosen = np.sort(np.random.default_rng(seed).permutation(candidates)[:wanted])
+    alone = np.flatnonzero(_occurs_once(index.caption_hash) & _occurs_once(index.image_hash))
+    wanted = round(share * len(index))
+    if len(alone) >= wanted:
+        chosen = np.sort(np.random.default_rng(seed).permutation(alone)[:wanted])
+    else:
+        groups = group_rows([index.caption_hash, index.image_hash])
+        chosen = hold_out(groups, np.zeros(len(index), dtype=np.bool_), wanted, seed)
     rest = np.setdiff1d(np.arange(len(index)), chosen)
     return index.take(rest), index.take(chosen)
 

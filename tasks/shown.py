@@ -30,7 +30,10 @@ def counted(counts: Mapping[str, int]) -> str:
 def shown_retention(retention: Retention) -> str:
     """Return in a line what fine-tuning left of the mean recall on held-out pretraining pairs."""
     before, after = 100 * retention.before, 100 * retention.after
-    return f"mean recall on {retention.pairs:,} held-out pretraining pairs {before:.1f} % before, {after:.1f} % after"
+    return (
+        f"mean recall on {retention.pairs:,} held-out pretraining pairs {before:.1f} % before, "
+        f"{after:.1f} % after fine-tuning"
+    )
 
 
 def _is_hidden(character: str) -> bool:

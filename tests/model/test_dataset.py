@@ -63,6 +63,16 @@ def test_the_wanted_share_is_carved_where_pairs_are_distinct_and_another_seed_ca
     assert carved[0].line.tolist() != carved[1].line.tolist()
 
 
+@pytest.mark.parametrize("alone", [0, 5])
+def test_where_most_pairs_are_poses_of_a_product_whole_products_are_carved(alone: int) -> None:
+    """Fashion-Gen's products have four to six pictures each, all with one caption."""
+    rows = np.arange(120)
+    captions = np.where(rows < alone, rows + 1000, rows // 4)
+    train, valid = carve_valid(index_of(captions.tolist(), rows.tolist()), 0.1, 0)
+    assert 9 <= len(valid) <= 12 and len(train) + len(valid) == 120
+    assert not set(train.caption_hash) & set(valid.caption_hash)
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> PairSource:
     """Return three good pairs after three faulty lines."""

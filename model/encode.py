@@ -95,8 +95,14 @@ class PatchDropout(torch.nn.Module):
             return x_BLE
         patches, width = x_BLE.shape[1] - 1, x_BLE.shape[2]
         stay = max(1, round(patches * (1 - self.share)))
-        kept = torch.rand(len(x_BLE), patches, device=x_BLE.device).argsort(dim=1)[:, :stay, None]
+        kept = _draw(len(x_BLE), patches, x_BLE.device).argsort(dim=1)[:, :stay, None]
         return torch.cat([x_BLE[:, :1], x_BLE[:, 1:].gather(1, kept.expand(-1, -1, width))], dim=1)
+
+
+@torch.compiler.disable
+def _draw(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Draw as plain code: compiled code draws other numbers, and gradient caching needs the same ones from both."""
+    return torch.rand(rows, columns, device=device)
 
 
 def set_patch_dropout(clip: Any, share: float | None) -> None:

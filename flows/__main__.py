@@ -3,35 +3,60 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from flows.arguments import SERVICES, parser
 from model.errors import CommerceClipError
 from tasks.environment import prepare
 
-BAD_INPUT, BUG, INTERRUPTED = 1, 2, 130
+BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0, 1 for what the user can mend, 2 for a bug of ours, 130 for Ctrl-C."""
+    """Run one command; return 0, 1 for what the user can mend, 2 for a bug of ours, 130 for Ctrl-C, 143 for SIGTERM."""
     options = parser().parse_args(arguments)
     prepare()
     try:
-        _run(options)
+        with _raising_on_sigterm():
+            _run(options)
     except CommerceClipError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as stop:
         again = shlex.join(["python", "-m", "flows", *(arguments or sys.argv[1:])])
         print(f"\nstopped; finished stages and checkpoints are kept. Go on with: {again}", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
     except Exception:
         traceback.print_exc()
         return BUG
     return 0
+
+
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that Prefect marks the run and locks and temporary files go.
+
+    Within a flow Prefect takes the signal first, marks the run as crashed, and sends it again.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -31,6 +31,8 @@ Hashes = npt.NDArray[np.uint64]
 INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
 SAMPLED_LINES = 32
+# Lines that a message about many names.
+SHOWN_LINES = 5
 # Room for a caption of 1,000 characters in any script; a longer one is read with its whole line.
 CAPTION_HEAD_BYTES = 4096
 
@@ -86,6 +88,17 @@ class PairIndex:
     def where(self, row: int) -> str:
         """Return ``train.tsv line 41`` for messages."""
         return f"{self.files[self.file[row]]} line {self.line[row]}"
+
+    def where_all(self, rows: Rows) -> str:
+        """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
+        rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
+        shown = rows[:SHOWN_LINES]
+        named = [
+            f"{self.files[file]} lines {', '.join(map(str, self.line[shown[self.file[shown] == file]]))}"
+            for file in np.unique(self.file[shown])
+        ]
+        rest = f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
+        return ", ".join(named) + rest
 
     def read(self, row: int) -> Pair:
         """Return the caption and the encoded image of a row.

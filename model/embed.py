@@ -46,9 +46,16 @@ def embed_pairs(
     return torch.cat(texts), torch.cat(images)
 
 
-def judge(towers: Towers, pairs: PairInput, batch_size: int, block_rows: int, workers: int) -> RetrievalResult:
+def judge(
+    towers: Towers,
+    pairs: PairInput,
+    batch_size: int,
+    block_rows: int,
+    workers: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> RetrievalResult:
     """Return Rank@K of the towers on a split, exact over all its distinct captions and images."""
-    text_ND, image_ND = embed_pairs(towers, pairs, batch_size, workers)
+    text_ND, image_ND = embed_pairs(towers, pairs, batch_size, workers, on_rows)
     related = relate(pairs.index.caption_hash.tolist(), pairs.index.image_hash.tolist())
     return evaluate_retrieval(text_ND[related.caption_row], image_ND[related.image_row], related, block_rows)
 

@@ -6,6 +6,8 @@
     ├── CheckpointError         weights or training state cannot be written, read or trusted
     ├── TrainingDiverged        the loss became NaN or infinite
     ├── PeerLost                another process of a launched group ended
+    ├── TrainingStopped         training was asked to stop, and its checkpoint is written
+    ├── OutOfMemory             a step needs more memory than there is
     ├── ServiceError            a server or remote did not answer; the only one that is retried
     └── PromotionRefused        the registry must not change in the way that was asked for
 
@@ -40,6 +42,14 @@ class TrainingDiverged(CommerceClipError):
 
 class PeerLost(CommerceClipError):
     """Another of the processes that train one model ended, or did not come."""
+
+
+class TrainingStopped(CommerceClipError):
+    """Training was asked to stop, and its checkpoint is written."""
+
+
+class OutOfMemory(CommerceClipError):
+    """A step needs more memory than there is."""
 
 
 class ServiceError(CommerceClipError):

@@ -53,7 +53,8 @@ def fsync_folder(folder: Path) -> None:
 
 def write_failure(path: Path, error: OSError) -> CommerceClipError:
     """Say in one sentence why a file could not be written."""
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    # Path.exists would raise where a folder may not be entered.
+    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free_mb = shutil.disk_usage(existing).free / 1e6
         return CheckpointError(f"{path}: disk full ({free_mb:.1f} MB free); free some space and run again")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Tensors
 from model.layers import is_in_layer, place_parameters, tower_modules
 from model.muon import Muon
 from model.sections import StageConfig
@@ -84,16 +84,22 @@ def learning_rate(step: int, steps: int, config: StageConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """Return the optimiser's state as named tensors, for a checkpoint."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+class OptimizerState:
+    """An optimiser's state as named tensors, as a checkpoint holds it; rates and decays stay the config's."""
 
+    def __init__(self, optimizer: torch.optim.AdamW) -> None:
+        """View an optimiser."""
+        self._optimizer = optimizer
 
-def restore_optimizer(optimizer: torch.optim.AdamW, checkpoint: Checkpoint) -> None:
-    """Put the optimiser's state of a checkpoint in place; rates and decays stay the config's."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in checkpoint.tensors["optimizer"].items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    def state_dict(self) -> Tensors:
+        """Return each parameter's moments and step count by the parameter's number."""
+        state = self._optimizer.state_dict()["state"]
+        return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+
+    def load_state_dict(self, tensors: Tensors, /) -> None:
+        """Put the state of a checkpoint in place."""
+        state: dict[int, Tensors] = {}
+        for key, value in tensors.items():
+            number, name = key.split(".", 1)
+            state.setdefault(int(number), {})[name] = value
+        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})

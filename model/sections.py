@@ -196,6 +196,16 @@ class StageConfig(Section):
         description="Share of an image's patches that a training step leaves out at random, which saves as much time; "
         "null keeps the model's own, 0 for most.",
     )
+    checkpoint_share: Share = Field(
+        0.02,
+        description="Largest share of the time that saving checkpoints within an epoch may take, which sets how often "
+        "it is done; 0 saves at the ends of epochs alone, 1 after every step.",
+    )
+    on_divergence: Literal["stop", "rewind"] = Field(
+        "stop",
+        description="What happens when a loss or the weights become NaN or infinite: stop ends the run, rewind goes "
+        "back to the last checkpoint and on with half the rate, once.",
+    )
 
 
 class EvaluateConfig(Section):

@@ -1,102 +1,45 @@
 """The training loop: one stage, from start weights to the best epoch's weights.
 
-Everything that a resumed run needs is in `TrainState`; a checkpoint is written at the end of each epoch, so a killed
-run loses at most one epoch and, on one CPU machine, ends with the same bits as an unbroken one. The loop does no I/O
-but its checkpoints and the callbacks handed in. Losses are fetched from the
-device every `FETCH_EVERY` steps, not each step.
+Everything that a resumed run needs is in the checkpoints of `model.state`, so a run that is killed at any moment loses
+a few steps and, on one CPU machine, ends with the same bits as an unbroken one. One that is asked to stop loses none.
+Random numbers of a step are drawn from (seed, step, rank). The loop does no I/O but its checkpoints and the callbacks
+handed in. Losses are fetched from the device every `FETCH_EVERY` steps, not each step.
 """
 
+import logging
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from model.averaging import WeightAverage, averaged, choose_coefficient, copy_weights, interpolate, make_average
-from model.batches import Batch, Crop, PairInput, load_batch, pinned
-from model.checkpoint import Tensors, load_latest, require_space, save_checkpoint
-from model.distillation import Teacher, make_teacher
-from model.distributed import ask_main, barrier, is_main, rank_of_world, require_same_step
+from model.averaging import averaged, choose_coefficient, copy_weights, interpolate, make_average
+from model.batches import Batch, Crop, load_batch, pinned
+from model.checkpoint import Tensors, fault_point, require_space
+from model.dataset import Rows
+from model.distillation import make_teacher
+from model.distributed import any_rank, ask_main, barrier, is_main, rank_of_world, require_same_step
 from model.encode import set_patch_dropout
-from model.errors import ConfigError, TrainingDiverged
-from model.objective import Labels, Objective, label_concepts
-from model.optimizer import (
-    learning_rate,
-    make_optimizer,
-    optimizer_tensors,
-    restore_optimizer,
-    set_learning_rate,
-    set_training,
-)
+from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
+from model.meter import Meter
+from model.objective import Objective, label_concepts
+from model.optimizer import OptimizerState, learning_rate, make_optimizer, set_learning_rate, set_training
 from model.prefetch import prefetch
 from model.sampler import Sampler
-from model.sections import StageConfig
+from model.stage import Callbacks, EpochRecord, Stage, StepRecord
+from model.state import Keeper, TrainState
 from model.towers import Towers, load_towers, save_towers
 from model.update import Updater
 
 FETCH_EVERY = 10
 INTERPOLATED = "interpolated"
+REWIND_RATE = 0.5
+ADVICE = "lower lr, lengthen warmup_steps, or use precision fp32"
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step measured; ``losses`` holds each term by name and their weighted sum as ``loss``."""
-
-    step: int
-    losses: dict[str, float]
-    lr: float
-    logit_scale: float
-    grad_norm: float
-    pairs_per_s: float
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What validation found after an epoch (1-based)."""
-
-    epoch: int
-    step: int
-    metrics: dict[str, float]
-    is_best: bool
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """How progress leaves the loop."""
-
-    on_start: Callable[[int, int], None] = lambda first_step, steps: None
-    on_step: Callable[[StepRecord], None] = lambda record: None
-    on_epoch: Callable[[EpochRecord], None] = lambda record: None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage trains on and how it is judged: ``validate`` returns metrics, ``mean_recall`` among them."""
-
-    config: StageConfig
-    train: PairInput
-    validate: Callable[[Towers], dict[str, float]]
-    folder: Path
-    seed: int
-    workers: int
-
-
-@dataclass
-class TrainState:
-    """Where training stands; with weights, optimiser and objective it is all that a checkpoint holds."""
-
-    step: int = 0
-    epoch: int = 0
-    best_epoch: int = 0
-    best_mean_recall: float = -1.0
-    best_folder: str = ""
-    history: list[dict[str, float]] = field(default_factory=list)
-    # How far the best weights lie from the start weights (0) to the trained ones (1), and the recalls of all tried.
-    coefficient: float = 1.0
-    interpolations: list[dict[str, float]] = field(default_factory=list)
+log = logging.getLogger(__name__)
 
 
 def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
@@ -106,6 +49,8 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         ConfigError: the batch is larger than the split, or cannot be taken in parts by these towers.
         PeerLost: another of the processes that train together ended.
         TrainingDiverged: a loss became NaN or infinite.
+        TrainingStopped: a callback wanted it; a checkpoint was written first.
+        OutOfMemory: a step needs more memory than there is.
         CheckpointError: a checkpoint cannot be written.
     """
     config = stage.config
@@ -114,148 +59,218 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
             f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train pairs; lower it"
         )
     stage, callbacks = _only_main_judges(stage, callbacks)
-    vocabulary, concepts = label_concepts(stage.train, config)
-    objective = Objective(towers, config, vocabulary)
-    set_patch_dropout(towers.clip, config.patch_dropout)
-    optimizer = make_optimizer(towers.clip, objective, config)
-    teacher, average = make_teacher(towers, config), make_average(towers.clip, config)
     start = copy_weights(towers.clip) if config.interpolation else None
-    state = _resume(stage, towers, objective, optimizer, average)
-    require_same_step(state.step)
-    require_space(stage.folder, _checkpoint_bytes(towers, objective, average))
-    sampler = Sampler(len(stage.train), config.batch_size, stage.seed, *rank_of_world())
-    steps = sampler.batches_an_epoch * config.epochs
-    callbacks.on_start(state.step, steps)
-    for epoch in range(state.epoch, config.epochs):
-        step = _Stepper(
-            towers, objective, optimizer, config, steps, state, callbacks, _latest_name(stage), teacher, average
-        )
-        for batch in _epoch_batches(stage, towers, sampler, epoch):
-            step(batch, None if concepts is None else concepts[batch.rows])
-        step.finish()
-        state.epoch = epoch + 1
-        _finish_epoch(stage, towers, objective, optimizer, average, state, callbacks)
+    devices = [towers.device] if towers.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        state = _Loop(towers, stage, callbacks).run()
     if start is not None:
         _interpolate_best(stage, towers, start, state)
     return state
 
 
-def _only_main_judges(stage: Stage, callbacks: Callbacks) -> tuple[Stage, Callbacks]:
-    """Let one of several processes validate and report; the others hear what it found."""
-    judged = replace(stage, validate=lambda towers: ask_main(lambda: stage.validate(towers)))
-    return judged, callbacks if is_main() else Callbacks()
+class _Loop:
+    """A stage under way: what is trained, where it stands, and the epochs that are left."""
 
-
-def _epoch_batches(stage: Stage, towers: Towers, sampler: Sampler, epoch: int) -> Iterator[Batch]:
-    config = stage.config
-    crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch)
-    prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
-    return prefetch(sampler.batches(epoch), lambda rows: prepare(load_batch(stage.train, rows, crop)), stage.workers)
-
-
-class _Stepper:
-    """One optimiser update a call, measurements fetched in groups."""
-
-    def __init__(
-        self,
-        towers: Towers,
-        objective: Objective,
-        optimizer: torch.optim.AdamW,
-        config: StageConfig,
-        steps: int,
-        state: TrainState,
-        callbacks: Callbacks,
-        last_good: str,
-        teacher: Teacher | None,
-        average: WeightAverage | None,
-    ) -> None:
-        self.update = Updater(towers, objective, optimizer, config, teacher)
-        self.average = average
-        self.optimizer, self.config = optimizer, config
-        self.steps, self.state, self.callbacks, self.last_good = steps, state, callbacks, last_good
-        self.pending: list[tuple[int, float, dict[str, torch.Tensor]]] = []
-        self.since = time.monotonic()
-        set_training(towers.clip, optimizer, config, state.epoch)
-
-    def __call__(self, batch: Batch, concepts: Labels | None) -> None:
-        lr = learning_rate(self.state.step, self.steps, self.config)
-        set_learning_rate(self.optimizer, lr)
-        measured = self.update(batch, concepts)
+    def __init__(self, towers: Towers, stage: Stage, callbacks: Callbacks) -> None:
+        config = stage.config
+        self.towers, self.stage, self.callbacks, self.config = towers, stage, callbacks, config
+        self.rank, self.world = rank_of_world()
+        vocabulary, self.concepts = label_concepts(stage.train, config)
+        self.objective = Objective(towers, config, vocabulary)
+        set_patch_dropout(towers.clip, config.patch_dropout)
+        self.optimizer = make_optimizer(towers.clip, self.objective, config)
+        self.average = make_average(towers.clip, config)
+        self.update = Updater(towers, self.objective, self.optimizer, config, make_teacher(towers, config))
+        parts = {"weights": towers.clip, "objective": self.objective, "optimizer": OptimizerState(self.optimizer)}
         if self.average is not None:
-            self.average.update(self.state.step)
-        self.state.step += 1
-        self.pending.append((self.state.step, lr, measured))
-        if len(self.pending) >= FETCH_EVERY:
-            self.flush()
+            parts["average"] = self.average
+        self.keeper = Keeper(stage.folder, parts, config.checkpoint_share, is_writer=is_main())
+        self.sampler = Sampler(len(stage.train), config.batch_size, stage.seed, self.rank, self.world)
+        self.steps = self.sampler.batches_an_epoch * config.epochs
+        self.state = self.keeper.resume() or TrainState()
+        require_same_step(self.state.step)
+        self.meter = Meter(towers, stage.peak_flops)
+        self.pending: list[_Pending] = []
 
-    def flush(self) -> None:
+    def run(self) -> TrainState:
+        """Train to the end and return the last state."""
+        require_space(self.stage.folder, self.keeper.needed_bytes())
+        if self.config.on_divergence == "rewind" and self.state.step == 0:
+            self.keeper.save(self.state)
+        try:
+            self._epochs()
+        except TrainingDiverged as error:
+            if self.config.on_divergence != "rewind" or self.state.rewinds:
+                raise
+            self._rewind(error)
+            self._epochs()
+        return self.state
+
+    def _epochs(self) -> None:
+        self.callbacks.on_start(self.state.step, self.steps)
+        try:
+            for epoch in range(self.state.epoch, self.config.epochs):
+                self._train_epoch(epoch)
+                self._finish_epoch(epoch)
+        except TrainingStopped:
+            self.keeper.save(self.state)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._out_of_memory() from error
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Take the steps of an epoch that are left."""
+        set_training(self.towers.clip, self.optimizer, self.config, epoch)
+        position = (self.state.step - epoch * self.sampler.batches_an_epoch) * self.config.batch_size
+        end = (epoch + 1) * self.sampler.batches_an_epoch
+        self.meter.start()
+        for batch in self.meter.waiting(_epoch_batches(self.stage, self.towers, self.sampler, epoch, position)):
+            self._step(batch)
+            fault_point(f"step:{self.state.step}")
+            if len(self.pending) >= FETCH_EVERY:
+                self._flush()
+            self._answer_wishes(is_last=self.state.step == end)
+        self._check()
+
+    def _answer_wishes(self, is_last: bool) -> None:
+        """Stop or save where that is due; the last step of an epoch is saved when it was validated."""
+        stop, save = self._wishes()
+        if not (stop or save):
+            return
+        begin = time.monotonic()
+        self._check()
+        if stop:
+            raise TrainingStopped(f"stopped after step {self.state.step} of {self.steps}; run again to go on")
+        if not is_last:
+            self.keeper.save(self.state, begin)
+            self.meter.start()
+
+    def _step(self, batch: Batch) -> None:
+        state = self.state
+        _seed_step(self.towers.device, self.stage.seed, state.step, self.rank)
+        lr = learning_rate(state.step, self.steps, self.config) * REWIND_RATE**state.rewinds
+        set_learning_rate(self.optimizer, lr)
+        measured = self.update(batch, None if self.concepts is None else self.concepts[batch.rows])
+        if self.average is not None:
+            self.average.update(state.step)
+        state.step += 1
+        self.meter.count(batch)
+        self.pending.append(_Pending(state.step, lr, measured, batch.rows))
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Return whether to stop and whether to save; several processes agree whenever they have fetched losses."""
+        if self.world > 1 and self.pending:
+            return False, False
+        stop, save = any_rank(self.callbacks.should_stop(), self.keeper.is_due())
+        return stop, save
+
+    def _flush(self) -> None:
         """Fetch what the pending steps measured, check it, hand it on."""
         if not self.pending:
             return
-        values = [{name: float(value) for name, value in measured.items()} for _, _, measured in self.pending]
-        seconds = max(time.monotonic() - self.since, 1e-9)
-        rate = len(self.pending) * self.config.batch_size / seconds
-        for (step, lr, _), value in zip(self.pending, values, strict=True):
+        values = [{name: float(value) for name, value in pending.measured.items()} for pending in self.pending]
+        rates = self.meter.read(self.world)
+        for pending, value in zip(self.pending, values, strict=True):
             scale, norm = value.pop("logit_scale"), value.pop("grad_norm")
-            if not all(map(math.isfinite, (*value.values(), norm))):
-                raise self._diverged(step, f"the loss is {value['loss']} (gradient norm {norm})")
-            self.callbacks.on_step(StepRecord(step, value, lr, scale, norm, rate))
-        self.pending.clear()
-        self.since = time.monotonic()
+            if not all(map(math.isfinite, (*value.values(), scale, norm))):
+                raise self._diverged(pending, f"the loss is {value['loss']} (gradient norm {norm})")
+            self.callbacks.on_step(StepRecord(pending.step, value, pending.lr, scale, norm, *rates))
+        self.last, self.pending = self.pending[-1], []
+        self.meter.start()
 
-    def finish(self) -> None:
+    def _check(self) -> None:
         """Flush, and check the weights too: no loss has yet told what the last update did to them."""
-        self.flush()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.update.parameters):
-            raise self._diverged(self.state.step, "the weights are NaN or infinite")
+        self._flush()
+        if not bool(torch.stack([parameter.isfinite().all() for parameter in self.update.parameters]).all()):
+            raise self._diverged(self.last, "the weights are NaN or infinite")
 
-    def _diverged(self, step: int, what: str) -> TrainingDiverged:
+    def _diverged(self, pending: "_Pending", what: str) -> TrainingDiverged:
+        lines = self.stage.train.index.where_all(pending.rows)
+        last_good = self.keeper.last_good()
         return TrainingDiverged(
-            f"step {step}: {what}; the last good checkpoint is {self.last_good}; "
-            "lower lr, lengthen warmup_steps, or use precision fp32"
+            f"step {pending.step}: {what}; its batch is {lines}; the last good checkpoint is {last_good}; {ADVICE}"
         )
 
+    def _out_of_memory(self) -> OutOfMemory:
+        at_once = self.config.micro_batch_size or self.config.batch_size // self.world
+        smaller = max(1, min(at_once, self.config.batch_size // self.world) // 2)
+        return OutOfMemory(
+            f"step {self.state.step + 1}: memory ran out with {at_once} pairs at a time; try batch_size "
+            f"{max(2, smaller * self.world)}, or keep batch_size {self.config.batch_size} with micro_batch_size "
+            f"{smaller}; the last good checkpoint is {self.keeper.last_good()}"
+        )
 
-def _finish_epoch(
-    stage: Stage,
-    towers: Towers,
-    objective: Objective,
-    optimizer: torch.optim.AdamW,
-    average: WeightAverage | None,
-    state: TrainState,
-    callbacks: Callbacks,
-) -> None:
-    """Validate, keep the weights when they are the best so far, write the checkpoint."""
-    if objective.queue is not None:
-        objective.queue.rebuild()
-    folder, older_best = stage.folder / f"best-{state.step:09d}", state.best_folder
-    with averaged(average):
-        metrics = stage.validate(towers)
-        is_best = metrics["mean_recall"] > state.best_mean_recall
-        if is_best and is_main():
-            save_towers(towers, folder)
-    if is_best:
-        state.best_epoch, state.best_mean_recall, state.best_folder = state.epoch, metrics["mean_recall"], folder.name
-    state.history.append({"epoch": state.epoch, "step": state.step, **metrics})
-    tensors = {
-        "weights": dict(towers.clip.state_dict()),
-        "objective": dict(objective.state_dict()),
-        "optimizer": optimizer_tensors(optimizer),
-    }
-    if average is not None:
-        tensors["average"] = average.state_dict()
-    if is_main():
-        save_checkpoint(stage.folder / "checkpoints", state.step, tensors, asdict(state))
-        _purge_best(stage.folder, {older_best, state.best_folder})
-    barrier()
-    callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
+    def _rewind(self, error: TrainingDiverged) -> None:
+        """Go back to the newest checkpoint, and write down that the rate is halved from there on."""
+        self.pending.clear()
+        state = self.keeper.resume()
+        if state is None:
+            raise error
+        log.warning("%s; going back to step %d with half the rate", error, state.step)
+        barrier()  # nobody may replace a checkpoint that another still reads
+        self.state = state
+        self.state.rewinds = 1
+        self.keeper.save(self.state)
+
+    def _finish_epoch(self, epoch: int) -> None:
+        """Validate, keep the weights when they are the best so far, write the checkpoint."""
+        state, stage = self.state, self.stage
+        if self.objective.queue is not None:
+            self.objective.queue.rebuild()
+        folder, older_best = stage.folder / f"best-{state.step:09d}", state.best_folder
+        with averaged(self.average):
+            metrics = stage.validate(self.towers)
+            is_best = metrics["mean_recall"] > state.best_mean_recall
+            if is_best and is_main():
+                save_towers(self.towers, folder)
+        state.epoch = epoch + 1
+        if is_best:
+            state.best_epoch, state.best_mean_recall = state.epoch, metrics["mean_recall"]
+            state.best_folder = folder.name
+        state.history.append({"epoch": state.epoch, "step": state.step, **metrics})
+        self.keeper.save(state)
+        self.keeper.purge_best({older_best, state.best_folder})
+        barrier()
+        self.callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
 
 
-def _purge_best(folder: Path, kept: set[str]) -> None:
-    """Remove the best weights that neither kept checkpoint names; a damaged one's predecessor needs its own."""
-    for older in folder.glob("best-*"):
-        if older.name not in kept:
-            shutil.rmtree(older, ignore_errors=True)
+class _Pending(NamedTuple):
+    """A step whose measurements are still on the device."""
+
+    step: int
+    lr: float
+    measured: dict[str, torch.Tensor]
+    rows: Rows
+
+
+def _only_main_judges(stage: Stage, callbacks: Callbacks) -> tuple[Stage, Callbacks]:
+    """Let one of several processes validate and report; the others hear what it found."""
+    judged = replace(stage, validate=lambda towers: ask_main(lambda: stage.validate(towers)))
+    return judged, callbacks if is_main() else Callbacks(should_stop=callbacks.should_stop)
+
+
+def _seed_step(device: torch.device, seed: int, step: int, rank: int) -> None:
+    """Make what a step draws a function of (seed, step, rank); about 20 µs, a fraction of torch.manual_seed."""
+    drawn = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(drawn)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(drawn)
+
+
+def _epoch_batches(stage: Stage, towers: Towers, sampler: Sampler, epoch: int, position: int = 0) -> Iterator[Batch]:
+    config = stage.config
+    crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch)
+    prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
+    return prefetch(
+        sampler.batches(epoch, position), lambda rows: prepare(load_batch(stage.train, rows, crop)), stage.workers
+    )
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Tell memory's errors from others: on the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: TrainState) -> None:
@@ -273,41 +288,3 @@ def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: Train
         if is_main():
             save_towers(towers, stage.folder / INTERPOLATED)
         state.best_folder = INTERPOLATED
-
-
-def _resume(
-    stage: Stage,
-    towers: Towers,
-    objective: Objective,
-    optimizer: torch.optim.AdamW,
-    average: WeightAverage | None,
-) -> TrainState:
-    """Return the state of the newest checkpoint, its tensors put in place, or a fresh one."""
-    checkpoint = load_latest(stage.folder / "checkpoints")
-    if checkpoint is None:
-        return TrainState()
-    towers.clip.load_state_dict(checkpoint.tensors["weights"])
-    objective.load_state_dict(checkpoint.tensors["objective"])
-    restore_optimizer(optimizer, checkpoint)
-    if average is not None:
-        average.load_state_dict(checkpoint.tensors["average"])
-    return TrainState(**checkpoint.state)
-
-
-def _checkpoint_bytes(towers: Towers, objective: Objective, average: WeightAverage | None) -> int:
-    """Return the bytes of three checkpoints (weights, two moments and the average each) and three best weights.
-
-    Two of each are kept, and the next is written before the oldest goes; a mixture has the third one's room.
-    """
-    kept = _bytes(objective.state_dict()) + (_bytes(average.state_dict()) if average is not None else 0)
-    return 3 * (4 * _bytes(towers.clip.state_dict()) + kept)
-
-
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(value.numel() * value.element_size() for value in tensors.values())
-
-
-def _latest_name(stage: Stage) -> str:
-    folder = stage.folder / "checkpoints"
-    names = sorted(path.name for path in folder.glob("step-*")) if folder.is_dir() else []
-    return str(folder / names[-1]) if names else "none yet (the stage's start weights are intact)"

@@ -65,10 +65,10 @@ class MetricLog:
         self._file.flush()
         self._sender.wake()
 
-    def close(self) -> None:
-        """Stop the thread after what it can send within 20 s; the rest waits in the spool."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Stop the thread after what it can send in time (20 s); the rest waits in the spool."""
         self._file.close()
-        self._sender.close()
+        self._sender.close(CLOSE_TIMEOUT_S if timeout_s is None else timeout_s)
 
 
 def send_rest(folder: Path, send: Send) -> int:
@@ -98,11 +98,11 @@ class _Sender:
         """Say that the spool has grown."""
         self._news.set()
 
-    def close(self) -> None:
+    def close(self, timeout_s: float) -> None:
         """Let the thread send what it can and end."""
         self._stopping.set()
         self._news.set()
-        self._thread.join(CLOSE_TIMEOUT_S)
+        self._thread.join(timeout_s)
         if next(_unsent(self._folder), None) is not None:
             run_logger().warning(
                 "MLflow does not take metrics; they wait in %s and are sent when the run ends or goes on",

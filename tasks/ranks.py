@@ -44,12 +44,13 @@ def call_helpers(work: Work) -> None:
 
 
 def _help(work: Work) -> None:
-    from model.towers import load_towers
-    from model.train import Callbacks, Stage, train
+    from model.stage import Callbacks, Stage
+    from model.towers import compile_towers, load_towers
+    from model.train import train
 
     run, config = work.run, {"pretrain": work.run.config.pretrain, "finetune": work.run.config.finetune}[work.name]
     towers = load_towers(work.start, run.config.device, run.config.precision)
     pairs = split_input(run, work.validation, work.name, towers, crops_centre=config.crop_scale >= 1)
     # The first process validates for all.
     stage = Stage(config, pairs, lambda towers: {}, run.folder / work.name, run.config.seed, run.config.workers)
-    train(towers, stage, Callbacks())
+    train(compile_towers(towers) if run.config.compile else towers, stage, Callbacks())

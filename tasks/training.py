@@ -1,12 +1,12 @@
 """Run one training stage and track it: pretrain from the base weights, finetune from pretrain's best."""
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.config import RunConfig
-from model.errors import CheckpointError, DataError
+from model.errors import CheckpointError, DataError, TrainingStopped
 from model.sections import StageConfig
 from model.splits import find_splits
 from tasks.inputs import index_input, split_input
@@ -14,13 +14,17 @@ from tasks.metric_log import MetricLog
 from tasks.progress import Progress, progress
 from tasks.records import Retention, Run, TrainedModel, Validation
 from tasks.shown import shown_retention
+from tasks.signals import StopRequest, stop_by_signal
 from tasks.splits import RETENTION, split_index
 from tasks.stage import run_logger, stage
 from tasks.tracking import metric_sender
 
 if TYPE_CHECKING:
+    from model.stage import EpochRecord, StepRecord
     from model.towers import Towers
-    from model.train import EpochRecord, StepRecord
+
+# A stage that was told to stop has no more time for MLflow; what waits in the spool is sent by the next try.
+STOPPED_CLOSE_S = 2.0
 
 
 @stage("pretrain", TrainedModel)
@@ -29,6 +33,7 @@ def pretrain(run: Run, validation: Validation) -> TrainedModel:
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
+        OutOfMemory: a step needs more memory than there is.
         CheckpointError: base weights cannot be read, or a checkpoint cannot be written.
     """
     from model.towers import load_towers
@@ -70,6 +75,7 @@ def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedMo
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
+        OutOfMemory: a step needs more memory than there is.
         CheckpointError: the start weights are damaged, or a checkpoint cannot be written.
     """
     from model.towers import load_towers
@@ -83,26 +89,34 @@ def _train(
     run: Run, validation: Validation, name: str, config: StageConfig, towers: "Towers", start: Path
 ) -> TrainedModel:
     from model.embed import judge
+    from model.flops import measure_peak_flops
+    from model.stage import Callbacks, Stage
     from model.towers import compile_towers, weights_sha256
-    from model.train import Callbacks, Stage, train
+    from model.train import train
     from tasks.ranks import Work, call_helpers
 
     if config.epochs == 0:
         return TrainedModel(folder=start, weights_sha256=weights_sha256(start), best_epoch=0, valid_mean_recall=0.0)
+    settings = run.config.evaluate
     valid = split_input(run, validation, "valid", towers, crops_centre=True)
     pairs = split_input(run, validation, name, towers, crops_centre=config.crop_scale >= 1)
     call_helpers(Work(run=run, validation=validation, name=name, start=start))  # they find the caches made
-    settings = run.config.evaluate
-
-    def validate(towers: "Towers") -> dict[str, float]:
-        return judge(towers, valid, settings.batch_size, settings.block_rows, run.config.workers).metrics()
 
     folder = run.folder / name
-    chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers)
     run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(pairs), len(valid), towers.device)
-    log = MetricLog(name, folder, metric_sender(run.mlflow_run_id))
-    with closing(log), progress(name, config.epochs, "steps") as shown:
-        callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config))
+    with (
+        stop_by_signal() as stop,
+        _metric_log(run, name, stop) as log,
+        progress(name, config.epochs, "steps") as shown,
+    ):
+
+        def validate(towers: "Towers") -> dict[str, float]:
+            on_rows = _stop_between_batches(stop)
+            return judge(towers, valid, settings.batch_size, settings.block_rows, run.config.workers, on_rows).metrics()
+
+        peak_flops = measure_peak_flops(towers.device, towers.precision)
+        chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers, peak_flops)
+        callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config), stop)
         state = train(compile_towers(towers) if run.config.compile else towers, chosen, callbacks)
     for tried in state.interpolations:
         recall = 100 * tried["mean_recall"]
@@ -136,10 +150,35 @@ def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Re
     return retention
 
 
+@contextmanager
+def _metric_log(run: Run, name: str, stop: StopRequest) -> Iterator[MetricLog]:
+    log = MetricLog(name, run.folder / name, metric_sender(run.mlflow_run_id))
+    try:
+        yield log
+    finally:
+        log.close(STOPPED_CLOSE_S if stop() else None)
+
+
+def _stop_between_batches(stop: StopRequest) -> Callable[[int], None]:
+    def on_rows(rows: int) -> None:
+        if stop():
+            raise TrainingStopped("stopped during validation; run again to go on")
+
+    return on_rows
+
+
 def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":
     def on_step(record: "StepRecord") -> None:
         measured = {"lr": record.lr, "logit_scale": record.logit_scale, "grad_norm": record.grad_norm}
-        log.add(record.step, record.losses | measured | {"pairs_per_s": record.pairs_per_s})
+        rates = {
+            "pairs_per_s": record.pairs_per_s,
+            "data_wait_share": record.data_wait_share,
+            "tflops_per_s": record.tflops_per_s,
+            "mfu": record.mfu,
+            "peak_memory_gb": record.peak_memory_gb,
+        }
+        known = {rate: value for rate, value in rates.items() if value is not None}
+        log.add(record.step, record.losses | measured | known)
         shown.advance(1, loss=f"{record.losses['loss']:.3f}", pairs_per_s=f"{record.pairs_per_s:.0f}")
 
     return on_step

@@ -23,8 +23,9 @@ from model.distributed import launched_group, rank_of_world
 from model.embed import judge
 from model.errors import CommerceClipError
 from model.sections import ModelConfig, StageConfig
+from model.stage import Callbacks, Stage, StepRecord
 from model.towers import Towers, create_towers
-from model.train import Callbacks, Stage, StepRecord, train
+from model.train import train
 
 LIMIT_S = 60
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -24,8 +24,9 @@ from model.parallel import usable_cores
 from model.profiles import profile_files, write_profile
 from model.prototypes import FeatureQueue
 from model.sections import DataConfig, StageConfig
+from model.stage import Callbacks, Stage
 from model.towers import Towers, create_towers, load_towers
-from model.train import Callbacks, Stage, train
+from model.train import train
 
 CONFIG = "configs/fashion-products.yaml"
 KEPT = Path("state/benchmarks/quality")

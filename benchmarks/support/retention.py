@@ -24,8 +24,9 @@ from model.errors import DataError
 from model.profiles import profile_files, write_profile
 from model.sections import DataConfig, StageConfig
 from model.splits import read_side_table
+from model.stage import Callbacks, Stage
 from model.towers import Towers, create_towers, load_towers
-from model.train import Callbacks, Stage, train
+from model.train import train
 
 CONFIG = "configs/fashion-products.yaml"
 OLD, NEW = ("Apparel",), ("Footwear", "Accessories")

@@ -19,8 +19,9 @@ from model.dataset import PairSource, index_pairs
 from model.parallel import usable_cores
 from model.profiles import profile_files, write_profile
 from model.sections import DataConfig
+from model.stage import Callbacks, Stage, StepRecord
 from model.towers import create_towers
-from model.train import Callbacks, Stage, StepRecord, train
+from model.train import train
 
 CONFIG = "configs/fashion-products.yaml"
 # A run is two groups of steps; the second, when the batches loaded ahead have settled, is timed.

@@ -11,8 +11,9 @@ from model.batches import pair_input
 from model.dataset import PairSource, index_pairs
 from model.embed import judge
 from model.sections import ModelConfig, StageConfig
+from model.stage import Callbacks, EpochRecord, Stage
 from model.towers import Towers, create_towers
-from model.train import Callbacks, EpochRecord, Stage, train
+from model.train import train
 
 EPOCHS = 4
 

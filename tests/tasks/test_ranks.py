@@ -6,9 +6,10 @@ from pathlib import Path
 from model.config import RunConfig
 from model.distributed import is_main, rank_of_world
 from model.repeats import REPEATS_SCHEMA
+from model.stage import Callbacks, Stage, StepRecord
 from model.tables import write_table
 from model.towers import create_towers, load_towers, save_towers
-from model.train import Callbacks, Stage, StepRecord, train
+from model.train import train
 from tasks.inputs import split_input
 from tasks.ranks import Work, call_helpers, lead_or_help
 from tasks.records import DataVersion, Run, Validation

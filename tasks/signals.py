@@ -1,0 +1,74 @@
+"""Signals that ask a stage to stop: the first is answered at the end of a step, the second at once.
+
+Ctrl-C and SIGTERM reach the main thread alone; a stage that runs in another one ends as Python and Prefect see fit.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from model.errors import TrainingStopped
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Says, when called, whether a signal has asked to stop."""
+
+    def __init__(self) -> None:
+        """Begin without a request."""
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Return whether a signal came."""
+        return self.number is not None
+
+    def listen(self) -> None:
+        """Take the place of the handlers, but of those that ignore their signal (jobs in the background do)."""
+        for number in STOPPING:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._take)
+
+    def leave(self) -> None:
+        """Put the handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def deliver(self) -> None:
+        """Let the handlers that were there before have the signal that came."""
+        self.leave()
+        if self.number is not None:
+            signal.raise_signal(self.number)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self.leave()  # so a second signal ends the process at once
+
+
+@contextmanager
+def stop_by_signal() -> Iterator[StopRequest]:
+    """Yield what tells of a signal; when the block ends, well or with TrainingStopped, the signal is delivered again.
+
+    It then does what it always does: Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash or a cancellation.
+
+    Raises:
+        TrainingStopped: the block stopped without a signal, or the signal's handler lets the process live.
+    """
+    request = StopRequest()
+    try:
+        request.listen()
+    except ValueError:  # not the main thread
+        request.leave()
+    try:
+        yield request
+    except TrainingStopped:
+        request.deliver()
+        raise
+    else:
+        request.deliver()
+    finally:
+        request.leave()

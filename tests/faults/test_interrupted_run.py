@@ -1,4 +1,4 @@
-"""A run that is stopped, then killed, then run again ends with the same table as one that nothing disturbed."""
+"""A run that is stopped, killed and run again ends with the same table as one that nothing disturbed."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 from tasks.environment import ROOT, settings
@@ -79,11 +80,22 @@ class Runner:
         return content
 
 
+def run_states() -> list[str]:
+    """Return the states of all flow runs that the server knows, the latest first."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs()
+    latest_first = sorted(runs, key=lambda run: run.expected_start_time, reverse=True)
+    return [run.state_type.value for run in latest_first if run.state_type]
+
+
 def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(miniature: Path, tmp_path: Path) -> None:
     disturbed = Runner(tmp_path / "disturbed", miniature)
     code, output = disturbed.signal_after_checkpoint("pretrain", signal.SIGINT)
     assert code == 130
     assert f"Go on with: python -m flows retrain --config {disturbed.config}" in output
+    code, output = disturbed.signal_after_checkpoint("finetune", signal.SIGTERM)
+    assert code == 143 and "Go on with: " in output and "Traceback" not in output
+    assert run_states()[:2] == ["CRASHED", "CRASHED"]
     code, _ = disturbed.signal_after_checkpoint("finetune", signal.SIGKILL)
     assert code == -signal.SIGKILL
     output = disturbed.finish()

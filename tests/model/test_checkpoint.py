@@ -1,12 +1,14 @@
 """A checkpoint is whole or it is passed over; whatever happens, the one before it is still there."""
 
+import hashlib
 import json
 import logging
 import os
+import pickle
 import random
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +121,7 @@ def two(tmp_path: Path) -> Damage:
     return Damage(tmp_path, newest, sorted(newest.iterdir()))
 
 
+@pytest.mark.faults(kind="D3: checkpoint", trials=FLIPS)
 def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(
     two: Damage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +148,7 @@ def test_a_flipped_digit_of_a_size_in_the_manifest_is_found_too(two: Damage) -> 
     assert found is not None and found.step == 1
 
 
+@pytest.mark.faults(kind="D4: checkpoint", trials=CUTS)
 def test_every_cut_is_found_and_the_checkpoint_before_is_used(two: Damage) -> None:
     rng = random.Random(1)
     for trial in range(CUTS):
@@ -157,6 +161,7 @@ def test_every_cut_is_found_and_the_checkpoint_before_is_used(two: Damage) -> No
     assert_is(two.root, 2)
 
 
+@pytest.mark.faults(kind="D4: checkpoint", trials=4)
 def test_a_missing_file_is_found_and_the_checkpoint_before_is_used(two: Damage) -> None:
     for file in two.files:
         aside = file.rename(two.root / "aside")
@@ -186,6 +191,7 @@ def test_damage_everywhere_means_no_checkpoint(two: Damage) -> None:
     assert load_latest(two.root) is None
 
 
+@pytest.mark.faults(kind="D4: checkpoint", trials=8)
 def test_foreign_files_and_folders_are_ignored_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("step-000000999.tmp", "step-12", "best-000000999", "step-000000999x", "lost+found"):
         (tmp_path / name).mkdir()
@@ -217,6 +223,7 @@ def test_verifying_names_what_is_wrong_and_what_to_do(two: Damage) -> None:
         verify_sealed(two.newest)
 
 
+@pytest.mark.faults(kind="D1: checkpoint", trials=1)
 @pytest.mark.parametrize(("limit", "long_state"), [(0, 0), (100, 0), (350, 0), (2000, 5000)])
 def test_a_full_disk_is_a_sentence_and_the_older_checkpoint_stays(tmp_path: Path, limit: int, long_state: int) -> None:
     save(tmp_path, 1)
@@ -229,6 +236,7 @@ def test_a_full_disk_is_a_sentence_and_the_older_checkpoint_stays(tmp_path: Path
     assert_is(tmp_path, 2)
 
 
+@pytest.mark.faults(kind="D2: checkpoints", trials=1)
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=r"step-000000001: cannot be written \(.*\); check .*file"):
@@ -265,3 +273,37 @@ def test_fault_points_do_nothing_unless_they_are_named(monkeypatch: pytest.Monke
     assert killed == []
     fault_point("save:purge")
     assert killed == [(os.getpid(), 9)]
+
+
+class Poison:
+    """Unpickles by making a folder."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.faults(kind="X1: checkpoint", trials=1)
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("kind", ["pickle", "torch.save"])
+def test_code_in_a_checkpoint_never_runs_even_where_the_manifest_was_forged(
+    two: Damage, caplog: pytest.LogCaptureFixture, name: str, kind: str
+) -> None:
+    canary, path = two.root / "canary", two.newest / name
+    poison = pickle.dumps(Poison(canary))
+    pickle.loads(poison)
+    assert canary.is_dir(), "the poison works where it is let in"
+    canary.rmdir()
+    if kind == "pickle":
+        path.write_bytes(poison)
+    else:
+        torch.save(Poison(canary), path)
+    manifest = json.loads((two.newest / MANIFEST).read_text())
+    manifest[name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    (two.newest / MANIFEST).write_text(json.dumps(manifest))
+    found = load_latest(two.root)
+    assert found is not None and found.step == 1
+    assert "holds something else than tensors and JSON" in caplog.text
+    assert not canary.exists()

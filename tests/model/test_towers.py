@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pickle
+import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from model.checkpoint import verify_sealed
 from model.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError, ServiceError
 from model.sections import ModelConfig
@@ -122,6 +125,27 @@ def test_an_encoded_picture_gets_the_embedding_that_open_clip_gives_it(towers: T
         picture.save(buffer, "PNG")
     ours = embed_encoded_images(towers, [buffer.getvalue() for buffer in buffers], batch_size=3)
     torch.testing.assert_close(ours, embedded(towers)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.faults(kind="D3: weights", trials=200)
+def test_every_flipped_bit_of_a_model_folder_is_found(folder: Path, tmp_path: Path) -> None:
+    rng, copy = random.Random(0), Path(shutil.copytree(folder, tmp_path / "copy"))
+    files = sorted(copy.iterdir())
+    for trial in range(200):
+        # The small files get their share of flips, too.
+        file = files[trial % len(files)]
+        with file.open("r+b") as opened:
+            place = rng.randrange(file.stat().st_size)
+            opened.seek(place)
+            byte = opened.read(1)[0]
+            opened.seek(place)
+            opened.write(bytes([byte ^ 1 << rng.randrange(8)]))
+        with pytest.raises(CheckpointError, match=r"missing or damaged|no readable manifest"):
+            verify_sealed(copy)
+        with file.open("r+b") as opened:
+            opened.seek(place)
+            opened.write(bytes([byte]))
+    verify_sealed(copy)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no weights", "no folder"])
@@ -263,6 +287,7 @@ class Poison:
         return os.mkdir, (str(self.canary),)
 
 
+@pytest.mark.faults(kind="X1: base weights", trials=1)
 @pytest.mark.parametrize("kind", ["zip", "legacy", "bare pickle", "inside a state dict"])
 @pytest.mark.parametrize("suffix", ["pt", "bin", "safetensors"])
 def test_code_in_a_weights_file_never_runs(tmp_path: Path, tiny_model: ModelConfig, kind: str, suffix: str) -> None:

@@ -157,6 +157,7 @@ def test_norms_biases_and_scales_do_not_decay_and_every_other_weight_does(towers
     assert optimizer.defaults["betas"] == (0.9, 0.9)
 
 
+@pytest.mark.faults(kind="T1", trials=1)
 @pytest.mark.parametrize(("start", "end"), [(9.0, 100.0), (-3.0, 1.0)])
 def test_the_logit_scale_stays_between_1_and_100(bench: Bench, start: float, end: float) -> None:
     towers = create_towers(bench.model, "cpu")
@@ -314,6 +315,7 @@ def test_after_damage_to_the_newest_checkpoint_the_one_before_ends_with_the_same
     assert_same_end(bench, unbroken, damaged)
 
 
+@pytest.mark.faults(kind="T1", trials=1)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, bad: float
@@ -342,6 +344,7 @@ def test_divergence_in_the_first_epoch_says_that_there_is_no_checkpoint_yet(
         bench.run(bench.stage())
 
 
+@pytest.mark.faults(kind="T1", trials=1)
 def test_weights_ruined_by_an_epoch_s_last_update_are_never_saved(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

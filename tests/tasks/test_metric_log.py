@@ -1,6 +1,7 @@
 """Metrics reach MLflow in order, each once, whatever the server does meanwhile; training never waits for it."""
 
 import json
+import random
 import threading
 import time
 from pathlib import Path
@@ -51,6 +52,7 @@ def spooled(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(entry["step"], entry["values"][name]) for entry in entries if name in entry["values"]]
 
 
+@pytest.mark.faults(kind="S2", trials=1)
 @pytest.mark.parametrize("drops_replies", [False, True])
 @pytest.mark.parametrize("failures", [0, 1, 7])
 def test_the_series_equals_the_spool_without_a_gap_or_a_double(
@@ -69,6 +71,32 @@ def test_the_series_equals_the_spool_without_a_gap_or_a_double(
     assert server.series("finetune/loss") == spooled(tmp_path, "finetune/loss") == [(s, 1 / s) for s in range(1, 201)]
     assert server.order == sorted(server.order)
     assert server.series("finetune/valid_mean_recall") == [(200, 0.5)]
+
+
+@pytest.mark.faults(kind="S2", trials=1)
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_server_does_to_each_request_the_series_equals_the_spool(tmp_path: Path, seed: int) -> None:
+    rng, server, lock = random.Random(seed), Server(), threading.Lock()
+    faults = ["down", "error 500", "slow", "reply dropped", "half of it taken", "none", "none"]
+
+    def send(group: list[Measured]) -> None:
+        fault = rng.choice(faults)
+        if fault in ("down", "error 500"):
+            raise ServiceError(fault)
+        if fault == "slow":
+            time.sleep(0.005)
+        with lock:
+            server(group[: len(group) // 2] if fault == "half of it taken" else group)
+        if fault in ("reply dropped", "half of it taken"):
+            raise ServiceError(fault)
+
+    log = MetricLog("finetune", tmp_path, send)
+    for step in range(1, 301):
+        log.add(step, {"loss": 1 / step})
+    log.close()
+    send_rest(tmp_path, server)
+    assert server.series("finetune/loss") == spooled(tmp_path, "finetune/loss") == [(s, 1 / s) for s in range(1, 301)]
+    assert server.order == sorted(server.order)
 
 
 def test_training_does_not_wait_for_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

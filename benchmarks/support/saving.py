@@ -1,0 +1,62 @@
+"""What checkpoints cost a training: the share of its time, as configured, on pairs that need no decoding."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from model import train as training
+from model.batches import PairInput
+from model.config import RunConfig
+from model.stage import Callbacks, Stage
+from model.state import Keeper
+from model.towers import create_towers
+from model.train import train
+
+
+class Saving(NamedTuple):
+    """Seconds of a training, those of them spent saving checkpoints and best weights, and how many were saved."""
+
+    total_s: float
+    saving_s: float
+    saves: int
+
+    @property
+    def share(self) -> float:
+        """Return the share of the time that saving took."""
+        return self.saving_s / self.total_s
+
+
+def measure_saving(config: RunConfig, pairs: PairInput, epochs: int = 1) -> Saving:
+    """Train the config's finetune stage for some epochs, and return what saving took of the time.
+
+    Each epoch ends with a save whatever it costs, so epochs over few pairs pay more than a long stage does.
+    """
+    spent: list[float] = []
+    towers = create_towers(config.model, config.device, config.precision, config.seed)
+    stage_config = config.finetune.model_copy(update={"epochs": epochs})
+    with (
+        TemporaryDirectory() as folder,
+        patch.object(Keeper, "save", _timed(Keeper.save, spent)),
+        patch.object(training, "save_towers", _timed(training.save_towers, spent)),
+    ):
+        stage = Stage(stage_config, pairs, lambda towers: {"mean_recall": 0.0}, Path(folder), 0, config.workers)
+        begin = time.monotonic()
+        train(towers, stage, Callbacks())
+        total_s = time.monotonic() - begin
+    return Saving(total_s, sum(spent), len(spent))
+
+
+def _timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    """Return a function that does the same and adds its seconds to a list."""
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        begin = time.monotonic()
+        try:
+            return function(*arguments, **options)
+        finally:
+            spent.append(time.monotonic() - begin)
+
+    return timed

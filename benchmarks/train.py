@@ -1,6 +1,6 @@
 """A training step: against open_clip's, against the machine's own peak, and what concepts and long batches cost.
 
-Usage: REAL_PAIRS=<folder> python benchmarks/train.py [--only fp32 bf16 concepts caching saving gpu]
+Usage: REAL_PAIRS=<folder> python benchmarks/train.py [--only fp32 bf16 concepts caching gpu]
 
 Takes about 15 minutes on two cores. Steps are timed on one core by its processor seconds, ours and the peer's in
 turns. Where a CPU has no bf16 products of its own, torch emulates them, and the bf16 column is a small batch.
@@ -44,7 +44,6 @@ def main() -> None:
         "bf16": bench_bf16,
         "concepts": bench_concepts,
         "caching": bench_caching,
-        "saving": bench_saving,
         "gpu": bench_gpu,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -26,10 +26,11 @@ def image_features(clip: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Return the image tower's features [B, D] of normalised pixels [B, 3, side, side], not yet L2-normalised."""
     visual = clip.visual
     if not _pools_class_token(visual):
-        return torch.as_tensor(clip.encode_image(pixels))
+        features: torch.Tensor = clip.encode_image(pixels)
+        return features
     x_BLE = visual._embeds(pixels)
     first_B = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
-    pooled_BE = visual.ln_post(_run_blocks(visual.transformer, x_BLE, first_B, is_causal=False))
+    pooled_BE: torch.Tensor = visual.ln_post(_run_blocks(visual.transformer, x_BLE, first_B, is_causal=False))
     return pooled_BE if visual.proj is None else pooled_BE @ visual.proj
 
 
@@ -37,13 +38,15 @@ def text_features(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     """Return the text tower's features [B, D] of token ids, as `cut_tokens` leaves them; not L2-normalised."""
     tower = _text_tower(clip)
     if not _pools_last_token(tower):
-        return torch.as_tensor(clip.encode_text(tokens_BL))
+        features: torch.Tensor = clip.encode_text(tokens_BL)
+        return features
     x_BLE = tower.token_embedding(tokens_BL) + tower.positional_embedding[: tokens_BL.shape[1]]
-    pooled_BE = tower.ln_final(_run_blocks(tower.transformer, x_BLE, _ends(tower, tokens_BL), is_causal=True))
-    projection = tower.text_projection
-    if isinstance(projection, torch.nn.Linear):
-        return torch.as_tensor(projection(pooled_BE))
-    return pooled_BE if projection is None else pooled_BE @ projection
+    pooled_BE: torch.Tensor = tower.ln_final(
+        _run_blocks(tower.transformer, x_BLE, _ends(tower, tokens_BL), is_causal=True)
+    )
+    if isinstance(tower.text_projection, torch.nn.Linear):
+        return linear(pooled_BE, tower.text_projection.weight, tower.text_projection.bias)
+    return pooled_BE if tower.text_projection is None else pooled_BE @ tower.text_projection
 
 
 def cut_tokens(
@@ -162,7 +165,8 @@ def _block(block: Any, x_BLE: torch.Tensor, is_causal: bool) -> torch.Tensor:
 def _finish_block(block: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
     """Return what a block makes of its input [..., E] and the values that its attention mixed, of the same shape."""
     x = x + block.ls_1(block.attn.out_proj(mixed))
-    return torch.as_tensor(x + block.ls_2(block.mlp(block.ln_2(x))))
+    output: torch.Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return output
 
 
 def _heads(x_BLE: torch.Tensor, attention: Any) -> torch.Tensor:

@@ -261,7 +261,8 @@ def test_two_runs_of_one_seed_end_with_the_same_bits_and_another_seed_does_not(b
 def test_a_run_interrupted_after_an_epoch_ends_with_the_bits_of_an_unbroken_one(
     bench: Bench, concept_weight: float
 ) -> None:
-    changes: dict[str, object] = {"epochs": 3, "crop_scale": 0.5, "flip": True, "concept_weight": concept_weight}
+    changes: dict[str, object] = {"epochs": 3, "crop_scale": 0.5, "flip": True, "patch_dropout": 0.5}
+    changes["concept_weight"] = concept_weight
     unbroken, broken = bench.stage("unbroken", **changes), bench.stage("broken", **changes)
     whole, first, rest = Log(), Log(stop_after=1), Log()
     state = bench.run(unbroken, whole)

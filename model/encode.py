@@ -102,7 +102,7 @@ class PatchDropout(torch.nn.Module):
         return torch.cat([x_BLE[:, :1], x_BLE[:, 1:].gather(1, kept.expand(-1, -1, width))], dim=1)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _draw(rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """Draw as plain code: compiled code draws other numbers, and gradient caching needs the same ones from both."""
     return torch.rand(rows, columns, device=device)

@@ -1,6 +1,6 @@
 """A training step: against open_clip's, against the machine's own peak, and what concepts and long batches cost.
 
-Usage: REAL_PAIRS=<folder> python benchmarks/train.py [--only fp32 bf16 concepts caching gpu]
+Usage: REAL_PAIRS=<folder> python benchmarks/train.py [--only fp32 bf16 concepts caching saving gpu]
 
 Takes about 15 minutes on two cores. Steps are timed on one core by its processor seconds, ours and the peer's in
 turns. Where a CPU has no bf16 products of its own, torch emulates them, and the bf16 column is a small batch.
@@ -10,11 +10,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.support.caching import caching_cost
 from benchmarks.support.flops import step_flops
 from benchmarks.support.measure import Seconds, core_seconds, print_bar, print_rates, times_faster
+from benchmarks.support.pictures import captioned_pictures, lines_of, real_split, write_tsv
+from benchmarks.support.saving import measure_saving
 from benchmarks.support.steps import (
     Step,
     make_towers,
@@ -23,10 +28,16 @@ from benchmarks.support.steps import (
     ready_batch,
     text_groups,
 )
-from model.sections import StageConfig
+from model.batches import pair_input
+from model.config import load_config
+from model.dataset import PairSource, index_pairs
+from model.profiles import profile_files, write_profile
+from model.sections import DataConfig, StageConfig
+from model.towers import create_towers
 
 MODEL, BATCH, ROUNDS = "ViT-B-32", 32, 2
 EMULATED_BATCH, EMULATED_ROUNDS = 2, 1  # a step of emulated bf16 takes a minute at this size already
+CONFIG = "configs/fashion-products.yaml"
 OURS, OPEN_CLIP = "commerce-clip", "open_clip_train"
 PLAIN = StageConfig(lr=1e-5, warmup_steps=0)
 CONCEPTS = PLAIN.model_copy(update={"concept_weight": 1.0, "nearest_weight": 0.2})
@@ -44,6 +55,7 @@ def main() -> None:
         "bf16": bench_bf16,
         "concepts": bench_concepts,
         "caching": bench_caching,
+        "saving": bench_saving,
         "gpu": bench_gpu,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,8 +126,6 @@ def bench_concepts() -> None:
 
 def bench_caching() -> None:
     """Step on a batch beyond memory."""
-    from benchmarks.support.caching import caching_cost
-
     cost = caching_cost(CACHED_BATCH, MICRO_BATCH, CACHED_MODEL, rounds=2)
     print(f"\ngradient caching, {CACHED_MODEL}, batch {CACHED_BATCH:,} by {MICRO_BATCH}, a process each, two rounds")
     for name, steps in (("whole batch", cost.plain), ("by micro-batches", cost.cached)):
@@ -125,6 +135,21 @@ def bench_caching() -> None:
         )
     print_bar("train_caching_time", cost.times_seconds(), "<=", 1.4)
     print_bar("train_caching_peak", cost.times_peak(), "<=", 0.2)
+
+
+def bench_saving() -> None:
+    """Train an epoch of the real pairs' config, or as many drawn pairs, and time what is saved."""
+    config = load_config(CONFIG)
+    with TemporaryDirectory() as folder:
+        files = profile_files(Path(folder), "train")
+        tsv = real_split("train") or write_tsv(
+            Path(folder) / "train.tsv", lines_of(captioned_pictures(200), 224), 6_000
+        )
+        write_profile(tsv, files, DataConfig(), processes=1)
+        pairs = pair_input(create_towers(config.model, config.device), index_pairs([PairSource(tsv, files.table)]))
+        saving = measure_saving(config, pairs)
+    print(f"\nan epoch of {CONFIG}: {saving.total_s:.0f} s, {saving.saves} saves in {saving.saving_s:.2f} s")
+    print_bar("train_saving_share", saving.share, "<=", 0.02)
 
 
 def bench_gpu() -> None:

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,20 @@ PLAIN = 0
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step: its processor seconds, the most memory that the process held during it, and what it held before."""
+    """A step: its processor seconds, the most memory that the process held during it, and what it held before.
+
+    ``imported_bytes`` are what the libraries alone held, before there was a model.
+    """
 
     seconds: float
     peak_bytes: int
     resting_bytes: int
+    imported_bytes: int
+
+    @property
+    def training_bytes(self) -> int:
+        """The peak of weights, moments, gradients, activations and inputs: all but the libraries."""
+        return self.peak_bytes - self.imported_bytes
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,9 @@ class CachingCost:
         return statistics.median(ours.seconds / own.seconds for own, ours in zip(self.plain, self.cached, strict=True))
 
     def times_peak(self) -> float:
-        """Return the same of the peak memory of the process: weights, gradients, moments and libraries included."""
+        """Return the same of the peak memory, the libraries' own left out."""
         return statistics.median(
-            ours.peak_bytes / own.peak_bytes for own, ours in zip(self.plain, self.cached, strict=True)
+            ours.training_bytes / own.training_bytes for own, ours in zip(self.plain, self.cached, strict=True)
         )
 
 
@@ -74,6 +83,7 @@ def main() -> None:
     """Take the steps after a small one that makes the optimiser's moments, print their cost."""
     model, batch, micro_batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
     torch.set_num_threads(usable_cores())
+    imported = _status_bytes("VmRSS:")
     towers = create_towers(ModelConfig(name=model), "cpu")
     config = StageConfig(batch_size=batch, micro_batch_size=micro_batch or None)
     objective = Objective(towers, config, None)
@@ -86,7 +96,8 @@ def main() -> None:
     for _ in range(steps):
         update(ready, None)
     seconds = (time.process_time() - start) / steps
-    print(json.dumps({"seconds": seconds, "peak_bytes": _status_bytes("VmHWM:"), "resting_bytes": resting}))
+    cost = StepCost(seconds, _status_bytes("VmHWM:"), resting, imported)
+    print(json.dumps(asdict(cost)))
 
 
 def _drawn(towers: Towers, pairs: int) -> Batch:

@@ -28,7 +28,7 @@ def test_a_step_tells_its_seconds_and_its_peak(
     monkeypatch.setattr(sys, "argv", ["caching", write_model(tmp_path).name, "8", micro_batch, "1"])
     caching.main()
     cost = StepCost(**json.loads(capsys.readouterr().out))
-    assert cost.seconds > 0 and 0 < cost.imported_bytes and 0 < cost.resting_bytes <= cost.peak_bytes
+    assert cost.seconds > 0 and cost.imported_bytes > 0 and 0 < cost.resting_bytes <= cost.peak_bytes
 
 
 def test_ratios_are_medians_of_the_rounds() -> None:

@@ -65,9 +65,9 @@ def start_ranks(world: int, target: Callable[..., None], *arguments: Any) -> lis
     return ranks
 
 
-def ended(ranks: list[ForkServerProcess]) -> list[int | None]:
-    """Return the exit codes after at most `LIMIT_S`; None for what had to be killed."""
-    end = time.monotonic() + LIMIT_S
+def ended(ranks: list[ForkServerProcess], limit_s: float = LIMIT_S) -> list[int | None]:
+    """Return the exit codes after at most so many seconds; None for what had to be killed."""
+    end = time.monotonic() + limit_s
     for rank in ranks:
         rank.join(max(0.0, end - time.monotonic()))
     codes = [rank.exitcode for rank in ranks]

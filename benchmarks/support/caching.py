@@ -18,7 +18,6 @@ from benchmarks.support.measure import ROUNDS
 from model.batches import Batch
 from model.objective import Objective
 from model.optimizer import make_optimizer
-from model.parallel import usable_cores
 from model.sections import ModelConfig, StageConfig
 from model.towers import Towers, create_towers
 from model.update import Updater
@@ -29,7 +28,7 @@ PLAIN = 0
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step: its processor seconds, the most memory that the process held during it, and what it held before.
+    """A step: its seconds of one core, the most memory that the process held during it, and what it held before.
 
     ``imported_bytes`` are what the libraries alone held, before there was a model.
     """
@@ -82,7 +81,7 @@ def _step_cost(batch: int, micro_batch: int, model: str, steps: int) -> StepCost
 def main() -> None:
     """Take the steps after a small one that makes the optimiser's moments, print their cost."""
     model, batch, micro_batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(1)  # threads that wait for each other on a busy machine burn processor seconds
     imported = _status_bytes("VmRSS:")
     towers = create_towers(ModelConfig(name=model), "cpu")
     config = StageConfig(batch_size=batch, micro_batch_size=micro_batch or None)

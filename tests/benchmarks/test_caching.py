@@ -14,9 +14,8 @@ from tests.tiny import write_model
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def same_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
-    monkeypatch.setattr(caching, "usable_cores", lambda: 1)
     yield
     torch.set_num_threads(threads)
 

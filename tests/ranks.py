@@ -34,7 +34,10 @@ CONTEXT.set_forkserver_preload(["tests.ranks", "tests.faults.killed_stage"])
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that processes train together; one of them dies at ``batch:N`` or ``validation`` where that is asked."""
+    """A stage that processes train together; one of them dies at ``batch:N`` or ``validation`` where that is asked.
+
+    Another one may wish to stop, from its first step on.
+    """
 
     model: ModelConfig
     config: StageConfig
@@ -42,6 +45,7 @@ class Job:
     folder: Path
     dying_rank: int = -1
     point: str = ""
+    stopping_rank: int = -1
 
 
 @dataclass
@@ -126,5 +130,6 @@ def run_job(job: Job) -> tuple[Heard, dict[str, torch.Tensor]]:
 
     stage = Stage(job.config, pairs, validate, job.folder / "stage", seed=0, workers=0)
     with patch.object(training, "load_batch", load):
-        heard.state = asdict(train(towers, stage, Callbacks(on_step=on_step)))
+        callbacks = Callbacks(on_step=on_step, should_stop=lambda: rank == job.stopping_rank)
+        heard.state = asdict(train(towers, stage, callbacks))
     return heard, {name: value.clone() for name, value in towers.clip.state_dict().items()}

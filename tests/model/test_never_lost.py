@@ -152,7 +152,7 @@ def test_a_save_is_due_when_it_keeps_to_its_share_of_the_time(
     saved = clock.now
     clock.now = saved + min(waits, 1e9)
     assert keeper.is_due() == (share > 0)
-    clock.now = saved + min(waits, 1e9) - 0.01
+    clock.now = saved + max(0.0, min(waits, 1e9) - 0.01)
     assert keeper.is_due() == (share == 1)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from model.distributed import broadcast_object, is_main, launched_group
 from tasks.inputs import split_input
 from tasks.records import Record, Run, Validation
+from tasks.signals import stop_by_signal
 
 
 class Work(Record):
@@ -53,4 +54,5 @@ def _help(work: Work) -> None:
     pairs = split_input(run, work.validation, work.name, towers, crops_centre=config.crop_scale >= 1)
     # The first process validates for all.
     stage = Stage(config, pairs, lambda towers: {}, run.folder / work.name, run.config.seed, run.config.workers)
-    train(compile_towers(towers) if run.config.compile else towers, stage, Callbacks())
+    with stop_by_signal() as stop:  # a launcher tells all processes, and they stop after the same step
+        train(compile_towers(towers) if run.config.compile else towers, stage, Callbacks(should_stop=stop))

@@ -1,4 +1,4 @@
-"""FLOPs counted from the architecture are those that torch counts; a device's peak is a number."""
+"""FLOPs counted from the architecture are those that torch counts in open_clip's passes; a device's peak is a number."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from model.batches import Batch
 from model.flops import flops_a_pair, measure_peak_flops
 from model.meter import Meter
 from model.sections import ModelConfig
-from model.towers import Towers, create_towers, encode_images, encode_tokens
+from model.towers import Towers, create_towers, normalise
 from tests.tiny import SIDE, TINY_MODEL
 
 PAIRS = 3
@@ -28,7 +28,8 @@ def counted(towers: Towers, tokens: int, is_training: bool) -> float:
     images = torch.zeros(PAIRS, 3, towers.image_size, towers.image_size, dtype=torch.uint8)
     towers.clip.train(is_training)
     with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(is_training):
-        image, text = encode_images(towers, images), encode_tokens(towers, torch.ones(PAIRS, tokens, dtype=torch.int64))
+        image = towers.clip.encode_image(normalise(towers, images))
+        text = towers.clip.encode_text(torch.ones(PAIRS, tokens, dtype=torch.int64))
         if is_training:
             (image * text).sum().backward()
     return counter.get_total_flops() / PAIRS
@@ -62,7 +63,9 @@ def test_fewer_tokens_are_fewer_flops(towers: Towers) -> None:
 def test_of_other_architectures_nothing_is_said(towers: Towers, changes: dict[str, object]) -> None:
     towers.config["model_cfg"] = TINY_MODEL | changes
     assert flops_a_pair(towers) is None
-    assert Meter(towers, 1e12).read(1).mfu is None
+    meter = Meter(towers, 1e12)
+    meter.count(Batch(np.arange(2), torch.empty(0), torch.ones(2, 4), torch.empty(0)))
+    assert meter.read(1).mfu is None and meter.read(1).tflops_per_s is None
 
 
 def test_vit_b_32_takes_what_others_count() -> None:
@@ -82,10 +85,12 @@ def test_a_device_s_peak_is_a_number_of_flops(precision: str) -> None:
 def test_rates_are_those_of_the_group(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 100.0, 100.0, 101.0, 101.0, 103.0, 110.0])
     monkeypatch.setattr("model.meter.time.monotonic", lambda: next(now))
-    meter, flops = Meter(towers, 1e9), flops_a_pair(towers)
+    meter, flops = Meter(towers, 1e9), flops_a_pair(towers, 7)
     assert flops is not None
     meter.start()
-    batch = Batch(np.arange(16), torch.empty(0), torch.empty(0), torch.empty(0))
+    tokens = torch.zeros(16, 16, dtype=torch.int64)
+    tokens[0, :7] = 5
+    batch = Batch(np.arange(16), torch.empty(0), tokens, torch.empty(0))
     for loaded in meter.waiting(iter([batch])):
         meter.count(loaded)
     rates = meter.read(world=2)

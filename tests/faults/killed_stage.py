@@ -64,10 +64,11 @@ class Ended(NamedTuple):
 
 
 def serve(connection: Connection, model: ModelConfig, config: StageConfig, data: tuple[PairSource, PairSource]) -> None:
-    """Answer each trial that comes through the connection with how it ended, until None comes."""
+    """Say that all is ready, then answer each trial that comes with how it ended, until None comes."""
     torch.set_num_threads(1)
     towers = create_towers(model, "cpu", seed=3)
     train_pairs, valid_pairs = (pair_input(towers, index_pairs([source])) for source in data)
+    connection.send(None)
     while (trial := connection.recv()) is not None:
         connection.send(_run(trial, towers, config, train_pairs, valid_pairs))
 

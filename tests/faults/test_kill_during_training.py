@@ -59,6 +59,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     arguments = (theirs, write_model(folder), tiny_stage_config(epochs=EPOCHS), (data.train, data.valid))
     process = CONTEXT.Process(target=serve, args=arguments, daemon=True)
     process.start()
+    assert ours.recv() is None, "it has imported torch, which takes as long as it takes"
     ended = Trainings(ours, {}, 0.0).run(Trial(folder / "stage"))
     assert ended.code == 0
     left = digests(folder / "stage")

@@ -2,8 +2,8 @@
 
 FLOPs are counted as is usual: a multiplication and its addition are two, only matrix products count, and training takes
 three times the forward pass (which overstates the patch embedding alone: pixels get no gradient). They are those of
-open_clip's passes: what `model.encode` finds out without computing it (most of the last blocks) counts as done, and what
-gradient caching or activation checkpointing compute again does not count.
+open_clip's passes: what `model.encode` leaves out of the last blocks counts as done, and what gradient caching or
+activation checkpointing compute again does not count.
 """
 
 import time

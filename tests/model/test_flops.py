@@ -1,4 +1,4 @@
-"""FLOPs counted from the architecture are those that torch counts in open_clip's passes; a device's peak is a number."""
+"""FLOPs counted from the architecture are those that torch counts in open_clip's passes; rates are of a group."""
 
 import json
 from pathlib import Path

@@ -3,7 +3,7 @@
 Real products of one category are pretrained on and those of two others fine-tuned on, through the training loop and on
 the small ViT of ``configs/fashion-products.yaml``. Judged are test products of either side, which share no caption and
 no picture with what is trained on. The best epoch and the interpolation coefficient are chosen on pairs carved from the
-new side's train. A seed takes 12 minutes of one core.
+new side's train. A seed takes about ten minutes of one core.
 """
 
 import os

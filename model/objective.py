@@ -1,6 +1,8 @@
 """What a stage minimises: InfoNCE and the terms beside it, with the state that they keep from step to step."""
 
 import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from model.batches import PairInput
-from model.concepts import Vocabulary, mine_concepts
+from model.concept_table import read_concepts
+from model.concepts import Vocabulary, count_concepts, mine_concepts
 from model.distillation import Taught, distillation
 from model.distributed import gather_rows, mean_over_ranks, rank_of_world
 from model.errors import DataError
@@ -51,7 +54,7 @@ class Objective(torch.nn.Module):
         self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
         self.mask_duplicates = stage.mask_duplicates
         self.queue: FeatureQueue | None = None
-        if vocabulary is not None:
+        if vocabulary is not None and (self.weight or self.nearest_weight):
             self.queue = FeatureQueue(stage.queue_size, len(vocabulary), towers.embed_dim)
             self.log_scale = torch.nn.Parameter(torch.tensor(math.log(CONCEPT_SCALE_START)))
             self.register_buffer("idf", vocabulary.idf())
@@ -114,14 +117,35 @@ class Objective(torch.nn.Module):
 
 
 def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | None, Labels | None]:
-    """Mine the concepts of the train captions and label each pair with those that it names."""
-    if stage.concept_weight == stage.nearest_weight == 0:
+    """Return the concepts of the train captions and label each pair with those that it names, where a stage uses them.
+
+    Raises:
+        DataError: the captions name no concept.
+        ConfigError: the table of concepts cannot be used.
+    """
+    if stage.concept_weight == stage.nearest_weight == stage.keyword_share == 0:
         return None, None
     captions = pairs.index.captions()
-    vocabulary = mine_concepts(captions, stage.min_concept_count)
+    vocabulary = make_vocabulary(captions, stage)
+    return vocabulary, vocabulary.label(captions)
+
+
+def make_vocabulary(captions: Iterable[str], stage: StageConfig) -> Vocabulary:
+    """Return the concepts of captions: mined, or those of the table that the stage names, with their counts here.
+
+    Raises:
+        DataError: the captions name no concept.
+        ConfigError: the table cannot be used.
+    """
+    if stage.concepts is not None:
+        vocabulary = count_concepts(captions, read_concepts(Path(stage.concepts)))
+        if not any(vocabulary.counts):
+            raise DataError(f"{stage.concepts}: no train caption names any of its {len(vocabulary)} concepts")
+        return vocabulary
+    vocabulary = mine_concepts(captions, stage.min_concept_count, stage.max_concepts)
     if not len(vocabulary):
         raise DataError(
             f"no concept is named by {stage.min_concept_count} train captions; "
-            "lower min_concept_count or set concept_weight to 0"
+            "lower min_concept_count or set concept_weight and keyword_share to 0"
         )
-    return vocabulary, vocabulary.label(captions)
+    return vocabulary

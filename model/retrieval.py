@@ -220,14 +220,17 @@ def _direction(
         candidates=candidates,
         rank_at={k: float((rank_Q <= k).mean()) for k in RANK_AT},
         median_rank=float(np.median(rank_Q)),
-        chance_at={k: _chance(right_Q, candidates, k) for k in RANK_AT},
+        chance_at={k: chance(right_Q, candidates, k) for k in RANK_AT},
         ranks=rank_Q,
         group=group_Q,
     )
 
 
-def _chance(right_Q: npt.NDArray[np.int64], candidates: int, k: int) -> float:
-    """Return the expected Rank@K of a random order, 1 - C(candidates - right, k) / C(candidates, k) over queries."""
+def chance(right_Q: npt.NDArray[np.int64], candidates: int, k: int) -> float:
+    """Return the expected Rank@K of a random order, 1 - C(candidates - right, k) / C(candidates, k) over queries.
+
+    ``right_Q`` is the number of right answers that each query has.
+    """
     drawn = np.arange(min(k, candidates))
     miss_QK = np.maximum(candidates - right_Q[:, None] - drawn, 0) / (candidates - drawn)
     return float(1 - miss_QK.prod(axis=1).mean())

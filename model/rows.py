@@ -6,7 +6,6 @@ imported here, so a process takes about 60 MB.
 """
 
 import hashlib
-import re
 import unicodedata
 from collections import Counter
 from functools import lru_cache
@@ -17,14 +16,13 @@ from model.duplicates import image_signature
 from model.errors import FaultReason
 from model.images import preview_image
 from model.pairs import Columns, RawLine, line_notes, parse_line, read_lines
+from model.words import words_of
 
 COLUMNS = (
     "line", "offset", "length", "caption_chars", "caption_words", "caption_script", "caption_hash", "caption_key",
     "image_format", "width", "height", "mode", "image_bytes", "image_hash", "image_phash", "image_thumb", "fault",
     "notes",
 )  # fmt: skip
-# A word is a run of letters and digits; scripts written without spaces give one word a character.
-WORD = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff]|[^\W_\u2e80-\u9fff\uf900-\ufaff]+")
 
 
 class Limits(NamedTuple):
@@ -66,11 +64,6 @@ def profile_piece(piece: Piece) -> Rows:
         for name, values in rows.columns.items():
             values.append(row.get(name))
     return rows
-
-
-def words_of(caption: str) -> list[str]:
-    """Return the words of a caption, case-folded; a Chinese character is a word."""
-    return WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
 
 
 def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:

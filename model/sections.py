@@ -206,6 +206,22 @@ class StageConfig(Section):
         description="What happens when a loss or the weights become NaN or infinite: stop ends the run, rewind goes "
         "back to the last checkpoint and on with half the rate, once.",
     )
+    max_concepts: int = Field(
+        20_000, ge=1, description="Most concepts that are mined, the most frequent; each costs memory at every step."
+    )
+    concepts: str | None = Field(
+        None,
+        description="Table of concepts to use instead of mining them: a concepts.parquet that a run left, rows deleted "
+        "or added by hand; only its column concept is read. null mines them.",
+    )
+    keyword_share: Share = Field(
+        0.0,
+        description="Share of train captions that are replaced, anew at every epoch, by two to four of their concepts, "
+        "as shoppers type them; captions that name fewer stay. 0 is off.",
+    )
+    word_drop: float = Field(
+        0.0, ge=0, lt=1, description="Share of words left out of each train caption, anew at every epoch. 0 is off."
+    )
 
 
 class EvaluateConfig(Section):

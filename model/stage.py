@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.batches import PairInput
+from model.concepts import Vocabulary
 from model.sections import StageConfig
 from model.towers import Towers
 
@@ -51,6 +52,7 @@ class Callbacks:
     on_step: Callable[[StepRecord], None] = lambda record: None
     on_epoch: Callable[[EpochRecord], None] = lambda record: None
     should_stop: Callable[[], bool] = lambda: False
+    on_concepts: Callable[[Vocabulary], None] = lambda vocabulary: None
 
 
 @dataclass(frozen=True)

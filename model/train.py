@@ -24,6 +24,7 @@ from model.distillation import make_teacher
 from model.distributed import any_rank, ask_main, barrier, is_main, rank_of_world, require_same_step
 from model.encode import set_patch_dropout
 from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
+from model.keywords import Rewording, rewording
 from model.meter import Meter
 from model.objective import Objective, label_concepts
 from model.optimizer import OptimizerState, learning_rate, make_optimizer, set_learning_rate, set_training
@@ -76,6 +77,9 @@ class _Loop:
         self.towers, self.stage, self.callbacks, self.config = towers, stage, callbacks, config
         self.rank, self.world = rank_of_world()
         vocabulary, self.concepts = label_concepts(stage.train, config)
+        if vocabulary is not None:
+            callbacks.on_concepts(vocabulary)
+        self.reword = rewording(config, stage.train.index, towers.tokenizer, vocabulary, stage.seed)
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
@@ -126,7 +130,8 @@ class _Loop:
         position = (self.state.step - epoch * self.sampler.batches_an_epoch) * self.config.batch_size
         end = (epoch + 1) * self.sampler.batches_an_epoch
         self.meter.start()
-        for batch in self.meter.waiting(_epoch_batches(self.stage, self.towers, self.sampler, epoch, position)):
+        batches = _epoch_batches(self.stage, self.towers, self.sampler, epoch, position, self.reword)
+        for batch in self.meter.waiting(batches):
             self._step(batch)
             fault_point(f"step:{self.state.step}")
             if len(self.pending) >= FETCH_EVERY:
@@ -259,13 +264,18 @@ def _seed_step(device: torch.device, seed: int, step: int, rank: int) -> None:
         torch.cuda.manual_seed(drawn)
 
 
-def _epoch_batches(stage: Stage, towers: Towers, sampler: Sampler, epoch: int, position: int = 0) -> Iterator[Batch]:
+def _epoch_batches(
+    stage: Stage, towers: Towers, sampler: Sampler, epoch: int, position: int = 0, reword: Rewording | None = None
+) -> Iterator[Batch]:
     config = stage.config
     crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch)
     prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
-    return prefetch(
-        sampler.batches(epoch, position), lambda rows: prepare(load_batch(stage.train, rows, crop)), stage.workers
-    )
+
+    def load(rows: Rows) -> Batch:
+        batch = load_batch(stage.train, rows, crop)
+        return prepare(batch if reword is None else reword(batch, epoch))
+
+    return prefetch(sampler.batches(epoch, position), load, stage.workers)
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:

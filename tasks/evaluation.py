@@ -19,9 +19,11 @@ from tasks.training import base_weights
 
 if TYPE_CHECKING:
     from model.dataset import PairIndex
+    from model.keywords import KeywordQueries
     from model.retrieval import RelevantPairs
 
 ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
+KEYWORDS = {"keyword": "keywords → image"}
 RANKS = (1, 5, 10)
 BAR_WIDTH = 0.28
 COLOURS = ("#1d6b52", "#9db3aa", "#d8d2c4")
@@ -35,24 +37,29 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
         CheckpointError: a model folder is damaged.
         DataError: test has no accepted pair.
     """
+    from model.keywords import keyword_queries
     from model.retrieval import evaluate_retrieval, relate
     from model.towers import weights_sha256
+    from tasks.concepts import keyword_phrases
     from tasks.gallery import gallery_html, gallery_png
 
     test = split_index(run, validation, "test")
     related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
     folders = {"new model": model.folder, "base weights": base_weights(run)}
-    embeddings = _embed_all(run, validation, test, folders, related)
-    results = {
-        name: evaluate_retrieval(*both, related, run.config.evaluate.block_rows) for name, both in embeddings.items()
-    }
+    captions = [test.caption(int(row)) for row in related.caption_row]
+    typed = keyword_queries(captions, related, keyword_phrases(run, validation))
+    embeddings, typed_QD = _embed_all(run, validation, test, folders, related, typed)
+    block_rows = run.config.evaluate.block_rows
+    results = {name: evaluate_retrieval(*both, related, block_rows) for name, both in embeddings.items()}
+    keywords = {name: typed.metrics(typed_QD[name], image_CD, block_rows) for name, (_, image_CD) in embeddings.items()}
     wanted = min(run.config.evaluate.gallery_queries, len(related.caption_row))
     chosen = [place * (len(related.caption_row) - 1) // max(wanted - 1, 1) for place in range(wanted)]
-    queries = gallery_queries(test, related, embeddings, chosen, run.config.evaluate.block_rows)
+    queries = gallery_queries(test, related, embeddings, chosen, block_rows)
     folder = run.folder / "evaluate"
     title = f"{run.config.registered_model}: {run.config.name} on data version {run.data.short}"
+    table = {name: result.to_json() | {"keywords": keywords[name]} for name, result in results.items()}
     files = {
-        folder / "rank_at_k.json": json.dumps({n: r.to_json() for n, r in results.items()}, indent=2).encode(),
+        folder / "rank_at_k.json": json.dumps(table, indent=2).encode(),
         folder / "gallery.html": gallery_html(title, _subtitle(results["new model"].metrics()), queries).encode(),
         folder / "gallery.png": gallery_png(title, queries),
         folder / "rank_at_k.png": rank_chart(title, {name: r.metrics() for name, r in results.items()}),
@@ -60,7 +67,7 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     for path, content in files.items():
         with atomic_write(path) as file:
             file.write(content)
-    metrics, base = results["new model"].metrics(), results["base weights"].metrics()
+    metrics, base = (results[name].metrics() | keywords[name] for name in folders)
     _publish(run, metrics, base, model.retention, list(files))
     return Evaluation(
         metrics=metrics,
@@ -74,13 +81,18 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
 
 
 def _embed_all(
-    run: Run, validation: Validation, test: "PairIndex", folders: dict[str, Path], related: "RelevantPairs"
-) -> dict[str, tuple[Any, Any]]:
-    """Return each model's embeddings of the distinct captions [Q, D] and the distinct images [C, D] of test."""
-    from model.embed import embed_pairs
+    run: Run,
+    validation: Validation,
+    test: "PairIndex",
+    folders: dict[str, Path],
+    related: "RelevantPairs",
+    typed: "KeywordQueries",
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:
+    """Return each model's embeddings of test's distinct captions [Q, D] and images [C, D], and of keyword queries."""
+    from model.embed import embed_captions, embed_pairs
     from model.towers import load_towers
 
-    embeddings = {}
+    embeddings, typed_QD = {}, {}
     with progress("evaluate", len(test) * len(folders), "pairs") as shown:
         for name, folder in folders.items():
             towers = load_towers(folder, run.config.device, run.config.precision)
@@ -88,7 +100,8 @@ def _embed_all(
             pairs = index_input(run, validation, "test", test, towers)
             text_ND, image_ND = embed_pairs(towers, pairs, batch, workers, on_rows=shown.advance)
             embeddings[name] = text_ND[related.caption_row], image_ND[related.image_row]
-    return embeddings
+            typed_QD[name] = embed_captions(towers, list(typed.texts), batch)
+    return embeddings, typed_QD
 
 
 def _subtitle(metrics: dict[str, float]) -> str:
@@ -101,6 +114,7 @@ def _subtitle(metrics: dict[str, float]) -> str:
 
 def rank_table(metrics: dict[str, float], base: dict[str, float]) -> list[dict[str, str]]:
     """Return the Rank@K table that terminal, Prefect and README show: one row a direction and K, in percent."""
+    has_keywords = "keyword_rank_at_1" in metrics
     return [
         {
             "direction": arrow,
@@ -109,7 +123,7 @@ def rank_table(metrics: dict[str, float], base: dict[str, float]) -> list[dict[s
             "base weights": f"{100 * base[f'{direction}_rank_at_{k}']:.1f}",
             "new model": f"{100 * metrics[f'{direction}_rank_at_{k}']:.1f}",
         }
-        for direction, arrow in ARROWS.items()
+        for direction, arrow in (ARROWS | (KEYWORDS if has_keywords else {})).items()
         for k in RANKS
     ]
 

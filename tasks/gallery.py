@@ -9,18 +9,31 @@ in; one that cannot be shown becomes a grey tile. A query of two models with fiv
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from model.errors import FaultReason
-from model.pixels import decode_image
-from tasks.shown import escaped, visible
+from tasks.drawing import (
+    AMBER,
+    AMBER_SOFT,
+    GAP,
+    GREEN,
+    GREEN_SOFT,
+    INK,
+    LINE,
+    MARGIN,
+    MUTED,
+    PAPER,
+    TILE,
+    draw_badge,
+    frame_tile,
+    paste_tile,
+    png,
+    thumbnail,
+    write_line,
+)
+from tasks.shown import escaped
 
-THUMBNAIL_SIDE = 224  # pixels, twice what the page shows, for dense screens
 JPEG_QUALITY = 82
 
 
@@ -98,37 +111,18 @@ def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 
     width = max(MARGIN + TILE + len(names) * (BLOCK_GAP + block) + MARGIN, 900)
     picture = Image.new("RGB", (width, HEAD + len(shown) * ROW + MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
-    _write(draw, (MARGIN, 40), title, 34, INK, width - 2 * MARGIN, bold=True)
-    _write(draw, (MARGIN, HEAD - 34), "wanted", 20, MUTED, TILE)
+    write_line(draw, (MARGIN, 40), title, 34, INK, width - 2 * MARGIN, bold=True)
+    write_line(draw, (MARGIN, HEAD - 34), "wanted", 20, MUTED, TILE)
     for column, name in enumerate(names):
         left = MARGIN + TILE + BLOCK_GAP + column * (block + BLOCK_GAP)
-        _write(draw, (left, HEAD - 36), name, 22, INK, block, bold=True)
+        write_line(draw, (left, HEAD - 36), name, 22, INK, block, bold=True)
     for row, query in enumerate(shown):
         _draw_query(picture, HEAD + row * ROW, query, block)
-    file = BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return png(picture)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Foreign text and pictures
-
-
-def thumbnail(image: bytes) -> Image.Image:
-    """Decode a picture to RGB, at most 224 pixels a side, transparency on white; a grey tile where that fails."""
-    decoded = decode_image(image)
-    if isinstance(decoded, FaultReason):
-        return _grey_tile()
-    picture = Image.fromarray(decoded.permute(1, 2, 0).numpy())
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return picture
-
-
-def _grey_tile() -> Image.Image:
-    tile = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "#c9ccd1")
-    draw = ImageDraw.Draw(tile)
-    draw.text((112, 112), "no picture", "#50555c", _font(24, False), anchor="mm")
-    return tile
 
 
 def _data_uri(image: bytes) -> str:
@@ -231,75 +225,26 @@ tr.best { background: var(--green-soft); font-weight: 600; }
 # ---------------------------------------------------------------------------------------------------------------------
 # The picture; lengths in pixels
 
-TILE, GAP, BLOCK_GAP, MARGIN, HEAD, ROW = 132, 12, 48, 48, 150, 252
-PAPER, INK, MUTED, LINE, GREEN, AMBER = "#ffffff", "#15181d", "#5b6370", "#dfe2e7", "#12813f", "#8a5a00"
-GREEN_SOFT, AMBER_SOFT, FAR_SOFT = "#d9f2e2", "#fdeec8", "#e9ebef"
+BLOCK_GAP, HEAD, ROW = 48, 150, 252
+FAR_SOFT = "#e9ebef"
 
 
 def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int) -> None:
     draw = ImageDraw.Draw(picture)
     draw.line((MARGIN, top, picture.width - MARGIN, top), LINE)
-    _write(draw, (MARGIN, top + 14), query.caption, 21, INK, picture.width - 2 * MARGIN)
+    write_line(draw, (MARGIN, top + 14), query.caption, 21, INK, picture.width - 2 * MARGIN)
     tiles = top + 88
-    _paste(picture, (MARGIN, tiles), query.right_image)
+    paste_tile(picture, (MARGIN, tiles), query.right_image)
     for column, result in enumerate(query.results):
         left = MARGIN + TILE + BLOCK_GAP + column * (block + BLOCK_GAP)
         _draw_rank(draw, (left, top + 50), result.rank)
         for place, answer in enumerate(result.answers):
             corner = (left + place * (TILE + GAP), tiles)
-            _paste(picture, corner, answer.image)
+            paste_tile(picture, corner, answer.image)
             if answer.is_right:
-                _frame(draw, corner)
+                frame_tile(draw, corner)
 
 
 def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:
     ink, fill = {"first": (GREEN, GREEN_SOFT), "near": (AMBER, AMBER_SOFT), "far": (INK, FAR_SOFT)}[_rank_class(rank)]
-    _badge(draw, corner, f"rank {rank:,}", ink, fill)
-
-
-def _frame(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
-    left, top = corner
-    draw.rounded_rectangle((left - 5, top - 5, left + TILE + 4, top + TILE + 4), 9, outline=GREEN, width=5)
-    _badge(draw, (left + (TILE - _badge_width("✓ right")) // 2, top + TILE - 32), "✓ right", "#ffffff", GREEN)
-
-
-def _badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: str, fill: str) -> None:
-    left, top = corner
-    width = _badge_width(text)
-    draw.rounded_rectangle((left, top, left + width, top + 26), 13, fill=fill)
-    draw.text((left + width / 2, top + 13), text, ink, _font(17, True), anchor="mm")
-
-
-def _badge_width(text: str) -> int:
-    return int(_font(17, True).getlength(text)) + 20
-
-
-def _paste(picture: Image.Image, corner: tuple[int, int], image: bytes) -> None:
-    """Fit a picture into its square tile, centred on white, within a hairline."""
-    small = thumbnail(image)
-    small.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
-    left, top = corner
-    picture.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))
-    ImageDraw.Draw(picture).rectangle((left - 1, top - 1, left + TILE, top + TILE), outline=LINE)
-
-
-def _write(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, ink: str, width: int, bold: bool = False
-) -> None:
-    """Write one line, cut with an ellipsis where it would be wider than ``width``."""
-    font, line = _font(size, bold), visible(text)[:1000]
-    if font.getlength(line) > width:
-        while line and font.getlength(line + "…") > width:
-            line = line[:-1]
-        line = line.rstrip() + "…"
-    draw.text(corner, line, ink, font)
-
-
-@lru_cache
-def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    # Found without importing matplotlib, which makes folders in HOME.
-    package = find_spec("matplotlib")
-    assert package is not None, "matplotlib, whose fonts the picture uses, is missing"
-    assert package.origin is not None
-    fonts = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
-    return ImageFont.truetype(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+    draw_badge(draw, corner, f"rank {rank:,}", ink, fill)

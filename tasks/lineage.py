@@ -39,9 +39,16 @@ def architecture_id(model: ModelConfig) -> str:
     return f"{model.name}:{file_digest(path)}" if path.suffix == ".json" and path.is_file() else model.name
 
 
+def concepts_id(config: RunConfig) -> str:
+    """Return the SHA-256 of each stage's table of concepts where the config names one."""
+    paths = [Path(stage.concepts) for stage in (config.pretrain, config.finetune) if stage.concepts is not None]
+    return " ".join(file_digest(path) for path in paths if path.is_file())
+
+
 def fingerprint(config: RunConfig, data: DataVersion) -> str:
-    """Return the SHA-256 (hex) of data version, code version, config and base weights."""
-    parts = (data.version, code_version(), config.digest(), architecture_id(config.model), base_weights_id(config))
+    """Return the SHA-256 (hex) of data version, code version, config, base weights and edited tables of concepts."""
+    base = (architecture_id(config.model), base_weights_id(config))
+    parts = (data.version, code_version(), config.digest(), *base, concepts_id(config))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

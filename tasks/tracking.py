@@ -32,6 +32,8 @@ HEALTH_TIMEOUT_S = 5
 MAX_METRICS = 1000  # MLflow takes no more in one request
 MAX_PARAM_CHARS = 500
 
+log = logging.getLogger(__name__)
+
 
 def tracking_client() -> MlflowClient:
     """Return a client of the configured MLflow after checking, within 10 s, that it answers.
@@ -131,6 +133,17 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], fo
     client.log_batch(run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in metrics.items()])
     for file in files:
         client.log_artifact(run_id, str(file), folder)
+
+
+def attach(run_id: str, files: list[Path], folder: str) -> None:
+    """Attach files under an artifact folder of the run; where MLflow is away, say so and go on without."""
+    try:
+        client = tracking_client()
+        for file in files:
+            client.log_artifact(run_id, str(file), folder)
+    except (ServiceError, MlflowException, OSError) as error:
+        names = ", ".join(str(file) for file in files)
+        log.warning("MLflow did not take %s (%s); they stay on disk", names, error)
 
 
 def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:

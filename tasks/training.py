@@ -9,6 +9,7 @@ from model.config import RunConfig
 from model.errors import CheckpointError, DataError, TrainingStopped
 from model.sections import StageConfig
 from model.splits import find_splits
+from tasks.concepts import keep_concepts, show_concepts
 from tasks.inputs import index_input, split_input
 from tasks.metric_log import MetricLog
 from tasks.progress import Progress, progress
@@ -20,6 +21,7 @@ from tasks.stage import run_logger, stage
 from tasks.tracking import metric_sender
 
 if TYPE_CHECKING:
+    from model.concepts import Vocabulary
     from model.stage import EpochRecord, StepRecord
     from model.towers import Towers
 
@@ -102,7 +104,7 @@ def _train(
     pairs = split_input(run, validation, name, towers, crops_centre=config.crop_scale >= 1)
     call_helpers(Work(run=run, validation=validation, name=name, start=start))  # they find the caches made
 
-    folder = run.folder / name
+    folder, concepts = run.folder / name, list["Vocabulary"]()
     run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(pairs), len(valid), towers.device)
     with (
         stop_by_signal() as stop,
@@ -114,14 +116,21 @@ def _train(
             on_rows = _stop_between_batches(stop)
             return judge(towers, valid, settings.batch_size, settings.block_rows, run.config.workers, on_rows).metrics()
 
+        def on_concepts(vocabulary: "Vocabulary") -> None:
+            keep_concepts(vocabulary, folder)
+            concepts.append(vocabulary)
+
         peak_flops = measure_peak_flops(towers.device, towers.precision)
         chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers, peak_flops)
-        callbacks = Callbacks(shown.start_at, _on_step(log, shown), _on_epoch(log, name, run.config), stop)
+        on_step, on_epoch = _on_step(log, shown), _on_epoch(log, name, run.config)
+        callbacks = Callbacks(shown.start_at, on_step, on_epoch, stop, on_concepts)
         state = train(compile_towers(towers) if run.config.compile else towers, chosen, callbacks)
     for tried in state.interpolations:
         recall = 100 * tried["mean_recall"]
         run_logger().info("%s at coefficient %.2f: valid mean recall %.1f %%", name, tried["coefficient"], recall)
     best = folder / state.best_folder
+    for vocabulary in concepts:
+        show_concepts(run, name, vocabulary, pairs, valid, start, best)
     return TrainedModel(
         folder=best,
         weights_sha256=weights_sha256(best),

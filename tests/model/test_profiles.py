@@ -25,9 +25,9 @@ from model.profiles import (
     read_profile,
     write_profile,
 )
-from model.rows import words_of
 from model.sections import DataConfig
 from model.splits import read_side_table
+from model.words import words_of
 from tests.golden import Golden, encoded, golden_lines, jpeg, picture
 from tests.model.test_pairs import BOM, pair_line, write_tsv
 

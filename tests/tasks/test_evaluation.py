@@ -32,3 +32,11 @@ def test_the_chart_is_a_picture_wide_enough_to_read() -> None:
     picture = Image.open(io.BytesIO(rank_chart("title", {"new model": metrics(0.5), "base weights": metrics(0.1)})))
     assert picture.format == "PNG"
     assert picture.width > 1000
+
+
+def test_keyword_queries_have_rows_of_their_own_where_there_are_any() -> None:
+    keywords = {f"keyword_{kind}_at_{k}": 0.25 for kind in ("rank", "chance") for k in (1, 5, 10)}
+    table = rank_table(metrics(0.5) | keywords, metrics(0.1) | keywords)
+    assert [row["direction"] for row in table[6:]] == ["keywords → image"] * 3
+    assert table[6] | {"new model": "25.0", "chance": "25.0"} == table[6]
+    assert len(rank_table(metrics(0.5), metrics(0.1))) == 6

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from model.images import FORMATS
-from tasks.gallery import Answer, GalleryQuery, ModelResult, gallery_html, gallery_png, thumbnail, visible
+from tasks.drawing import thumbnail
+from tasks.gallery import Answer, GalleryQuery, ModelResult, gallery_html, gallery_png
+from tasks.shown import visible
 
 EVIL = '<script>alert(1)</script> \x1b[31m "onload=x \u202e& https://evil.example/x.js'
 

@@ -30,6 +30,15 @@ def test_the_fingerprint_changes_with_data_config_and_base_weights(tmp_path: Pat
     assert len(set(marks)) == len(marks)
 
 
+def test_the_fingerprint_changes_with_what_an_edited_table_of_concepts_holds(tmp_path: Path) -> None:
+    table = tmp_path / "concepts.parquet"
+    edited, marks = changed(finetune={"concepts": str(table)}), set()
+    for content in (b"1", b"2"):
+        table.write_bytes(content)
+        marks.add(fingerprint(edited, DATA))
+    assert len(marks) == 2
+
+
 def test_the_fingerprint_changes_with_the_code_but_not_with_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

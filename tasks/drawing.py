@@ -1,0 +1,97 @@
+r"""How pictures for people are drawn: tiles, badges and lines of text. Lengths are pixels.
+
+Captions and pictures come from outside: control characters are shown as \\x1b, a picture that cannot be decoded becomes
+a grey tile.
+"""
+
+from functools import lru_cache
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from model.errors import FaultReason
+from model.pixels import decode_image
+from tasks.shown import visible
+
+THUMBNAIL_SIDE = 224  # twice what a page shows, for dense screens
+TILE, GAP, MARGIN = 132, 12, 48
+PAPER, INK, MUTED, LINE, GREEN, AMBER = "#ffffff", "#15181d", "#5b6370", "#dfe2e7", "#12813f", "#8a5a00"
+GREEN_SOFT, AMBER_SOFT = "#d9f2e2", "#fdeec8"
+
+
+def thumbnail(image: bytes) -> Image.Image:
+    """Decode a picture to RGB, at most 224 pixels a side, transparency on white; a grey tile where that fails."""
+    decoded = decode_image(image)
+    if isinstance(decoded, FaultReason):
+        return _grey_tile()
+    picture = Image.fromarray(decoded.permute(1, 2, 0).numpy())
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return picture
+
+
+def _grey_tile() -> Image.Image:
+    tile = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "#c9ccd1")
+    draw = ImageDraw.Draw(tile)
+    draw.text((112, 112), "no picture", "#50555c", font(24, False), anchor="mm")
+    return tile
+
+
+def frame_tile(draw: ImageDraw.ImageDraw, corner: tuple[int, int], label: str = "✓ right") -> None:
+    """Frame a tile in green as a right one, its label at the foot."""
+    left, top = corner
+    draw.rounded_rectangle((left - 5, top - 5, left + TILE + 4, top + TILE + 4), 9, outline=GREEN, width=5)
+    draw_badge(draw, (left + (TILE - badge_width(label)) // 2, top + TILE - 32), label, "#ffffff", GREEN)
+
+
+def draw_badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: str, fill: str) -> None:
+    """Draw a word or two on a pill."""
+    left, top = corner
+    width = badge_width(text)
+    draw.rounded_rectangle((left, top, left + width, top + 26), 13, fill=fill)
+    draw.text((left + width / 2, top + 13), text, ink, font(17, True), anchor="mm")
+
+
+def badge_width(text: str) -> int:
+    """Return the width of a badge with a text."""
+    return int(font(17, True).getlength(text)) + 20
+
+
+def paste_tile(picture: Image.Image, corner: tuple[int, int], image: bytes) -> None:
+    """Fit a picture into its square tile, centred on white, within a hairline."""
+    small = thumbnail(image)
+    small.thumbnail((TILE, TILE), Image.Resampling.LANCZOS)
+    left, top = corner
+    picture.paste(small, (left + (TILE - small.width) // 2, top + (TILE - small.height) // 2))
+    ImageDraw.Draw(picture).rectangle((left - 1, top - 1, left + TILE, top + TILE), outline=LINE)
+
+
+def write_line(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, ink: str, width: int, bold: bool = False
+) -> None:
+    """Write one line, cut with an ellipsis where it would be wider than ``width``."""
+    letters, line = font(size, bold), visible(text)[:1000]
+    if letters.getlength(line) > width:
+        while line and letters.getlength(line + "…") > width:
+            line = line[:-1]
+        line = line.rstrip() + "…"
+    draw.text(corner, line, ink, letters)
+
+
+@lru_cache
+def font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which comes with matplotlib; it has no Chinese letters."""
+    # Found without importing matplotlib, which makes folders in HOME.
+    package = find_spec("matplotlib")
+    assert package is not None, "matplotlib, whose fonts the picture uses, is missing"
+    assert package.origin is not None
+    fonts = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
+    return ImageFont.truetype(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return a picture as the bytes of a PNG."""
+    file = BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -15,6 +15,7 @@ from model.files import atomic_write
 from tasks.drawing import GAP, INK, LINE, MARGIN, MUTED, PAPER, TILE, frame_tile, paste_tile, png, write_line
 from tasks.records import Run, Validation
 from tasks.splits import split_index
+from tasks.tracking import attach
 
 if TYPE_CHECKING:
     from model.batches import PairInput
@@ -74,7 +75,7 @@ def _draw_row(picture: Image.Image, top: int, row: ConceptRow, block: int) -> No
             corner = (_left(column, block) + place * (TILE + GAP), top + (ROW - TILE) // 2)
             paste_tile(picture, corner, near.image)
             if near.is_named:
-                frame_tile(draw, corner, "✓ named")
+                frame_tile(draw, corner)
 
 
 def _left(column: int, block: int) -> int:
@@ -97,7 +98,6 @@ def show_concepts(
         CheckpointError: a model folder is damaged, or the picture cannot be written.
     """
     from model.concept_table import CONCEPTS_FILE
-    from tasks.tracking import attach
 
     rows = _concept_rows(run, vocabulary, train, valid, {"before": before, "after": after})
     folder = run.folder / name

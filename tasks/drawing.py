@@ -38,11 +38,16 @@ def _grey_tile() -> Image.Image:
     return tile
 
 
-def frame_tile(draw: ImageDraw.ImageDraw, corner: tuple[int, int], label: str = "✓ right") -> None:
-    """Frame a tile in green as a right one, its label at the foot."""
+def frame_tile(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
+    """Frame a tile in green as a right one."""
     left, top = corner
     draw.rounded_rectangle((left - 5, top - 5, left + TILE + 4, top + TILE + 4), 9, outline=GREEN, width=5)
-    draw_badge(draw, (left + (TILE - badge_width(label)) // 2, top + TILE - 32), label, "#ffffff", GREEN)
+
+
+def label_tile(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -> None:
+    """Put a green badge at the foot of a tile."""
+    left, top = corner
+    draw_badge(draw, (left + (TILE - badge_width(text)) // 2, top + TILE - 32), text, "#ffffff", GREEN)
 
 
 def draw_badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: str, fill: str) -> None:

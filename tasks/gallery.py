@@ -27,6 +27,7 @@ from tasks.drawing import (
     TILE,
     draw_badge,
     frame_tile,
+    label_tile,
     paste_tile,
     png,
     thumbnail,
@@ -243,6 +244,7 @@ def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int)
             paste_tile(picture, corner, answer.image)
             if answer.is_right:
                 frame_tile(draw, corner)
+                label_tile(draw, corner, "✓ right")
 
 
 def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:

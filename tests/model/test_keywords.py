@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.batches import Batch, Crop, PairInput, load_batch, pair_input
-from model.concepts import Phrases
+from model.concepts import Phrases, Vocabulary
 from model.keywords import (
     KeywordQueries,
     Rewording,
@@ -136,15 +136,19 @@ def test_training_with_keywords_is_the_same_twice_and_another_than_without(
     tiny_data: TinyData, towers: Towers, tmp_path: Path
 ) -> None:
     weights = {name: value.clone() for name, value in towers.clip.state_dict().items()}
-    losses = []
+    losses, told_of = [], list[Vocabulary]()
     for number, changes in enumerate(({"keyword_share": 0.5}, {"keyword_share": 0.5}, {"word_drop": 0.5}, {})):
         towers.clip.load_state_dict(weights)
         told: list[float] = []
-        callbacks = Callbacks(on_step=lambda record, told=told: told.append(record.losses["loss"]))
+        callbacks = Callbacks(
+            on_step=lambda record, told=told: told.append(record.losses["loss"]),
+            on_concepts=told_of.append,
+        )
         config = tiny_stage_config(epochs=1, concept_weight=0, **changes)
         pairs = pair_input(towers, tiny_data.train_index())
         train(towers, Stage(config, pairs, lambda _: {"mean_recall": 0.0}, tmp_path / str(number), 0, 0), callbacks)
         losses.append(told)
+    assert [set(vocabulary.phrases) for vocabulary in told_of] == [{*COLOURS, *THINGS}] * 2
     # Captions of two words have one query, themselves; words dropped change them.
     assert losses[0] == losses[1] == losses[3] != losses[2]
 

@@ -205,7 +205,7 @@ def test_chance_is_the_hypergeometric_one(candidates, right):
     for k in RANK_AT:
         drawn = min(k, candidates)
         expected = np.mean([1 - comb(candidates - p, drawn) / comb(candidates, drawn) for p in right])
-        assert retrieval._chance(np.array(right), candidates, k) == pytest.approx(expected)
+        assert retrieval.chance(np.array(right), candidates, k) == pytest.approx(expected)
 
 
 def test_a_result_survives_json_without_its_ranks():

@@ -8,12 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from model.batches import pair_input
+from model.batches import PairInput, pair_input
 from model.concept_pictures import nearest_pictures, spread_pairs, weightiest_concepts
-from model.concepts import Vocabulary
+from model.concept_table import write_concepts
+from model.concepts import Vocabulary, mine_concepts
+from model.config import RunConfig
+from model.dataset import PairSource, index_pairs
+from model.embed import embed_pairs
+from model.profiles import profile_files
 from model.sections import ModelConfig
-from model.towers import create_towers
-from tasks.concepts import ConceptRow, NearPicture, concepts_png
+from model.towers import Towers, create_towers, save_towers
+from tasks.concepts import ConceptRow, NearPicture, concepts_png, keep_concepts, keyword_phrases, show_concepts
+from tasks.records import DataVersion, Run
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_data, write_model
 
 
@@ -41,17 +47,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Path]:
     return write_model(folder), folder
 
 
-def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig, Path]) -> None:
-    from model.dataset import PairSource, index_pairs
-    from model.embed import embed_pairs
-    from model.profiles import profile_files
+def input_of(towers: Towers, folder: Path, name: str) -> PairInput:
+    return pair_input(towers, index_pairs([PairSource(folder / f"{name}.tsv", profile_files(folder, name).table)]))
 
+
+def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig, Path]) -> None:
     model, folder = tiny
     towers = create_towers(model, device="cpu")
-    train, valid = (
-        pair_input(towers, index_pairs([PairSource(folder / f"{name}.tsv", profile_files(folder, name).table)]))
-        for name in ("train", "valid")
-    )
+    train, valid = (input_of(towers, folder, name) for name in ("train", "valid"))
     vocabulary = Vocabulary((*COLOURS, *THINGS), (8,) * 8 + (16,) * 4, 64)
     made_of, searched = spread_pairs(train, 40), spread_pairs(valid, 16)
     assert len(made_of) == 40 and [searched.index.line[place] for place in (0, 15)] == [1, 32]
@@ -68,6 +71,38 @@ def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig
         similarity = (pictures - image.mean(0)) @ (prototype / prototype.norm())
         assert near.concept == concept
         assert torch.allclose(similarity[near.rows], similarity.topk(3).values, atol=1e-6)
+
+
+def run_in(folder: Path, model: ModelConfig, **finetune: object) -> Run:
+    config = RunConfig.model_validate({"name": "tiny", "workers": 0, "model": model, "finetune": finetune})
+    data = DataVersion(folder=folder, version="v" * 32, is_tracked=False, file_md5={})
+    return Run(config=config, data=data, fingerprint="f", folder=folder, mlflow_run_id="none")
+
+
+def test_a_stage_leaves_the_table_and_the_picture_and_attaches_both(
+    tiny: tuple[ModelConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = tiny
+    attached: list[tuple[object, ...]] = []
+    monkeypatch.setattr("tasks.concepts.attach", lambda *given: attached.append(given))
+    run, towers = run_in(tmp_path, model), create_towers(model, device="cpu")
+    for name in ("start", "best"):
+        save_towers(towers, tmp_path / name)
+    train, valid = (input_of(towers, folder, name) for name in ("train", "valid"))
+    vocabulary = mine_concepts(train.index.captions(), 5)
+    keep_concepts(vocabulary, tmp_path / "finetune")
+    show_concepts(run, "finetune", vocabulary, train, valid, tmp_path / "start", tmp_path / "best")
+    files = [tmp_path / "finetune" / name for name in ("concepts.parquet", "concepts.png")]
+    assert attached == [("none", files, "finetune")] and all(file.stat().st_size > 500 for file in files)
+    assert set(keyword_phrases(run, None).phrases) == set(vocabulary.phrases)
+
+
+def test_keyword_queries_use_an_edited_table_where_fine_tuning_left_none(
+    tiny: tuple[ModelConfig, Path], tmp_path: Path
+) -> None:
+    write_concepts(Vocabulary(("teapot", "red"), (1, 2), 3, ((), ())), tmp_path / "edited.parquet")
+    run = run_in(tmp_path / "run", tiny[0], concepts=str(tmp_path / "edited.parquet"))
+    assert set(keyword_phrases(run, None).phrases) == {"teapot", "red"}
 
 
 def test_the_weightiest_concepts_have_members_and_are_not_in_every_pair() -> None:

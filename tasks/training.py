@@ -19,6 +19,7 @@ from tasks.signals import StopRequest, stop_by_signal
 from tasks.splits import RETENTION, split_index
 from tasks.stage import run_logger, stage
 from tasks.tracking import metric_sender
+from tasks.training_report import report_training
 
 if TYPE_CHECKING:
     from model.concepts import Vocabulary
@@ -131,6 +132,7 @@ def _train(
     best = folder / state.best_folder
     for vocabulary in concepts:
         show_concepts(run, name, vocabulary, pairs, valid, start, best)
+    report_training(run, name, best, state.best_epoch, valid)
     return TrainedModel(
         folder=best,
         weights_sha256=weights_sha256(best),

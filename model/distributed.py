@@ -171,7 +171,7 @@ def _average_together(tensors: list[torch.Tensor]) -> None:
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     _together(lambda: distributed.all_reduce(flat))
     flat /= rank_of_world()[1]
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, mean in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
 
 

@@ -77,7 +77,8 @@ def _needed_lengths(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
         return _ends(tower, tokens_BL) + 1
     if hasattr(tower, "config") and hasattr(tower.config, "pad_token_id"):  # Hugging Face's
         position_L = torch.arange(1, context + 1, device=tokens_BL.device)
-        return ((tokens_BL != tower.config.pad_token_id) * position_L).amax(dim=1).clamp(min=1)
+        is_kept_BL: torch.Tensor = tokens_BL != tower.config.pad_token_id
+        return (is_kept_BL * position_L).amax(dim=1).clamp(min=1)
     return torch.full((len(tokens_BL),), context, device=tokens_BL.device)
 
 
@@ -171,7 +172,7 @@ def _finish_block(block: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Ten
 
 def _heads(x_BLE: torch.Tensor, attention: Any) -> torch.Tensor:
     """Return a view [B, H, L, K]."""
-    return x_BLE.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return torch.unflatten(x_BLE, -1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def _text_tower(clip: Any) -> Any:
@@ -182,7 +183,8 @@ def _text_tower(clip: Any) -> Any:
 def _ends(tower: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     """Return the position of each row's end of text, int64 [B]."""
     if _pool_type(tower) == "eos":
-        return (tokens_BL == (tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id)).int().argmax(dim=1)
+        is_end_BL: torch.Tensor = tokens_BL == (tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id)
+        return is_end_BL.int().argmax(dim=1)
     return tokens_BL.argmax(dim=1)
 
 

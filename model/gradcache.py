@@ -32,7 +32,7 @@ def backward_in_parts(
     ``device`` is the towers'. Both passes over a micro-batch draw the same random numbers, so what dropout leaves out
     is left out twice.
     """
-    parts = list(zip(images.split(micro_batch_size), tokens.split(micro_batch_size), strict=True))
+    parts = list(zip(*(torch.split(side, micro_batch_size) for side in (images, tokens)), strict=True))
     states, embedded = list[_RandomState](), list[tuple[torch.Tensor, torch.Tensor]]()
     with torch.no_grad():
         for part in parts:
@@ -40,9 +40,9 @@ def backward_in_parts(
             embedded.append(embed(*part))
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True))
     terms = losses(image_BD, text_BD)
-    terms["loss"].backward()
+    torch.autograd.backward(terms["loss"])
     after = _RandomState(device)
-    gradients = zip(*(_gradient(side).split(micro_batch_size) for side in (image_BD, text_BD)), strict=True)
+    gradients = zip(*(torch.split(_gradient(side), micro_batch_size) for side in (image_BD, text_BD)), strict=True)
     for part, state, gradient in zip(parts, states, gradients, strict=True):
         state.restore()
         _backward(embed(*part), gradient)

@@ -29,7 +29,7 @@ class Muon(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Update all parameters that have a gradient; those of matrices are gone afterwards."""
         for group in self.param_groups:
             if group["is_matrix"]:
@@ -65,5 +65,5 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.to(matrix.dtype)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    even: torch.Tensor = x.to(matrix.dtype)
+    return even.T if matrix.shape[0] > matrix.shape[1] else even

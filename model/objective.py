@@ -37,6 +37,11 @@ class Embedded(NamedTuple):
     ids: torch.Tensor
     concepts: torch.Tensor | None = None
 
+    def of_all_processes(self) -> "Embedded":
+        """Return the pairs of the whole batch, those of every process."""
+        concepts = None if self.concepts is None else gather_rows(self.concepts)
+        return Embedded(gather_rows(self.image), gather_rows(self.text), gather_rows(self.ids), concepts)
+
 
 class Objective(torch.nn.Module):
     """InfoNCE, and beside it the concept-matching and nearest-neighbour losses that a feature queue serves.
@@ -66,7 +71,7 @@ class Objective(torch.nn.Module):
         self, pairs: Embedded, logit_scale: torch.Tensor, taught: Taught | None = None
     ) -> dict[str, torch.Tensor]:
         """Return each loss term of this process's pairs by name, and ``loss``, the sum that is minimised."""
-        everyone = Embedded(*(None if part is None else gather_rows(part) for part in pairs))
+        everyone = pairs.of_all_processes()
         terms = {"info_nce": self._info_nce(pairs, everyone, logit_scale)}
         total = terms["info_nce"]
         if self.queue is not None:

@@ -68,7 +68,7 @@ class Updater:
         if size is not None and size < len(ids):
             return backward_in_parts(self._embed, losses, batch.images, batch.tokens, size, device)
         terms = losses(*self._embed(batch.images, batch.tokens))
-        terms["loss"].backward()
+        torch.autograd.backward(terms["loss"])
         return terms
 
     def _embed(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,7 +79,7 @@ class Updater:
         if self._teacher is None:
             return None
         size = self._micro_batch_size or len(batch.images)
-        parts = zip(batch.images.split(size), batch.tokens.split(size), strict=True)
+        parts = zip(torch.split(batch.images, size), torch.split(batch.tokens, size), strict=True)
         taught = [self._teacher(batch._replace(images=images, tokens=tokens)) for images, tokens in parts]
         image_BD, text_BD = (torch.cat(side) for side in list(zip(*taught, strict=True))[:2])
         return Taught(image_BD, text_BD, taught[0].logit_scale)

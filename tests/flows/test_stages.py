@@ -52,6 +52,7 @@ def printed(options: list[str], capsys: pytest.CaptureFixture[str]) -> Command:
 def test_evaluate_judges_a_registered_version_by_its_number(printed: Command) -> None:
     evaluation = printed("evaluate", "--version", "1")
     assert 0 <= evaluation["metrics"]["mean_recall"] <= 1
+    assert 0 <= evaluation["metrics"]["keyword_mean_recall"] <= 1
     assert Path(evaluation["gallery"]).read_text().startswith("<!DOCTYPE html>")
 
 

@@ -170,7 +170,8 @@ def test_every_pair_that_names_all_of_a_query_s_concepts_is_a_right_answer() -> 
     words = ("red", "blue", "floral", "maxi dress", "cotton", "红色", "plain")
     rng = np.random.default_rng(3)
     captions = [" ".join(rng.choice(words, rng.integers(1, 6), replace=False)) for _ in range(60)]
-    images = [f"image {rng.integers(0, 50)}" for _ in captions]
+    captions += captions[:20]  # with other images
+    images = [f"image {rng.integers(0, 70)}" for _ in captions]
     related = relate(captions, images)
     distinct = [captions[int(row)] for row in related.caption_row]
     queries = keyword_queries(distinct, related, PHRASES)

@@ -24,8 +24,8 @@ ADAM_RMS = 0.2
 class Muon(torch.optim.AdamW):
     """AdamW whose groups with ``is_matrix`` are updated by orthogonalised momentum instead.
 
-    The state of a matrix is its momentum alone. Three matrices stacked in one parameter (queries, keys and values) are
-    orthogonalised one by one.
+    The state of a matrix is its momentum and the number of its steps. Three matrices stacked in one parameter (queries,
+    keys and values) are orthogonalised one by one.
     """
 
     @torch.no_grad()
@@ -42,8 +42,10 @@ class Muon(torch.optim.AdamW):
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
         state = self.state[parameter]
-        if "momentum" not in state:
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)  # AdamW asks every state for it when it is loaded
             state["momentum"] = torch.zeros_like(parameter)
+        state["step"] += 1
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp_(momentum, MOMENTUM)
         rows, columns = parameter.shape

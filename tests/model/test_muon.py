@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.muon import ADAM_RMS, MOMENTUM, Muon, orthogonalise
-from model.optimizer import make_optimizer
+from model.optimizer import OptimizerState, make_optimizer
 from model.sections import ModelConfig
 from model.towers import create_towers
 from tests.tiny import tiny_stage_config, write_model
@@ -65,3 +65,34 @@ def trained(model: ModelConfig, optimizer: str) -> dict[str, torch.Tensor]:
             parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
         stepper.step()
     return {name: value.detach().clone() for name, value in clip.named_parameters()}
+
+
+def two_parameters() -> tuple[list[torch.nn.Parameter], Muon]:
+    """Return a matrix and a bias as they are before the first step."""
+    matrix, bias = torch.nn.Parameter(torch.eye(4, 6)), torch.nn.Parameter(torch.ones(5))
+    groups = [
+        {"params": [matrix], "is_matrix": True, "weight_decay": 0.1},
+        {"params": [bias], "is_matrix": False, "weight_decay": 0.0},
+    ]
+    return [matrix, bias], Muon(groups, lr=0.01, fused=True)
+
+
+def walk(parameters: list[torch.nn.Parameter], optimizer: Muon, steps: range) -> None:
+    for step in steps:
+        for number, parameter in enumerate(parameters):
+            generator = torch.Generator().manual_seed(10 * step + number)
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+def test_an_optimiser_read_back_goes_on_with_the_same_bits() -> None:
+    parameters, optimizer = two_parameters()
+    walk(parameters, optimizer, range(3))
+    kept = {name: value.clone() for name, value in OptimizerState(optimizer).state_dict().items()}
+    again, resumed = two_parameters()
+    for copy, parameter in zip(again, parameters, strict=True):
+        copy.data.copy_(parameter.data)
+    OptimizerState(resumed).load_state_dict(kept)
+    walk(parameters, optimizer, range(3, 6))
+    walk(again, resumed, range(3, 6))
+    assert all(torch.equal(copy, parameter) for copy, parameter in zip(again, parameters, strict=True))

@@ -26,7 +26,13 @@ from model.train import train
 from tests.tiny import TINY_MODEL, TinyData, names, tiny_stage_config
 
 RANDOM_DROPS = {"image_size": 16, "patch_size": 4, "width": 32, "layers": 1, "head_width": 16, "patch_dropout": 0.5}
-EVERY_PART: dict[str, object] = {"checkpoint_share": 1.0, "ema_decay": 0.9, "distill_weight": 0.5}
+EVERY_PART: dict[str, object] = {
+    "checkpoint_share": 1.0,
+    "ema_decay": 0.9,
+    "distill_weight": 0.5,
+    "nearest_weight": 0.2,
+    "optimizer": "muon",
+}
 
 
 class Interrupted(Exception):

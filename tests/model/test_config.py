@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 
 from model.config import ENVIRONMENT_PREFIX, MAX_CONFIG_BYTES, RunConfig, load_config
 from model.errors import ConfigError
-from model.sections import DataConfig
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -55,18 +54,30 @@ ELSEWISE = {
 
 def another(key: str, value: Any) -> Any:
     """Return a valid value other than the given one."""
-    choices = {"data.on_leak": DataConfig.model_fields["on_leak"]} | RunConfig.model_fields
-    if key in ("device", "precision", "data.on_leak"):
-        return next(other for other in get_args(choices[key].annotation) if other != value)
     if isinstance(value, bool):
         return not value
     if key in ELSEWISE:
         return ELSEWISE[key]
+    choices = get_args(annotation(key))
+    if value in choices:
+        return next(other for other in choices if other != value)
     if isinstance(value, int):
         return value + 1
     if isinstance(value, float):
         return value / 2 or 0.125
-    return ["other.tsv"] if isinstance(value, tuple) else "other"
+    if value is None:
+        return 1 if int in choices else 0.125 if float in choices else "other"
+    if isinstance(value, tuple):
+        return ["other.tsv"] if str in choices else [0.125]
+    return "other"
+
+
+def annotation(key: str) -> Any:
+    """Return the type of a field, by its place in the config."""
+    found: Any = RunConfig
+    for part in key.split("."):
+        found = found.model_fields[part].annotation
+    return found
 
 
 def changed(config: RunConfig, key: str, value: Any) -> RunConfig:

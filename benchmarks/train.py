@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.support.caching import caching_cost
 from benchmarks.support.flops import step_flops
-from benchmarks.support.measure import Seconds, core_seconds, print_bar, print_rates, times_faster
+from benchmarks.support.measure import Seconds, core_seconds, print_bar, times_faster
 from benchmarks.support.pictures import captioned_pictures, lines_of, real_split, write_tsv
 from benchmarks.support.saving import measure_saving
 from benchmarks.support.steps import (
@@ -95,7 +95,7 @@ def _steps(precision: str, batch: int, rounds: int) -> tuple[Seconds, float]:
     }
     peaks = [_peak(getattr(torch, kind)) for kind in ("float32", "bfloat16")]
     seconds = core_seconds(ways, rounds)
-    print_rates(f"training steps of {MODEL}, batch {batch}, {precision}", batch, seconds)
+    _print_rates(f"training steps of {MODEL}, batch {batch}, {precision}", batch, seconds)
     flops = step_flops(towers.clip, batch, groups)
     rate = flops / statistics.median(seconds[OURS])
     lengths = ", ".join(str(group.shape[1]) for group in groups)
@@ -104,6 +104,13 @@ def _steps(precision: str, batch: int, rounds: int) -> tuple[Seconds, float]:
         f"{rate / 1e9:.1f} GFLOP/s; products alone: fp32 {peaks[0] / 1e9:.1f}, bf16 {peaks[1] / 1e9:.1f} GFLOP/s a core"
     )
     return seconds, rate / peaks[precision == "bf16"]
+
+
+def _print_rates(title: str, batch: int, seconds: Seconds) -> None:
+    print(f"\n{title}, rounds in turns: {len(next(iter(seconds.values())))}")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"{name:>34} {median:7.2f} s a step, {batch / median:6.2f} pairs/s a core")
 
 
 def _peak(dtype: torch.dtype) -> float:
@@ -120,7 +127,7 @@ def bench_concepts() -> None:
     ready = ready_batch(towers, BATCH)
     ways = {"with concepts": our_step(towers, ready, CONCEPTS), "InfoNCE alone": our_step(towers, ready, PLAIN)}
     seconds = core_seconds(ways, ROUNDS)
-    print_rates(f"terms of the loss at {MODEL}, batch {BATCH}, fp32", BATCH, seconds)
+    _print_rates(f"terms of the loss at {MODEL}, batch {BATCH}, fp32", BATCH, seconds)
     print_bar("train_concepts_over_info_nce", 1 / times_faster(seconds, "with concepts", "InfoNCE alone"), "<=", 1.05)
 
 

@@ -67,6 +67,15 @@ def test_a_split_in_batches_equals_its_pairs_one_by_one(still: Towers, tiny_data
         torch.testing.assert_close(encode_images(still, one.images)[0], image_ND[row], rtol=0, atol=1e-6)
 
 
+def test_captions_of_equal_tokens_have_the_same_bits_whatever_stands_beside_them(
+    still: Towers, tiny_data: TinyData
+) -> None:
+    pairs = pair_input(still, tiny_data.train_index())
+    text, _ = embed_pairs(still, pairs, batch_size=33, workers=0)
+    _, first, row = np.unique(pairs.tokens, axis=0, return_index=True, return_inverse=True)
+    assert len(first) < len(pairs) and torch.equal(text, text[torch.from_numpy(first)[torch.from_numpy(row).view(-1)]])
+
+
 def test_towers_that_were_training_are_judged_as_they_will_be_served(towers: Towers, tiny_data: TinyData) -> None:
     towers.clip.train()
     embed_pairs(towers, pair_input(towers, tiny_data.valid_index()), batch_size=32, workers=0)

@@ -121,7 +121,8 @@ def _train(
             keep_concepts(vocabulary, folder)
             concepts.append(vocabulary)
 
-        peak_flops = measure_peak_flops(towers.device, towers.precision)
+        # A CPU is shared with others, and at such a moment its peak would read lower than the work that follows.
+        peak_flops = measure_peak_flops(towers.device, towers.precision) if towers.device.type != "cpu" else None
         chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers, peak_flops)
         on_step, on_epoch = _on_step(log, shown), _on_epoch(log, name, run.config)
         callbacks = Callbacks(shown.start_at, on_step, on_epoch, stop, on_concepts)

@@ -40,6 +40,9 @@ INTERPOLATED = "interpolated"
 REWIND_RATE = 0.5
 ADVICE = "lower lr, lengthen warmup_steps, or use precision fp32"
 
+# What torch's allocator, C++ and oneDNN (which needs memory for the code that it makes) say when there is no more.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
+
 log = logging.getLogger(__name__)
 
 
@@ -279,8 +282,10 @@ def _epoch_batches(
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Tell memory's errors from others: on the CPU torch raises a plain RuntimeError."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Tell memory's errors from others: on the CPU torch and oneDNN raise a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: TrainState) -> None:

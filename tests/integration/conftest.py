@@ -21,8 +21,8 @@ name: miniature
 workers: 0
 model:
   name: {ROOT}/configs/models/tiny-vit.json
-pretrain: {{epochs: 1, batch_size: 16, lr: 1.0e-3, warmup_steps: 1}}
-finetune: {{epochs: 1, batch_size: 16, lr: 1.0e-3, warmup_steps: 1}}
+pretrain: {{epochs: 3, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1}}
+finetune: {{epochs: 3, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1}}
 evaluate: {{gallery_queries: 2}}
 """
 
@@ -90,7 +90,7 @@ class Shell:
 
 @pytest.fixture(scope="session")
 def miniature_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A config that trains for a few steps."""
+    """A config that trains for a few steps, enough to beat base weights."""
     path = tmp_path_factory.mktemp("configs") / "miniature.yaml"
     path.write_text(CONFIG, encoding="utf-8")
     return path

@@ -179,7 +179,7 @@ def test_the_page_of_a_run_shows_what_was_found(stack: Stack, flow_run: dict[str
     assert [row["split"] for row in shown["validation"]] == [
         "pretrain-products-1", "pretrain-products-2", "train", "valid", "test",
     ]  # fmt: skip
-    assert [row["measure"] for row in shown["rank-at-k"]] == ["Rank@1", "Rank@5", "Rank@10"] * 2
+    assert [row["measure"] for row in shown["rank-at-k"]] == ["Rank@1", "Rank@5", "Rank@10"] * 3
     assert shown["retrain-report"].startswith("# commerce-clip version 1\n")
 
 

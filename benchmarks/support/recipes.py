@@ -115,7 +115,7 @@ def _train(pairs: Pairs, config: StageConfig, seed: int) -> Result:
     def validate(towers: Towers) -> dict[str, float]:
         nonlocal spent
         start = time.process_time()
-        metrics = _metrics(towers, pairs.valid)
+        metrics = metrics_on(towers, pairs.valid)
         spent += time.process_time() - start
         return metrics
 
@@ -124,8 +124,11 @@ def _train(pairs: Pairs, config: StageConfig, seed: int) -> Result:
         state = train(towers, Stage(config, pairs.train, validate, Path(folder), seed, workers=0), Callbacks())
         seconds = time.process_time() - start - spent
         best = load_towers(Path(folder) / state.best_folder, "cpu")
-        return Result(state.best_mean_recall, _metrics(best, pairs.test)["mean_recall"], seconds, seconds / state.step)
+        return Result(
+            state.best_mean_recall, metrics_on(best, pairs.test)["mean_recall"], seconds, seconds / state.step
+        )
 
 
-def _metrics(towers: Towers, pairs: PairInput) -> dict[str, float]:
+def metrics_on(towers: Towers, pairs: PairInput) -> dict[str, float]:
+    """Return Rank@K and mean recall of towers on pairs."""
     return judge(towers, pairs, batch_size=256, block_rows=1024, workers=0).metrics()

@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.support.recipes import metrics_on, profiled
 from model.batches import PairInput, pair_input
 from model.config import load_config
-from model.dataset import PairIndex, PairSource, carve_valid, index_pairs
-from model.embed import judge
+from model.dataset import PairIndex, carve_valid
 from model.errors import DataError
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig, StageConfig
+from model.sections import StageConfig
 from model.splits import read_side_table
 from model.stage import Callbacks, Stage
 from model.towers import Towers, create_towers, load_towers
@@ -93,10 +92,8 @@ def make_sides(folder: Path, seed: int, judged_on_test: bool) -> Sides:
 
 def _read(tsv: Path, folder: Path) -> tuple[PairIndex, np.ndarray[Any, Any]]:
     """Return a split and the category of each of its pairs."""
-    files, products = profile_files(folder, tsv.stem), read_side_table(tsv, required=True)
+    index, products = profiled(tsv, folder), read_side_table(tsv, required=True)
     assert products is not None
-    write_profile(tsv, files, DataConfig(), processes=1)
-    index = index_pairs([PairSource(tsv, files.table)])
     return index, np.array(products["category"].to_pylist())[index.line - 1]
 
 
@@ -117,19 +114,15 @@ def _measure(sides: Sides, folder: Path, epochs: int, pretrain_epochs: int, seed
 
 def _train(towers: Towers, pairs: PairInput, valid: PairInput, config: StageConfig, folder: Path) -> tuple[Path, Path]:
     """Train and return the model folder that a run keeps, and that of its best epoch."""
-    stage = Stage(config, pairs, lambda towers: _metrics(towers, valid), folder, 0, workers=0)
+    stage = Stage(config, pairs, lambda towers: metrics_on(towers, valid), folder, 0, workers=0)
     state = train(towers, stage, Callbacks())
     best_step = next(int(entry["step"]) for entry in state.history if entry["epoch"] == state.best_epoch)
     return folder / state.best_folder, folder / f"best-{best_step:09d}"
 
 
-def _metrics(towers: Towers, pairs: PairInput) -> dict[str, float]:
-    return judge(towers, pairs, batch_size=256, block_rows=1024, workers=0).metrics()
-
-
 def _judge(folder: Path, sides: Sides) -> Recalls:
     towers = load_towers(folder, "cpu")
-    return Recalls(*(_metrics(towers, pairs)["mean_recall"] for pairs in (sides.judged_new, sides.judged_old)))
+    return Recalls(*(metrics_on(towers, pairs)["mean_recall"] for pairs in (sides.judged_new, sides.judged_old)))
 
 
 def _print(measured: dict[str, list[Recalls]], title: str) -> None:

@@ -54,7 +54,7 @@ def curves_png(title: str, series: dict[str, Series]) -> bytes:
     panels = [(name, keys) for name, keys in panels if keys]
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(4.6 * COLUMNS, 2.9 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for axis, (name, keys) in zip(axes, panels, strict=False):
         percent = 100 if name.startswith("valid") else 1
         for key, colour in zip(keys, COLOURS, strict=False):
@@ -65,7 +65,7 @@ def curves_png(title: str, series: dict[str, Series]) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         if len(keys) > 1:
             axis.legend(frameon=False, fontsize=8)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(title, fontsize=13)
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from tasks.answers import ANSWERS, gallery_queries
 from tasks.inputs import index_input
 from tasks.progress import progress
 from tasks.records import Evaluation, Retention, Run, TrainedModel, Validation
-from tasks.shown import shown_retention
+from tasks.shown import ARROWS, shown_retention
 from tasks.splits import split_index
 from tasks.stage import stage
 from tasks.tracking import log_results
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from model.keywords import KeywordQueries
     from model.retrieval import RelevantPairs
 
-ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 KEYWORDS = {"keyword": "keywords → image"}
 RANKS = (1, 5, 10)
 BAR_WIDTH = 0.28

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from tasks.records import Retention
 
+# How tables and pages name the directions of retrieval.
+ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
+
 
 def visible(text: str) -> str:
     r"""Return the text with control, bidi and other invisible characters spelled out: \x1b, \u202e.

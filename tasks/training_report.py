@@ -16,7 +16,7 @@ from tasks.concepts import PICTURE_FILE
 from tasks.curves import Series, curves_png, read_series
 from tasks.gallery import cards_html, page_html
 from tasks.records import Run
-from tasks.shown import escaped
+from tasks.shown import ARROWS, escaped
 from tasks.tracking import attach
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 PAGE_FILE, CURVES_FILE = "training.html", "curves.png"
 WORST_QUERIES = 8
-ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
 
 
 def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: "PairInput") -> None:

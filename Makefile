@@ -28,7 +28,7 @@ run: setup ## run the main job: CONFIG=configs/sample.yaml DATA=<folder with tra
 	@$(BIN)/python -m flows retrain --config $(CONFIG) $(if $(DATA),--data $(DATA))
 
 test: setup ## pass the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .

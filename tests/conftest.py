@@ -12,6 +12,9 @@ from hypothesis import settings
 # Prefect and MLflow read their settings at import, so the session's state folder is chosen before any test module.
 os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests-")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests as cores run at once
+
 from tasks.environment import prepare
 
 prepare()

@@ -5,7 +5,6 @@ Usage: REAL_PAIRS=<folder> python benchmarks/input.py [--only rows profile worke
 Takes about 10 minutes on two cores and 3 GB of the temporary folder. Without real pairs it reads drawn ones.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from benchmarks.support import peers
 from benchmarks.support.measure import (
     ROUNDS,
     core_seconds,
+    parts_parser,
     peak_bytes,
     print_bar,
     print_rates,
@@ -52,9 +52,7 @@ def main() -> None:
         "memory": bench_memory,
         "train": bench_train,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
-    options = parser.parse_args()
+    options = parts_parser(__doc__, parts).parse_args()
     warnings.filterwarnings("ignore", message="Creating a tensor from a list of numpy.ndarrays")  # EasyNLP's way
     torch.set_num_threads(1)
     pictures = captioned_pictures(max(PICTURES.values()))

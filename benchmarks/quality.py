@@ -8,14 +8,13 @@ What a run ended with is kept in ``state/benchmarks`` by all that decides it, th
 stopped goes on, and a second one with the seeds in another order shares the work.
 """
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.measure import print_bar
+from benchmarks.support.measure import parts_parser, print_bar
 from benchmarks.support.recipes import Pairs, Result, result_of
 
 # open_clip's loss and light crop, AdamW; the best of 5e-4, 7e-4, 1e-3 and 2e-3 on valid.
@@ -43,8 +42,7 @@ def main() -> None:
         "concepts": bench_concepts,
         "retention": bench_retention,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    parser = parts_parser(__doc__, parts)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

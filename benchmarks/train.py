@@ -6,7 +6,6 @@ Takes about 15 minutes on two cores. Steps are timed on one core by its processo
 turns. Where a CPU has no bf16 products of its own, torch emulates them, and the bf16 column is a small batch.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import torch
 
 from benchmarks.support.caching import caching_cost
 from benchmarks.support.flops import step_flops
-from benchmarks.support.measure import Seconds, core_seconds, print_bar, times_faster
+from benchmarks.support.measure import Seconds, core_seconds, parts_parser, print_bar, times_faster
 from benchmarks.support.pictures import captioned_pictures, lines_of, real_split, write_tsv
 from benchmarks.support.saving import measure_saving
 from benchmarks.support.steps import (
@@ -41,7 +40,7 @@ CONFIG = "configs/fashion-products.yaml"
 OURS, OPEN_CLIP = "commerce-clip", "open_clip_train"
 PLAIN = StageConfig(lr=1e-5, warmup_steps=0)
 CONCEPTS = PLAIN.model_copy(update={"concept_weight": 1.0, "nearest_weight": 0.2})
-CACHED_MODEL, CACHED_BATCH, MICRO_BATCH = "configs/models/small-vit.json", 2048, 256
+CACHED_MODEL, CACHED_BATCH, MICRO_BATCH = "configs/models/small-vit.json", 2048, 128
 # Dense bf16 peaks of the data sheets, FLOP/s.
 GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "A10": 125e12}
 GPU_MODELS = {"ViT-B-32": (1024, 0.45), "ViT-L-14": (192, 0.50)}
@@ -58,9 +57,7 @@ def main() -> None:
         "saving": bench_saving,
         "gpu": bench_gpu,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
-    options = parser.parse_args()
+    options = parts_parser(__doc__, parts).parse_args()
     torch.set_num_threads(1)
     for name in options.only:
         parts[name]()

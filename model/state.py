@@ -61,7 +61,8 @@ class Keeper:
         """Take the parts by name, and the share of the time that checkpoints within epochs may take."""
         self._folder, self._parts, self._share, self._is_writer = folder, dict(parts), share, is_writer
         self._cost_s = self._checkpoint_bytes() / SLOW_DISK_BYTES_PER_S
-        self._since = time.monotonic()
+        self._begin = self._since = time.monotonic()
+        self._spent_s = 0.0
 
     def resume(self) -> TrainState | None:
         """Return the state of the newest whole checkpoint, its tensors put in place, or None where there is none."""
@@ -73,9 +74,15 @@ class Keeper:
         return TrainState(**checkpoint.state)
 
     def is_due(self) -> bool:
-        """Return whether so much time has passed since the last save that one more keeps to the share."""
-        waited = time.monotonic() - self._since
-        return self._is_writer and self._share > 0 and waited * self._share >= self._cost_s * (1 - self._share)
+        """Return whether one more save keeps to the share, since the last one and since training began.
+
+        The latter leaves room for the save at the epoch's end, which comes whatever it costs.
+        """
+        if not self._is_writer or self._share in (0, 1):
+            return self._is_writer and self._share == 1
+        now = time.monotonic()
+        has_waited = (now - self._since) * self._share >= self._cost_s * (1 - self._share)
+        return has_waited and (now - self._begin) * self._share >= self._spent_s + 2 * self._cost_s
 
     def save(self, state: TrainState, begin: float | None = None) -> None:
         """Write a checkpoint of the state and its parts; ``begin`` is since when it holds training up (monotonic).
@@ -90,6 +97,7 @@ class Keeper:
         save_checkpoint(self._folder / "checkpoints", state.step, tensors, asdict(state))
         self._since = time.monotonic()
         self._cost_s = self._since - begin
+        self._spent_s += self._cost_s
 
     def last_good(self) -> str:
         """Return the newest checkpoint's path, for messages."""

@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.measure import family_bytes
 from model import rows
 from model.errors import FaultReason
 from model.files import file_digest
@@ -225,28 +226,9 @@ def memory(process: int, figures: Figures) -> Any:
     """Watch the memory of a process and those that it started, pages that they share counted once."""
 
     def sample() -> None:
-        figures.peak_bytes = max(figures.peak_bytes, sum(map(memory_bytes, family(process))))
+        figures.peak_bytes = max(figures.peak_bytes, family_bytes(process))
 
     return repeated(sample, SAMPLE_S)
-
-
-def memory_bytes(process: int) -> int:
-    """Return the proportional set size of a process, 0 when it is gone."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
-def family(process: int) -> Iterator[int]:
-    """Yield a process, those that it started, and theirs; a thread or process that ends meanwhile has none."""
-    yield process
-    with suppress(OSError):
-        for task in Path(f"/proc/{process}/task").iterdir():
-            with suppress(OSError):
-                for child in map(int, (task / "children").read_bytes().split()):
-                    yield from family(child)
 
 
 def watched(figures: Figures) -> Any:

@@ -7,13 +7,23 @@ little; ratios are medians of the ratios within a round. Memory comes from the k
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ROUNDS = 5
 SAMPLE_S = 0.1
 
 Seconds = dict[str, list[float]]
+
+
+def parts_parser(description: str | None, parts: Iterable[str]) -> ArgumentParser:
+    """Return a parser of ``--only``, the parts of a benchmark that are run, all by default."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    names = list(parts)
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    return parser
 
 
 def core_seconds(ways: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> Seconds:
@@ -61,18 +71,20 @@ def peak_bytes(process: subprocess.Popen[str]) -> int:
 
 def family_bytes(process: int) -> int:
     """Return the memory of a process and its descendants now, a page that they share counted once."""
-    return sum(_rollup(member, "Pss:") for member in _family(str(process)))
+    return sum(_rollup(member, "Pss:") for member in _family(process))
 
 
-def _family(process: str) -> list[str]:
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:  # it ended meanwhile
-        return [process]
-    return [process, *(member for child in children for member in _family(child))]
+def _family(process: int) -> Iterator[int]:
+    """Yield a process, those that it started, and theirs; a thread or process that ends meanwhile has none."""
+    yield process
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            with suppress(OSError):
+                for child in map(int, (thread / "children").read_text().split()):
+                    yield from _family(child)
 
 
-def _rollup(process: str, account: str) -> int:
+def _rollup(process: int | str, account: str) -> int:
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it ended meanwhile

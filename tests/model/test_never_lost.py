@@ -162,6 +162,20 @@ def test_a_save_is_due_when_it_keeps_to_its_share_of_the_time(
     assert keeper.is_due() == (share == 1)
 
 
+def test_saves_leave_room_for_the_one_at_the_end_of_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    keeper = Keeper(tmp_path, {"weights": torch.nn.Linear(2, 2)}, share=0.02)
+    monkeypatch.setattr("model.state.save_checkpoint", lambda *arguments: setattr(clock, "now", clock.now + 1))
+    begin, saves = clock.now, 0
+    while clock.now < begin + 240:
+        clock.now += 0.5
+        if keeper.is_due():
+            keeper.save(TrainState())
+            saves += 1
+    keeper.save(TrainState())
+    assert saves and (saves + 1) / (clock.now - begin) <= 0.02
+
+
 def test_of_several_processes_only_the_writer_saves(tmp_path: Path) -> None:
     keeper = Keeper(tmp_path / "stage", {"weights": torch.nn.Linear(2, 2)}, 1.0, is_writer=False)
     assert not keeper.is_due()

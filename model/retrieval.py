@@ -14,7 +14,7 @@ right candidate, D dimensions, K answers; R rows and W columns of a tile.
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,19 @@ DIRECTIONS = ("text_to_image", "image_to_text")
 TILE_COLUMNS = 4096  # with 1,024 rows a tile is 16 MB and stays in the cache while it is counted
 RECOMPUTED_AT_ONCE = 8192  # pairs; 32 MB a side in float64 at 512 dimensions
 DENSE_SHARE = 1 / 64  # more undecided pairs than this in a tile, and its whole float64 product is the faster way
+
+
+Counts = npt.NDArray[np.int64]
+
+
+class Found(NamedTuple):
+    """Where each query's best right answer stands, int64 [Q] each: its rank, 1 is first, and its wrong equals.
+
+    The equals are counted in the rank, so ``rank - tied`` is the rank if they stood behind.
+    """
+
+    rank: Counts
+    tied: Counts
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,9 @@ class Direction:
 
     ``rank_at`` and ``chance_at`` are shares 0 to 1 by K; ``chance_at`` is what a random order is expected to reach.
     ``ranks`` and ``group`` (which product a query belongs to, see `RelevantPairs.groups`), both int64 [Q], are there
-    for the paired bootstrap; they are not written to JSON and are empty after `from_json`.
+    for the paired bootstrap, and ``tied`` [Q] says how many wrong candidates are exactly as similar as the right
+    answer: ``ranks - tied`` are the ranks if ties went to the model. They are not written to JSON and are empty after
+    `from_json`.
     """
 
     queries: int
@@ -71,6 +86,21 @@ class Direction:
     chance_at: dict[int, float]
     ranks: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
     group: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
+    tied: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
+
+    @classmethod
+    def of(cls, found: "Found", right_Q: Counts, candidates_Q: Counts, group_Q: Counts) -> Self:
+        """Summarise ranks, given how many right answers and how many candidates each query has, int64 [Q] each."""
+        return cls(
+            queries=len(found.rank),
+            candidates=int(candidates_Q.max()),
+            rank_at={k: float((found.rank <= k).mean()) for k in RANK_AT},
+            median_rank=float(np.median(found.rank)),
+            chance_at={k: chance(right_Q, candidates_Q, k) for k in RANK_AT},
+            ranks=found.rank,
+            group=group_Q,
+            tied=found.tied,
+        )
 
     def to_json(self) -> dict[str, float]:
         """Return the figures as a flat mapping, without the ranks."""
@@ -168,13 +198,13 @@ def evaluate_retrieval(text_QD: Tensor, image_CD: Tensor, related: RelevantPairs
             f"{len(text_QD)} text and {len(image_CD)} image embeddings for {len(related.caption_row)} captions and "
             f"{len(related.image_row)} images; embed the distinct ones, at caption_row and image_row of the split"
         )
-    ranks = _ranks_both_ways(text_QD, image_CD, related.query, related.candidate, block_rows)
-    text, image = (rank.numpy() for rank in ranks)
+    text, image = _ranks_both_ways(text_QD, image_CD, related.query, related.candidate, block_rows)
     query, candidate = related.query.numpy(), related.candidate.numpy()
     text_group, image_group = (group.numpy() for group in related.groups())
+    texts, images = np.full(len(text_QD), len(image_CD)), np.full(len(image_CD), len(text_QD))
     return RetrievalResult(
-        text_to_image=_direction(text, np.bincount(query), len(image), text_group),
-        image_to_text=_direction(image, np.bincount(candidate), len(text), image_group),
+        text_to_image=Direction.of(text, np.bincount(query), texts, text_group),
+        image_to_text=Direction.of(image, np.bincount(candidate), images, image_group),
     )
 
 
@@ -186,14 +216,18 @@ def ranks(query_QD: Tensor, candidate_CD: Tensor, query_P: Tensor, candidate_P: 
     Raises:
         ValueError: an embedding is NaN or infinite, shapes do not fit, or a query has no right answer.
     """
-    return _ranks_both_ways(query_QD, candidate_CD, query_P, candidate_P, block_rows)[0]
+    found, _ = _ranks_both_ways(query_QD, candidate_CD, query_P, candidate_P, block_rows)
+    return torch.from_numpy(found.rank)
 
 
-def top_k(query_QD: Tensor, candidate_CD: Tensor, k: int, block_rows: int) -> tuple[Tensor, Tensor]:
+def top_k(
+    query_QD: Tensor, candidate_CD: Tensor, k: int, block_rows: int, right: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Return similarity, float32 [Q, K], and index, int64 [Q, K], of the k most similar candidates, best first.
 
-    Of equally similar candidates the lower index comes first. K is ``k``, or C where there are fewer candidates.
-    Memory is block_rows × C × 20 bytes.
+    Of equally similar candidates the lower index comes first; where ``right`` names right answers (query and candidate,
+    int64 [P] each), these stand behind wrong ones that are as similar. K is ``k``, or C where there are fewer
+    candidates. Memory is block_rows × C × 20 bytes.
 
     Raises:
         ValueError: an embedding is NaN or infinite, or shapes do not fit.
@@ -205,50 +239,41 @@ def top_k(query_QD: Tensor, candidate_CD: Tensor, k: int, block_rows: int) -> tu
         similarity_RC = _exact_product(query_QD[rows], candidate_CD) + 0.0  # makes -0.0 the 0.0 that it equals
         bits_RC = similarity_RC.view(torch.int32)
         # Similarity above, reversed index below: one integer a candidate, sorted as the floats are, with no ties.
-        key_RC = (torch.where(bits_RC < 0, bits_RC ^ 0x7FFFFFFF, bits_RC).long() << 32) | order_C
+        key_RC = (torch.where(bits_RC < 0, bits_RC ^ 0x7FFFFFFF, bits_RC).long() << 32) | (order_C + len(order_C))
+        if right is not None:
+            is_here_P = (right[0] >= rows.start) & (right[0] < rows.stop)
+            key_RC[right[0][is_here_P] - rows.start, right[1][is_here_P]] -= len(order_C)
         index_RK = key_RC.topk(min(k, len(candidate_CD)), dim=1).indices
         similarities.append(similarity_RC.gather(1, index_RK))
         indices.append(index_RK)
     return torch.cat(similarities).cpu(), torch.cat(indices).cpu()
 
 
-def _direction(
-    rank_Q: npt.NDArray[np.int64], right_Q: npt.NDArray[np.int64], candidates: int, group_Q: npt.NDArray[np.int64]
-) -> Direction:
-    return Direction(
-        queries=len(rank_Q),
-        candidates=candidates,
-        rank_at={k: float((rank_Q <= k).mean()) for k in RANK_AT},
-        median_rank=float(np.median(rank_Q)),
-        chance_at={k: chance(right_Q, candidates, k) for k in RANK_AT},
-        ranks=rank_Q,
-        group=group_Q,
-    )
-
-
-def chance(right_Q: npt.NDArray[np.int64], candidates: int, k: int) -> float:
+def chance(right_Q: Counts, candidates: Counts | int, k: int) -> float:
     """Return the expected Rank@K of a random order, 1 - C(candidates - right, k) / C(candidates, k) over queries.
 
-    ``right_Q`` is the number of right answers that each query has.
+    ``right_Q`` is the number of right answers that each query has; ``candidates`` that of its candidates, or of all's.
     """
-    drawn = np.arange(min(k, candidates))
-    miss_QK = np.maximum(candidates - right_Q[:, None] - drawn, 0) / (candidates - drawn)
+    candidates_Q1 = np.broadcast_to(candidates, right_Q.shape)[:, None]
+    drawn = np.arange(k)
+    # Where fewer candidates are left than are drawn, the right one is among them: no miss.
+    miss_QK = np.maximum(candidates_Q1 - right_Q[:, None] - drawn, 0) / np.maximum(candidates_Q1 - drawn, 1)
     return float(1 - miss_QK.prod(axis=1).mean())
 
 
 def _ranks_both_ways(
     query_QD: Tensor, candidate_CD: Tensor, query_P: Tensor, candidate_P: Tensor, block_rows: int
-) -> tuple[Tensor, Tensor]:
-    """Return the rank of each query's right answer [Q] and of each candidate's [C]; the latter 1 where it has none."""
+) -> tuple[Found, Found]:
+    """Return where each query's right answer stands [Q] and each candidate's [C]; first where the latter has none."""
     query_QD, candidate_CD = _checked(query_QD, candidate_CD, block_rows)
     query_P, candidate_P = query_P.to(query_QD.device), candidate_P.to(query_QD.device)
-    right_P = _exact_similarity(query_QD, candidate_CD, query_P, candidate_P)
+    right_P = exact_similarity(query_QD, candidate_CD, query_P, candidate_P)
     best_Q, best_C = _best(right_P, query_P, len(query_QD)), _best(right_P, candidate_P, len(candidate_CD))
     if bool(best_Q.isinf().any()):
         raise ValueError(f"query {int(best_Q.isinf().nonzero()[0])} has no right answer; rank queries that have one")
     # A float32 sum of D products errs by at most D half-units of the largest possible value; two more round the rest.
     margin = float((query_QD.shape[1] + 2) * 2.0**-24 * query_QD.norm(dim=1).max() * candidate_CD.norm(dim=1).max())
-    ahead_Q, ahead_C = torch.zeros_like(best_Q, dtype=torch.int64), torch.zeros_like(best_C, dtype=torch.int64)
+    ahead_Q2, ahead_C2 = (best.new_zeros(len(best), 2, dtype=torch.int64) for best in (best_Q, best_C))
     memory = query_QD.new_empty(2, min(block_rows, len(query_QD)) * TILE_COLUMNS)
     for row_block, rows in enumerate(_slices(len(query_QD), block_rows)):
         for column_block, columns in enumerate(_slices(len(candidate_CD), TILE_COLUMNS)):
@@ -258,34 +283,42 @@ def _ranks_both_ways(
             _product(query_RD, candidate_WD, tile_RW)
             is_here_P = (query_P // block_rows == row_block) & (candidate_P // TILE_COLUMNS == column_block)
             tile_RW[query_P[is_here_P] - rows.start, candidate_P[is_here_P] - columns.start] = -torch.inf
-            ahead_Q[rows] += _count_ahead(tile_RW, best_Q[rows], margin, query_RD, candidate_WD, scratch_RW)
-            ahead_C[columns] += _count_ahead(tile_RW.T, best_C[columns], margin, candidate_WD, query_RD, scratch_RW.T)
-    return (ahead_Q + 1).cpu(), (ahead_C + 1).cpu()
+            ahead_Q2[rows] += _count_ahead(tile_RW, best_Q[rows], margin, query_RD, candidate_WD, scratch_RW)
+            ahead_C2[columns] += _count_ahead(tile_RW.T, best_C[columns], margin, candidate_WD, query_RD, scratch_RW.T)
+    return _found(ahead_Q2), _found(ahead_C2)
+
+
+def _found(ahead_Q2: Tensor) -> Found:
+    ahead_Q, tied_Q = ahead_Q2.cpu().unbind(1)
+    return Found((ahead_Q + 1).numpy(), tied_Q.clone().numpy())
 
 
 def _count_ahead(
     tile_RW: Tensor, best_R: Tensor, margin: float, row_RD: Tensor, column_WD: Tensor, scratch_RW: Tensor
 ) -> Tensor:
-    """Count the columns at least as similar to each row as its right answer, int64 [R]; -inf marks right answers.
+    """Count the columns at least as similar to each row as its right answer, and those of them that are as similar.
 
+    Returns int64 [R, 2]; -inf marks right answers.
     The tile is right within ``margin``: outside of it the tile decides, inside of it the exact similarity does.
     """
     low_R1, high_R1 = (best_R - margin)[:, None], (best_R + margin)[:, None]
     # Comparing into floats and summing those is 5 to 30 times as fast as into booleans; counts below 2^24 are exact.
     possible_R = torch.ge(tile_RW, low_R1, out=scratch_RW).sum(1).long()
     certain_R = torch.gt(tile_RW, high_R1, out=scratch_RW).sum(1).long()
+    counts_R2 = torch.stack([certain_R, torch.zeros_like(certain_R)], dim=1)
     undecided = int((possible_R - certain_R).sum())
     if undecided == 0:
-        return certain_R
+        return counts_R2
     if undecided > DENSE_SHARE * tile_RW.numel():
-        exact_RW = _exact_product(row_RD, column_WD)
-        return ((exact_RW >= best_R[:, None]) & (tile_RW > -torch.inf)).sum(1)
+        exact_RW, is_wrong_RW = _exact_product(row_RD, column_WD), tile_RW > -torch.inf
+        ahead_R, tied_R = ((test(exact_RW, best_R[:, None]) & is_wrong_RW).sum(1) for test in (torch.ge, torch.eq))
+        return torch.stack([ahead_R, tied_R], dim=1)
     open_R = (possible_R > certain_R).nonzero()[:, 0]
     some_RW = tile_RW[open_R]
     at, column = ((some_RW >= low_R1[open_R]) & (some_RW <= high_R1[open_R])).nonzero().unbind(1)
     row = open_R[at]
-    is_ahead = _exact_similarity(row_RD, column_WD, row, column) >= best_R[row]
-    return certain_R.index_add(0, row, is_ahead.long())
+    exact, best = exact_similarity(row_RD, column_WD, row, column), best_R[row]
+    return counts_R2.index_add(0, row, torch.stack([exact >= best, exact == best], dim=1).long())
 
 
 def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
@@ -295,7 +328,7 @@ def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
     return torch.where(best.isinf(), torch.inf, best)
 
 
-def _exact_similarity(row_RD: Tensor, column_WD: Tensor, row_P: Tensor, column_P: Tensor) -> Tensor:
+def exact_similarity(row_RD: Tensor, column_WD: Tensor, row_P: Tensor, column_P: Tensor) -> Tensor:
     """Return the similarity of each pair, float32 [P]: the float64 dot product, rounded."""
     similarity_P = row_RD.new_empty(len(row_P))
     for some in _slices(len(row_P), RECOMPUTED_AT_ONCE):

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.checkpoint import require_space
 from model.files import atomic_write, write_failure
+from model.sealed import require_space
 
 READ_BYTES = 1 << 20
 DIGEST_BYTES = hashlib.sha256().digest_size

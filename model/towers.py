@@ -23,15 +23,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import sealed_folder, verify_sealed
 from model.compiled import Compiled, Pass
 from model.encode import cut_tokens, image_features, text_features
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
 from model.files import FILE_MODE
+from model.sealed import WEIGHTS_FILE, sealed_folder, verify_sealed
 from model.sections import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
 # What torch, safetensors and open_clip's conversions raise on a file that is cut, or holds something else.
 UNREADABLE_WEIGHTS = (
     SafetensorError,
@@ -218,11 +217,6 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     return Towers(clip, tokenizer, config, target, precision)
-
-
-def weights_sha256(folder: Path) -> str:
-    """Return the SHA-256 (hex) of a model folder's weights, as its manifest records it."""
-    return verify_sealed(folder)[WEIGHTS_FILE]
 
 
 def compile_towers(towers: Towers) -> Towers:

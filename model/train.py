@@ -18,7 +18,7 @@ import torch
 
 from model.averaging import averaged, choose_coefficient, copy_weights, interpolate, make_average
 from model.batches import Batch, Crop, load_batch, pinned
-from model.checkpoint import Tensors, fault_point, require_space
+from model.checkpoint import Tensors
 from model.dataset import Rows
 from model.distillation import make_teacher
 from model.distributed import any_rank, ask_main, barrier, is_main, rank_of_world, require_same_step
@@ -30,6 +30,7 @@ from model.objective import Objective, label_concepts
 from model.optimizer import OptimizerState, learning_rate, make_optimizer, set_learning_rate, set_training
 from model.prefetch import prefetch
 from model.sampler import Sampler
+from model.sealed import fault_point, require_space
 from model.stage import Callbacks, EpochRecord, Stage, StepRecord
 from model.state import Keeper, TrainState
 from model.towers import Towers, load_towers, save_towers

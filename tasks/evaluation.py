@@ -38,7 +38,7 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     """
     from model.keywords import keyword_queries
     from model.retrieval import evaluate_retrieval, relate
-    from model.towers import weights_sha256
+    from model.sealed import weights_sha256
     from tasks.concepts import keyword_phrases
     from tasks.gallery import gallery_html, gallery_png
 

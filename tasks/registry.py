@@ -90,7 +90,7 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
     known = _versions(client, run.config.registered_model, {FINGERPRINT_TAG: run.fingerprint})
     if known:
         return _record(known[-1])
-    from model.towers import weights_sha256
+    from model.sealed import weights_sha256
 
     if weights_sha256(model.folder) != model.weights_sha256:
         raise CheckpointError(f"{model.folder}: the weights are not those that were evaluated; run again")
@@ -214,7 +214,7 @@ def model_folder(version: ModelVersion) -> Path:
     Raises:
         CheckpointError: the weights are not those that were registered.
     """
-    from model.towers import weights_sha256
+    from model.sealed import weights_sha256
 
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}/artifacts"))
     inner = next((path.parent for path in folder.rglob("open_clip_config.json")), folder)

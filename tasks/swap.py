@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model.checkpoint import fault_point
 from model.errors import DataError
 from model.files import atomic_write, fsync_folder, write_failure
+from model.sealed import fault_point
 from tasks.cards import VersionCard, annotate, write_card
 from tasks.environment import state_folder
 from tasks.records import Record

@@ -61,7 +61,8 @@ def base_weights(run: Run) -> Path:
         ServiceError: the weights cannot be downloaded.
     """
     # Importing torch and open_clip takes seconds that a run with nothing new to do should not spend.
-    from model.towers import create_towers, save_towers, weights_sha256
+    from model.sealed import weights_sha256
+    from model.towers import create_towers, save_towers
 
     folder = run.folder / "base"
     try:
@@ -93,8 +94,9 @@ def _train(
 ) -> TrainedModel:
     from model.embed import judge
     from model.flops import measure_peak_flops
+    from model.sealed import weights_sha256
     from model.stage import Callbacks, Stage
-    from model.towers import compile_towers, weights_sha256
+    from model.towers import compile_towers
     from model.train import train
     from tasks.ranks import Work, call_helpers
 

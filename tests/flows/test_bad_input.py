@@ -165,7 +165,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_no_half_checkpoint(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("model.checkpoint._fsync", full)
+    monkeypatch.setattr("model.sealed._fsync", full)
     assert "disk full" in refused("--set", "seed=11")
     assert not list((state_folder() / "runs").glob("miniature-*/pretrain/checkpoints/step-*"))
 

@@ -16,17 +16,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from model.checkpoint import (
-    MANIFEST,
-    Tensors,
-    fault_point,
-    load_latest,
-    require_space,
-    save_checkpoint,
-    sealed_folder,
-    verify_sealed,
-)
+from model.checkpoint import Tensors, load_latest, save_checkpoint
 from model.errors import CheckpointError
+from model.sealed import MANIFEST, fault_point, require_space, sealed_folder, verify_sealed
 from tests.tiny import names
 
 FLIPS = 200
@@ -172,15 +164,15 @@ def test_a_missing_file_is_found_and_the_checkpoint_before_is_used(two: Damage) 
 
 
 def test_a_disk_that_cannot_be_read_makes_a_checkpoint_damaged(two: Damage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from model import checkpoint
+    from model import sealed
 
     def failing(path: Path) -> str:
         if path.parent == two.newest:
             raise OSError(5, "Input/output error")
         return whole(path)
 
-    whole = checkpoint.file_digest
-    monkeypatch.setattr(checkpoint, "file_digest", failing)
+    whole = sealed.file_digest
+    monkeypatch.setattr(sealed, "file_digest", failing)
     found = load_latest(two.root)
     assert found is not None and found.step == 1
 

@@ -11,10 +11,11 @@ from model.averaging import WeightAverage, copy_weights
 from model.batches import pair_input
 from model.checkpoint import load_latest
 from model.optimizer import make_optimizer, set_learning_rate
+from model.sealed import weights_sha256
 from model.sections import ModelConfig
 from model.stage import Callbacks, EpochRecord, Stage, StepRecord
 from model.state import TrainState
-from model.towers import Towers, create_towers, load_towers, weights_sha256
+from model.towers import Towers, create_towers, load_towers
 from model.train import train
 from tests.tiny import TinyData, names, tiny_stage_config
 

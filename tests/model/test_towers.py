@@ -16,13 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import verify_sealed
 from model.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError, ServiceError
+from model.sealed import WEIGHTS_FILE, verify_sealed, weights_sha256
 from model.sections import ModelConfig
 from model.towers import (
     CONFIG_FILE,
-    WEIGHTS_FILE,
     Towers,
     create_towers,
     encode_images,
@@ -30,7 +29,6 @@ from model.towers import (
     load_towers,
     resolve_device,
     save_towers,
-    weights_sha256,
 )
 from tests.tiny import SIDE, TINY_MODEL, WIDTH, drawn_jpeg, names
 

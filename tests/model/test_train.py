@@ -20,10 +20,11 @@ from model.checkpoint import Checkpoint, load_latest
 from model.embed import judge
 from model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from model.optimizer import learning_rate, make_optimizer
+from model.sealed import WEIGHTS_FILE, weights_sha256
 from model.sections import ModelConfig, StageConfig
 from model.stage import Callbacks, EpochRecord, Stage, StepRecord
 from model.state import TrainState
-from model.towers import WEIGHTS_FILE, Towers, create_towers, load_towers, weights_sha256
+from model.towers import Towers, create_towers, load_towers
 from model.train import train
 from tests.tiny import TinyData, tiny_stage_config
 

@@ -40,8 +40,9 @@ def data(miniature: Path) -> DataVersion:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """An untrained model folder."""
+    from model.sealed import weights_sha256
     from model.sections import ModelConfig
-    from model.towers import create_towers, save_towers, weights_sha256
+    from model.towers import create_towers, save_towers
 
     folder = tmp_path_factory.mktemp("weights") / "best"
     save_towers(create_towers(ModelConfig(name=str(ROOT / "configs/models/tiny-vit.json")), "cpu"), folder)

@@ -34,13 +34,19 @@ class Series(NamedTuple):
 
 
 def read_series(folder: Path) -> dict[str, Series]:
-    """Return what the spool in a stage's folder holds, by metric; the name of the stage comes off."""
+    """Return what the spool in a stage's folder holds, by metric; the name of the stage comes off.
+
+    Where training went back, what followed takes the place of what was before.
+    """
     series: dict[str, Series] = {}
     with (folder / SPOOL).open("rb") as spool:
         for line in spool:
             entry = json.loads(line)
             for name, value in entry["values"].items():
                 steps, values = series.setdefault(name.split("/", 1)[1], Series([], []))
+                while steps and steps[-1] >= entry["step"]:
+                    steps.pop()
+                    values.pop()
                 steps.append(entry["step"])
                 values.append(value)
     return series

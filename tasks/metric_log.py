@@ -55,6 +55,10 @@ class MetricLog:
         """Log the validation values of the epoch that ended with a step."""
         self._append("epoch", step, {f"valid_{name}": value for name, value in values.items()})
 
+    def go_back(self, step: int) -> None:
+        """Log the steps after this one again: training went back to it, and on with other values."""
+        self._last = {kind: min(last, step) for kind, last in self._last.items()}
+
     def _append(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         if step <= self._last.get(kind, -1):
             return
@@ -138,7 +142,7 @@ def _mend_spool(spool: Path) -> dict[str, int]:
             entry = _parse(line)
             if entry is None:
                 break
-            last[entry["kind"]] = max(entry["step"], last.get(entry["kind"], -1))
+            last[entry["kind"]] = entry["step"]  # below an earlier one where training went back
             whole += len(line)
         file.truncate(whole)
     return last

@@ -127,7 +127,7 @@ def _train(
         peak_flops = measure_peak_flops(towers.device, towers.precision) if towers.device.type != "cpu" else None
         chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers, peak_flops)
         on_step, on_epoch = _on_step(log, shown), _on_epoch(log, name, run.config)
-        callbacks = Callbacks(shown.start_at, on_step, on_epoch, stop, on_concepts)
+        callbacks = Callbacks(_on_start(log, shown), on_step, on_epoch, stop, on_concepts)
         state = train(compile_towers(towers) if run.config.compile else towers, chosen, callbacks)
     for tried in state.interpolations:
         recall = 100 * tried["mean_recall"]
@@ -179,6 +179,19 @@ def _stop_between_batches(stop: StopRequest) -> Callable[[int], None]:
             raise TrainingStopped("stopped during validation; run again to go on")
 
     return on_rows
+
+
+def _on_start(log: MetricLog, shown: Progress) -> Callable[[int, int], None]:
+    has_started = False
+
+    def on_start(first_step: int, steps: int) -> None:
+        nonlocal has_started
+        if has_started:  # a stage that a kill ended repeats steps with the same values, one that went back does not
+            log.go_back(first_step)
+        has_started = True
+        shown.start_at(first_step, steps)
+
+    return on_start
 
 
 def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":

@@ -10,6 +10,7 @@ import pytest
 
 from model.errors import ServiceError
 from tasks import metric_log
+from tasks.curves import read_series
 from tasks.metric_log import Measured, MetricLog, send_rest
 
 
@@ -151,6 +152,21 @@ def test_a_step_that_a_killed_stage_repeats_is_logged_once(tmp_path: Path) -> No
         second.add(step, {"loss": float(10 * step)})
     second.close()
     assert server.series("finetune/loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+def test_steps_that_training_goes_back_over_are_logged_anew(tmp_path: Path) -> None:
+    server = Server()
+    log = MetricLog("finetune", tmp_path, server)
+    for step in (1, 2, 3):
+        log.add(step, {"loss": 1.0})
+    log.go_back(1)
+    log.add(2, {"loss": 0.5})
+    log.close()
+    again = MetricLog("finetune", tmp_path, server)  # a kill, and the step that it repeats
+    for step in (2, 3):
+        again.add(step, {"loss": 0.4})
+    again.close()
+    assert read_series(tmp_path)["loss"] == ([1, 2, 3], [1.0, 0.5, 0.4])
 
 
 @pytest.mark.parametrize("torn", [b'{"kind": "st', b'{"kind": "step", "step": 9}', b"\x00\x00"])

@@ -106,6 +106,14 @@ def _run_flow(options: argparse.Namespace) -> None:
         from flows.stages import validate
 
         print_validation(validate(**_parameters(options)))
+    elif options.command == "evaluate":
+        from flows.judged import print_evaluation
+        from flows.stages import evaluate
+
+        compared_with, protocols = options.compare, options.protocol
+        chosen = [f"evaluate.protocols=[{','.join(map(repr, protocols.split(',')))}]"] if protocols else []
+        parameters = _parameters(options, without=("compare", "protocol"))
+        print_evaluation(evaluate(**parameters | {"overrides": [*options.set, *chosen]}), compared_with)
     else:
         print(_stage_flow(options.command)(**_parameters(options)).model_dump_json(indent=2))
 
@@ -117,8 +125,8 @@ def _stage_flow(name: str) -> Callable[..., Any]:
     return flow
 
 
-def _parameters(options: argparse.Namespace) -> dict[str, Any]:
-    given = {key: value for key, value in vars(options).items() if key not in ("command", "set")}
+def _parameters(options: argparse.Namespace, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    given = {key: value for key, value in vars(options).items() if key not in ("command", "set", *without)}
     return given | ({"overrides": options.set} if "set" in options else {})
 
 

@@ -49,6 +49,11 @@ def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--data", help="folder of pairs in place of the config's data.path")
     if name == "promote":
         command.add_argument("--version", type=int, required=True, help="number of the registered version")
+    if name == "evaluate":
+        command.add_argument(
+            "--protocol", metavar="full,101", help="protocols, comma between them; sets evaluate.protocols"
+        )
+        command.add_argument("--compare", choices=["published"], help="print published figures beside ours")
     if name in ("evaluate", "export"):
         command.add_argument("--version", default="champion", help="number or alias of the registered version")
 

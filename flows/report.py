@@ -14,6 +14,7 @@ from tasks.evaluation import rank_table
 from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 from tasks.registry import aliases_of
 from tasks.shown import counted, shown_retention
+from tasks.version_report import REPORT_FILE
 
 
 class Report(Record):
@@ -42,6 +43,7 @@ def full_report(
         "data version": run.data.version,
         "MLflow run": run.mlflow_run_id,
         "Data Docs": str(validation.docs),
+        "report": str(evaluation.gallery.with_name(REPORT_FILE)),
         "gallery": str(evaluation.gallery),
         "pictures": ", ".join(map(str, evaluation.pictures)),
         "embeddings": f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)",
@@ -51,7 +53,7 @@ def full_report(
     report = Report(
         is_new=True,
         headline=f"{version.name} version {version.number}",
-        ranks=rank_table(evaluation.metrics, evaluation.base_metrics),
+        ranks=rank_table(evaluation.metrics, evaluation.base_metrics, evaluation.champion_metrics),
         facts=facts,
     )
     create_markdown_artifact(_markdown(report), key="retrain-report", description=report.headline)

@@ -15,6 +15,7 @@ from tasks.registry import find_registered, promote, register
 from tasks.run import begin_run, tracked
 from tasks.training import finetune, pretrain
 from tasks.validation import validate
+from tasks.version_report import report_version
 
 
 @flow(name="retrain", flow_run_name=run_name)
@@ -39,5 +40,6 @@ def retrain(
         evaluation = evaluate(run, validation, finetuned)
         registered = register(run, validation, finetuned, evaluation)
         decision = promote(run, validation, registered, evaluation)
+        report_version(run, validation, evaluation, registered, decision)
         embeddings = export(run, registered)
     return full_report(run, validation, evaluation, registered, decision, embeddings)

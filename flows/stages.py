@@ -13,6 +13,7 @@ from tasks.stage import log_sentences
 from tasks.training import finetune as finetune_model
 from tasks.training import pretrain as pretrain_model
 from tasks.validation import validate as validate_data
+from tasks.version_report import report_version
 
 SAMPLE = "configs/sample.yaml"
 MODEL = "commerce-clip"
@@ -50,7 +51,10 @@ def evaluate(
     """Judge a registered version on the test split of a data version."""
     run, chosen = _begin_with(version, config, data, overrides)
     with tracked(run):
-        return evaluate_model(run, validate_data(run), registered_model(chosen))
+        validation = validate_data(run)
+        evaluation = evaluate_model(run, validation, registered_model(chosen))
+        report_version(run, validation, evaluation, chosen)
+    return evaluation
 
 
 @flow(name="promote")

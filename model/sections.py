@@ -233,6 +233,50 @@ class EvaluateConfig(Section):
     bootstrap_draws: int = Field(
         2000, ge=100, description="Bootstrap draws behind the interval of a mean recall difference."
     )
+    protocols: tuple[Literal["full", "101"], ...] = Field(
+        ("full", "101"),
+        description="How queries are ranked: full, which is always measured, among every candidate of test; 101, "
+        "beside it, the right answer among 100 wrong ones drawn from its subcategory.",
+    )
+    sampled_column: ColumnName = Field(
+        "subcategory", description="Column of the side table that the wrong candidates of protocol 101 share."
+    )
+    slice_columns: tuple[ColumnName, ...] = Field(
+        ("category", "subcategory", "colour"), description="Columns of the side table by whose values test is sliced."
+    )
+    age_column: ColumnName = Field(
+        "date",
+        description="Column of the side table with a date (ISO 8601, or a year) by whose quarters test is sliced.",
+    )
+    label_columns: tuple[ColumnName, ...] = Field(
+        ("category", "subcategory", "article_type", "colour", "gender"),
+        description="Columns of the side table whose values are searched for as queries and classified by prompts; "
+        "those that test lacks are passed over.",
+    )
+    query_nouns: tuple[ColumnName, ...] = Field(
+        ("article_type", "subcategory", "category"),
+        description="Columns of the side table that can end a query of fields; the first that test has does.",
+    )
+    query_words: tuple[ColumnName, ...] = Field(
+        ("gender", "colour", "pattern", "material"),
+        description="Columns of the side table whose values a query of fields says before its noun, in this order.",
+    )
+    prompts: tuple[str, ...] = Field(
+        (
+            "A photo of a {label}.",
+            "a product photo of a {label}.",
+            "a studio photo of a {label} on a white background.",
+            "a {label} from an online shop.",
+            "{label}",
+        ),
+        min_length=1,
+        description="Prompts of zero-shot classification, {label} standing for the label; the first is measured alone, "
+        "all of them as an ensemble.",
+    )
+    gallery_lines: tuple[int, ...] = Field(
+        (), description="Lines of test.tsv, from 1, shown in the gallery in place of captions spread over test."
+    )
+    gallery_worst: int = Field(6, ge=0, description="Captions shown in the gallery that the new model does worst on.")
 
 
 class ExportConfig(Section):

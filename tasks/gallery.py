@@ -40,12 +40,17 @@ JPEG_QUALITY = 82
 
 @dataclass(frozen=True)
 class Answer:
-    """One picture that a model found: its encoded bytes as in the TSV, and the caption it has there."""
+    """One picture that a model found: its encoded bytes as in the TSV, and the caption it has there.
+
+    ``misses`` are the concepts of the query that its captions do not name, none of them if they name all; None where
+    nothing can be said.
+    """
 
     image: bytes
     is_right: bool
     similarity: float
     caption: str
+    misses: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,18 @@ class GalleryQuery:
     results: tuple[ModelResult, ...]
 
 
-def gallery_html(title: str, subtitle: str, queries: Sequence[GalleryQuery]) -> str:
-    """Return a self-contained HTML page: one card a query, one column a model."""
+def gallery_html(title: str, subtitle: str, queries: Sequence[GalleryQuery], worst: Sequence[GalleryQuery] = ()) -> str:
+    """Return a self-contained HTML page: one card a query, one column a model; the worst queries after the others."""
     header = f"""<p>{escaped(subtitle)}</p>
 <p class="legend"><span class="tag">✓ right</span> marks a picture that belongs to the caption.
-The number under each picture is its similarity to the caption.</p>"""
-    return page_html(title, header, cards_html(queries))
+The number under each picture is its similarity to the caption; <span class="misses">not …</span> are concepts of the
+caption that the picture's own caption does not name, <span class="says">names all</span> a picture that counts as wrong
+though its caption names them all. Tab goes from caption to caption, ↑ and ↓ beside it to its neighbours.</p>"""
+    main = cards_html(queries, 1, len(queries) + len(worst))
+    if worst:
+        more = cards_html(worst, 1 + len(queries), len(queries) + len(worst))
+        main += f"\n<h2>Worst queries of the new model</h2>\n{more}"
+    return page_html(title, header, main)
 
 
 def page_html(title: str, header: str, main: str) -> str:
@@ -98,9 +109,10 @@ def page_html(title: str, header: str, main: str) -> str:
 """
 
 
-def cards_html(queries: Sequence[GalleryQuery]) -> str:
-    """Return the cards of queries, for a page."""
-    return "\n".join(_card(number, query) for number, query in enumerate(queries, start=1))
+def cards_html(queries: Sequence[GalleryQuery], first: int = 1, last: int | None = None) -> str:
+    """Return the cards of queries, numbered from ``first``, for a page whose last card has the number ``last``."""
+    last = first + len(queries) - 1 if last is None else last
+    return "\n".join(_card(number, last, query) for number, query in enumerate(queries, start=first))
 
 
 def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 6) -> bytes:
@@ -136,17 +148,23 @@ def _data_uri(image: bytes) -> str:
 # The page
 
 
-def _card(number: int, query: GalleryQuery) -> str:
+def _card(number: int, last: int, query: GalleryQuery) -> str:
     columns = "\n".join(_column(result) for result in query.results)
     return f"""<article id="query-{number}" tabindex="0" aria-labelledby="caption-{number}">
 <div class="wanted">
 <img src="{_data_uri(query.right_image)}" alt="the picture that belongs to the caption">
 <h2 id="caption-{number}"><a href="#query-{number}">{number}</a> <bdi>{escaped(query.caption)}</bdi></h2>
+<nav aria-label="neighbours">{_neighbour(number - 1, last, "↑", "previous")}
+{_neighbour(number + 1, last, "↓", "next")}</nav>
 </div>
 <div class="models">
 {columns}
 </div>
 </article>"""
+
+
+def _neighbour(number: int, last: int, arrow: str, name: str) -> str:
+    return f'<a href="#query-{number}" aria-label="{name} caption">{arrow}</a>' if 1 <= number <= last else ""
 
 
 def _column(result: ModelResult) -> str:
@@ -166,7 +184,16 @@ def _figure(place: int, answer: Answer) -> str:
     opening = '<li class="right">' if answer.is_right else "<li>"
     return f"""{opening}<figure><span class="frame"><img src="{_data_uri(answer.image)}" alt="{caption}">
 <span class="place">{place}</span>{mark}</span>
-<figcaption title="{caption}"><b>{answer.similarity:.3f}</b> <bdi>{caption}</bdi></figcaption></figure></li>"""
+<figcaption title="{caption}"><b>{answer.similarity:.3f}</b> {_explanation(answer)}
+<bdi>{caption}</bdi></figcaption></figure></li>"""
+
+
+def _explanation(answer: Answer) -> str:
+    if answer.misses is None:
+        return ""
+    if not answer.misses:
+        return '<span class="says">names all</span>'
+    return f'<span class="misses">not <bdi>{escaped(", ".join(answer.misses))}</bdi></span>'
 
 
 def _rank_class(rank: int) -> str:
@@ -180,7 +207,7 @@ STYLE = """
   :root { --paper: #111317; --card: #1a1d23; --ink: #eceef2; --muted: #a2aab6; --line: #2d323b; --tile: #fff;
     --green: #4cc47c; --green-soft: #143a24; --amber: #f0c05a; --amber-soft: #40310f; --far: #2b3038; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem clamp(1rem, 3vw, 3rem); max-width: 96rem; background: var(--paper);
+body { margin: 0 auto; padding: 2.5rem clamp(1rem, 3vw, 3rem); max-width: 110rem; background: var(--paper);
   color: var(--ink); font: 16px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 header { margin-bottom: 2rem; }
 h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.02em; overflow-wrap: anywhere; }
@@ -191,10 +218,14 @@ article { margin-bottom: 1.25rem; padding: 1.25rem 1.4rem 1.1rem; border: 1px so
 article:focus-visible, a:focus-visible { outline: 3px solid #3b82f6; outline-offset: 2px; }
 .wanted { display: flex; gap: 1rem; align-items: center; }
 .wanted img { width: 5rem; height: 5rem; }
+.wanted nav { margin-left: auto; white-space: nowrap; }
+.wanted nav a { padding: .3rem .6rem; border-radius: 8px; color: var(--muted); text-decoration: none; }
+.misses { color: var(--amber); font-weight: 600; }
+.says { color: var(--green); font-weight: 600; }
 h2 { margin: 0; font-size: 1.2rem; font-weight: 600; line-height: 1.3; overflow-wrap: anywhere; }
 h2 a { margin-right: .35rem; color: var(--muted); font-weight: 400; text-decoration: none; }
 .models { display: grid; gap: 1.25rem 2.5rem; margin-top: 1.1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); }
 h3 { display: flex; gap: .6rem; align-items: center; margin: 0 0 .6rem; font-size: .95rem; font-weight: 600;
   overflow-wrap: anywhere; }
 .rank { padding: .1rem .6rem; border-radius: 99px; background: var(--far); font-size: .8rem; white-space: nowrap; }
@@ -212,13 +243,21 @@ img { display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; backgrou
   font-weight: 600; white-space: nowrap; }
 .frame .tag { position: absolute; bottom: .35rem; left: 50%; transform: translateX(-50%); }
 figcaption { display: -webkit-box; overflow: hidden; margin-top: .45rem; color: var(--muted); font-size: .75rem;
-  line-height: 1.35; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+  line-height: 1.35; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 4; }
 figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; }
 @media (max-width: 34rem) { ol { grid-template-columns: repeat(3, minmax(0, 1fr)); } article { padding: 1rem; } }
 .wide { aspect-ratio: auto; margin: 0 0 1.5rem; background: #fff; }
 main > h2 { margin: 2rem 0 .8rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
+.word { text-align: left; }
+.scroll { overflow-x: auto; }
+.facts td { overflow-wrap: anywhere; }
+details { margin: 1rem 0; }
+summary { cursor: pointer; color: var(--muted); }
+summary:focus-visible { outline: 3px solid #3b82f6; }
+pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); border-radius: 8px; background: var(--card); }
+main > img { max-width: 60rem; }
 tr.best { background: var(--green-soft); font-weight: 600; }
 @media print { article { break-inside: avoid; } }
 """
@@ -226,7 +265,7 @@ tr.best { background: var(--green-soft); font-weight: 600; }
 # ---------------------------------------------------------------------------------------------------------------------
 # The picture; lengths in pixels
 
-BLOCK_GAP, HEAD, ROW = 48, 150, 252
+BLOCK_GAP, HEAD, ROW = 48, 150, 274
 FAR_SOFT = "#e9ebef"
 
 
@@ -245,6 +284,9 @@ def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int)
             if answer.is_right:
                 frame_tile(draw, corner)
                 label_tile(draw, corner, "✓ right")
+            elif answer.misses is not None:
+                said = f"not {', '.join(answer.misses)}" if answer.misses else "names all"
+                write_line(draw, (corner[0], tiles + TILE + 8), said, 15, AMBER if answer.misses else GREEN, TILE)
 
 
 def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:

@@ -91,7 +91,10 @@ class TrainedModel(Record):
 
 
 class Evaluation(Record):
-    """Test metrics of the new model and of its base weights, the files that show them, and what was not forgotten."""
+    """Test metrics of the new model, of its base weights and of the champion beside it, and the files that show them.
+
+    ``figures`` holds all that was measured with intervals, ``card`` is the model card beside weights of this run.
+    """
 
     metrics: dict[str, float]
     base_metrics: dict[str, float]
@@ -100,6 +103,9 @@ class Evaluation(Record):
     gallery: Path
     pictures: list[Path]
     retention: Retention | None = None
+    champion_metrics: dict[str, float] | None = None
+    figures: Path | None = None
+    card: Path | None = None
 
 
 class Version(Record):

@@ -82,7 +82,7 @@ def test_wilson_s_interval_holds_the_share_and_is_never_a_point(share: float, si
     assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1 and high - low > 0.02
     # Its ends are those at which the share is 1.96 standard errors away.
     for end in (low, high):
-        assert abs(end - share) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / size), abs=1e-9)
+        assert abs(end - share) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / size), abs=1e-7)
 
 
 def test_lengths_are_cut_into_quarters_named_by_their_ends() -> None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from model.measures import Ints
-from model.retrieval import Direction, Found, RelevantPairs, RetrievalResult, exact_similarity, relate
+from model.retrieval import Direction, Found, RelevantPairs, RetrievalResult, relate
+from model.similarity import exact_similarity
 
 WRONG = 100
 

@@ -2,17 +2,16 @@
 
 The similarity of a caption and an image is their dot product in float64, rounded to float32. A float32 product of one
 tile at a time decides all but the candidates within its rounding error of the right answer, and those are computed
-again, so neither block size nor order nor BLAS nor device changes a rank. Memory: two tiles of block_rows ×
-4,096 floats, never a matrix of all queries by all candidates. Time: 1.2 to 1.4 times the bare float32 product, for both
-directions (8,000 × 8,000 × 512 on one core); a collapsed model, whose similarities are nearly all the same, takes 8
+again, so neither block size nor order nor BLAS nor device changes a rank. Memory: a tile of block_rows × 4,096 floats,
+never a matrix of all queries by all candidates. Time: 1.2 to 1.35 times the bare float32 product, for both directions
+(32,528 × 32,528 × 512 on one core); a collapsed model, whose similarities are nearly all the same, takes 8
 times.
 
 Shapes: Q queries (in `evaluate_retrieval` distinct captions), C candidates (distinct images), P pairs of a query with a
 right candidate, D dimensions, K answers; R rows and W columns of a tile.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -21,10 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.similarity import exact_product, exact_similarity, float32_product, slices
+
 RANK_AT = (1, 5, 10)
 DIRECTIONS = ("text_to_image", "image_to_text")
 TILE_COLUMNS = 4096  # with 1,024 rows a tile is 16 MB and stays in the cache while it is counted
-RECOMPUTED_AT_ONCE = 8192  # pairs; 32 MB a side in float64 at 512 dimensions
+COUNTED_ROWS = 64  # of a tile, on a CPU: 1 MB
 DENSE_SHARE = 1 / 64  # more undecided pairs than this in a tile, and its whole float64 product is the faster way
 
 
@@ -39,6 +40,13 @@ class Found(NamedTuple):
 
     rank: Counts
     tied: Counts
+
+
+class _Bounds(NamedTuple):
+    """How many columns are possibly and how many certainly ahead of each row's right answer, int64 [R] each."""
+
+    possible: Tensor
+    certain: Tensor
 
 
 @dataclass(frozen=True)
@@ -235,8 +243,8 @@ def top_k(
     query_QD, candidate_CD = _checked(query_QD, candidate_CD, block_rows)
     order_C = torch.arange(len(candidate_CD) - 1, -1, -1, device=candidate_CD.device)
     similarities, indices = [], []
-    for rows in _slices(len(query_QD), block_rows):
-        similarity_RC = _exact_product(query_QD[rows], candidate_CD) + 0.0  # makes -0.0 the 0.0 that it equals
+    for rows in slices(len(query_QD), block_rows):
+        similarity_RC = exact_product(query_QD[rows], candidate_CD) + 0.0  # makes -0.0 the 0.0 that it equals
         bits_RC = similarity_RC.view(torch.int32)
         # Similarity above, reversed index below: one integer a candidate, sorted as the floats are, with no ties.
         key_RC = (torch.where(bits_RC < 0, bits_RC ^ 0x7FFFFFFF, bits_RC).long() << 32) | (order_C + len(order_C))
@@ -274,17 +282,18 @@ def _ranks_both_ways(
     # A float32 sum of D products errs by at most D half-units of the largest possible value; two more round the rest.
     margin = float((query_QD.shape[1] + 2) * 2.0**-24 * query_QD.norm(dim=1).max() * candidate_CD.norm(dim=1).max())
     ahead_Q2, ahead_C2 = (best.new_zeros(len(best), 2, dtype=torch.int64) for best in (best_Q, best_C))
-    memory = query_QD.new_empty(2, min(block_rows, len(query_QD)) * TILE_COLUMNS)
-    for row_block, rows in enumerate(_slices(len(query_QD), block_rows)):
-        for column_block, columns in enumerate(_slices(len(candidate_CD), TILE_COLUMNS)):
+    memory = query_QD.new_empty(min(block_rows, len(query_QD)) * TILE_COLUMNS)
+    for row_block, rows in enumerate(slices(len(query_QD), block_rows)):
+        for column_block, columns in enumerate(slices(len(candidate_CD), TILE_COLUMNS)):
             query_RD, candidate_WD = query_QD[rows], candidate_CD[columns]
-            cells = len(query_RD) * len(candidate_WD)
-            tile_RW, scratch_RW = memory[:, :cells].view(2, len(query_RD), len(candidate_WD))
-            _product(query_RD, candidate_WD, tile_RW)
+            tile_RW = memory[: len(query_RD) * len(candidate_WD)].view(len(query_RD), len(candidate_WD))
+            float32_product(query_RD, candidate_WD, tile_RW)
             is_here_P = (query_P // block_rows == row_block) & (candidate_P // TILE_COLUMNS == column_block)
             tile_RW[query_P[is_here_P] - rows.start, candidate_P[is_here_P] - columns.start] = -torch.inf
-            ahead_Q2[rows] += _count_ahead(tile_RW, best_Q[rows], margin, query_RD, candidate_WD, scratch_RW)
-            ahead_C2[columns] += _count_ahead(tile_RW.T, best_C[columns], margin, candidate_WD, query_RD, scratch_RW.T)
+            best_R, best_W = best_Q[rows], best_C[columns]
+            bounds_R, bounds_W = _bounds(tile_RW, best_R, best_W, margin)
+            ahead_Q2[rows] += _decide(tile_RW, bounds_R, best_R, margin, query_RD, candidate_WD)
+            ahead_C2[columns] += _decide(tile_RW.T, bounds_W, best_W, margin, candidate_WD, query_RD)
     return _found(ahead_Q2), _found(ahead_C2)
 
 
@@ -293,29 +302,49 @@ def _found(ahead_Q2: Tensor) -> Found:
     return Found((ahead_Q + 1).numpy(), tied_Q.clone().numpy())
 
 
-def _count_ahead(
-    tile_RW: Tensor, best_R: Tensor, margin: float, row_RD: Tensor, column_WD: Tensor, scratch_RW: Tensor
+def _bounds(tile_RW: Tensor, best_R: Tensor, best_W: Tensor, margin: float) -> tuple[_Bounds, _Bounds]:
+    """Count, for each row and for each column, what is possibly and what is certainly ahead of its right answer.
+
+    The tile is right within ``margin``. A CPU counts a few rows at a time, so that what it compares into stays in the
+    cache: half the time of comparing the tile whole.
+    """
+    at_once = COUNTED_ROWS if tile_RW.device.type == "cpu" else len(tile_RW)
+    scratch_RW = tile_RW.new_empty(min(at_once, len(tile_RW)), tile_RW.shape[1])
+    of_rows, of_columns = _empty_bounds(best_R), _empty_bounds(best_W)
+    tests = ((torch.ge, best_R - margin, best_W - margin), (torch.gt, best_R + margin, best_W + margin))
+    for rows in slices(len(tile_RW), at_once):
+        some_RW = tile_RW[rows]
+        out_RW = scratch_RW[: len(some_RW)]
+        for kind, (test, limit_R, limit_W) in enumerate(tests):
+            # Comparing into floats and summing those is 5 to 30 times as fast as into booleans; below 2^24 exact.
+            of_rows[kind][rows] = test(some_RW, limit_R[rows, None], out=out_RW).sum(1).long()
+            of_columns[kind].add_(test(some_RW, limit_W, out=out_RW).sum(0).long())
+    return of_rows, of_columns
+
+
+def _empty_bounds(best_R: Tensor) -> _Bounds:
+    return _Bounds(*(torch.zeros_like(best_R, dtype=torch.int64) for _ in range(2)))
+
+
+def _decide(
+    tile_RW: Tensor, bounds_R: _Bounds, best_R: Tensor, margin: float, row_RD: Tensor, column_WD: Tensor
 ) -> Tensor:
     """Count the columns at least as similar to each row as its right answer, and those of them that are as similar.
 
-    Returns int64 [R, 2]; -inf marks right answers.
-    The tile is right within ``margin``: outside of it the tile decides, inside of it the exact similarity does.
+    Returns int64 [R, 2]; -inf marks right answers. Within ``margin`` the exact similarity decides.
     """
-    low_R1, high_R1 = (best_R - margin)[:, None], (best_R + margin)[:, None]
-    # Comparing into floats and summing those is 5 to 30 times as fast as into booleans; counts below 2^24 are exact.
-    possible_R = torch.ge(tile_RW, low_R1, out=scratch_RW).sum(1).long()
-    certain_R = torch.gt(tile_RW, high_R1, out=scratch_RW).sum(1).long()
+    possible_R, certain_R = bounds_R
     counts_R2 = torch.stack([certain_R, torch.zeros_like(certain_R)], dim=1)
     undecided = int((possible_R - certain_R).sum())
     if undecided == 0:
         return counts_R2
     if undecided > DENSE_SHARE * tile_RW.numel():
-        exact_RW, is_wrong_RW = _exact_product(row_RD, column_WD), tile_RW > -torch.inf
+        exact_RW, is_wrong_RW = exact_product(row_RD, column_WD), tile_RW > -torch.inf
         ahead_R, tied_R = ((test(exact_RW, best_R[:, None]) & is_wrong_RW).sum(1) for test in (torch.ge, torch.eq))
         return torch.stack([ahead_R, tied_R], dim=1)
     open_R = (possible_R > certain_R).nonzero()[:, 0]
-    some_RW = tile_RW[open_R]
-    at, column = ((some_RW >= low_R1[open_R]) & (some_RW <= high_R1[open_R])).nonzero().unbind(1)
+    some_RW, best_R1 = tile_RW[open_R], best_R[open_R, None]
+    at, column = ((some_RW >= best_R1 - margin) & (some_RW <= best_R1 + margin)).nonzero().unbind(1)
     row = open_R[at]
     exact, best = exact_similarity(row_RD, column_WD, row, column), best_R[row]
     return counts_R2.index_add(0, row, torch.stack([exact >= best, exact == best], dim=1).long())
@@ -326,35 +355,6 @@ def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
     worst = similarity_P.new_full((rows,), -torch.inf)
     best = worst.scatter_reduce(0, row_P, similarity_P, "amax")
     return torch.where(best.isinf(), torch.inf, best)
-
-
-def exact_similarity(row_RD: Tensor, column_WD: Tensor, row_P: Tensor, column_P: Tensor) -> Tensor:
-    """Return the similarity of each pair, float32 [P]: the float64 dot product, rounded."""
-    similarity_P = row_RD.new_empty(len(row_P))
-    for some in _slices(len(row_P), RECOMPUTED_AT_ONCE):
-        similarity_P[some] = (row_RD[row_P[some]].double() * column_WD[column_P[some]]).sum(1)
-    return similarity_P
-
-
-def _exact_product(row_RD: Tensor, column_WD: Tensor) -> Tensor:
-    """Return all similarities, float32 [R, W]: float64 dot products, rounded."""
-    return (row_RD.double() @ column_WD.double().T).float()
-
-
-def _product(row_RD: Tensor, column_WD: Tensor, out_RW: Tensor) -> None:
-    """Multiply in full float32, whatever autocast or TF32 setting a training left behind."""
-    with torch.autocast(row_RD.device.type, enabled=False), _full_float32():
-        torch.mm(row_RD, column_WD.T, out=out_RW)
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _checked(query_QD: Tensor, candidate_CD: Tensor, block_rows: int) -> tuple[Tensor, Tensor]:
@@ -372,7 +372,3 @@ def _checked(query_QD: Tensor, candidate_CD: Tensor, block_rows: int) -> tuple[T
             raise ValueError(f"{len(rows)} {side} embeddings are NaN or infinite, the first in row {int(rows[0])}")
     device = "cpu" if query_QD.device.type == "mps" else query_QD.device  # MPS has no float64
     return query_QD.detach().to(device, torch.float32), candidate_CD.detach().to(device, torch.float32)
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))

@@ -58,7 +58,8 @@ def gallery_queries(
             for name, (rank, similarity, answers) in found.items()
         )
         right_image = index.encoded_image(int(related.image_row[images[0]]))
-        queries.append(GalleryQuery(wanted, right_image, results))
+        concepts = [] if phrases is None else [phrases.phrases[number] for number in phrases.find(wanted)]
+        queries.append(GalleryQuery(wanted, right_image, results, tuple(concepts)))
     return queries
 
 

@@ -17,6 +17,7 @@ BAR_ROOM = 0.84
 COLOURS = {"new model": "#1d6b52", "champion": "#6f9fd8", "base weights": "#9db3aa", "chance": "#d8d2c4"}
 SHOWN_LABELS = 20
 COUNTED_LABELS = 12
+CONFUSIONS_A_ROW = 2
 
 
 def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
@@ -49,10 +50,13 @@ def confusion_chart(title: str, confusions: dict[str, tuple[list[str], npt.NDArr
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4 * max(len(confusions), 1), 6.2), layout="constrained")
-    panels = figure.subplots(1, max(len(confusions), 1), squeeze=False)[0]
+    rows = -(-len(confusions) // CONFUSIONS_A_ROW)
+    figure = Figure(figsize=(6.4 * CONFUSIONS_A_ROW, 6.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, CONFUSIONS_A_ROW, squeeze=False).ravel()
     for panel, (column, (labels, counts)) in zip(panels, confusions.items(), strict=False):
         _draw_confusion(panel, column, labels, counts)
+    for panel in panels[len(confusions) :]:
+        panel.set_visible(False)
     figure.suptitle(title, fontsize=11)
     return _png(figure)
 

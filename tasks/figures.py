@@ -45,6 +45,7 @@ def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list
         for key, (arrow, shown) in ({"mean_recall": ("both", "mean recall")} | keys).items():
             row = {"protocol": PROTOCOLS[protocol], "direction": arrow, "measure": shown}
             scale = 1 if shown == "median rank" else 100
+            row["chance"] = number(models[NEW]["chance"][protocol].get(key))
             for name in reversed(models):
                 row[name] = with_half(models[name]["protocols"][protocol][key], scale)
             row["ties won"] = number(found[key]["optimistic"], scale)

@@ -64,11 +64,15 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class GalleryQuery:
-    """A caption, the picture it belongs to, and every model's answer to it, models in the same order throughout."""
+    """A caption, the picture it belongs to, and every model's answer to it, models in the same order throughout.
+
+    ``concepts`` are those that the caption names.
+    """
 
     caption: str
     right_image: bytes
     results: tuple[ModelResult, ...]
+    concepts: tuple[str, ...] = ()
 
 
 def gallery_html(title: str, subtitle: str, queries: Sequence[GalleryQuery], worst: Sequence[GalleryQuery] = ()) -> str:
@@ -149,7 +153,7 @@ def _data_uri(image: bytes) -> str:
 
 
 def _card(number: int, last: int, query: GalleryQuery) -> str:
-    columns = "\n".join(_column(result) for result in query.results)
+    columns = "\n".join(_column(result, query.concepts) for result in query.results)
     return f"""<article id="query-{number}" tabindex="0" aria-labelledby="caption-{number}">
 <div class="wanted">
 <img src="{_data_uri(query.right_image)}" alt="the picture that belongs to the caption">
@@ -167,8 +171,8 @@ def _neighbour(number: int, last: int, arrow: str, name: str) -> str:
     return f'<a href="#query-{number}" aria-label="{name} caption">{arrow}</a>' if 1 <= number <= last else ""
 
 
-def _column(result: ModelResult) -> str:
-    answers = "\n".join(_figure(place, answer) for place, answer in enumerate(result.answers, start=1))
+def _column(result: ModelResult, concepts: tuple[str, ...]) -> str:
+    answers = "\n".join(_figure(place, answer, concepts) for place, answer in enumerate(result.answers, start=1))
     rank = f'<span class="rank {_rank_class(result.rank)}">rank {result.rank:,}</span>'
     return f"""<section>
 <h3><bdi>{escaped(result.model_name)}</bdi> {rank}</h3>
@@ -178,22 +182,28 @@ def _column(result: ModelResult) -> str:
 </section>"""
 
 
-def _figure(place: int, answer: Answer) -> str:
+def _figure(place: int, answer: Answer, concepts: tuple[str, ...]) -> str:
     caption = escaped(answer.caption)
     mark = '<span class="tag">✓ right</span>' if answer.is_right else ""
     opening = '<li class="right">' if answer.is_right else "<li>"
     return f"""{opening}<figure><span class="frame"><img src="{_data_uri(answer.image)}" alt="{caption}">
 <span class="place">{place}</span>{mark}</span>
-<figcaption title="{caption}"><b>{answer.similarity:.3f}</b> {_explanation(answer)}
+{_why(answer, concepts)}<figcaption title="{caption}"><b>{answer.similarity:.3f}</b>
 <bdi>{caption}</bdi></figcaption></figure></li>"""
 
 
-def _explanation(answer: Answer) -> str:
+def _why(answer: Answer, concepts: tuple[str, ...]) -> str:
     if answer.misses is None:
         return ""
+    said = escaped(explanation(answer, concepts))
+    return f'<p class="{"misses" if answer.misses else "says"}" title="{said}"><bdi>{said}</bdi></p>'
+
+
+def explanation(answer: Answer, concepts: tuple[str, ...]) -> str:
+    """Say what a wrong answer lacks of the concepts that its query names."""
     if not answer.misses:
-        return '<span class="says">names all</span>'
-    return f'<span class="misses">not <bdi>{escaped(", ".join(answer.misses))}</bdi></span>'
+        return "names all"
+    return "names none" if len(answer.misses) == len(concepts) else f"not {', '.join(answer.misses)}"
 
 
 def _rank_class(rank: int) -> str:
@@ -220,8 +230,10 @@ article:focus-visible, a:focus-visible { outline: 3px solid #3b82f6; outline-off
 .wanted img { width: 5rem; height: 5rem; }
 .wanted nav { margin-left: auto; white-space: nowrap; }
 .wanted nav a { padding: .3rem .6rem; border-radius: 8px; color: var(--muted); text-decoration: none; }
-.misses { color: var(--amber); font-weight: 600; }
-.says { color: var(--green); font-weight: 600; }
+.misses, .says { color: var(--amber); font-weight: 600; }
+.says { color: var(--green); }
+figure p { display: -webkit-box; overflow: hidden; margin: .45rem 0 0; font-size: .75rem; line-height: 1.35;
+  -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 h2 { margin: 0; font-size: 1.2rem; font-weight: 600; line-height: 1.3; overflow-wrap: anywhere; }
 h2 a { margin-right: .35rem; color: var(--muted); font-weight: 400; text-decoration: none; }
 .models { display: grid; gap: 1.25rem 2.5rem; margin-top: 1.1rem;
@@ -242,13 +254,13 @@ img { display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; backgrou
 .tag { padding: .1rem .5rem; border-radius: 99px; background: #12813f; color: #fff; font-size: .75rem;
   font-weight: 600; white-space: nowrap; }
 .frame .tag { position: absolute; bottom: .35rem; left: 50%; transform: translateX(-50%); }
-figcaption { display: -webkit-box; overflow: hidden; margin-top: .45rem; color: var(--muted); font-size: .75rem;
-  line-height: 1.35; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 4; }
+figcaption { display: -webkit-box; overflow: hidden; margin-top: .3rem; color: var(--muted); font-size: .75rem;
+  line-height: 1.35; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 figcaption b { color: var(--ink); font-variant-numeric: tabular-nums; }
 @media (max-width: 34rem) { ol { grid-template-columns: repeat(3, minmax(0, 1fr)); } article { padding: 1rem; } }
 .wide { aspect-ratio: auto; margin: 0 0 1.5rem; background: #fff; }
 main > h2 { margin: 2rem 0 .8rem; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+table { margin-bottom: 1rem; border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
 .word { text-align: left; }
 .scroll { overflow-x: auto; }
@@ -285,7 +297,7 @@ def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int)
                 frame_tile(draw, corner)
                 label_tile(draw, corner, "✓ right")
             elif answer.misses is not None:
-                said = f"not {', '.join(answer.misses)}" if answer.misses else "names all"
+                said = explanation(answer, query.concepts)
                 write_line(draw, (corner[0], tiles + TILE + 8), said, 15, AMBER if answer.misses else GREEN, TILE)
 
 

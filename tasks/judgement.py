@@ -10,7 +10,7 @@ from model.audit import Audit, audit
 from model.catalogue import product_embeddings, score_queries
 from model.measures import Figure, figures_of, measure
 from model.protocols import evaluate_candidates
-from model.retrieval import RetrievalResult, evaluate_retrieval
+from model.retrieval import DIRECTIONS, RetrievalResult, evaluate_retrieval
 from model.slices import Slice, product_recall, slice_products
 from model.zero_shot import Classified, classify, labels_of, prompt_embeddings
 from tasks.questions import CAPTIONS, FIELDS, KEYWORDS, Questions
@@ -70,7 +70,14 @@ class Judgement:
             "protocols": {
                 name: {key: vars(figure) for key, figure in figures.items()} for name, figures in self.protocols.items()
             },
-            "candidates": {name: result.text_to_image.candidates for name, result in self.results.items()},
+            "chance": {
+                name: {
+                    f"{way}_rank_at_{k}": value
+                    for way in DIRECTIONS
+                    for k, value in getattr(each, way).chance_at.items()
+                }
+                for name, each in self.results.items()
+            },
             "queries": {
                 name: {key: vars(figure) for key, figure in figures.items()} for name, figures in self.queries.items()
             },

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from model.catalogue import caption_queries, field_queries, label_queries
 from model.files import atomic_write
 from model.keywords import KeywordQueries, keyword_queries
-from model.protocols import CandidateSets, draw_candidates, relate_products
+from model.protocols import WRONG, CandidateSets, draw_candidates, relate_products
 from model.retrieval import DIRECTIONS, RelevantPairs, relate
 from model.slices import age_labels, length_labels
 from model.splits import read_side_table
@@ -150,7 +150,14 @@ def _candidates(
         return None
     label = fields[config.sampled_column]
     of_caption, of_image = ([label[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row))
-    return draw_candidates(related, products, of_caption, of_image, seed)
+    drawn = draw_candidates(related, products, of_caption, of_image, seed)
+    counts = (drawn.text_to_image >= 0).sum(axis=1)
+    if (counts <= WRONG).any():
+        notes.append(
+            f"protocol 101: {(counts <= WRONG).sum():,} of {len(counts):,} captions have fewer than {WRONG} others in "
+            f"their {config.sampled_column}, {counts.mean() - 1:.0f} on average; they are ranked among those"
+        )
+    return drawn
 
 
 def _queries(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model import retrieval
+from model import retrieval, similarity
 from model.retrieval import RANK_AT, RetrievalResult, evaluate_retrieval, ranks, relate, top_k
 
 
@@ -54,7 +54,8 @@ def one_thread():
 @pytest.fixture
 def small_tiles(monkeypatch):
     monkeypatch.setattr(retrieval, "TILE_COLUMNS", 5)
-    monkeypatch.setattr(retrieval, "RECOMPUTED_AT_ONCE", 3)
+    monkeypatch.setattr(retrieval, "COUNTED_ROWS", 2)
+    monkeypatch.setattr(similarity, "RECOMPUTED_AT_ONCE", 3)
 
 
 @pytest.mark.parametrize("dense_share", [1 / 64, 2.0], ids=["dense tiles recomputed whole", "pairs recomputed singly"])

@@ -6,12 +6,14 @@ was stopped goes on where it stopped: finished stages are picked up, training re
 
 from prefect import flow
 
+from flows.approval import approved
 from flows.parameters import Config, Data, Device, FinetuneEpochs, Overrides, Precision, read_config, run_name
 from flows.report import Report, full_report, nothing_new
 from tasks.data import materialise_data
 from tasks.evaluation import evaluate
 from tasks.export import export
-from tasks.registry import find_registered, promote, register
+from tasks.promotion import decide, promote
+from tasks.registry import find_registered, register
 from tasks.run import begin_run, tracked
 from tasks.training import finetune, pretrain
 from tasks.validation import validate
@@ -39,7 +41,8 @@ def retrain(
         finetuned = finetune(run, validation, pretrained)
         evaluation = evaluate(run, validation, finetuned)
         registered = register(run, validation, finetuned, evaluation)
-        decision = promote(run, validation, registered, evaluation)
+        decision = approved(run, decide(run, validation, registered, evaluation))
+        decision = promote(run, validation, registered, evaluation, decision)
         report_version(run, validation, evaluation, registered, decision)
         embeddings = export(run, registered)
     return full_report(run, validation, evaluation, registered, decision, embeddings)

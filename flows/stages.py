@@ -6,8 +6,9 @@ from flows.parameters import Config, Data, Overrides, Reason, RegisteredModel, W
 from tasks.data import materialise_data
 from tasks.evaluation import evaluate as evaluate_model
 from tasks.export import export as export_embeddings
+from tasks.promotion import promote_by_hand, roll_back
 from tasks.records import Decision, Evaluation, Export, Run, TrainedModel, Validation, Version
-from tasks.registry import find_version, promote_by_hand, registered_model, roll_back
+from tasks.registry import find_version, registered_model
 from tasks.run import begin_evaluation, begin_run, tracked
 from tasks.stage import log_sentences
 from tasks.training import finetune as finetune_model

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from model.errors import ConfigError, nearest
-from model.sections import DataConfig, EvaluateConfig, ExportConfig, ModelConfig, Name, Section, StageConfig
+from model.sections import DataConfig, EvaluateConfig, ExportConfig, GateConfig, ModelConfig, Name, Section, StageConfig
 
 ENVIRONMENT_PREFIX = "COMMERCE_CLIP__"
 MAX_CONFIG_BYTES = 1_000_000
@@ -51,6 +51,7 @@ class RunConfig(Section):
     pretrain: StageConfig = Field(default_factory=StageConfig, description="Continued pretraining on data/pretrain.")
     finetune: StageConfig = Field(default_factory=StageConfig, description="Fine-tuning on the train split.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Rank@K and gallery.")
+    gate: GateConfig = Field(default_factory=GateConfig, description="What promotes a challenger.")
     export: ExportConfig = Field(default_factory=ExportConfig, description="Embedding export.")
 
     @model_validator(mode="after")
@@ -64,7 +65,8 @@ class RunConfig(Section):
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that changes results; where the data lie and the name do not."""
         same_results = dict.fromkeys(("name", "workers", "profile_processes", "decoded_cache"), True)
-        values = self.model_dump(mode="json", exclude={**same_results, "data": {"path"}})
+        asked = {"approval", "approval_timeout_s"}
+        values = self.model_dump(mode="json", exclude={**same_results, "data": {"path"}, "gate": asked})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

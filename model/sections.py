@@ -279,6 +279,42 @@ class EvaluateConfig(Section):
     gallery_worst: int = Field(6, ge=0, description="Captions shown in the gallery that the new model does worst on.")
 
 
+class GateConfig(Section):
+    """What a challenger must show before it becomes champion."""
+
+    margin: Share = Field(
+        0.0,
+        description="Mean recall on test by which a challenger must beat the champion: the whole 95 % interval of the "
+        "difference has to lie above it, 0 to 1.",
+    )
+    draws: int = Field(10_000, ge=1000, description="Bootstrap draws behind that interval.")
+    max_slice_fall: dict[ColumnName, Share] = Field(
+        default_factory=dict,
+        description="Columns of test's side table whose values are guarded slices, with the mean recall that each may "
+        "lose against the champion (category: 0.05), 0 to 1.",
+    )
+    min_slice_recall: dict[ColumnName, Share] = Field(
+        default_factory=dict,
+        description="Columns of test's side table with the mean recall that each of their values must have "
+        "(category: 0.3), 0 to 1.",
+    )
+    min_slice_pairs: int = Field(
+        30, ge=1, description="Pairs below which a value of a column is no slice: its recall would be chance."
+    )
+    floors: dict[str, float] = Field(
+        default_factory=dict,
+        description="Smallest values of test metrics by name, as evaluate reports them (zero-shot accuracy, say); a "
+        "metric that is missing holds the challenger back.",
+    )
+    approval: Literal["auto", "manual"] = Field(
+        "auto",
+        description="auto promotes what passes; manual pauses the run until a person approves it in Prefect's page.",
+    )
+    approval_timeout_s: int = Field(
+        86_400, ge=1, description="Seconds that a run waits for approval; after that nothing is promoted."
+    )
+
+
 class ExportConfig(Section):
     """Which products get embeddings."""
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import FaultReason
-from model.pixels import decode_image
 from tasks.shown import visible
 
 THUMBNAIL_SIDE = 224  # twice what a page shows, for dense screens
@@ -23,6 +22,8 @@ GREEN_SOFT, AMBER_SOFT = "#d9f2e2", "#fdeec8"
 
 def thumbnail(image: bytes) -> Image.Image:
     """Decode a picture to RGB, at most 224 pixels a side, transparency on white; a grey tile where that fails."""
+    from model.pixels import decode_image  # imports torch
+
     decoded = decode_image(image)
     if isinstance(decoded, FaultReason):
         return _grey_tile()

@@ -116,13 +116,29 @@ class Version(Record):
     mlflow_run_id: str
 
 
+class Check(Record):
+    """One condition of the gate: what was measured (None where it could not be), its limit, the verdict."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    passed: bool
+    note: str = ""
+
+
 class Decision(Record):
-    """Whether a version was promoted, and why."""
+    """Whether a version was promoted, and why.
+
+    ``champion`` is the version that it was compared with. A settled decision was carried out by an earlier try.
+    """
 
     version: int
     is_promoted: bool
     aliases: list[str]
     reason: str
+    champion: int | None = None
+    checks: list[Check] = []
+    is_settled: bool = False
 
 
 class Export(Record):

@@ -1,6 +1,7 @@
 """MLflow tracking: one MLflow run a fingerprint, whatever number of tries it takes.
 
-Only this file and `tasks.registry` import MLflow. Training metrics go through `tasks.metric_log`.
+Only this file and those of the registry (`tasks.registry`, `tasks.aliases`, `tasks.promotion`) import MLflow. Training
+metrics go through `tasks.metric_log`.
 """
 
 import json

@@ -1,12 +1,16 @@
 """A state folder with its own MLflow, and a run with an untrained model in it, for tests of single tasks."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from model.config import RunConfig
 from tasks.environment import ROOT
 from tasks.records import DataVersion, Evaluation, Run, TrainedModel, Validation
+
+if TYPE_CHECKING:
+    from .shop import Shop
 
 METRICS = {f"{d}_{m}": 0.5 for d in ("text_to_image", "image_to_text") for m in ("rank_at_1", "median_rank")}
 
@@ -52,6 +56,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
 @pytest.fixture
 def validation(tmp_path: Path) -> Validation:
     return Validation(profiles=tmp_path, docs=tmp_path, counts=[], expectations=5)
+
+
+@pytest.fixture
+def shop(
+    config: RunConfig,
+    data: DataVersion,
+    state: Path,
+    tmp_path: Path,
+    weights: TrainedModel,
+    validation: Validation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> "Shop":
+    from .shop import Shop
+
+    return Shop(config, data, tmp_path, weights, validation, monkeypatch)
 
 
 @pytest.fixture

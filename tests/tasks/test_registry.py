@@ -3,69 +3,14 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from model.config import RunConfig
 from model.errors import CheckpointError, PromotionRefused, ServiceError
-from tasks import registry
-from tasks.records import DataVersion, Decision, TrainedModel, Validation, Version
+from tasks import aliases, promotion, registry
+from tasks.records import TrainedModel
 from tasks.tracking import tracking_client
 
-from .conftest import evaluation_of, run_of
+from .shop import Shop
 
 pytestmark = pytest.mark.usefixtures("state")
-
-
-class Shop:
-    """Registers versions with chosen test figures and promotes them, as the main job does."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        data: DataVersion,
-        folder: Path,
-        model: TrainedModel,
-        validation: Validation,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        self.config, self.data, self.folder, self.model, self.validation = config, data, folder, model, validation
-        self.scores: dict[int, float] = {}
-        monkeypatch.setattr(
-            registry,
-            "compare",
-            lambda run, validation, version, champion: registry.Comparison(
-                new=self.scores[version.number], old=self.scores[int(champion.version)], low=-0.01, high=0.02
-            ),
-        )
-
-    def register(self, mean_recall: float, fingerprint: str) -> Version:
-        run = run_of(self.config, self.data, self.folder, f"{self.config.registered_model}-{fingerprint}")
-        evaluation = evaluation_of(self.folder, mean_recall)
-        version = registry.register.fn(run, self.validation, self.model, evaluation)
-        self.scores[version.number] = mean_recall
-        return version
-
-    def promote(self, version: Version, mean_recall: float, base: float = 0.01) -> Decision:
-        run = run_of(self.config, self.data, self.folder, f"{self.config.registered_model}-{version.number}")
-        return registry.promote.fn(run, self.validation, version, evaluation_of(self.folder, mean_recall, base))
-
-    def add(self, mean_recall: float, base: float = 0.01) -> Decision:
-        version = self.register(mean_recall, f"f{len(self.scores) + 1}")
-        return self.promote(version, mean_recall, base)
-
-    def alias(self, name: str) -> int | None:
-        found = registry._alias(tracking_client(), self.config.registered_model, name)
-        return int(found.version) if found else None
-
-
-@pytest.fixture
-def shop(
-    config: RunConfig,
-    data: DataVersion,
-    tmp_path: Path,
-    weights: TrainedModel,
-    validation: Validation,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Shop:
-    return Shop(config, data, tmp_path, weights, validation, monkeypatch)
 
 
 def test_the_first_version_that_beats_its_base_weights_is_champion(shop: Shop) -> None:
@@ -125,7 +70,7 @@ def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_whe
     tracking_client().set_registered_model_alias(shop.config.registered_model, "champion", "1")
     assert shop.promote(version, 0.3).is_promoted
     tags = tracking_client().get_model_version(shop.config.registered_model, "1").tags
-    assert registry.REASON_TAG in tags
+    assert aliases.REASON_TAG in tags
     assert tags[registry.WAS_CHAMPION_TAG] == "true"
 
 
@@ -164,25 +109,35 @@ def test_registering_one_fingerprint_twice_makes_one_version(shop: Shop) -> None
     assert shop.register(0.3, "same") == shop.register(0.3, "same")
 
 
+@pytest.mark.faults(kind="S7: one version a weights file", trials=1)
+def test_the_same_weights_judged_by_other_settings_are_the_same_version_and_nothing_new_next_time(shop: Shop) -> None:
+    weights = shop.weights(1)
+    first, again = shop.register(0.3, "f1", weights), shop.register(0.3, "f2", weights)
+    assert first == again
+    registry.record_export(first, Path("embeddings"), 24)
+    for mark in ("f1", "f2"):
+        assert registry.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") == first
+
+
 def test_rollback_makes_previous_the_champion_and_leaves_the_reason(shop: Shop) -> None:
     shop.add(0.3)
     shop.add(0.4)
-    registry.roll_back(shop.config.registered_model, "complaints about shoes")
+    promotion.roll_back(shop.config.registered_model, "complaints about shoes")
     assert (shop.alias("champion"), shop.alias("previous")) == (1, 2)
     tags = tracking_client().get_model_version(shop.config.registered_model, "1").tags
-    assert "by hand: rollback, complaints about shoes" in tags[registry.REASON_TAG]
+    assert "by hand: rollback, complaints about shoes" in tags[aliases.REASON_TAG]
 
 
 def test_a_rollback_without_previous_says_what_to_do(shop: Shop) -> None:
     shop.add(0.3)
     with pytest.raises(PromotionRefused, match="no version has the alias previous; name one with"):
-        registry.roll_back(shop.config.registered_model, "why")
+        promotion.roll_back(shop.config.registered_model, "why")
 
 
 def test_promoting_a_version_that_is_not_there_names_those_that_are(shop: Shop) -> None:
     shop.add(0.3)
     with pytest.raises(PromotionRefused, match="no version 7; known: 1"):
-        registry.promote_by_hand(shop.config.registered_model, 7, "why")
+        promotion.promote_by_hand(shop.config.registered_model, 7, "why")
 
 
 def test_a_version_whose_weights_were_changed_is_not_promoted(shop: Shop) -> None:
@@ -192,19 +147,20 @@ def test_a_version_whose_weights_were_changed_is_not_promoted(shop: Shop) -> Non
     weights = folder / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(PromotionRefused, match="cannot serve"):
-        registry.promote_by_hand(shop.config.registered_model, second.number, "why")
+        promotion.promote_by_hand(shop.config.registered_model, second.number, "why")
     assert shop.alias("champion") == 1
 
 
 def test_weights_changed_between_evaluation_and_registration_are_refused(shop: Shop, weights: TrainedModel) -> None:
-    shop.model = weights.model_copy(update={"weights_sha256": "f" * 64})
+    changed = weights.model_copy(update={"weights_sha256": "f" * 64})
     with pytest.raises(CheckpointError, match="not those that were evaluated"):
-        shop.register(0.3, "f1")
+        shop.register(0.3, "f1", changed)
 
 
 def test_a_version_carries_its_whole_lineage(shop: Shop) -> None:
-    version = shop.register(0.3, "f1")
+    weights = shop.weights(1)
+    version = shop.register(0.3, "f1", weights)
     tags = tracking_client().get_model_version(version.name, str(version.number)).tags
     for key in ("data_version", "config_sha256", "git_commit", "base_weights_sha256", "fingerprint", "validation"):
         assert tags[f"commerce_clip.{key}"]
-    assert tags["commerce_clip.weights_sha256"] == shop.model.weights_sha256
+    assert tags["commerce_clip.weights_sha256"] == weights.weights_sha256

@@ -1,0 +1,77 @@
+"""Ask a person before a version becomes champion: the run pauses, and a typed form waits on Prefect's page."""
+
+import os
+
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import pause_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from model.config import RunConfig
+from model.errors import ConfigError
+from tasks.gate import CHALLENGER, check_table
+from tasks.promotion import publish
+from tasks.records import Decision, Run
+from tasks.stage import run_logger
+
+POLL_S = 5
+
+
+class Approval(RunInput):
+    """What the form asks for."""
+
+    approve: bool = Field(description="Make this version champion. Left off, it stays challenger.")
+    who: str = Field(min_length=1, max_length=100, description="Your name, for the history.")
+    why: str = Field("", max_length=500, description="Why; kept as a tag of the version.")
+
+
+def require_approver(config: RunConfig) -> None:
+    """Refuse to start a run that will ask a person where there is no page to answer on.
+
+    Raises:
+        ConfigError: the config wants an approval, but no Prefect server is named.
+    """
+    if config.gate.approval == "manual" and not os.environ.get("PREFECT_API_URL"):
+        raise ConfigError(
+            "gate.approval is manual, but there is no Prefect server to ask on; start one with `make up`, set "
+            "PREFECT_API_URL, or set gate.approval=auto"
+        )
+
+
+def approved(run: Run, decision: Decision) -> Decision:
+    """Return the decision, after a person agreed where the config asks for that and the gate would promote."""
+    gate = run.config.gate
+    if gate.approval == "auto" or not decision.is_promoted or decision.is_settled:
+        return decision
+    run_logger().warning(
+        "version %d waits for approval until %d s from now: %s",
+        decision.version,
+        gate.approval_timeout_s,
+        decision.reason,
+    )
+    form = Approval.with_initial_data(description=_description(decision), approve=False, who="", why="")
+    try:
+        answer = pause_flow_run(wait_for_input=form, timeout=gate.approval_timeout_s, poll_interval=POLL_S)
+    except FlowPauseTimeout:
+        return _held_back(decision, f"nobody approved it within {gate.approval_timeout_s} s")
+    said = f"{answer.who}: {answer.why}" if answer.why else answer.who
+    if not answer.approve:
+        return _held_back(decision, f"refused by {said}")
+    return decision.model_copy(update={"reason": f"{decision.reason}; approved by {said}"})
+
+
+def _held_back(decision: Decision, why: str) -> Decision:
+    update = {
+        "is_promoted": False,
+        "aliases": [CHALLENGER],
+        "reason": f"{why}; the gate would promote ({decision.reason})",
+    }
+    held = decision.model_copy(update=update)
+    publish(held)
+    return held
+
+
+def _description(decision: Decision) -> str:
+    rows = "\n".join(f"| {' | '.join(row.values())} |" for row in check_table(decision))
+    head = "| check | measured | limit | verdict | note |\n|---|---|---|---|---|"
+    return f"# Make version {decision.version} champion?\n\n{decision.reason}\n\n{head}\n{rows}\n"

@@ -1,0 +1,192 @@
+"""Promoters that run at once, die half-way or get no answer: there is one champion, and its predecessor is known."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from model.errors import PromotionRefused, ServiceError
+from tasks import aliases, promotion, registry
+from tasks.environment import ROOT
+from tasks.records import Decision, Version
+from tasks.tracking import tracking_client
+
+pytestmark = pytest.mark.faults
+
+VERSIONS, PROMOTERS = 5, 50
+POINTS = ("before_intent", "after_intent", "between_aliases", "after_alias", "before_strike")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registry of the module's own, with five versions of nothing in one model."""
+    folder = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMMERCE_CLIP_STATE", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def model(state: Path, request: pytest.FixtureRequest) -> str:
+    client, name = tracking_client(), request.node.name.replace("_", "-").split("[")[0][:50]
+    client.create_registered_model(name)
+    for _ in range(VERSIONS):
+        client.create_model_version(name, f"{state}/mlartifacts/nothing")
+    return name
+
+
+def champion_of(client: MlflowClient, model: str) -> int | None:
+    return aliases.number_of(registry.read_alias(client, model, "champion"))
+
+
+def decided(number: int, champion: int | None) -> Decision:
+    return Decision(version=number, is_promoted=True, aliases=["champion"], reason=f"v{number}", champion=champion)
+
+
+@pytest.mark.faults(kind="S6: promoters at once", trials=PROMOTERS)
+def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an_unbroken_history(model: str) -> None:
+    client = tracking_client()
+    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    read, done = threading.Barrier(10), threading.Event()
+    outcomes: list[tuple[int | None, int, bool]] = []
+    without: list[int] = []
+
+    def promote(worker: int) -> None:
+        own = MlflowClient(tracking_client()._tracking_client.tracking_uri)
+        for turn in range(PROMOTERS // 10):
+            number, champion = 1 + (worker + turn) % VERSIONS, champion_of(own, model)
+            if turn == 0:
+                read.wait()  # all have read the same champion: nine of ten are stale
+            moved = promotion.carry_out(_version(model, number), decided(number, champion), f"{worker}-{turn}")
+            outcomes.append((champion, number, moved))
+
+    def watch() -> None:
+        own = MlflowClient(tracking_client()._tracking_client.tracking_uri)
+        while not done.is_set():
+            without.extend([1] * (champion_of(own, model) is None))
+
+    watcher = threading.Thread(target=watch)
+    workers = [threading.Thread(target=promote, args=(worker,)) for worker in range(10)]
+    watcher.start()
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
+    done.set()
+    watcher.join()
+    assert len(outcomes) == PROMOTERS and without == []
+    moved = [(before, after) for before, after, is_moved in outcomes if is_moved and before != after]
+    changes = [(change.before, change.after) for change in aliases.history(model)]
+    assert changes[0] == (None, 1)
+    assert sorted(changes[1:]) == sorted(moved)
+    assert all(one[1] == following[0] for one, following in pairwise(changes))
+    last = changes[-1]
+    assert (champion_of(client, model), aliases.number_of(registry.read_alias(client, model, "previous"))) == last[::-1]
+
+
+@pytest.mark.faults(kind="S7: killed promotion", trials=len(POINTS))
+def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(state: Path, model: str) -> None:
+    client = tracking_client()
+    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    champion, before = 1, None
+    promoter = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.faults.killed_promotion", model],
+        env=os.environ | {"COMMERCE_CLIP_STATE": str(state)},
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert promoter.stdin is not None and promoter.stdout is not None
+    for turn, point in enumerate(POINTS):
+        number = 2 + turn % (VERSIONS - 1)
+        promoter.stdin.write(f"{point} {number}\n")
+        promoter.stdin.flush()
+        assert int(promoter.stdout.readline()) == -signal.SIGKILL
+        assert champion_of(client, model) in (champion, number)
+        with registry.registry_lock(model, "the next promoter"):
+            aliases.finish_change(client, model)
+        if point != "before_intent":
+            champion, before = number, champion
+        previous = aliases.number_of(registry.read_alias(client, model, "previous"))
+        assert (champion_of(client, model), previous) == (champion, before), point
+    promoter.communicate()
+    assert [change.after for change in aliases.history(model)] == [1, 3, 4, 5, 2]
+
+
+@pytest.mark.faults(kind="S8: registry does not answer", trials=10)
+def test_a_registry_that_fails_at_any_read_promotes_nothing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = tracking_client()
+    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    reads = ("get_model_version_by_alias", "get_registered_model")
+    for read in reads:
+        for _ in range(10 // len(reads)):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"mlflow.MlflowClient.{read}", _gone)
+                with pytest.raises(ServiceError, match="check the server"):
+                    promotion.carry_out(_version(model, 2), decided(2, 1), "second")
+            assert champion_of(client, model) == 1
+
+
+@pytest.mark.faults(kind="S9: champion gone", trials=3)
+def test_a_champion_that_is_gone_is_never_replaced_by_the_machine_and_a_rollback_heals(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "loadable_folder", lambda version: Path(version.name))
+    client = tracking_client()
+    for number, champion in ((1, None), (2, 1)):
+        assert promotion.carry_out(_version(model, number), decided(number, champion), f"{number}")
+    client.delete_registered_model_alias(model, "champion")
+    assert registry.had_champion(client, model)
+    assert promotion.roll_back(model, "its alias was removed").is_promoted
+    assert champion_of(client, model) == 1
+    assert promotion.promote_by_hand(model, 3, "again").is_promoted
+    client.delete_model_version(model, "3")  # takes the alias along
+    assert registry.had_champion(client, model) and champion_of(client, model) is None
+    assert promotion.roll_back(model, "its version was deleted").version == 1
+    client.delete_model_version(model, "1")
+    with pytest.raises(PromotionRefused, match="no version has the alias previous; name one with"):
+        promotion.roll_back(model, "nothing is left")
+    assert registry.had_champion(client, model)
+
+
+def test_a_change_that_a_person_overtook_is_dropped(model: str) -> None:
+    client = tracking_client()
+    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    change = aliases._change(model, 1, 2, "half done", [])
+    client.set_registered_model_tag(model, aliases.CHANGE_TAG, change.model_dump_json())
+    client.set_registered_model_alias(model, "champion", "4")
+    aliases.finish_change(client, model)
+    assert champion_of(client, model) == 4
+    assert aliases.CHANGE_TAG not in registry.model_tags(client, model)
+
+
+@pytest.mark.faults(kind="X3: foreign source", trials=4)
+def test_files_outside_of_the_artifact_store_are_not_even_looked_at(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise AssertionError("somebody else's files were fetched")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+    for source in ("file:///etc", "/etc/passwd", "http://169.254.169.254/latest", "{root}/../../etc"):
+        text = source.format(root=f"file://{state}/mlartifacts")
+        monkeypatch.setattr("mlflow.MlflowClient.get_model_version_download_uri", lambda *_, text=text: text)
+        with pytest.raises(PromotionRefused, match="lies outside of the artifact store"):
+            promotion.promote_by_hand(model, 2, "why")
+
+
+def _version(model: str, number: int) -> Version:
+    return Version(name=model, number=number, mlflow_run_id="")
+
+
+def _gone(*_: object, **__: object) -> None:
+    raise MlflowException("database is gone")

@@ -1,0 +1,109 @@
+"""A shop that registers versions with chosen test figures and promotes them, as the main job does."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from model.config import RunConfig
+from model.retrieval import RANK_AT, Direction, RetrievalResult
+from model.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
+from tasks import promotion, registry
+from tasks.gate import Scored
+from tasks.records import DataVersion, Decision, TrainedModel, Validation, Version
+from tasks.tracking import experiment_id, tracking_client
+
+from .conftest import evaluation_of, run_of
+
+PRODUCTS = 2000
+
+
+def result_of(mean_recall: float, products: int = PRODUCTS) -> RetrievalResult:
+    """A result whose first products are all found and whose last are not."""
+    found = 0 if np.isnan(mean_recall) else round(mean_recall * products)
+    ranks = np.where(np.arange(products) < found, 1, 100)
+    rank_at = {k: mean_recall if np.isnan(mean_recall) else found / products for k in RANK_AT}
+    side = Direction(products, products, rank_at, 1.0, dict.fromkeys(RANK_AT, 0.0), ranks, np.arange(products))
+    return RetrievalResult(side, side)
+
+
+def log_files(run_id: str, config: RunConfig, folder: Path) -> str:
+    """Log a model folder without what makes it loadable by pyfunc, which takes seconds; return MLflow's id of it."""
+    client = tracking_client()
+    model = client.create_logged_model(experiment_id(client), name="model", source_run_id=run_id)
+    staged = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-logged") / "artifacts" / "model"))
+    client.log_model_artifacts(model.model_id, str(staged.parents[1]))
+    shutil.rmtree(staged.parents[1])
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+class Shop:
+    """One registered model of its own, and what its versions score."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: DataVersion,
+        folder: Path,
+        model: TrainedModel,
+        validation: Validation,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.config, self.data, self.folder, self.model, self.validation = config, data, folder, model, validation
+        self.scores: dict[int, float] = {}
+        self.data_versions: dict[int, str] = {}
+        monkeypatch.setattr(promotion, "_score", lambda run, validation, version: self.scored(int(version.version)))
+        monkeypatch.setattr(promotion, "publish", lambda decision: None)
+        monkeypatch.setattr(registry, "log_model", log_files)
+
+    @property
+    def name(self) -> str:
+        return self.config.registered_model
+
+    def scored(self, number: int) -> Scored:
+        return Scored(result_of(self.scores[number]), self.data_versions.get(number, self.data.version))
+
+    def weights(self, seed: int) -> TrainedModel:
+        """Weights of their own: those of the session with one number changed."""
+        folder = self.folder / f"weights-{seed}"
+        with sealed_folder(folder) as temporary:
+            for path in self.model.folder.iterdir():
+                shutil.copy(path, temporary)
+            (temporary / "manifest.json").unlink()
+            tensors = load_file(temporary / WEIGHTS_FILE)
+            tensors["logit_scale"] = np.asarray(tensors["logit_scale"] + np.float32(seed / 1000))
+            save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        return self.model.model_copy(update={"folder": folder, "weights_sha256": weights_sha256(folder)})
+
+    def register(self, mean_recall: float, fingerprint: str, weights: TrainedModel | None = None) -> Version:
+        run = run_of(self.config, self.data, self.folder, f"{self.name}-{fingerprint}")
+        model = weights or self.weights(len(self.scores) + 1)
+        version = registry.register.fn(run, self.validation, model, evaluation_of(self.folder, mean_recall))
+        self.scores[version.number] = mean_recall
+        return version
+
+    def promote(self, version: Version, mean_recall: float, base: float = 0.01) -> Decision:
+        run = run_of(self.config, self.data, self.folder, f"{self.name}-{version.number}")
+        evaluation = evaluation_of(self.folder, mean_recall, base)
+        decision = promotion.decide.fn(run, self.validation, version, evaluation)
+        return promotion.promote.fn(run, self.validation, version, evaluation, decision)
+
+    def add(self, mean_recall: float, base: float = 0.01) -> Decision:
+        version = self.register(mean_recall, f"f{len(self.scores) + 1}")
+        return self.promote(version, mean_recall, base)
+
+    def alias(self, name: str) -> int | None:
+        found = registry.read_alias(tracking_client(), self.name, name)
+        return int(found.version) if found else None
+
+    def aliases(self) -> tuple[int | None, int | None]:
+        return self.alias("champion"), self.alias("previous")
+
+    def tags(self, number: int) -> dict[str, str]:
+        return dict(tracking_client().get_model_version(self.name, str(number)).tags)
+
+    def set_alias(self, name: str, number: int) -> None:
+        tracking_client().set_registered_model_alias(self.name, name, str(number))

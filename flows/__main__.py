@@ -62,9 +62,13 @@ def _raising_on_sigterm() -> Iterator[None]:
 def _run(options: argparse.Namespace) -> None:
     """Call the command's function; Prefect reads its settings at import, so everything is imported only now."""
     if options.command in SERVICES:
-        from flows import stack
+        from flows import automations, stack
 
-        {"up": stack.up, "down": stack.down}[options.command]()
+        {"up": stack.up, "down": stack.down, "automate": automations.automate}[options.command]()
+    elif options.command == "history":
+        from flows.history import print_history
+
+        print_history(options.registered_model)
     elif options.command == "data":
         _look_at_data(options)
     elif options.command == "import":
@@ -121,7 +125,7 @@ def _run_flow(options: argparse.Namespace) -> None:
 def _stage_flow(name: str) -> Callable[..., Any]:
     from flows import stages
 
-    flow: Callable[..., Any] = getattr(stages, name)
+    flow: Callable[..., Any] = getattr(stages, name.replace("-", "_"))
     return flow
 
 

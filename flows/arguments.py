@@ -10,11 +10,13 @@ STAGES = {
     "evaluate": "judge a registered version on the test split",
     "promote": "make a registered version champion by hand",
     "rollback": "make the previous champion the champion again",
+    "drift-check": "compare a data version with the champion's; where it is far off, ask for a retraining",
     "export": "write the embeddings of products by a registered version",
 }
 SERVICES = {
     "up": "start a Prefect server, a worker and an MLflow server on loopback; create the deployments",
     "down": "stop what `up` started",
+    "automate": "create the automations on the Prefect server again, after a notification block was added there",
 }
 DATA_COMMANDS = {
     "log": "list the data versions: hash, date, name, rows, faults, and who trained on it",
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="command")
     for name, what in STAGES.items():
         _add_stage(commands.add_parser(name, help=what, description=what), name)
+    _add_history(commands)
     _add_ingest(commands)
     _add_data(commands)
     _add_import(commands)
@@ -56,6 +59,12 @@ def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--compare", choices=["published"], help="print published figures beside ours")
     if name in ("evaluate", "export"):
         command.add_argument("--version", default="champion", help="number or alias of the registered version")
+
+
+def _add_history(commands: "Commands[argparse.ArgumentParser]") -> None:
+    what = "list every change of the champion: when, who, from which version to which, why"
+    command = commands.add_parser("history", help=what, description=what)
+    command.add_argument("--registered-model", default="commerce-clip", help="name in the MLflow registry")
 
 
 def _add_config_options(command: argparse.ArgumentParser) -> None:

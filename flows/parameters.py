@@ -43,7 +43,12 @@ FinetuneEpochs = Annotated[
     int | None, Field(ge=0), Described("Passes over the train split, in place of the config's finetune.epochs.")
 ]
 Overrides = Annotated[Sequence[str], Described("Other knobs as section.key=value, for example finetune.lr=1e-4.")]
+WhenBusy = Annotated[
+    Literal["skip", "wait"],
+    Described("While another run trains this model: skip ends at once, wait starts after it, on the newest data then."),
+]
 RegisteredModel = Annotated[Name, Described("Name in the MLflow model registry.")]
+VersionNumber = Annotated[int, Field(ge=1), Described("Number of the registered version.")]
 WhichVersion = Annotated[str, Described("Registered version: its number, or champion, challenger, previous.")]
 Reason = Annotated[str, Field(min_length=1), Described("Why; kept as a tag of the version.")]
 

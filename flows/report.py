@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +14,7 @@ from flows.terminal import print_facts, print_line, print_table
 from model.config import RunConfig
 from tasks.environment import served
 from tasks.evaluation import rank_table
+from tasks.gate import check_table
 from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 from tasks.registry import aliases_of
 from tasks.shown import counted, shown_retention
@@ -24,6 +28,7 @@ class Report(Record):
     headline: str
     ranks: list[dict[str, str]]
     facts: dict[str, str]
+    checks: list[dict[str, str]] = Field(default_factory=list)
 
 
 def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Report:
@@ -33,12 +38,19 @@ def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Repor
     return Report(is_new=False, headline=headline, ranks=[], facts=facts)
 
 
+def skipped(config: RunConfig, holder: str) -> State[Report]:
+    """Return the final state of a run that another one has left no work: it is no failure."""
+    headline = f"skipped: {holder} holds the lock of {config.registered_model}"
+    report = Report(is_new=False, headline=headline, ranks=[], facts={"config": config.name})
+    return Completed(name="Skipped", message=headline, data=report)
+
+
 def full_report(
     run: Run, validation: Validation, evaluation: Evaluation, version: Version, decision: Decision, export: Export
 ) -> Report:
     """Return the report of a finished retraining, and put it on Prefect's page."""
     facts = {
-        "decision": decision.reason,
+        "decision": ("promoted, " if decision.is_promoted else "not promoted, ") + decision.reason,
         "aliases": ", ".join(aliases_of(version)) or "none",
         "data version": run.data.version,
         "MLflow run": run.mlflow_run_id,
@@ -55,13 +67,15 @@ def full_report(
         headline=f"{version.name} version {version.number}",
         ranks=rank_table(evaluation.metrics, evaluation.base_metrics, evaluation.champion_metrics),
         facts=facts,
+        checks=check_table(decision),
     )
     create_markdown_artifact(_markdown(report), key="retrain-report", description=report.headline)
     return report
 
 
-def print_report(report: Report) -> None:
+def print_report(outcome: Report | State[Report]) -> None:
     """Show a report in the terminal."""
+    report = outcome.result() if isinstance(outcome, State) else outcome
     console = Console()
     if report.ranks:
         table = Table(title=f"{report.headline}: Rank@K on test, %", title_justify="left")
@@ -74,6 +88,8 @@ def print_report(report: Report) -> None:
         console.print(f"[bold]{escape(report.headline)}[/bold]")
     for name, value in report.facts.items():
         console.print(f"[dim]{name:>13}[/dim]  {escape(_relative(value))}", soft_wrap=True)
+    if report.checks:
+        print_table("The gate", report.checks, right=("measured", "limit"))
     if not served():
         console.print("\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses.")
 

@@ -2,15 +2,26 @@
 
 from prefect import flow
 
-from flows.parameters import Config, Data, Overrides, Reason, RegisteredModel, WhichVersion, read_config, run_name
+from flows.parameters import (
+    Config,
+    Data,
+    Overrides,
+    Reason,
+    RegisteredModel,
+    VersionNumber,
+    WhichVersion,
+    read_config,
+    run_name,
+)
 from tasks.data import materialise_data
+from tasks.drift import Drift, announce_drift, champion_reference, measure_drift, publish_drift
 from tasks.evaluation import evaluate as evaluate_model
 from tasks.export import export as export_embeddings
-from tasks.promotion import promote_by_hand, roll_back
+from tasks.promotion import announce, promote_by_hand, roll_back
 from tasks.records import Decision, Evaluation, Export, Run, TrainedModel, Validation, Version
 from tasks.registry import find_version, registered_model
 from tasks.run import begin_evaluation, begin_run, tracked
-from tasks.stage import log_sentences
+from tasks.stage import log_sentences, run_logger
 from tasks.training import finetune as finetune_model
 from tasks.training import pretrain as pretrain_model
 from tasks.validation import validate as validate_data
@@ -59,17 +70,40 @@ def evaluate(
 
 
 @flow(name="promote")
-def promote(version: int, reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
+def promote(
+    version: VersionNumber, reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL
+) -> Decision:
     """Make a registered version champion by hand."""
     log_sentences()
-    return promote_by_hand(registered_model, version, reason)
+    decision = promote_by_hand(registered_model, version, reason)
+    announce(registered_model, decision)
+    return decision
 
 
 @flow(name="rollback")
 def rollback(reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
     """Make the previous champion the champion again."""
     log_sentences()
-    return roll_back(registered_model, reason)
+    decision = roll_back(registered_model, reason)
+    announce(registered_model, decision)
+    return decision
+
+
+@flow(name="drift-check", flow_run_name=run_name)
+def drift_check(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> Drift | None:
+    """Compare a data version with the one that the champion was trained on; far apart, ask for a retraining."""
+    settings = read_config(config, overrides, data=data)
+    reference = champion_reference(settings.registered_model)
+    run = begin_run(settings, materialise_data(settings))
+    with tracked(run):
+        validate_data(run)
+        drift = None if reference is None else measure_drift(run.data.version, reference)
+        if drift is None:
+            run_logger().warning("there is no champion with known data to compare with")
+            return None
+        publish_drift(drift, settings.data)
+        announce_drift(drift, settings.data)
+    return drift
 
 
 @flow(name="export", flow_run_name=run_name)

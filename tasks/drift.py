@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
 
 from model.drift import ColumnDrift, added, drift, read_counts
 from model.files import atomic_write
@@ -23,6 +24,7 @@ from tasks.stage import run_logger
 from tasks.tracking import fetch_artifacts, log_results
 
 DRIFT_FILE = "drift.json"
+DRIFTED, RESOURCE = "data.version.drifted", "commerce-clip.data"
 ARTIFACTS = "data"
 SHOWN = 50
 
@@ -132,6 +134,15 @@ def publish_drift(report: Drift, limits: DataConfig) -> None:
         run_logger().info("no column drifted by more than %g against %s", limits.drift_warn, against)
     for each in over:
         run_logger().warning("drift against %s: %s", against, each.sentence())
+
+
+def announce_drift(report: Drift, limits: DataConfig) -> bool:
+    """Emit the Prefect event that a retraining waits for where a column drifted over the limit; return whether."""
+    over = report.over(limits.drift_warn)
+    if over:
+        payload = {"version": report.version, "against": report.reference.name, "columns": [c.sentence() for c in over]}
+        emit_event(DRIFTED, resource={"prefect.resource.id": RESOURCE}, payload=payload)
+    return bool(over)
 
 
 def keep_with_run(run: Run, folder: Path) -> None:

@@ -1,7 +1,10 @@
 """From which code, data and weights a model came: what its tags say and what the fingerprint is made of."""
 
+import ast
 import hashlib
+import json
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +12,27 @@ from model.config import RunConfig
 from model.files import file_digest
 from model.sections import ModelConfig
 from tasks.environment import ROOT
-from tasks.records import DataVersion
+from tasks.records import DataVersion, Run
 
 CODE_FOLDERS = ("model", "tasks")
+# What shows, logs or stores results without changing them, and what is named by its values instead.
+NO_RESULTS = {
+    "model.errors",
+    "model.sections",
+    "tasks.answers",
+    "tasks.curves",
+    "tasks.drawing",
+    "tasks.environment",
+    "tasks.gallery",
+    "tasks.metric_log",
+    "tasks.progress",
+    "tasks.records",
+    "tasks.shown",
+    "tasks.signals",
+    "tasks.stage",
+    "tasks.tracking",
+    "tasks.training_report",
+}
 
 
 @cache
@@ -22,6 +43,61 @@ def code_version() -> str:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(f"{path.relative_to(ROOT).as_posix()}:{file_digest(path)}\n".encode())
     return digest.hexdigest()
+
+
+@cache
+def stage_code_version(module: str) -> str:
+    """Return the SHA-256 (hex) of the sources that a stage's results depend on."""
+    content = "".join(f"{name}:{file_digest(path)}\n" for name, path in sorted(stage_sources(module).items()))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def stage_sources(module: str) -> dict[str, Path]:
+    """Return a module and every one of ours that it imports, however deep, by name with its file.
+
+    Imports inside functions count; modules that change no result do not. Reading 60 files takes 0.2 s.
+    """
+    sources: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if path is not None and name not in sources and name not in NO_RESULTS:
+            sources[name] = path
+            waiting += _imported(path)
+    return sources
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module of ours, None for a name in one and for other people's."""
+    package, *rest = module.split(".")
+    if package not in CODE_FOLDERS:
+        return None
+    path = ROOT.joinpath(package, *rest)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return names
+
+
+def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence[str]) -> str:
+    """Return the SHA-256 (hex) of what a stage's result depends on.
+
+    That is the data version and its limits, the code of the stage, its sections of the config, the base weights, and
+    the results that it starts from.
+    """
+    config = run.config.model_dump(mode="json", exclude={"data": {"path"}})
+    read = {name: config[name] for name in sorted({"data", "seed", "device", "precision", "compile", *sections})}
+    base = (architecture_id(run.config.model), base_weights_id(run.config), concepts_id(run.config))
+    parts = (run.data.version, stage_code_version(module), json.dumps(read, sort_keys=True), *base, *upstream)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def base_weights_id(config: RunConfig) -> str:

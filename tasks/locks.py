@@ -31,17 +31,27 @@ def locked(name: str, what: str, wait: bool = False) -> Iterator[None]:
     Raises:
         DataError: another process holds it and ``wait`` is False; names that process.
     """
+    with locked_or_busy(name, what, wait) as holder:
+        if holder is not None:
+            raise DataError(f"{holder} is at work; run the command again when it has ended")
+        yield
+
+
+@contextmanager
+def locked_or_busy(name: str, what: str, wait: bool) -> Iterator[str | None]:
+    """Hold a lock for the block and yield None, or, where another holds it and ``wait`` is False, yield who does."""
     path = _folder() / f"{name}.lock"
     descriptor = _open(path)
     try:
         if not _take(descriptor):
             if not wait:
-                raise DataError(f"{_holder(path)} is at work; run the command again when it has ended")
+                yield _holder(path)
+                return
             run_logger().info("waiting for %s", _holder(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         _sign(descriptor, what)
         _held.add(descriptor)
-        yield
+        yield None
     finally:
         _held.discard(descriptor)
         os.close(descriptor)

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
 
 from model.errors import PromotionRefused
 from tasks.aliases import change_champion, finish_change, leave_reason, mark_champion, number_of
@@ -26,6 +27,7 @@ from tasks.records import Decision, Evaluation, Run, Validation, Version
 from tasks.registry import (
     PREVIOUS,
     aliases_of,
+    decided_tag,
     had_champion,
     loadable_folder,
     read_alias,
@@ -37,9 +39,8 @@ from tasks.scoring import score, slice_columns
 from tasks.stage import service_task
 from tasks.tracking import tracking_client
 
-DECIDED_TAG = "commerce_clip.decided_by"
+PROMOTED, HELD_BACK = "model.version.promoted", "model.version.held-back"
 ALREADY_CHAMPION = "is the champion already"
-ATTEMPTS = 3
 
 # ---- deciding ----
 
@@ -58,7 +59,7 @@ def decide(run: Run, validation: Validation, version: Version, evaluation: Evalu
     champion = read_alias(client, version.name, CHAMPION)
     is_champion = champion is not None and int(champion.version) == version.number
     known = read_version(client, version.name, version.number)
-    if known.tags.get(DECIDED_TAG) == run.fingerprint:
+    if decided_tag(run.fingerprint) in known.tags:
         # Decided by an earlier try; whatever a person did to the aliases since then stays as it is.
         return Decision(
             version=version.number,
@@ -119,23 +120,30 @@ def publish(decision: Decision) -> None:
 
 
 @service_task("promote")
-def promote(run: Run, validation: Validation, version: Version, evaluation: Evaluation, decision: Decision) -> Decision:
-    """Carry a decision out; where the champion changed since it was made, decide again.
+def promote(run: Run, version: Version, decision: Decision) -> Decision:
+    """Carry a decision out, once, and keep its checks with the MLflow run.
 
     Raises:
         ServiceError: the registry does not answer.
-        PromotionRefused: the champion changed while a person was asked, or again and again.
+        PromotionRefused: the champion is another by now than the one that was compared.
     """
-    for _ in range(ATTEMPTS):
-        if decision.is_settled or carry_out(version, decision, run.fingerprint):
-            if not decision.is_settled:
-                _keep_decision(run, decision)
-            return decision
-        if run.config.gate.approval == "manual":
-            break
-        decision = decide.fn(run, validation, version, evaluation)
-    raise PromotionRefused(
-        f"{version.name}: the champion changed while version {version.number} was decided on; run again"
+    if decision.is_settled:
+        return decision
+    if not carry_out(version, decision, run.fingerprint):
+        raise PromotionRefused(
+            f"{version.name}: the champion changed while version {version.number} was decided on; run again"
+        )
+    _keep_decision(run, decision)
+    announce(version.name, decision)
+    return decision
+
+
+def announce(name: str, decision: Decision) -> None:
+    """Emit the Prefect event that notifications wait for."""
+    emit_event(
+        PROMOTED if decision.is_promoted else HELD_BACK,
+        resource={"prefect.resource.id": f"commerce-clip.model.{name}", "prefect.resource.name": name},
+        payload={"version": decision.version, "before": decision.champion, "reason": decision.reason},
     )
 
 
@@ -159,7 +167,7 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
             if decision.is_promoted:
                 mark_champion(client, version.name, version.number)
             leave_reason(client, version.name, version.number, decision.reason)
-            client.set_model_version_tag(version.name, str(version.number), DECIDED_TAG, mark)
+            client.set_model_version_tag(version.name, str(version.number), decided_tag(mark), "true")
     except MlflowException as error:
         raise unreachable("could not set aliases", error) from error
     return True

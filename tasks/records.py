@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from model.config import RunConfig
+from model.sealed import MANIFEST, WEIGHTS_FILE
 
 
 class Record(BaseModel):
@@ -15,6 +16,10 @@ class Record(BaseModel):
     def files(self) -> list[Path]:
         """Return what must still be on disk for the record to count as finished."""
         return [value for value in self.__dict__.values() if isinstance(value, Path)]
+
+    def identity(self) -> str:
+        """Return what tells this result from others for the stages after it; nothing where the data version does."""
+        return ""
 
 
 class DataVersion(Record):
@@ -88,6 +93,14 @@ class TrainedModel(Record):
     valid_mean_recall: float
     coefficient: float = 1.0
     retention: Retention | None = None
+
+    def files(self) -> list[Path]:
+        """Return the weights and their manifest."""
+        return [self.folder / MANIFEST, self.folder / WEIGHTS_FILE]
+
+    def identity(self) -> str:
+        """Return the hash of the weights."""
+        return self.weights_sha256
 
 
 class Evaluation(Record):

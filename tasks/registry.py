@@ -56,10 +56,10 @@ def find_registered(config: "RunConfig", data: DataVersion) -> Version | None:
 
 
 def find_registered_fingerprint(config: "RunConfig", mark: str) -> Version | None:
-    """Return the version of a fingerprint if its run got as far as exporting embeddings, or None: it has to go on."""
+    """Return the version of a fingerprint if its run exported embeddings and decided on it; None: go on."""
     client, name = tracking_client(), config.registered_model
     found = find_versions(client, name, {FINGERPRINT_TAG: mark}) or _of_run(client, name, mark)
-    finished = [version for version in found if EXPORT_TAG in version.tags]
+    finished = [version for version in found if {EXPORT_TAG, decided_tag(mark)} <= version.tags.keys()]
     return as_version(finished[-1]) if finished else None
 
 
@@ -69,7 +69,7 @@ def _of_run(client: MlflowClient, name: str, mark: str) -> list[ModelVersion]:
 
 
 def record_export(version: Version, folder: Path, rows: int) -> None:
-    """Leave as a tag of the version where its embeddings lie; this completes a run.
+    """Leave as a tag of the version where its embeddings lie.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -120,6 +120,11 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
 def run_tag(mark: str) -> str:
     """Return the tag by which a version names a run that led to it; several do where they only judged differently."""
     return f"commerce_clip.run.{mark[:32]}"
+
+
+def decided_tag(mark: str) -> str:
+    """Return the tag by which a version says that the run of a fingerprint decided on its promotion."""
+    return f"commerce_clip.decided.{mark[:32]}"
 
 
 def _known(client: MlflowClient, run: Run, digest: str) -> ModelVersion | None:

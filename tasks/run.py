@@ -12,12 +12,24 @@ from tasks.cards import report_folder
 from tasks.data import reading
 from tasks.environment import state_folder
 from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
+from tasks.locks import locked_or_busy
 from tasks.metric_log import send_rest
 from tasks.records import DataVersion, Run, Version
 from tasks.stage import run_logger, service_task
 from tasks.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, tracking_client
 
 TRAINING_STAGES = ("pretrain", "finetune")
+
+
+@contextmanager
+def retraining(config: RunConfig, wait: bool) -> Iterator[str | None]:
+    """Train one model at a time: yield None while nobody else does, or who does where ``wait`` is False.
+
+    The lock ends with its process, so a run that was killed never keeps it.
+    """
+    what = f"run {flow_run.name or config.name}"
+    with locked_or_busy(f"retrain-{config.registered_model}", what, wait) as holder:
+        yield holder
 
 
 @service_task("begin")

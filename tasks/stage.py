@@ -1,13 +1,16 @@
 """What makes a function a stage: a Prefect task that is retried on ServiceError alone and never repeated when finished.
 
 A stage's result is written as JSON beside its files once it has ended well. A rerun of the same fingerprint finds it
-there, checks that its files still exist, and goes on; a result whose files are gone counts as never made.
+there, checks that its files still exist, and goes on; a result whose files are gone counts as never made. A stage that
+names the sections of the config that it reads is also found by runs of other fingerprints: a changed setting of the
+evaluation trains nothing again.
 """
 
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect import Task, task
@@ -19,6 +22,8 @@ from tqdm import tqdm
 
 from model.errors import CommerceClipError, ServiceError
 from model.files import atomic_write
+from tasks.environment import state_folder
+from tasks.lineage import stage_key
 from tasks.records import Record, Run
 
 RETRY_DELAYS_S = [2, 10, 30]
@@ -51,25 +56,39 @@ def service_task(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
 
 
 def stage(
-    name: str, result_type: type[R]
+    name: str, result_type: type[R], reads: Sequence[str] = ()
 ) -> Callable[[Callable[Concatenate[Run, P], R]], Task[Concatenate[Run, P], R]]:
-    """Make a function of a run a stage whose finished result is picked up instead of repeated."""
+    """Make a function of a run a stage whose finished result is picked up instead of repeated.
+
+    With ``reads``, the sections of the config that its result depends on, also by other runs for which they, the data
+    version, the stage's code and the results before it are the same.
+    """
 
     def decorate(function: Callable[Concatenate[Run, P], R]) -> Task[Concatenate[Run, P], R]:
         @functools.wraps(function)
         def once(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
-            finished = _finished(run, name, result_type)
-            if finished is not None:
-                run_logger().info("%s was finished before; its result is used again", name)
-                return finished
+            own, shared = run.folder / name / "result.json", _shared(run, name, function.__module__, reads, args)
+            for path in filter(None, (own, shared)):
+                if (finished := _finished(path, result_type)) is not None:
+                    run_logger().info("%s was finished before; its result is used again (%s)", name, path)
+                    return finished
             result = function(run, *args, **kwargs)
-            with atomic_write(run.folder / name / "result.json") as file:
-                file.write(result.model_dump_json(indent=2).encode())
+            for path in filter(None, (own, shared)):
+                with atomic_write(path) as file:
+                    file.write(result.model_dump_json(indent=2).encode())
             return result
 
         return service_task(name)(once)
 
     return decorate
+
+
+def _shared(run: Run, name: str, module: str, reads: Sequence[str], upstream: Sequence[Any]) -> Path | None:
+    """Return where runs of any fingerprint find the result of a stage, None where they do not share it."""
+    if not reads:
+        return None
+    known = [record.identity() for record in upstream if isinstance(record, Record)]
+    return state_folder() / "results" / name / f"{stage_key(run, module, reads, known)}.json"
 
 
 def run_logger() -> Any:
@@ -80,8 +99,7 @@ def run_logger() -> Any:
         return logging.getLogger(__name__)
 
 
-def _finished(run: Run, name: str, result_type: type[R]) -> R | None:
-    path = run.folder / name / "result.json"
+def _finished(path: Path, result_type: type[R]) -> R | None:
     try:
         result = result_type.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STOPPED_CLOSE_S = 2.0
 
 
-@stage("pretrain", TrainedModel)
+@stage("pretrain", TrainedModel, reads=("model", "pretrain"))
 def pretrain(run: Run, validation: Validation) -> TrainedModel:
     """Train the base weights further on the pretraining pairs; without pairs or epochs they pass through.
 
@@ -73,7 +73,7 @@ def base_weights(run: Run) -> Path:
     return folder
 
 
-@stage("finetune", TrainedModel)
+@stage("finetune", TrainedModel, reads=("model", "finetune"))
 def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedModel:
     """Train the pretrained weights on the train split; without epochs they pass through.
 

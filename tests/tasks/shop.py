@@ -89,7 +89,7 @@ class Shop:
         run = run_of(self.config, self.data, self.folder, f"{self.name}-{version.number}")
         evaluation = evaluation_of(self.folder, mean_recall, base)
         decision = promotion.decide.fn(run, self.validation, version, evaluation)
-        return promotion.promote.fn(run, self.validation, version, evaluation, decision)
+        return promotion.promote.fn(run, version, decision)
 
     def add(self, mean_recall: float, base: float = 0.01) -> Decision:
         version = self.register(mean_recall, f"f{len(self.scores) + 1}")

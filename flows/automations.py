@@ -1,0 +1,107 @@
+"""What the Prefect server does by itself: mark dead runs as crashed, and tell people what became of a version.
+
+`prefect deploy --all` and `make up` create the automations, the same ones however often. The triggers that start a
+retraining stand in prefect.yaml, with their deployment. Who is told: every notification block (Slack, Sendgrid e-mail,
+Teams, a webhook, …) that is saved on the server under the name ``commerce-clip``.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from flows.terminal import print_line
+from model.errors import ServiceError
+from tasks.environment import HEARTBEAT_S
+from tasks.promotion import HELD_BACK, PROMOTED
+
+PREFIX = "commerce-clip: "
+BLOCK_NAME = "commerce-clip"
+MISSED_BEATS = 3
+FLOW_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+OUR_RUNS = {"prefect.resource.role": "work-pool", "prefect.resource.name": "commerce-clip"}
+ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Skipped")}
+WAITS = {f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "AwaitingRetry")}
+VERDICT = "{{ event.resource.name }} version {{ event.payload.version }}: {{ event.payload.reason }}"
+FAILURE = "{{ flow.name }} {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+
+
+def automate() -> None:
+    """Create the automations, and say which.
+
+    Raises:
+        ServiceError: no Prefect server is named.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ServiceError("there is no Prefect server to automate; start one with `make up`, or set PREFECT_API_URL")
+    for name in create_automations()["automations"]:
+        print_line(name)
+
+
+def create_automations() -> dict[str, list[str]]:
+    """Create or renew our automations on the server and return their names: a build step of prefect.yaml."""
+    with get_client(sync_client=True) as client:
+        wanted = [crash_zombies(), *_notifications(_notification_blocks(client))]
+        for old in client.read_automations():
+            if old.name.startswith(PREFIX):
+                client.delete_automation(old.id)
+        for automation in wanted:
+            client.create_automation(automation)
+    return {"automations": [automation.name for automation in wanted]}
+
+
+def crash_zombies(silence_s: int = MISSED_BEATS * HEARTBEAT_S) -> AutomationCore:
+    """Return the automation that marks a run as crashed which has sent no heartbeat for so long, and has not ended."""
+    trigger = EventTrigger(
+        match=FLOW_RUNS,
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.heartbeat", *ENDS, *WAITS},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=silence_s),
+    )
+    crash = ChangeFlowRunState(
+        state=StateType.CRASHED,
+        message=f"no heartbeat for {silence_s} s: its process or machine is gone; the next run goes on from there",
+    )
+    return _automation("crash zombies", "A run whose process is gone is marked as crashed.", trigger, [crash])
+
+
+def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
+    if not blocks:
+        return
+    versions = {"prefect.resource.id": "commerce-clip.model.*"}
+    for event, what in ((PROMOTED, "promoted"), (HELD_BACK, "held back")):
+        trigger = EventTrigger(match=versions, expect={event}, posture=Posture.Reactive, threshold=1)
+        yield _automation(f"tell of {what}", f"A version was {what}.", trigger, _tell(blocks, what, VERDICT))
+    failed = EventTrigger(
+        match=FLOW_RUNS,
+        match_related=OUR_RUNS,
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    yield _automation("tell of failed", "A run failed or crashed.", failed, _tell(blocks, "failed", FAILURE))
+
+
+def _tell(blocks: list[UUID], what: str, body: str) -> list[ActionTypes]:
+    return [SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body) for block in blocks]
+
+
+def _automation(name: str, description: str, trigger: EventTrigger, actions: list[ActionTypes]) -> AutomationCore:
+    return AutomationCore(name=f"{PREFIX}{name}", description=description, trigger=trigger, actions=actions)
+
+
+def _notification_blocks(client: SyncPrefectClient) -> list[UUID]:
+    """Return the saved notification blocks of our name, of whatever type."""
+    return [
+        block.id
+        for block in client.read_block_documents(include_secrets=False)
+        if block.name == BLOCK_NAME and block.block_schema and "notify" in block.block_schema.capabilities
+    ]

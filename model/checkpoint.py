@@ -49,16 +49,31 @@ def sealed_folder(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; nothing half-written stays.
     """
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with whole_folder(folder) as temporary:
         fault_point("save:before_write")
         yield temporary
         _seal(temporary)
         fault_point("save:before_rename")
+    fault_point("save:after_rename")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.iterdir():
+            path.chmod(FILE_MODE)  # safetensors leaves 0600
+            _fsync(path)
+        fsync_folder(temporary)
         _replace_folder(temporary, folder)
-        fault_point("save:after_rename")
     except (OSError, SafetensorError) as error:
         raise write_failure(folder, _as_os_error(error)) from error
     finally:
@@ -74,15 +89,10 @@ def _as_os_error(error: OSError | SafetensorError) -> OSError:
 
 
 def _seal(folder: Path) -> None:
-    """Sync the files, then write the manifest that makes the folder valid."""
+    """Write the manifest that makes the folder valid."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in files:
-        path.chmod(FILE_MODE)
-        _fsync(path)
     manifest = {path.name: {"sha256": file_digest(path), "bytes": path.stat().st_size} for path in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _fsync(folder / MANIFEST)
-    fsync_folder(folder)
 
 
 def _fsync(path: Path) -> None:

@@ -11,9 +11,9 @@ Shapes: B batch, L tokens, D embedding.
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from model.checkpoint import sealed_folder, verify_sealed
 from model.compiled import Compiled, Pass
 from model.encode import cut_tokens, image_features, text_features
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
-from model.files import FILE_MODE
 from model.sections import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
@@ -60,6 +59,7 @@ class Towers:
     image_pass: Pass = image_features
     text_pass: Pass = text_features
     token_multiple: int = 1
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # beside the weights: tokeniser, origin, …
 
     @property
     def image_size(self) -> int:
@@ -200,8 +200,9 @@ def save_towers(towers: Towers, folder: Path) -> None:
     with sealed_folder(folder) as temporary:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in towers.clip.state_dict().items()}
         save_file(weights, temporary / WEIGHTS_FILE)
-        (temporary / WEIGHTS_FILE).chmod(FILE_MODE)  # safetensors leaves 0600
         (temporary / CONFIG_FILE).write_text(json.dumps(towers.config, indent=2), encoding="utf-8")
+        for name, content in towers.files.items():
+            (temporary / name).write_bytes(content)
 
 
 def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> Towers:
@@ -210,14 +211,35 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
     """
-    verify_sealed(folder)
+    names = verify_sealed(folder)
     target = resolve_device(device)
-    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
-        clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device=target, pretrained_text=False)
-        clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    clip = build_clip(folder, target)
+    clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    return Towers(clip, tokenizer, config, target, precision)
+    files = {name: (folder / name).read_bytes() for name in names if name not in (CONFIG_FILE, WEIGHTS_FILE)}
+    return Towers(clip, build_tokenizer(folder), config, target, precision, files=files)
+
+
+def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
+    """Return the towers of a folder's config with random weights.
+
+    Raises:
+        ConfigError: open_clip cannot build them.
+    """
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    text = config["model_cfg"]["text_cfg"]
+    if text.get("hf_model_name"):  # a text tower of Hugging Face, whose config.json lies in the folder
+        text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
+        return open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, device=device, pretrained_text=False, text_cfg=text
+        )
+
+
+def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
+    """Return the tokeniser of a folder's config, from the files beside it."""
+    with _quiet_open_clip():
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def weights_sha256(folder: Path) -> str:

@@ -112,6 +112,8 @@ def _add_models(commands: "Commands[argparse.ArgumentParser]") -> None:
     added["import"].add_argument("--as", dest="name", required=True, metavar="NAME", help="for model.pretrained")
     added["import"].add_argument("--towers", help="a listed model, an open_clip name or JSON, where no file says it")
     added["import"].add_argument("--activation", choices=("gelu", "quickgelu"), help="where no file says it")
+    added["import"].add_argument("--sha256", metavar="HEX", help="what the weights file must have")
+    added["import"].add_argument("--licence", help="of the weights, where neither the table nor a model card says it")
     added["convert"].add_argument("source", help="models:/name@alias, models:/name/version, a name or a folder")
     added["convert"].add_argument("--to", required=True, metavar="FORM", help="open_clip, easynlp or huggingface")
     added["convert"].add_argument("--out", required=True, metavar="FOLDER", help="new folder")

@@ -51,9 +51,11 @@ def show(name: str) -> None:
     print_facts(row.name, facts)
 
 
-def import_files(path: str, name: str, towers: str | None, activation: str | None) -> None:
+def import_files(
+    path: str, name: str, towers: str | None, activation: str | None, sha256: str | None, licence: str | None
+) -> None:
     """Import a published model and tell how to train from it."""
-    folder, origin = import_published(Path(path), name, towers, activation)
+    folder, origin = import_published(Path(path), name, towers, activation, sha256, licence)
     print_facts(name, {key: str(value) for key, value in origin.items()} | {"folder": str(folder)})
     print_line(f"next: python -m flows retrain --set model.pretrained={name}")
 

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
-from model.files import FILE_MODE, file_digest, fsync_folder, write_failure
+from model.files import FILE_MODE, MANIFEST, file_digest, fsync_folder, write_failure
 
-MANIFEST = "manifest.json"
 STATE_FILE = "state.json"
 STEP_FOLDER = re.compile(r"^step-(\d{9})$")
 
@@ -43,8 +42,10 @@ class Checkpoint:
 
 
 @contextmanager
-def sealed_folder(folder: Path) -> Iterator[Path]:
+def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``folder`` with a manifest when the block ends well.
+
+    ``digests`` are the SHA-256 (hex) of files that were hashed while they were written; the others are read for it.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; nothing half-written stays.
@@ -52,7 +53,7 @@ def sealed_folder(folder: Path) -> Iterator[Path]:
     with whole_folder(folder) as temporary:
         fault_point("save:before_write")
         yield temporary
-        _seal(temporary)
+        _seal(temporary, digests or {})
         fault_point("save:before_rename")
     fault_point("save:after_rename")
 
@@ -88,10 +89,13 @@ def _as_os_error(error: OSError | SafetensorError) -> OSError:
     return OSError(int(number.group(1)) if number else 0, str(error))
 
 
-def _seal(folder: Path) -> None:
+def _seal(folder: Path, digests: Mapping[str, str]) -> None:
     """Write the manifest that makes the folder valid."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    manifest = {path.name: {"sha256": file_digest(path), "bytes": path.stat().st_size} for path in files}
+    manifest = {
+        path.name: {"sha256": digests.get(path.name) or file_digest(path), "bytes": path.stat().st_size}
+        for path in files
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 

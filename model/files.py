@@ -16,6 +16,7 @@ from typing import IO
 from model.errors import CheckpointError, CommerceClipError
 
 FILE_MODE = 0o644
+MANIFEST = "manifest.json"  # of a sealed folder (model.checkpoint)
 
 
 @contextmanager

@@ -97,8 +97,15 @@ class ModelConfig(Section):
     )
     pretrained: str | None = Field(
         None,
-        description="Base weights: an open_clip tag (laion2b_s34b_b79k), a local .safetensors, .pt or .bin file, "
-        "or null for random weights.",
+        description="Base weights: a model that `models import` took in, by its name, which brings its own towers so "
+        "that name is not looked at; an open_clip tag (laion2b_s34b_b79k), a local .safetensors, .pt or .bin file, or "
+        "null for random weights.",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        description="Side of the images that the image tower sees, a multiple of its patches, pixels; the positions of "
+        "pretrained patches are interpolated. null keeps the model's own.",
     )
 
 

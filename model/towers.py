@@ -27,10 +27,12 @@ from model.checkpoint import sealed_folder, verify_sealed
 from model.compiled import Compiled, Pass
 from model.encode import cut_tokens, image_features, text_features
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
+from model.pixels import Resizing
 from model.sections import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+ORIGIN_FILE = "origin.json"  # of an imported model: its form, file, SHA-256 and licence
 # What torch, safetensors and open_clip's conversions raise on a file that is cut, or holds something else.
 UNREADABLE_WEIGHTS = (
     SafetensorError,
@@ -44,6 +46,8 @@ UNREADABLE_WEIGHTS = (
 )
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 TEXT_GROUPS = 4  # in which a batch's captions go through the text tower on a CPU
+PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
+TANH = {"approximate": "tanh"}  # act_kwargs of towers with this form of GELU
 COMPILED_LENGTHS = 8  # compiled text towers see token lengths that are multiples of it
 
 
@@ -66,6 +70,12 @@ class Towers:
         """Side of the square input, pixels."""
         size = self.clip.visual.image_size
         return int(size[0] if isinstance(size, tuple) else size)
+
+    @property
+    def resizing(self) -> Resizing:
+        """How an image becomes that square."""
+        preprocess = self.config["preprocess_cfg"]
+        return Resizing(preprocess.get("resize_mode") == "squash", preprocess.get("interpolation", "bicubic"))
 
     @property
     def embed_dim(self) -> int:
@@ -107,8 +117,21 @@ def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp
         architecture = dict(open_clip.get_model_config(name) or {})
         tokenizer = open_clip.get_tokenizer(name)
     preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
+    preprocess |= usual_preprocess(name, model.pretrained)
+    clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     return Towers(clip, tokenizer, config, target, precision)
+
+
+def usual_preprocess(name: str, tag: str | None = None) -> dict[str, Any]:
+    """Return how images are made ready for an open_clip tag, or for all weights of a model that agree; else nothing."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    chosen = [tag] if tag in tags else tags
+    said = [open_clip.get_pretrained_cfg(name, one) for one in chosen]
+    kept = [{key: cfg[key] for key in PREPROCESS_KEYS if key in cfg} for cfg in said]
+    if not kept or any(other != kept[0] for other in kept):
+        return {}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in kept[0].items()}
 
 
 def _known_architecture(name: str) -> str:
@@ -185,8 +208,12 @@ def _download(name: str, tag: str) -> Path:
     if tag not in tags:
         known = f"; known tags: {', '.join(tags)}" if tags else ""
         raise ConfigError(f"model.pretrained is '{tag}': {name} has no such weights{nearest(tag, tags) or known}")
+    said = open_clip.get_pretrained_cfg(name, tag)
+    if bool(said.get("quick_gelu")) != bool((open_clip.get_model_config(name) or {}).get("quick_gelu")):
+        other = name.removesuffix("-quickgelu") if name.endswith("-quickgelu") else f"{name}-quickgelu"
+        raise ConfigError(f"model.name is {name}, but weights '{tag}' have another activation; set it to {other}")
     try:
-        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
+        return Path(open_clip.download_pretrained(said))
     except Exception as error:
         # Each hub client raises its own kind; none of them is ours to mend.
         raise ServiceError(
@@ -223,23 +250,47 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
 def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
     """Return the towers of a folder's config with random weights.
 
-    Raises:
-        ConfigError: open_clip cannot build them.
+    A text tower of Hugging Face has its config.json in the folder. open_clip hands neither activation nor resolution
+    on to timm's towers, so they are applied here.
     """
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    text = config["model_cfg"]["text_cfg"]
-    if text.get("hf_model_name"):  # a text tower of Hugging Face, whose config.json lies in the folder
+    text, vision = config["model_cfg"]["text_cfg"], config["model_cfg"]["vision_cfg"]
+    if text.get("hf_model_name"):
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     with torch.random.fork_rng(devices=[]), _quiet_open_clip():
-        return open_clip.create_model(
+        clip = open_clip.create_model(
             f"local-dir:{folder}", load_weights=False, device=device, pretrained_text=False, text_cfg=text
         )
+    if vision.get("timm_model_name"):
+        _fit_trunk(clip.visual, vision)
+    return clip
+
+
+def _fit_trunk(visual: Any, vision: dict[str, Any]) -> None:
+    """Give a timm tower the activation and the resolution of a config."""
+    if vision.get("act_kwargs") == TANH:
+        for module in visual.modules():
+            if isinstance(module, torch.nn.GELU):
+                module.approximate = "tanh"
+    embed, side = getattr(visual.trunk, "patch_embed", None), vision.get("image_size", 224)
+    if hasattr(visual.trunk, "set_input_size") and getattr(embed, "img_size", None) not in (None, (side, side)):
+        visual.trunk.set_input_size(img_size=side)
 
 
 def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
-    """Return the tokeniser of a folder's config, from the files beside it."""
+    """Return the tokeniser of a folder's config, made of the files beside it."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    is_own = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
     with _quiet_open_clip():
-        return open_clip.get_tokenizer(f"local-dir:{folder}")
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **({"local_files_only": True} if is_own else {}))
+    if config.get("tokenizer_cfg", {}).get("is_verbatim"):
+        tokenizer.clean_fn = verbatim
+    return tokenizer
+
+
+def verbatim(caption: str) -> str:
+    """Return a caption as it is."""
+    return caption
 
 
 def weights_sha256(folder: Path) -> str:

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.errors import CheckpointError, ConfigError
 from model.sections import Name
+from model.zoo import licence_of
 from tasks.environment import state_folder
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
@@ -18,8 +19,12 @@ def models_folder() -> Path:
     return state_folder() / "models"
 
 
-def import_published(path: Path, name: str, towers: str | None, activation: str | None) -> tuple[Path, dict[str, Any]]:
+def import_published(
+    path: Path, name: str, towers: str | None, activation: str | None, sha256: str | None, licence: str | None
+) -> tuple[Path, dict[str, Any]]:
     """Import a published model under a name; return its folder and where it is from.
+
+    A name of the table of models takes over its licence.
 
     Raises:
         ConfigError: the name is none, or what the user must say is missing.
@@ -35,7 +40,8 @@ def import_published(path: Path, name: str, towers: str | None, activation: str 
     folder = models_folder() / name
     if folder.exists():
         raise CheckpointError(f"{folder}: there is a model of that name; choose another, or remove the folder")
-    return folder, import_model(path, folder, Told(towers, activation))
+    listed = licence or licence_of(towers or "") or licence_of(name)
+    return folder, import_model(path, folder, Told(towers, activation), sha256, listed)
 
 
 def convert(source: str, to: str, out: Path) -> Path:

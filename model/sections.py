@@ -103,7 +103,7 @@ class ModelConfig(Section):
     )
     image_size: int | None = Field(
         None,
-        ge=8,
+        ge=1,
         description="Side of the images that the image tower sees, a multiple of its patches, pixels; the positions of "
         "pretrained patches are interpolated. null keeps the model's own.",
     )
@@ -130,6 +130,11 @@ class StageConfig(Section):
         0.9, description="Smallest share of the image's area that a random training crop keeps; 1 crops the centre."
     )
     flip: bool = Field(False, description="Whether training images are mirrored at random.")
+    loss: Literal["auto", "info_nce", "sigmoid"] = Field(
+        "auto",
+        description="How image and text are brought together: info_nce; sigmoid, for towers with a logit bias (SigLIP);"
+        " auto, sigmoid where the towers have one.",
+    )
     concept_weight: float = Field(
         0.0, ge=0, description="Weight of the concept-matching loss beside InfoNCE; 0 leaves it out."
     )

@@ -71,6 +71,8 @@ def _run(options: argparse.Namespace) -> None:
         print_history(options.registered_model)
     elif options.command == "data":
         _look_at_data(options)
+    elif options.command == "models":
+        _look_at_models(options)
     elif options.command == "import":
         from flows.imports import import_files
 
@@ -90,6 +92,15 @@ def _look_at_data(options: argparse.Namespace) -> None:
         data.diff(options.reference, options.current)
     else:
         {"log": data.log, "status": data.status, "pull": data.pull}[options.action]()
+
+
+def _look_at_models(options: argparse.Namespace) -> None:
+    from flows import models
+
+    given = {key: value for key, value in vars(options).items() if key not in ("command", "action")}
+    actions = {"list": models.show_family, "show": models.show}
+    actions |= {"import": models.import_files, "convert": models.convert}
+    actions[options.action](**given)
 
 
 def _run_flow(options: argparse.Namespace) -> None:

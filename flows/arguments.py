@@ -24,6 +24,12 @@ DATA_COMMANDS = {
     "pull": "bring the version that data.dvc names into data/ and check every file",
     "diff": "tell what changed from one data version to another",
 }
+MODEL_COMMANDS = {
+    "list": "list the models that are known: towers, language, parameters, licence, where their weights come from",
+    "show": "tell what is known of one",
+    "import": "make base weights of a model as published",
+    "convert": "write a registered version, an imported model or a model folder as others publish models",
+}
 
 Commands = argparse._SubParsersAction
 
@@ -38,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_ingest(commands)
     _add_data(commands)
     _add_import(commands)
+    _add_models(commands)
     for name, what in SERVICES.items():
         commands.add_parser(name, help=what, description=what)
     return whole
@@ -107,3 +114,20 @@ def _add_import(commands: "Commands[argparse.ArgumentParser]") -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the kind; may be repeated"
     )
+
+
+def _add_models(commands: "Commands[argparse.ArgumentParser]") -> None:
+    what = "look at models of others, take them in and give them back"
+    command = commands.add_parser("models", help=what, description=what)
+    actions = command.add_subparsers(dest="action", required=True, metavar="action")
+    added = {name: actions.add_parser(name, help=about, description=about) for name, about in MODEL_COMMANDS.items()}
+    added["show"].add_argument("name", help="as `models list` has it")
+    added["import"].add_argument("path", help="folder or weights file as published")
+    added["import"].add_argument("--as", dest="name", required=True, metavar="NAME", help="for model.pretrained")
+    added["import"].add_argument("--towers", help="a listed model, an open_clip name or JSON, where no file says it")
+    added["import"].add_argument("--activation", choices=("gelu", "quickgelu"), help="where no file says it")
+    added["import"].add_argument("--sha256", metavar="HEX", help="what the weights file must have")
+    added["import"].add_argument("--licence", help="of the weights, where neither the table nor a model card says it")
+    added["convert"].add_argument("source", help="models:/name@alias, models:/name/version, a name or a folder")
+    added["convert"].add_argument("--to", required=True, metavar="FORM", help="open_clip, easynlp or huggingface")
+    added["convert"].add_argument("--out", required=True, metavar="FOLDER", help="new folder")

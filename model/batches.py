@@ -16,7 +16,7 @@ import torch
 
 from model.dataset import PairIndex, Rows
 from model.decoded import Decoded, decode_row, decoded_images
-from model.pixels import centre_crop, random_crop
+from model.pixels import CLIP_RESIZING, Resizing, centre_crop, random_crop
 from model.tokens import Tokens, token_ids
 from model.towers import Towers
 
@@ -53,7 +53,9 @@ def pair_input(
     tokens = token_ids(index, towers.tokenizer, folder, lambda rows: on_rows("tokens", rows))
     if folder is None or not is_decoded:
         return PairInput(index, tokens)
-    decoded = decoded_images(index, towers.image_size, folder, workers, lambda rows: on_rows("decoded images", rows))
+    decoded = decoded_images(
+        index, towers.image_size, folder, workers, lambda rows: on_rows("decoded images", rows), towers.resizing
+    )
     return PairInput(index, tokens, decoded)
 
 
@@ -66,6 +68,7 @@ class Crop:
     flip: bool = False
     seed: int = 0
     epoch: int = 0
+    resizing: Resizing = CLIP_RESIZING
 
 
 class Batch(NamedTuple):
@@ -109,7 +112,7 @@ def _input_image(pairs: PairInput, row: int, crop: Crop) -> torch.Tensor:
     else:
         image = decode_row(pairs.index, row)
     if crop.min_scale >= 1 and not crop.flip:
-        return centre_crop(image, crop.side)
+        return centre_crop(image, crop.side, crop.resizing)
     entropy = np.random.SeedSequence((crop.seed, crop.epoch, row)).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
-    return random_crop(image, crop.side, crop.min_scale, crop.flip, generator)
+    return random_crop(image, crop.side, crop.min_scale, crop.flip, generator, crop.resizing)

@@ -19,7 +19,7 @@ from model.cache import Layout, cached_array
 from model.dataset import PairIndex, Rows
 from model.errors import DataError, FaultReason
 from model.images import MAX_SIDE
-from model.pixels import centre_crop, decode_image
+from model.pixels import CLIP_RESIZING, Resizing, centre_crop, decode_image
 from model.prefetch import prefetch
 
 Decoded = npt.NDArray[np.uint8]
@@ -46,6 +46,7 @@ def decoded_images(
     folder: Path,
     workers: int = 0,
     on_rows: Callable[[int], None] = lambda rows: None,
+    resizing: Resizing = CLIP_RESIZING,
 ) -> Decoded:
     """Return the centre crops uint8 [N, 3, side, side] of an index's images, mapped from a cache in the folder.
 
@@ -57,7 +58,7 @@ def decoded_images(
     """
 
     def crops(rows: Rows) -> Decoded:
-        return np.stack([centre_crop(decode_row(index, int(row)), side).numpy() for row in rows])
+        return np.stack([centre_crop(decode_row(index, int(row)), side, resizing).numpy() for row in rows])
 
     def blocks() -> Iterator[Decoded]:
         starts = range(0, len(index), IMAGES_A_BLOCK)
@@ -66,12 +67,14 @@ def decoded_images(
             yield block
             on_rows(len(block))
 
-    return cached_array(folder, decoded_layout(index, side), blocks)
+    return cached_array(folder, decoded_layout(index, side, resizing), blocks)
 
 
-def decoded_layout(index: PairIndex, side: int) -> Layout:
+def decoded_layout(index: PairIndex, side: int, resizing: Resizing = CLIP_RESIZING) -> Layout:
     """Return the form of the cache, its bytes on disk among it."""
     versions = [f"{name} {version(name)}" for name in DECODING_PACKAGES]
     code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (images, pixels)]
-    key = hashlib.sha256(" ".join([index.digest(), str(side), *versions, *code]).encode()).hexdigest()
+    key = hashlib.sha256(
+        " ".join([index.digest(), str(side), str(tuple(resizing)), *versions, *code]).encode()
+    ).hexdigest()
     return Layout("decoded-images", key, (len(index), 3, side, side), np.uint8)

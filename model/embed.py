@@ -41,7 +41,7 @@ def embed_pairs(
     distinct, text_row = np.unique(pairs.tokens, axis=0, return_inverse=True)
     parts = torch.split(torch.from_numpy(distinct.astype(np.int64)), batch_size)
     texts = torch.cat([encode_tokens(towers, part).cpu() for part in parts])
-    crop, images = Crop(towers.image_size), []
+    crop, images = Crop(towers.image_size, resizing=towers.resizing), []
     batches = [np.arange(start, min(start + batch_size, len(pairs))) for start in range(0, len(pairs), batch_size)]
     for batch in prefetch(batches, lambda rows: load_batch(pairs, rows, crop), workers):
         images.append(encode_images(towers, batch.images).cpu())
@@ -86,7 +86,8 @@ def embed_encoded_images(towers: Towers, images: list[bytes], batch_size: int = 
         for row, image in enumerate(decoded, start):
             if isinstance(image, FaultReason):
                 raise ValueError(f"image in row {row}: {image}")
-        cropped = [centre_crop(image, towers.image_size) for image in decoded if not isinstance(image, FaultReason)]
+        side, resizing = towers.image_size, towers.resizing
+        cropped = [centre_crop(image, side, resizing) for image in decoded if not isinstance(image, FaultReason)]
         embedded.append(encode_images(towers, torch.stack(cropped)).cpu())
     return torch.cat(embedded)
 
@@ -117,7 +118,7 @@ def embed_products(
     """Yield the embeddings of a TSV's lines in order, passing over faulty lines; ``on_rows`` counts lines read."""
 
     def decode(lines: list[RawLine]) -> tuple[int, _Decoded]:
-        return len(lines), _decode_lines(lines, columns, towers.image_size, limits)
+        return len(lines), _decode_lines(lines, columns, towers, limits)
 
     for read, decoded in prefetch(_in_batches(read_lines(tsv, limits.max_line_bytes), batch_size), decode, workers):
         on_rows(read)
@@ -133,7 +134,7 @@ def _in_batches(lines: Iterator[RawLine], size: int) -> Iterator[list[RawLine]]:
         yield batch
 
 
-def _decode_lines(lines: list[RawLine], columns: Columns, side: int, limits: DataConfig) -> _Decoded:
+def _decode_lines(lines: list[RawLine], columns: Columns, towers: Towers, limits: DataConfig) -> _Decoded:
     decoded = _Decoded([], [], [])
     for line in lines:
         pair = FaultReason.LINE_TOO_LONG if line.data is None else parse_line(line.data, columns)
@@ -144,7 +145,7 @@ def _decode_lines(lines: list[RawLine], columns: Columns, side: int, limits: Dat
             image = facts if isinstance(facts, FaultReason) else decode_image(pair.image, limits.max_pixels)
             if isinstance(image, FaultReason):
                 continue
-            decoded.images.append(centre_crop(image, side))
+            decoded.images.append(centre_crop(image, towers.image_size, towers.resizing))
         decoded.lines.append(line.line)
         decoded.captions.append(pair.caption or "")
     return decoded

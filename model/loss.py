@@ -7,7 +7,7 @@ L2-normalised.
 import math
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy, kl_div, softplus
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -35,6 +35,32 @@ def info_nce(
         from_text_LB = from_text_LB.masked_fill(is_duplicate_LB, -math.inf)
     target_L = torch.arange(first, first + len(image_LD), device=image_LD.device)
     return (cross_entropy(from_image_LB, target_L) + cross_entropy(from_text_LB, target_L)) / 2
+
+
+def sigmoid_matching(
+    image_LD: torch.Tensor,
+    text_LD: torch.Tensor,
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+    all_text_BD: torch.Tensor | None = None,
+    is_duplicate_LB: torch.Tensor | None = None,
+    first: int = 0,
+) -> torch.Tensor:
+    """Return how badly each of L images says yes to its own text and no to the others of the B, a sum a pair.
+
+    Every image and text is a question of its own, answered by the sigmoid of ``logit_scale`` times their cosine plus
+    ``logit_bias``. The L pairs are the whole batch or a part of it, as for `info_nce`; what ``is_duplicate_LB`` marks
+    is no question.
+
+    Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1.
+    """
+    logits_LB = logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T + logit_bias
+    sign_LB = -torch.ones_like(logits_LB)
+    sign_LB.diagonal(first).fill_(1)
+    loss_LB = softplus(-sign_LB * logits_LB)
+    if is_duplicate_LB is not None:
+        loss_LB = loss_LB.masked_fill(is_duplicate_LB, 0)
+    return loss_LB.sum() / len(image_LD)
 
 
 def _logits(

@@ -1,4 +1,4 @@
-"""What a stage minimises: InfoNCE and the terms beside it, with the state that they keep from step to step."""
+"""What a stage minimises: InfoNCE or the sigmoid loss, and terms beside it with the state that they keep."""
 
 import math
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ from model.concept_table import read_concepts
 from model.concepts import Vocabulary, count_concepts, mine_concepts
 from model.distillation import Taught, distillation
 from model.distributed import gather_rows, mean_over_ranks, rank_of_world
-from model.errors import DataError
-from model.loss import MAX_LOG_SCALE, concept_matching, find_duplicates, info_nce
+from model.errors import ConfigError, DataError
+from model.loss import MAX_LOG_SCALE, concept_matching, find_duplicates, info_nce, sigmoid_matching
 from model.prototypes import FeatureQueue, concept_targets
 from model.sections import StageConfig
 from model.towers import Towers
@@ -44,7 +44,7 @@ class Embedded(NamedTuple):
 
 
 class Objective(torch.nn.Module):
-    """InfoNCE, and beside it the concept-matching and nearest-neighbour losses that a feature queue serves.
+    """InfoNCE or SigLIP's sigmoid loss, and beside it concept matching and nearest neighbours, which a queue serves.
 
     Each process of a launched group calls it with its own part of the batch and gets each term as a mean over that
     part; the mean over the processes is the term of the whole batch, in value and, by
@@ -52,8 +52,18 @@ class Objective(torch.nn.Module):
     """
 
     def __init__(self, towers: Towers, stage: StageConfig, vocabulary: Vocabulary | None) -> None:
-        """Make the objective of a stage; without a vocabulary it is plain InfoNCE."""
+        """Make the objective of a stage; without a vocabulary it is the plain loss of image and text.
+
+        Raises:
+            ConfigError: the stage wants the sigmoid loss of towers that have no logit bias.
+        """
         super().__init__()
+        has_bias = getattr(towers.clip, "logit_bias", None) is not None
+        if stage.loss == "sigmoid" and not has_bias:
+            raise ConfigError(
+                "loss is sigmoid, but these towers have no logit bias for it; set loss to info_nce or auto"
+            )
+        self.is_sigmoid = has_bias and stage.loss != "info_nce"
         self.weight, self.nearest_weight = stage.concept_weight, stage.nearest_weight
         self.warms_up = stage.term_warmup
         self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
@@ -68,16 +78,23 @@ class Objective(torch.nn.Module):
     idf: torch.Tensor
 
     def forward(
-        self, pairs: Embedded, logit_scale: torch.Tensor, taught: Taught | None = None
+        self,
+        pairs: Embedded,
+        logit_scale: torch.Tensor,
+        taught: Taught | None = None,
+        logit_bias: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return each loss term of this process's pairs by name, and ``loss``, the sum that is minimised."""
+        """Return each loss term of this process's pairs by name, and ``loss``, the sum that is minimised.
+
+        ``logit_scale`` is the factor itself, ``logit_bias`` what the towers of a sigmoid loss have beside it.
+        """
         everyone = pairs.of_all_processes()
-        terms = {"info_nce": self._info_nce(pairs, everyone, logit_scale)}
-        total = terms["info_nce"]
+        total = self._contrast(pairs, everyone, logit_scale, logit_bias)
+        terms = {"sigmoid" if self.is_sigmoid else "info_nce": total}
         if self.queue is not None:
             share = self.queue.filled_share() if self.warms_up else 1.0
             if self.nearest_weight:
-                terms["nearest"] = self._nearest_loss(self.queue, pairs, everyone, logit_scale)
+                terms["nearest"] = self._nearest_loss(self.queue, pairs, everyone, logit_scale, logit_bias)
                 total = total + share * self.nearest_weight * terms["nearest"]
             assert everyone.concepts is not None, "a queue is fed with what captions name"
             self.queue.push(everyone.image, everyone.text, everyone.concepts, everyone.ids[:, 0])
@@ -92,22 +109,34 @@ class Objective(torch.nn.Module):
             total = total + self.distill_weight * terms["distill"]
         return {"loss": total, **terms}
 
-    def _info_nce(self, pairs: Embedded, everyone: Embedded, logit_scale: torch.Tensor) -> torch.Tensor:
+    def _contrast(
+        self, pairs: Embedded, everyone: Embedded, logit_scale: torch.Tensor, logit_bias: torch.Tensor | None
+    ) -> torch.Tensor:
         first = rank_of_world()[0] * len(pairs.ids)
         duplicates_LB = find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
+        if self.is_sigmoid:
+            assert logit_bias is not None, "the towers have one"
+            return sigmoid_matching(
+                pairs.image, pairs.text, logit_scale, logit_bias, everyone.text, duplicates_LB, first
+            )
         return info_nce(pairs.image, pairs.text, logit_scale, everyone.image, everyone.text, duplicates_LB, first)
 
     def _nearest_loss(
-        self, queue: FeatureQueue, pairs: Embedded, everyone: Embedded, logit_scale: torch.Tensor
+        self,
+        queue: FeatureQueue,
+        pairs: Embedded,
+        everyone: Embedded,
+        logit_scale: torch.Tensor,
+        logit_bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Return InfoNCE with the queue's nearest text of another caption in each caption's place.
+        """Return the loss with the queue's nearest text of another caption in each caption's place.
 
         Source: Li et al. 2022, Supervision Exists Everywhere (DeCLIP), nearest-neighbour supervision.
         """
         nearest = queue.nearest_texts(everyone.text, everyone.ids[:, 0])
         first = rank_of_world()[0] * len(pairs.ids)
         borrowed = pairs._replace(text=nearest[first : first + len(pairs.ids)])
-        return self._info_nce(borrowed, everyone._replace(text=nearest), logit_scale)
+        return self._contrast(borrowed, everyone._replace(text=nearest), logit_scale, logit_bias)
 
     def _concept_loss(self, queue: FeatureQueue, pairs: Embedded) -> torch.Tensor:
         assert pairs.concepts is not None

@@ -23,22 +23,39 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | Fa
     return pixels if isinstance(pixels, FaultReason) else torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def centre_crop(image: torch.Tensor, side: int) -> torch.Tensor:
-    """Return the centre [3, side, side] of a uint8 image whose shorter side was resized to ``side``.
+class Resizing(NamedTuple):
+    """How a model wants images: squashed to the square, or its centre cut; and the filter of the resize."""
+
+    is_squashed: bool = False
+    interpolation: str = "bicubic"  # or bilinear
+
+
+CLIP_RESIZING = Resizing()
+
+
+def centre_crop(image: torch.Tensor, side: int, resizing: Resizing = CLIP_RESIZING) -> torch.Tensor:
+    """Return the centre [3, side, side] of a uint8 image whose shorter side was resized to ``side``, or all squashed.
 
     At most 2 levels of 255 from open_clip's evaluation transform before normalisation.
     """
+    if resizing.is_squashed:
+        return _in_one_block(_resize(image, side, side, resizing.interpolation))
     height, width = image.shape[1:]
     if max(height, width) > 8 * min(height, width):
-        return _centre_of_strip(image, side)
+        return _centre_of_strip(image, side, resizing.interpolation)
     shorter = min(height, width)
-    resized = _resize(image, int(side * height / shorter), int(side * width / shorter))
+    resized = _resize(image, int(side * height / shorter), int(side * width / shorter), resizing.interpolation)
     top, left = (round((length - side) / 2) for length in resized.shape[1:])
     return _in_one_block(resized[:, top : top + side, left : left + side])
 
 
 def random_crop(
-    image: torch.Tensor, side: int, min_scale: float, flip: bool, generator: torch.Generator
+    image: torch.Tensor,
+    side: int,
+    min_scale: float,
+    flip: bool,
+    generator: torch.Generator,
+    resizing: Resizing = CLIP_RESIZING,
 ) -> torch.Tensor:
     """Return a random resized crop [3, side, side] of a uint8 image, a pure function of the generator's state.
 
@@ -47,23 +64,23 @@ def random_crop(
     """
     draws = torch.rand(24, generator=generator).tolist()
     if min_scale >= 1:
-        cropped = centre_crop(image, side)
+        cropped = centre_crop(image, side, resizing)
     else:
         height, width = image.shape[1:]
         box = _random_box(height, width, min_scale, draws)
         cut = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-        cropped = _resize(cut, side, side)
+        cropped = _resize(cut, side, side, resizing.interpolation)
     return _in_one_block(cropped.flip(2) if flip and draws[23] < 0.5 else cropped)
 
 
-def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return a uint8 image [3, height, width] as Pillow's bicubic filter makes it, channels-last in memory."""
+def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
+    """Return a uint8 image [3, height, width] as Pillow's filter makes it, channels-last in memory."""
     if image.shape[1:] == (height, width):
         return image
     # The outer stride of a batch of one, which torchvision leaves undefined, tells torch to write its result
     # channels-last as well: the same pixels in 60 % of the time.
     batch = _in_one_block(image.permute(1, 2, 0))[None].permute(0, 3, 1, 2)
-    return interpolate(batch, (height, width), mode="bicubic", antialias=True)[0]
+    return interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
 
 
 def _in_one_block(image: torch.Tensor) -> torch.Tensor:
@@ -95,7 +112,7 @@ def _random_box(height: int, width: int, min_scale: float, draws: list[float]) -
     return _Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
-def _centre_of_strip(image: torch.Tensor, side: int) -> torch.Tensor:
+def _centre_of_strip(image: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:
     """Crop a long, thin image without building its resized whole, which could take hundreds of megabytes."""
     height, width = image.shape[1:]
     new_height, new_width = (int(side * length / min(height, width)) for length in (height, width))
@@ -103,6 +120,7 @@ def _centre_of_strip(image: torch.Tensor, side: int) -> torch.Tensor:
     x, y = width / new_width, height / new_height
     strip = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
     # Columns first and rows second, as for the whole: the rounding between the two passes shows at hard edges.
-    strip = strip.resize((side, height), Image.Resampling.BICUBIC, box=(left * x, 0, (left + side) * x, height))
-    strip = strip.resize((side, side), Image.Resampling.BICUBIC, box=(0, top * y, side, (top + side) * y))
+    resample = Image.Resampling[interpolation.upper()]
+    strip = strip.resize((side, height), resample, box=(left * x, 0, (left + side) * x, height))
+    strip = strip.resize((side, side), resample, box=(0, top * y, side, (top + side) * y))
     return torch.from_numpy(np.array(strip)).permute(2, 0, 1).contiguous()

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,22 +24,39 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 @contextmanager
-def sealed_folder(folder: Path) -> Iterator[Path]:
+def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``folder`` with a manifest when the block ends well.
+
+    ``digests`` are the SHA-256 (hex) of files that were hashed while they were written; the others are read for it.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; nothing half-written stays.
+    """
+    with whole_folder(folder) as temporary:
+        fault_point("save:before_write")
+        yield temporary
+        _seal(temporary, digests or {})
+        fault_point("save:before_rename")
+    fault_point("save:after_rename")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
     """
     temporary = folder.with_name(f"{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        fault_point("save:before_write")
         yield temporary
-        _seal(temporary)
-        fault_point("save:before_rename")
+        for path in temporary.iterdir():
+            path.chmod(FILE_MODE)  # safetensors leaves 0600
+            _fsync(path)
+        fsync_folder(temporary)
         _replace_folder(temporary, folder)
-        fault_point("save:after_rename")
     except (OSError, SafetensorError) as error:
         raise write_failure(folder, _as_os_error(error)) from error
     finally:
@@ -54,16 +71,14 @@ def _as_os_error(error: OSError | SafetensorError) -> OSError:
     return OSError(int(number.group(1)) if number else 0, str(error))
 
 
-def _seal(folder: Path) -> None:
-    """Sync the files, then write the manifest that makes the folder valid."""
+def _seal(folder: Path, digests: Mapping[str, str]) -> None:
+    """Write the manifest that makes the folder valid."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in files:
-        path.chmod(FILE_MODE)
-        _fsync(path)
-    manifest = {path.name: {"sha256": file_digest(path), "bytes": path.stat().st_size} for path in files}
+    manifest = {
+        path.name: {"sha256": digests.get(path.name) or file_digest(path), "bytes": path.stat().st_size}
+        for path in files
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _fsync(folder / MANIFEST)
-    fsync_folder(folder)
 
 
 def _fsync(path: Path) -> None:

@@ -97,8 +97,15 @@ class ModelConfig(Section):
     )
     pretrained: str | None = Field(
         None,
-        description="Base weights: an open_clip tag (laion2b_s34b_b79k), a local .safetensors, .pt or .bin file, "
-        "or null for random weights.",
+        description="Base weights: a model that `models import` took in, by its name, which brings its own towers so "
+        "that name is not looked at; an open_clip tag (laion2b_s34b_b79k), a local .safetensors, .pt or .bin file, or "
+        "null for random weights.",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side of the images that the image tower sees, a multiple of its patches, pixels; the positions of "
+        "pretrained patches are interpolated. null keeps the model's own.",
     )
 
 
@@ -123,6 +130,11 @@ class StageConfig(Section):
         0.9, description="Smallest share of the image's area that a random training crop keeps; 1 crops the centre."
     )
     flip: bool = Field(False, description="Whether training images are mirrored at random.")
+    loss: Literal["auto", "info_nce", "sigmoid"] = Field(
+        "auto",
+        description="How image and text are brought together: info_nce; sigmoid, for towers with a logit bias (SigLIP);"
+        " auto, sigmoid where the towers have one.",
+    )
     concept_weight: float = Field(
         0.0, ge=0, description="Weight of the concept-matching loss beside InfoNCE; 0 leaves it out."
     )

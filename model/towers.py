@@ -11,9 +11,9 @@ Shapes: B batch, L tokens, D embedding.
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from safetensors.torch import load_file, save_file
 from model.compiled import Compiled, Pass
 from model.encode import cut_tokens, image_features, text_features
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
-from model.files import FILE_MODE
+from model.pixels import Resizing
 from model.sealed import WEIGHTS_FILE, sealed_folder, verify_sealed
 from model.sections import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
+ORIGIN_FILE = "origin.json"  # of an imported model: its form, file, SHA-256 and licence
 # What torch, safetensors and open_clip's conversions raise on a file that is cut, or holds something else.
 UNREADABLE_WEIGHTS = (
     SafetensorError,
@@ -44,6 +45,8 @@ UNREADABLE_WEIGHTS = (
 )
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 TEXT_GROUPS = 4  # in which a batch's captions go through the text tower on a CPU
+PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
+TANH = {"approximate": "tanh"}  # act_kwargs of towers with this form of GELU
 COMPILED_LENGTHS = 8  # compiled text towers see token lengths that are multiples of it
 
 
@@ -59,12 +62,19 @@ class Towers:
     image_pass: Pass = image_features
     text_pass: Pass = text_features
     token_multiple: int = 1
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # beside the weights: tokeniser, origin, …
 
     @property
     def image_size(self) -> int:
         """Side of the square input, pixels."""
         size = self.clip.visual.image_size
         return int(size[0] if isinstance(size, tuple) else size)
+
+    @property
+    def resizing(self) -> Resizing:
+        """How an image becomes that square."""
+        preprocess = self.config["preprocess_cfg"]
+        return Resizing(preprocess.get("resize_mode") == "squash", preprocess.get("interpolation", "bicubic"))
 
     @property
     def embed_dim(self) -> int:
@@ -106,8 +116,21 @@ def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp
         architecture = dict(open_clip.get_model_config(name) or {})
         tokenizer = open_clip.get_tokenizer(name)
     preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
+    preprocess |= usual_preprocess(name, model.pretrained)
+    clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     return Towers(clip, tokenizer, config, target, precision)
+
+
+def usual_preprocess(name: str, tag: str | None = None) -> dict[str, Any]:
+    """Return how images are made ready for an open_clip tag, or for all weights of a model that agree; else nothing."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    chosen = [tag] if tag in tags else tags
+    said = [open_clip.get_pretrained_cfg(name, one) for one in chosen]
+    kept = [{key: cfg[key] for key in PREPROCESS_KEYS if key in cfg} for cfg in said]
+    if not kept or any(other != kept[0] for other in kept):
+        return {}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in kept[0].items()}
 
 
 def _known_architecture(name: str) -> str:
@@ -184,8 +207,12 @@ def _download(name: str, tag: str) -> Path:
     if tag not in tags:
         known = f"; known tags: {', '.join(tags)}" if tags else ""
         raise ConfigError(f"model.pretrained is '{tag}': {name} has no such weights{nearest(tag, tags) or known}")
+    said = open_clip.get_pretrained_cfg(name, tag)
+    if bool(said.get("quick_gelu")) != bool((open_clip.get_model_config(name) or {}).get("quick_gelu")):
+        other = name.removesuffix("-quickgelu") if name.endswith("-quickgelu") else f"{name}-quickgelu"
+        raise ConfigError(f"model.name is {name}, but weights '{tag}' have another activation; set it to {other}")
     try:
-        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
+        return Path(open_clip.download_pretrained(said))
     except Exception as error:
         # Each hub client raises its own kind; none of them is ours to mend.
         raise ServiceError(
@@ -199,8 +226,9 @@ def save_towers(towers: Towers, folder: Path) -> None:
     with sealed_folder(folder) as temporary:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in towers.clip.state_dict().items()}
         save_file(weights, temporary / WEIGHTS_FILE)
-        (temporary / WEIGHTS_FILE).chmod(FILE_MODE)  # safetensors leaves 0600
         (temporary / CONFIG_FILE).write_text(json.dumps(towers.config, indent=2), encoding="utf-8")
+        for name, content in towers.files.items():
+            (temporary / name).write_bytes(content)
 
 
 def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> Towers:
@@ -209,14 +237,59 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
     Raises:
         CheckpointError: the folder is missing, incomplete or damaged.
     """
-    verify_sealed(folder)
+    names = verify_sealed(folder)
     target = resolve_device(device)
-    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
-        clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False, device=target, pretrained_text=False)
-        clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    clip = build_clip(folder, target)
+    clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    return Towers(clip, tokenizer, config, target, precision)
+    files = {name: (folder / name).read_bytes() for name in names if name not in (CONFIG_FILE, WEIGHTS_FILE)}
+    return Towers(clip, build_tokenizer(folder), config, target, precision, files=files)
+
+
+def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
+    """Return the towers of a folder's config with random weights.
+
+    A text tower of Hugging Face has its config.json in the folder. open_clip hands neither activation nor resolution
+    on to timm's towers, so they are applied here.
+    """
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    text, vision = config["model_cfg"]["text_cfg"], config["model_cfg"]["vision_cfg"]
+    if text.get("hf_model_name"):
+        text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
+        clip = open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, device=device, pretrained_text=False, text_cfg=text
+        )
+    if vision.get("timm_model_name"):
+        _fit_trunk(clip.visual, vision)
+    return clip
+
+
+def _fit_trunk(visual: Any, vision: dict[str, Any]) -> None:
+    """Give a timm tower the activation and the resolution of a config."""
+    if vision.get("act_kwargs") == TANH:
+        for module in visual.modules():
+            if isinstance(module, torch.nn.GELU):
+                module.approximate = "tanh"
+    embed, side = getattr(visual.trunk, "patch_embed", None), vision.get("image_size", 224)
+    if hasattr(visual.trunk, "set_input_size") and getattr(embed, "img_size", None) not in (None, (side, side)):
+        visual.trunk.set_input_size(img_size=side)
+
+
+def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
+    """Return the tokeniser of a folder's config, made of the files beside it."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    is_own = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
+    with _quiet_open_clip():
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **({"local_files_only": True} if is_own else {}))
+    if config.get("tokenizer_cfg", {}).get("is_verbatim"):
+        tokenizer.clean_fn = verbatim
+    return tokenizer
+
+
+def verbatim(caption: str) -> str:
+    """Return a caption as it is."""
+    return caption
 
 
 def compile_towers(towers: Towers) -> Towers:

@@ -272,7 +272,7 @@ def _epoch_batches(
     stage: Stage, towers: Towers, sampler: Sampler, epoch: int, position: int = 0, reword: Rewording | None = None
 ) -> Iterator[Batch]:
     config = stage.config
-    crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch)
+    crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing)
     prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
 
     def load(rows: Rows) -> Batch:

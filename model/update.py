@@ -48,8 +48,9 @@ class Updater:
         average_([*(p.grad for p in self.parameters if p.grad is not None), *terms.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._grad_clip)
         self._optimizer.step()
-        with torch.no_grad():
-            clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
+        if not self._objective.is_sigmoid:  # SigLIP's scales are larger, and published ones stay as they are
+            with torch.no_grad():
+                clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
         return {**terms, "logit_scale": clip.logit_scale.detach().exp(), "grad_norm": norm}
 
     def _backward(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
@@ -60,8 +61,9 @@ class Updater:
         taught = self._taught(batch)
 
         def losses(image_BD: torch.Tensor, text_BD: torch.Tensor) -> dict[str, torch.Tensor]:
-            scale = self._towers.clip.logit_scale.exp()
-            terms: dict[str, torch.Tensor] = self._objective(Embedded(image_BD, text_BD, ids, named), scale, taught)
+            clip, pairs = self._towers.clip, Embedded(image_BD, text_BD, ids, named)
+            bias = getattr(clip, "logit_bias", None)
+            terms: dict[str, torch.Tensor] = self._objective(pairs, clip.logit_scale.exp(), taught, bias)
             return terms
 
         size = self._micro_batch_size

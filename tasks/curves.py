@@ -9,7 +9,7 @@ from tasks.metric_log import SPOOL
 
 # Title of a panel, and the metrics drawn in it; what a stage did not measure is left out.
 PANELS = (
-    ("loss by term", ("loss", "info_nce", "concept", "nearest", "distill")),
+    ("loss by term", ("loss", "info_nce", "sigmoid", "concept", "nearest", "distill")),
     ("valid, % of queries", ("valid_mean_recall", "valid_text_to_image_rank_at_1", "valid_image_to_text_rank_at_1")),
     ("gradient norm", ("grad_norm",)),
     ("logit scale", ("logit_scale",)),

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from model.config import RunConfig
 from model.files import file_digest
+from model.sealed import MANIFEST
 from model.sections import ModelConfig
+from model.shelf import find_imported, recorded_weights_sha256
 from tasks.environment import ROOT
+from tasks.models import models_folder
 from tasks.records import DataVersion, Run
 
 CODE_FOLDERS = ("model", "tasks")
@@ -105,12 +108,18 @@ def base_weights_id(config: RunConfig) -> str:
     model = config.model
     if model.pretrained is None:
         return f"random:{config.seed}"
+    imported = find_imported(model.pretrained, models_folder())
+    if imported is not None:
+        return f"sha256:{recorded_weights_sha256(imported)}"
     path = Path(model.pretrained)
     return f"sha256:{file_digest(path)}" if path.is_file() else f"tag:{model.pretrained}"
 
 
 def architecture_id(model: ModelConfig) -> str:
-    """Return the model's name, and the SHA-256 of its JSON where it is a config of ours."""
+    """Return the model's name and the SHA-256 of its JSON where it is a config of ours; an imported one's manifest."""
+    imported = find_imported(model.pretrained, models_folder())
+    if imported is not None:
+        return f"imported:{file_digest(imported / MANIFEST)}"
     path = Path(model.name)
     return f"{model.name}:{file_digest(path)}" if path.suffix == ".json" and path.is_file() else model.name
 

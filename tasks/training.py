@@ -12,6 +12,7 @@ from model.splits import find_splits
 from tasks.concepts import keep_concepts, show_concepts
 from tasks.inputs import index_input, split_input
 from tasks.metric_log import MetricLog
+from tasks.models import models_folder
 from tasks.progress import Progress, progress
 from tasks.records import Retention, Run, TrainedModel, Validation
 from tasks.shown import shown_retention
@@ -61,15 +62,17 @@ def base_weights(run: Run) -> Path:
         ServiceError: the weights cannot be downloaded.
     """
     # Importing torch and open_clip takes seconds that a run with nothing new to do should not spend.
+    from model.base import base_towers
     from model.sealed import weights_sha256
-    from model.towers import create_towers, save_towers
+    from model.towers import save_towers
 
     folder = run.folder / "base"
     try:
         weights_sha256(folder)
     except CheckpointError:
         config = run.config
-        save_towers(create_towers(config.model, config.device, config.precision, config.seed), folder)
+        towers = base_towers(config.model, models_folder(), config.device, config.precision, config.seed)
+        save_towers(towers, folder)
     return folder
 
 

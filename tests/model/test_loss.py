@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from model.loss import MAX_LOG_SCALE, concept_matching, find_duplicates, info_nce, similarity_divergence
+from model.loss import (
+    MAX_LOG_SCALE,
+    concept_matching,
+    find_duplicates,
+    info_nce,
+    sigmoid_matching,
+    similarity_divergence,
+)
 
 SIZES = [(2, 3), (5, 4), (13, 7), (1, 2)]
 
@@ -114,6 +121,44 @@ def test_info_nce_without_duplicates_equals_the_slow_twin_whole_and_as_the_mean_
         losses.append(info_nce(fast[0][part], fast[1][part], fast[2].exp(), fast[0], fast[1], duplicates, first))
     loss = torch.stack(losses).mean()
     assert_same(loss, slow_info_nce(slow[0], slow[1], slow[2].exp(), ids), fast, slow)
+
+
+def slow_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ids: list[tuple[int, int]]) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for row in range(len(image)):
+        for other in range(len(text)):
+            logit = scale * image[row].dot(text[other]) + bias
+            if row == other:
+                total = total - (1 / (1 + (-logit).exp())).log()
+            elif ids[row][0] != ids[other][0] and ids[row][1] != ids[other][1]:
+                total = total - (1 / (1 + logit.exp())).log()
+    return total / len(image)
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_sigmoid_loss_equals_the_slow_twin_whole_and_as_the_mean_of_parts(
+    ids: list[tuple[int, int]], ranks: int
+) -> None:
+    scale, bias = torch.tensor(2.3, dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64)
+    leaves = [unit_rows(6, 5, 1), unit_rows(6, 5, 2), scale, bias]
+    fast, slow = [leaf(x, torch.float32) for x in leaves], [leaf(x, torch.float64) for x in leaves]
+    numbers, share, losses = torch.tensor(ids), 6 // ranks, []
+    for first in range(0, 6, share):
+        part = slice(first, first + share)
+        duplicates = find_duplicates(numbers[part], numbers, first)
+        image, text = fast[0][part], fast[1][part]
+        losses.append(sigmoid_matching(image, text, fast[2].exp(), fast[3], fast[1], duplicates, first))
+    loss = torch.stack(losses).mean()
+    assert_same(loss, slow_sigmoid(slow[0], slow[1], slow[2].exp(), slow[3], ids), fast, slow)
+
+
+def test_the_sigmoid_loss_is_open_clips() -> None:
+    from open_clip.loss import SigLipLoss
+
+    image, text = unit_rows(7, 5, 1), unit_rows(7, 5, 2)
+    scale, bias = torch.tensor(10.0, dtype=torch.float64), torch.tensor(-10.0, dtype=torch.float64)
+    torch.testing.assert_close(sigmoid_matching(image, text, scale, bias), SigLipLoss()(image, text, scale, bias))
 
 
 def test_duplicates_share_a_caption_or_an_image_and_nobody_is_a_duplicate_of_himself() -> None:

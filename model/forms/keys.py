@@ -1,0 +1,77 @@
+"""Tensors of one model under two sets of names: a rule a group of tensors, good in both directions."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+Change = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+def _same(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    return tensors
+
+
+class Rule(NamedTuple):
+    """Which of their tensors become which of ours, and how; ``back`` undoes it to the bit."""
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    there: Change = _same
+    back: Change = _same
+
+
+def same(theirs: str, ours: str) -> list[Rule]:
+    """Return the rules of a module with weight and bias."""
+    return [Rule((f"{theirs}.{part}",), (f"{ours}.{part}",)) for part in ("weight", "bias")]
+
+
+def transposed(theirs: str, ours: str) -> Rule:
+    """Return the rule of a matrix that one side has transposed."""
+    return Rule((theirs,), (ours,), lambda one: [one[0].T], lambda one: [one[0].T])
+
+
+def reshaped(theirs: str, ours: str, their_shape: tuple[int, ...], our_shape: tuple[int, ...]) -> Rule:
+    """Return the rule of a tensor whose axes of length 1 differ."""
+    return Rule((theirs,), (ours,), lambda one: [one[0].reshape(our_shape)], lambda one: [one[0].reshape(their_shape)])
+
+
+def stacked(theirs: Sequence[str], ours: str) -> Rule:
+    """Return the rule of tensors of equal shape that are one with us."""
+    return Rule(tuple(theirs), (ours,), lambda parts: [torch.cat(list(parts))], lambda one: one[0].chunk(len(theirs)))
+
+
+def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
+    """Return tensors under our names; what no rule knows keeps its name, so that it is told as unknown."""
+    left, ours = dict(theirs), Tensors()
+    for rule in rules:
+        if all(name in left for name in rule.theirs):
+            ours |= dict(zip(rule.ours, rule.there([left.pop(name) for name in rule.theirs]), strict=True))
+    return ours | left
+
+
+def to_theirs(ours: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
+    """Return tensors under their names, contiguous.
+
+    Raises:
+        KeyError: one that the rules need is not there.
+    """
+    theirs = Tensors()
+    for rule in rules:
+        theirs |= dict(zip(rule.theirs, rule.back([ours[name] for name in rule.ours]), strict=True))
+    return {name: tensor.contiguous() for name, tensor in theirs.items()}
+
+
+def block_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
+    """Yield the rules of the blocks of a Hugging Face tower that is a plain open_clip transformer with us."""
+    for number in range(layers):
+        there, here = f"{theirs}.encoder.layers.{number}", f"{ours}.resblocks.{number}"
+        for part in ("weight", "bias"):
+            queries = [f"{there}.self_attn.{letter}_proj.{part}" for letter in "qkv"]
+            yield stacked(queries, f"{here}.attn.in_proj_{part}")
+        yield from same(f"{there}.self_attn.out_proj", f"{here}.attn.out_proj")
+        yield from same(f"{there}.layer_norm1", f"{here}.ln_1")
+        yield from same(f"{there}.layer_norm2", f"{here}.ln_2")
+        yield from same(f"{there}.mlp.fc1", f"{here}.mlp.c_fc")
+        yield from same(f"{there}.mlp.fc2", f"{here}.mlp.c_proj")

@@ -1,0 +1,132 @@
+"""Weights files of others: read without running anything, refused in one sentence, written as they stream by."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from model.errors import CheckpointError
+
+# What torch and safetensors raise on a file that is cut, or holds something else.
+UNREADABLE = (
+    SafetensorError,
+    zipfile.BadZipFile,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+LFS_POINTER = b"version https://git-lfs"
+CHUNK_BYTES = 1 << 24
+# What older checkpoints of CLIP carry beside their weights.
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL", torch.uint8: "U8"}
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the named tensors of a .safetensors file or of a plain ``torch.save``, memory-mapped where they can be.
+
+    Every byte of a zip that torch wrote is checked against its CRC-32.
+
+    Raises:
+        CheckpointError: the file is cut or damaged, a pointer of Git LFS, would run code, or holds something else.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise CheckpointError(f"{path}: a pointer of Git LFS, not the weights; fetch them by `git lfs pull`")
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    except Exception as error:
+        # torch raises pickle.UnpicklingError for code in a weights file; naming the class would import pickle.
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        raise CheckpointError(
+            f"{path}: holds more than tensors, which loading would run as code; nothing of it was run. Ask for a "
+            ".safetensors file, or for a torch.save of the weights alone"
+        ) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                raise CheckpointError(
+                    f"{path}: a TorchScript archive, which is code; import its weights as .safetensors instead"
+                )
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged (CRC-32 of {damaged} differs); fetch it again")
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]
+    if not isinstance(tensors, dict) or not tensors:
+        raise TypeError("no dictionary of tensors")
+    found = {str(name): value for name, value in tensors.items() if name not in NOT_WEIGHTS}
+    if not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise TypeError("no dictionary of tensors")
+    return found
+
+
+def _unreadable(path: Path, error: BaseException) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return CheckpointError(
+        f"{path}: not a readable weights file ({reason}); it may be cut, or hold more than tensors; fetch it again"
+    )
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
+    """Write a .safetensors file, floats as float32, and return its SHA-256 (hex).
+
+    One tensor at a time is in memory, and the digest is made while a chunk is written: half the time of writing first
+    and reading again.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinity.
+    """
+    names = sorted(tensors, key=lambda name: (-_ours(tensors[name].dtype).itemsize, name))
+    header, end = dict[str, Any](), 0
+    for name in names:
+        dtype, start = _ours(tensors[name].dtype), end
+        end += tensors[name].numel() * dtype.itemsize
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as beside:
+        for chunk in (len(text).to_bytes(8, "little"), text):
+            file.write(chunk)
+            digest.update(chunk)
+        for name in names:
+            values = tensors[name].to(_ours(tensors[name].dtype)).contiguous()
+            if values.is_floating_point() and not bool(values.sum().isfinite()):
+                raise CheckpointError(f"{name}: holds NaN or infinity, so the file is damaged; fetch it again")
+            whole = memoryview(values.reshape(-1).numpy()).cast("B")
+            for start in range(0, len(whole), CHUNK_BYTES):
+                digested = beside.submit(digest.update, whole[start : start + CHUNK_BYTES])
+                file.write(whole[start : start + CHUNK_BYTES])
+                digested.result()
+    return digest.hexdigest()
+
+
+def _ours(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point else dtype

@@ -1,0 +1,68 @@
+"""Models of others on this machine: imported under a name that ``model.pretrained`` takes, and given back."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from model.errors import CheckpointError, ConfigError
+from model.sections import Name
+from model.zoo import licence_of
+from tasks.environment import state_folder
+
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
+
+
+def models_folder() -> Path:
+    """Return the folder below which imported models lie, each by its name."""
+    return state_folder() / "models"
+
+
+def import_published(
+    path: Path, name: str, towers: str | None, activation: str | None, sha256: str | None, licence: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """Import a published model under a name; return its folder and where it is from.
+
+    A name of the table of models takes over its licence.
+
+    Raises:
+        ConfigError: the name is none, or what the user must say is missing.
+        CheckpointError: the published files cannot be used, or the name is taken.
+    """
+    from model.forms.published import Told
+    from model.importing import import_model
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ConfigError(f"--as {name!r}: a name has small letters, digits, '.', '_' and '-', 64 at most") from None
+    folder = models_folder() / name
+    if folder.exists():
+        raise CheckpointError(f"{folder}: there is a model of that name; choose another, or remove the folder")
+    listed = licence or licence_of(towers or "") or licence_of(name)
+    return folder, import_model(path, folder, Told(towers, activation), sha256, listed)
+
+
+def convert(source: str, to: str, out: Path) -> Path:
+    """Write a registered version (``models:/name@alias``), an imported model or a model folder in a published form.
+
+    Raises:
+        ConfigError: the source or the form is unknown.
+        CheckpointError: the source is damaged, or the form has no place for its towers.
+        ServiceError: MLflow does not answer.
+    """
+    from model.importing import convert_model
+
+    convert_model(_folder_of(source), to, out)
+    return out
+
+
+def _folder_of(source: str) -> Path:
+    registered = REGISTERED.fullmatch(source)
+    if registered:
+        from tasks.registry import find_version, registered_model
+
+        return registered_model(find_version(registered["name"], registered["which"])).folder
+    folder = models_folder() / source
+    return folder if folder.is_dir() else Path(source)

@@ -15,6 +15,7 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from open_clip.model import set_model_preprocess_cfg
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -69,12 +70,19 @@ class BertTower(torch.nn.Module):
     """BERT with the projection of its [CLS] hidden state, or of its pooled output where there is a bias."""
 
     def __init__(self, bert: dict[str, Any], embed_dim: int, has_bias: bool) -> None:
-        """Take BertConfig's fields, the embedding's width, and whether pooled outputs are projected with a bias."""
+        """Take BertConfig's fields, the embedding's width, and whether pooled outputs are projected with a bias.
+
+        Raises:
+            KeyError, TypeError, ValueError: the fields make no BERT.
+        """
         super().__init__()
         fields = dict(bert)
         kinds = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}
         config_kind, model_kind = kinds[fields.pop("model_type", "bert")]
-        self.config = config_kind(**{"pad_token_id": 0} | fields)
+        try:
+            self.config = config_kind(**{"pad_token_id": 0} | fields)
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from None
         self.transformer = model_kind(self.config, add_pooling_layer=has_bias)
         self.proj = torch.nn.Linear(self.config.hidden_size, embed_dim, bias=has_bias)
         torch.nn.init.normal_(self.proj.weight, std=self.config.hidden_size**-0.5)

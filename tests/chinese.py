@@ -31,7 +31,7 @@ TINY_BERT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "max_position_embeddings": 24,
+    "max_position_embeddings": 64,
     "type_vocab_size": 2,
 }
 

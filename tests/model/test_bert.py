@@ -137,7 +137,7 @@ def test_weights_are_a_pure_function_of_the_seed(chinese_model: ModelConfig) -> 
     [
         ({"vocabulary": None}, r"model\.vocabulary is null, but a BERT text tower needs one"),
         ({"vocabulary": "nowhere/vocab.txt"}, r"'nowhere/vocab\.txt': cannot be read"),
-        ({"context_length": 25}, r"model\.context_length is 25; this text tower reads 3 to 24 tokens"),
+        ({"context_length": 65}, r"model\.context_length is 65; this text tower reads 3 to 64 tokens"),
         ({"name": "ViT-B-32"}, "this text tower has its own tokeniser"),
         ({"name": "ViT-B-32", "vocabulary": None, "context_length": 9}, "only BERT reads as many tokens"),
     ],

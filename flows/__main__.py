@@ -73,6 +73,10 @@ def _run(options: argparse.Namespace) -> None:
         _look_at_data(options)
     elif options.command == "models":
         _look_at_models(options)
+    elif options.command == "predict":
+        from flows.predict import predict
+
+        predict(**_parameters(options))
     elif options.command == "import":
         from flows.imports import import_files
 

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_import(commands)
     _add_models(commands)
+    _add_predict(commands)
     for name, what in SERVICES.items():
         commands.add_parser(name, help=what, description=what)
     return whole
@@ -131,3 +132,29 @@ def _add_models(commands: "Commands[argparse.ArgumentParser]") -> None:
     added["convert"].add_argument("source", help="models:/name@alias, models:/name/version, a name or a folder")
     added["convert"].add_argument("--to", required=True, metavar="FORM", help="open_clip, easynlp or huggingface")
     added["convert"].add_argument("--out", required=True, metavar="FOLDER", help="new folder")
+
+
+def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
+    what = "write the embeddings of a TSV of captions, of images or of pairs"
+    command = commands.add_parser("predict", help=what, description=what)
+    command.add_argument("tsv", help="captions, base64 of images, or both in two columns")
+    command.add_argument("--out", required=True, metavar="FILE", help="where the embeddings go")
+    command.add_argument(
+        "--model",
+        default="models:/commerce-clip@champion",
+        help="models:/name@alias, models:/name/version, an imported model or a model folder",
+    )
+    command.add_argument(
+        "--format", dest="form", default="parquet", choices=("parquet", "easynlp"), help="easynlp: floats between tabs"
+    )
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where it runs")
+    command.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="arithmetic of the towers")
+    command.add_argument("--batch-size", type=_positive, default=256, help="lines embedded at a time")
+    command.add_argument("--workers", type=_positive, default=1, help="threads that decode images ahead")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number

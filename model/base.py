@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from open_clip.model import resize_pos_embed
 
+from model.bert import VOCABULARY_FILE, make_word_pieces, with_context_length
 from model.errors import ConfigError, nearest
 from model.sections import ModelConfig
 from model.shelf import find_imported
@@ -29,7 +30,20 @@ def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, se
     else:
         _suggest_imported(model, shelf)
         towers = create_towers(model, device, precision, seed)
+    if imported is not None and model.context_length is not None:
+        towers = lengthen_towers(towers, model.context_length)
     return towers if model.image_size is None else resize_towers(towers, model.image_size)
+
+
+def lengthen_towers(towers: Towers, length: int) -> Towers:
+    """Return towers whose text tower reads so many tokens.
+
+    Raises:
+        ConfigError: the text tower has another number of positions, or is no BERT.
+    """
+    architecture = with_context_length(towers.config["model_cfg"], length)
+    tokenizer = make_word_pieces(architecture, towers.files[VOCABULARY_FILE])
+    return replace(towers, tokenizer=tokenizer, config=towers.config | {"model_cfg": architecture})
 
 
 def _suggest_imported(model: ModelConfig, shelf: Path) -> None:

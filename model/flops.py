@@ -42,6 +42,10 @@ def _image_macs(vision: dict[str, Any], embed: int) -> float:
 
 
 def _text_macs(text: dict[str, Any], embed: int, tokens: int) -> float:
+    if "bert" in text:
+        bert, width = text["bert"], int(text["bert"]["hidden_size"])
+        mlp_ratio = int(bert["intermediate_size"]) / width
+        return _transformer_macs(tokens, width, int(bert["num_hidden_layers"]), mlp_ratio) + width * embed
     width = int(text.get("width", 512))
     blocks = _transformer_macs(tokens, width, int(text.get("layers", 12)), float(text.get("mlp_ratio", 4)))
     return blocks + width * embed

@@ -107,6 +107,16 @@ class ModelConfig(Section):
         description="Side of the images that the image tower sees, a multiple of its patches, pixels; the positions of "
         "pretrained patches are interpolated. null keeps the model's own.",
     )
+    vocabulary: str | None = Field(
+        None,
+        description="vocab.txt of a BERT text tower that has none of its own yet (configs/models/roberta-…); travels "
+        "with the model. null for other towers and for imported models.",
+    )
+    context_length: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of a caption that a BERT text tower reads; null keeps the model's own.",
+    )
 
 
 class StageConfig(Section):

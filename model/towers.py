@@ -23,6 +23,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from model.bert import (
+    VOCABULARY_FILE,
+    build_bert_clip,
+    is_bert,
+    make_word_pieces,
+    read_vocabulary,
+    with_context_length,
+)
 from model.compiled import Compiled, Pass
 from model.encode import cut_tokens, image_features, text_features
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
@@ -113,13 +121,14 @@ def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp
         clip = _build(name, target)
         if model.pretrained is not None:
             _load_base_weights(clip, name, model.pretrained)
-        architecture = dict(open_clip.get_model_config(name) or {})
-        tokenizer = open_clip.get_tokenizer(name)
+        architecture = with_context_length(dict(open_clip.get_model_config(name) or {}), model.context_length)
+        files = read_vocabulary(architecture, model.vocabulary)
+        tokenizer = make_word_pieces(architecture, files[VOCABULARY_FILE]) if files else open_clip.get_tokenizer(name)
     preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
     preprocess |= usual_preprocess(name, model.pretrained)
     clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
-    return Towers(clip, tokenizer, config, target, precision)
+    return Towers(clip, tokenizer, config, target, precision, files=files)
 
 
 def usual_preprocess(name: str, tag: str | None = None) -> dict[str, Any]:
@@ -161,7 +170,10 @@ def _register_architecture(path: Path) -> str:
 
 
 def _build(name: str, device: torch.device) -> Any:
+    architecture = open_clip.get_model_config(name)
     try:
+        if is_bert(architecture):
+            return build_bert_clip(architecture).to(device)
         return open_clip.create_model(name, device=device, pretrained_text=False)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"model.name: open_clip cannot build {name} ({error}); mend its JSON config") from error
@@ -253,6 +265,9 @@ def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
     on to timm's towers, so they are applied here.
     """
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if is_bert(config["model_cfg"]):
+        with torch.random.fork_rng(devices=[]):
+            return build_bert_clip(config["model_cfg"], config["preprocess_cfg"]).to(device)
     text, vision = config["model_cfg"]["text_cfg"], config["model_cfg"]["vision_cfg"]
     if text.get("hf_model_name"):
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
@@ -279,6 +294,8 @@ def _fit_trunk(visual: Any, vision: dict[str, Any]) -> None:
 def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
     """Return the tokeniser of a folder's config, made of the files beside it."""
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if is_bert(config["model_cfg"]):
+        return make_word_pieces(config["model_cfg"], (folder / VOCABULARY_FILE).read_bytes())
     is_own = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
     with _quiet_open_clip():
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **({"local_files_only": True} if is_own else {}))

@@ -4,14 +4,12 @@ Captions and pictures come from outside: control characters are shown as \\x1b, 
 a grey tile.
 """
 
-from functools import lru_cache
-from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from model.errors import FaultReason
+from tasks.fonts import font
 from tasks.shown import visible
 
 THUMBNAIL_SIDE = 224  # twice what a page shows, for dense screens
@@ -35,7 +33,7 @@ def thumbnail(image: bytes) -> Image.Image:
 def _grey_tile() -> Image.Image:
     tile = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "#c9ccd1")
     draw = ImageDraw.Draw(tile)
-    draw.text((112, 112), "no picture", "#50555c", font(24, False), anchor="mm")
+    draw.text((112, 112), "no picture", "#50555c", font("", 24, False), anchor="mm")
     return tile
 
 
@@ -56,12 +54,12 @@ def draw_badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, in
     left, top = corner
     width = badge_width(text)
     draw.rounded_rectangle((left, top, left + width, top + 26), 13, fill=fill)
-    draw.text((left + width / 2, top + 13), text, ink, font(17, True), anchor="mm")
+    draw.text((left + width / 2, top + 13), text, ink, font(text, 17, True), anchor="mm")
 
 
 def badge_width(text: str) -> int:
     """Return the width of a badge with a text."""
-    return int(font(17, True).getlength(text)) + 20
+    return int(font(text, 17, True).getlength(text)) + 20
 
 
 def paste_tile(picture: Image.Image, corner: tuple[int, int], image: bytes) -> None:
@@ -77,23 +75,13 @@ def write_line(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, ink: str, width: int, bold: bool = False
 ) -> None:
     """Write one line, cut with an ellipsis where it would be wider than ``width``."""
-    letters, line = font(size, bold), visible(text)[:1000]
+    line = visible(text)[:1000]
+    letters = font(line, size, bold)
     if letters.getlength(line) > width:
         while line and letters.getlength(line + "…") > width:
             line = line[:-1]
         line = line.rstrip() + "…"
     draw.text(corner, line, ink, letters)
-
-
-@lru_cache
-def font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which comes with matplotlib; it has no Chinese letters."""
-    # Found without importing matplotlib, which makes folders in HOME.
-    package = find_spec("matplotlib")
-    assert package is not None, "matplotlib, whose fonts the picture uses, is missing"
-    assert package.origin is not None
-    fonts = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
-    return ImageFont.truetype(fonts / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
 
 
 def png(picture: Image.Image) -> bytes:

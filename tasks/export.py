@@ -103,13 +103,14 @@ def _table(
         "line": batch.lines,
         "model_version": [f"{version.name}/{version.number}"] * size,
         "data_version": [data_version] * size,
-        "text_embedding": _fixed_lists(batch.texts),
-        "image_embedding": _fixed_lists(batch.images),
+        "text_embedding": fixed_lists(batch.texts),
+        "image_embedding": fixed_lists(batch.images),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
+def fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
+    """Return embeddings [N, D] as an Arrow array of N lists of D floats, None for none."""
     if embeddings is None:
         return None
     return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().ravel()), embeddings.shape[1])

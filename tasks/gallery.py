@@ -218,7 +218,8 @@ STYLE = """
     --green: #4cc47c; --green-soft: #143a24; --amber: #f0c05a; --amber-soft: #40310f; --far: #2b3038; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.5rem clamp(1rem, 3vw, 3rem); max-width: 110rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+  color: var(--ink); font: 16px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans",
+  "PingFang SC", "Microsoft YaHei", "Noto Sans SC", "Noto Sans CJK SC", "Source Han Sans SC", sans-serif; }
 header { margin-bottom: 2rem; }
 h1 { margin: 0 0 .3rem; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.02em; overflow-wrap: anywhere; }
 header p { margin: 0; color: var(--muted); overflow-wrap: anywhere; }

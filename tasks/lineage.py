@@ -116,12 +116,12 @@ def base_weights_id(config: RunConfig) -> str:
 
 
 def architecture_id(model: ModelConfig) -> str:
-    """Return the model's name and the SHA-256 of its JSON where it is a config of ours; an imported one's manifest."""
+    """Return the model's name and the SHA-256 of its JSON and vocabulary, if any; an imported one's manifest."""
     imported = find_imported(model.pretrained, models_folder())
     if imported is not None:
         return f"imported:{file_digest(imported / MANIFEST)}"
-    path = Path(model.name)
-    return f"{model.name}:{file_digest(path)}" if path.suffix == ".json" and path.is_file() else model.name
+    paths = [path for path in (Path(model.name), Path(model.vocabulary or "")) if path.is_file()]
+    return ":".join([model.name, *(file_digest(path) for path in paths)])
 
 
 def concepts_id(config: RunConfig) -> str:

@@ -54,11 +54,17 @@ def convert(source: str, to: str, out: Path) -> Path:
     """
     from model.importing import convert_model
 
-    convert_model(_folder_of(source), to, out)
+    convert_model(folder_of(source), to, out)
     return out
 
 
-def _folder_of(source: str) -> Path:
+def folder_of(source: str) -> Path:
+    """Return the folder of a registered version (``models:/name@alias``), of an imported model, or of a path.
+
+    Raises:
+        ConfigError: the registry has no such version.
+        ServiceError: MLflow does not answer.
+    """
     registered = REGISTERED.fullmatch(source)
     if registered:
         from tasks.registry import find_version, registered_model

@@ -8,10 +8,28 @@ such towers) and ``write(towers, folder)``. To add one: the module, and a line i
 from pathlib import Path
 from types import ModuleType
 
-from model.forms import easynlp_english, huggingface_clip, huggingface_siglip, open_clip_form
+from model.forms import (
+    chinese_clip,
+    chinese_clip_folder,
+    easynlp_chinese,
+    easynlp_english,
+    easynlp_first,
+    huggingface_clip,
+    huggingface_siglip,
+    open_clip_form,
+)
 
 # In the order in which they are asked: a folder may have open_clip's config and another library's beside it.
-FORMS: tuple[ModuleType, ...] = (easynlp_english, open_clip_form, huggingface_clip, huggingface_siglip)
+FORMS: tuple[ModuleType, ...] = (
+    easynlp_english,
+    easynlp_chinese,
+    easynlp_first,
+    chinese_clip_folder,
+    chinese_clip,
+    open_clip_form,
+    huggingface_clip,
+    huggingface_siglip,
+)
 
 
 def recognise(path: Path) -> ModuleType | None:

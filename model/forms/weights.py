@@ -75,15 +75,32 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
             damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: damaged (CRC-32 of {damaged} differs); fetch it again")
+    tensors = _dictionary(path, is_zip)
+    found = {str(name): value for name, value in tensors.items() if name not in NOT_WEIGHTS}
+    if not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise TypeError("no dictionary of tensors")
+    return found
+
+
+def peek_names(path: Path) -> list[str]:
+    """Return the names of the tensors in a ``torch.save`` without reading or checking them; none where it has none."""
+    try:
+        return [str(name) for name in _dictionary(path, zipfile.is_zipfile(path))]
+    except UNREADABLE:
+        return []
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        return []
+
+
+def _dictionary(path: Path, is_zip: bool) -> dict[Any, Any]:
     tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not tensors:
         raise TypeError("no dictionary of tensors")
-    found = {str(name): value for name, value in tensors.items() if name not in NOT_WEIGHTS}
-    if not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise TypeError("no dictionary of tensors")
-    return found
+    return tensors
 
 
 def _unreadable(path: Path, error: BaseException) -> CheckpointError:

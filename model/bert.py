@@ -1,0 +1,223 @@
+"""The text tower of Chinese models: BERT beside an open_clip image tower, and its WordPiece tokeniser.
+
+In open_clip's words the text tower's config is ``text_cfg`` with ``bert`` (transformers' BertConfig, field by field) in
+place of width, heads and layers. The text feature is the hidden state of [CLS] times a matrix. With ``model_type``
+``roberta`` in ``bert`` positions count from 1, and with ``projection_bias`` beside ``text_cfg`` both towers' pooled
+outputs pass through linear layers with bias: EasyNLP's first form. transformers computes the tower from its config
+alone; no network is asked. Parameters are named as those of open_clip's HFTextEncoder are.
+
+Shapes: B batch, L tokens, E width of a tower, D embedding.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from open_clip.model import set_model_preprocess_cfg
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+from model.errors import ConfigError
+
+VOCABULARY_FILE = "vocab.txt"
+PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+LONGEST_WORD = 100  # characters; BERT makes longer ones [UNK], Chinese-CLIP's own code those of more than 200
+DEFAULT_CONTEXT = 52
+# What stands in for the text tower while open_clip builds the image tower.
+STAND_IN = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+
+
+def is_bert(model_cfg: dict[str, Any]) -> bool:
+    """Return whether an architecture has a text tower of this kind."""
+    return "bert" in model_cfg["text_cfg"]
+
+
+def build_bert_clip(
+    model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any] | None = None
+) -> open_clip.CustomTextCLIP:
+    """Build the towers of an architecture with random weights on the default device.
+
+    Raises:
+        KeyError, TypeError, ValueError: the architecture is none.
+    """
+    has_bias = bool(model_cfg.get("projection_bias", False))
+    others = {key: value for key, value in model_cfg.items() if key not in ("text_cfg", "projection_bias")}
+    clip = open_clip.CustomTextCLIP(text_cfg=STAND_IN, **others)
+    clip.text = BertTower(model_cfg["text_cfg"]["bert"], model_cfg["embed_dim"], has_bias)
+    clip.context_length, clip.vocab_size = context_length(model_cfg), clip.text.config.vocab_size
+    if has_bias:
+        clip.visual = HeadedImageTower(clip.visual, model_cfg["embed_dim"])
+    defaults = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    set_model_preprocess_cfg(clip, defaults | (preprocess_cfg or {}))
+    return clip
+
+
+def context_length(model_cfg: dict[str, Any]) -> int:
+    """Return how many tokens L of a caption the text tower reads."""
+    return int(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
+
+
+class BertTower(torch.nn.Module):
+    """BERT with the projection of its [CLS] hidden state, or of its pooled output where there is a bias."""
+
+    def __init__(self, bert: dict[str, Any], embed_dim: int, has_bias: bool) -> None:
+        """Take BertConfig's fields, the embedding's width, and whether pooled outputs are projected with a bias.
+
+        Raises:
+            KeyError, TypeError, ValueError: the fields make no BERT.
+        """
+        super().__init__()
+        fields = dict(bert)
+        kinds = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}
+        config_kind, model_kind = kinds[fields.pop("model_type", "bert")]
+        try:
+            self.config = config_kind(**{"pad_token_id": 0} | fields)
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+        self.transformer = model_kind(self.config, add_pooling_layer=has_bias)
+        self.proj = torch.nn.Linear(self.config.hidden_size, embed_dim, bias=has_bias)
+        torch.nn.init.normal_(self.proj.weight, std=self.config.hidden_size**-0.5)
+
+    def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Return features [B, D] of token ids; nothing depends on padding."""
+        mask_BL = (tokens_BL != self.config.pad_token_id).long()
+        output = self.transformer(input_ids=tokens_BL, attention_mask=mask_BL)
+        pooled_BE = output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
+        return linear(pooled_BE, self.proj.weight, self.proj.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute each layer's activations again in the backward pass, or keep them."""
+        for layer in self.transformer.encoder.layer:
+            layer.gradient_checkpointing = enable
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+class HeadedImageTower(torch.nn.Module):
+    """A vision transformer of open_clip whose pooled output passes through a linear layer with bias."""
+
+    def __init__(self, trunk: Any, embed_dim: int) -> None:
+        """Take the vision transformer, whose own projection goes, and the embedding's width."""
+        super().__init__()
+        self.image_size, trunk.proj = trunk.image_size, None
+        self.trunk = trunk
+        self.head = torch.nn.Linear(trunk.ln_post.normalized_shape[0], embed_dim)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return features [B, D] of normalised pixels [B, 3, side, side]."""
+        features: torch.Tensor = self.head(self.trunk(pixels))
+        return features
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute each block's activations again in the backward pass, or keep them."""
+        self.trunk.set_grad_checkpointing(enable)
+
+
+class WordPieces:
+    """BERT's tokeniser: lower case, a word a Chinese character, word pieces; [CLS] … [SEP], cut or padded to L ids.
+
+    A caption that spells a special token means its letters: it cannot blank itself by ``[PAD]``.
+    """
+
+    def __init__(self, vocabulary: bytes, context_length: int, longest_word: int = LONGEST_WORD) -> None:
+        """Take the bytes of a ``vocab.txt``, a token a line.
+
+        Raises:
+            ConfigError: it is no UTF-8, or a special token is missing or [PAD] is not its first line.
+        """
+        ids = _token_ids(vocabulary)
+        self.context_length = context_length
+        pieces = WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=longest_word)
+        self.tokenizer = Tokenizer(pieces)
+        self.tokenizer.normalizer = BertNormalizer(lowercase=True)
+        self.tokenizer.pre_tokenizer = BertPreTokenizer()
+        self.tokenizer.post_processor = BertProcessing((END, ids[END]), (START, ids[START]))
+        self.tokenizer.enable_truncation(context_length)
+        self.tokenizer.enable_padding(length=context_length)
+        self.definition = self.tokenizer.to_str()
+
+    def __call__(self, captions: list[str]) -> torch.Tensor:
+        """Return the token ids int64 [B, L] of captions."""
+        ids = [self.tokenizer.encode(caption).ids for caption in captions]
+        return torch.tensor(ids, dtype=torch.int64).view(len(captions), self.context_length)
+
+
+def make_word_pieces(model_cfg: dict[str, Any], vocabulary: bytes) -> WordPieces:
+    """Return the tokeniser of an architecture.
+
+    Raises:
+        ConfigError: the vocabulary is none, or has more tokens than the text tower has embeddings.
+    """
+    text = model_cfg["text_cfg"]
+    made = WordPieces(vocabulary, context_length(model_cfg), int(text.get("longest_word", LONGEST_WORD)))
+    tokens, rows = made.tokenizer.get_vocab_size(), int(text["bert"]["vocab_size"])
+    if tokens > rows:
+        raise ConfigError(
+            f"{VOCABULARY_FILE}: {tokens:,} tokens, but the text tower has embeddings for {rows:,}; take its own"
+        )
+    return made
+
+
+def read_vocabulary(model_cfg: dict[str, Any], path: str | None) -> dict[str, bytes]:
+    """Return what lies beside the weights of an architecture: its vocabulary by name, or nothing for another tokeniser.
+
+    Raises:
+        ConfigError: the architecture needs a vocabulary and none is named, or there is no such file, or it needs none.
+    """
+    if not is_bert(model_cfg):
+        if path is not None:
+            raise ConfigError(
+                f"model.vocabulary is '{path}', but this text tower has its own tokeniser; set it to null"
+            )
+        return {}
+    if path is None:
+        raise ConfigError(
+            "model.vocabulary is null, but a BERT text tower needs one: name the vocab.txt of the model's weights"
+        )
+    try:
+        return {VOCABULARY_FILE: Path(path).read_bytes()}
+    except OSError as error:
+        raise ConfigError(
+            f"model.vocabulary is '{path}': cannot be read ({error.strerror}); name a vocab.txt"
+        ) from None
+
+
+def with_context_length(model_cfg: dict[str, Any], length: int | None) -> dict[str, Any]:
+    """Return an architecture whose text tower reads so many tokens; None leaves it as it is.
+
+    Raises:
+        ConfigError: the text tower has another number of positions.
+    """
+    if length is None:
+        return model_cfg
+    text = model_cfg["text_cfg"]
+    if not is_bert(model_cfg):
+        raise ConfigError(
+            f"model.context_length is {length}, but only BERT reads as many tokens as one likes; set it to null"
+        )
+    bert = text["bert"]
+    most = int(bert["max_position_embeddings"]) - (bert.get("model_type") == "roberta")  # whose first is of padding
+    if not 3 <= length <= most:
+        raise ConfigError(f"model.context_length is {length}; this text tower reads 3 to {most} tokens")
+    return model_cfg | {"text_cfg": text | {"context_length": length}}
+
+
+def _token_ids(vocabulary: bytes) -> dict[str, int]:
+    try:
+        lines = vocabulary.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{VOCABULARY_FILE}: no UTF-8, so it is no vocabulary; fetch it again") from None
+    ids = {token: number for number, token in enumerate(lines)}
+    missing = [token for token in (PADDING, UNKNOWN, START, END) if token not in ids]
+    if missing or ids[PADDING] != 0:
+        what = f"{', '.join(missing)} missing" if missing else f"{PADDING} is not the first line"
+        raise ConfigError(f"{VOCABULARY_FILE}: no vocabulary of BERT, {what}; take the model's own")
+    return ids

@@ -1,0 +1,404 @@
+"""Chinese models as published come in, give the embeddings of their own libraries, and go out as they came."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertModel,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from model.errors import CheckpointError, CommerceClipError
+from model.forms.published import Told
+from model.importing import convert_model, import_model
+from model.towers import Towers, encode_images, encode_texts, load_towers, normalise
+from tests.chinese import HARD_CAPTIONS, TINY_BERT, tokens_in_vocabulary, vocabulary
+from tests.tiny import SIDE, WIDTH
+
+NOBODY = Told()
+SCALE = 2.3
+TEXT = {"vocab_size": tokens_in_vocabulary(), **TINY_BERT}
+VISION = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
+VISION |= {"image_size": SIDE, "patch_size": 8}
+Embed = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Reference = tuple[Path, Embed]
+
+
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+@torch.inference_mode()
+def compare(folder: Path, embed: Embed) -> Towers:
+    """Compare embeddings with the reference's, which takes token ids and normalised pixels."""
+    towers = load_towers(folder, "cpu")
+    towers.clip.eval()
+    text, image = embed(towers.tokenizer(HARD_CAPTIONS), normalise(towers, images()))
+    ours = encode_texts(towers, HARD_CAPTIONS), encode_images(towers, images())
+    for mine, theirs in zip(ours, (text, image), strict=True):
+        unit = torch.nn.functional.normalize(theirs, dim=-1)
+        torch.testing.assert_close(mine, unit, rtol=0, atol=1e-5)
+        assert mine.std(dim=0).mean() > 0.003, "captions and images are told apart"
+    return towers
+
+
+def shaken(model: torch.nn.Module) -> Any:
+    """Return a model whose every parameter is random, norms and biases too."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def huggingface(folder: Path) -> Reference:
+    """Save transformers' ChineseCLIPModel."""
+    vision = VISION | {"projection_dim": WIDTH}
+    config = ChineseCLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=WIDTH)
+    model = shaken(ChineseCLIPModel(config))
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_bytes(vocabulary())
+
+    def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        text = model.text_model(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state[:, 0]
+        image = model.vision_model(pixel_values=pixels).pooler_output
+        return model.text_projection(text), model.visual_projection(image)
+
+    return folder, embed
+
+
+def openai_state(hugging: Any) -> dict[str, torch.Tensor]:
+    """Return a Hugging Face vision transformer's tensors by OpenAI's names, written out plainly."""
+    at = hugging.state_dict()
+    state = {
+        "visual.class_embedding": at["embeddings.class_embedding"],
+        "visual.positional_embedding": at["embeddings.position_embedding.weight"],
+        "visual.conv1.weight": at["embeddings.patch_embedding.weight"],
+    }
+    for kind in ("weight", "bias"):
+        state[f"visual.ln_pre.{kind}"] = at[f"pre_layrnorm.{kind}"]
+        state[f"visual.ln_post.{kind}"] = at[f"post_layernorm.{kind}"]
+        for number in range(VISION["num_hidden_layers"]):
+            here, there = f"visual.transformer.resblocks.{number}", f"encoder.layers.{number}"
+            heads = [at[f"{there}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            state[f"{here}.attn.in_proj_{kind}"] = torch.cat(heads)
+            state[f"{here}.attn.out_proj.{kind}"] = at[f"{there}.self_attn.out_proj.{kind}"]
+            state[f"{here}.ln_1.{kind}"] = at[f"{there}.layer_norm1.{kind}"]
+            state[f"{here}.ln_2.{kind}"] = at[f"{there}.layer_norm2.{kind}"]
+            state[f"{here}.mlp.c_fc.{kind}"] = at[f"{there}.mlp.fc1.{kind}"]
+            state[f"{here}.mlp.c_proj.{kind}"] = at[f"{there}.mlp.fc2.{kind}"]
+    return state
+
+
+def plain_reference() -> tuple[dict[str, torch.Tensor], Embed]:
+    """Return Chinese-CLIP's tensors, of BERT and CLIP's vision transformer, and what they compute."""
+    text = shaken(BertModel(BertConfig(**TEXT), add_pooling_layer=True))
+    vision = shaken(CLIPVisionModel(CLIPVisionConfig(**VISION)))
+    inner = getattr(vision, "vision_model", vision)
+    drawn = torch.Generator().manual_seed(2)
+    matrix = torch.randn(TINY_BERT["hidden_size"], WIDTH, generator=drawn)
+    proj = torch.randn(VISION["hidden_size"], WIDTH, generator=drawn)
+    state = {f"bert.{name}": tensor for name, tensor in text.state_dict().items()} | openai_state(inner)
+    state |= {"text_projection": matrix, "visual.proj": proj, "logit_scale": torch.tensor(SCALE)}
+
+    def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = text(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state
+        return hidden[:, 0] @ matrix, vision(pixel_values=pixels).pooler_output @ proj
+
+    return state, embed
+
+
+def easynlp(folder: Path) -> Reference:
+    """Save EasyNLP's chinese_clip folder, with the pooler and the buffer that their trainer saves, too."""
+    state, embed = plain_reference()
+    state["bert.embeddings.position_ids"] = torch.arange(64)[None]
+    config = {
+        "model_type": "chinese_clip", "embed_dim": WIDTH, "image_resolution": SIDE, "vision_layers": 2,
+        "vision_width": 64, "vision_patch_size": 8, "vocab_size": tokens_in_vocabulary(), "text_hidden_act": "gelu",
+        "text_hidden_dropout_prob": 0.1, "text_attention_probs_dropout_prob": 0.1, "text_initializer_range": 0.02,
+        "text_hidden_size": 32, "text_intermediate_size": 64, "text_max_position_embeddings": 64,
+        "text_num_attention_heads": 2, "text_num_hidden_layers": 2, "text_type_vocab_size": 2,
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_bytes(vocabulary())
+    torch.save({f"chinese_clip.{name}": tensor for name, tensor in state.items()}, folder / "pytorch_model.bin")
+    return folder, embed
+
+
+def easynlp_first(folder: Path) -> Reference:
+    """Save EasyNLP's first form: RoBERTa and CLIP's vision transformer with pooled outputs and linear layers."""
+    text = shaken(RobertaModel(RobertaConfig(**TEXT, pad_token_id=0, layer_norm_eps=1e-12)))
+    vision = shaken(CLIPVisionModel(CLIPVisionConfig(**VISION)))
+    projections = shaken(
+        torch.nn.ModuleDict({"text": torch.nn.Linear(32, WIDTH), "vision": torch.nn.Linear(64, WIDTH)})
+    )
+    inner = getattr(vision, "vision_model", vision)
+    state = {f"text_encoder.{name}": tensor for name, tensor in text.state_dict().items()}
+    state |= {f"vision_encoder.vision_model.{name}": tensor for name, tensor in inner.state_dict().items()}
+    state |= {f"{name.replace('.', '_projection.')}": tensor for name, tensor in projections.state_dict().items()}
+    state |= {"logit_scale": torch.tensor([SCALE]), "text_encoder.embeddings.position_ids": torch.arange(64)[None]}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"text_config": TEXT, "vision_config": VISION}))
+    (folder / "vocab.txt").write_bytes(vocabulary())
+    torch.save(state, folder / "pytorch_model.bin")
+
+    def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = text(input_ids=tokens, attention_mask=(tokens != 0).long()).pooler_output
+        return projections["text"](pooled), projections["vision"](vision(pixel_values=pixels).pooler_output)
+
+    return folder, embed
+
+
+def chinese_clip(folder: Path, prefix: str = "module.") -> Reference:
+    """Save Chinese-CLIP's file with a vocabulary beside it; its BERT has no pooler."""
+    state, embed = plain_reference()
+    # The file does not say how many heads there are: they are of width 64.
+    kept = {f"{prefix}{name}": tensor for name, tensor in state.items() if "pooler" not in name}
+    folder.mkdir()
+    (folder / "vocab.txt").write_bytes(vocabulary())
+    torch.save({"epoch": 3, "step": 9, "name": "run", "state_dict": kept}, folder / "clip_cn_vit-b-16.pt")
+    return folder / "clip_cn_vit-b-16.pt", embed
+
+
+FORMS = {
+    "easynlp": easynlp,
+    "huggingface": huggingface,
+    "easynlp-first": easynlp_first,
+    "chinese-clip": chinese_clip,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_head_in_thirty_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Chinese-CLIP's heads be narrow enough for a tiny BERT of two."""
+    monkeypatch.setattr("model.forms.chinese_clip.BERT_HEAD_WIDTH", 16)
+
+
+@pytest.fixture(params=FORMS)
+def published(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, Embed]:
+    path, embed = FORMS[request.param](tmp_path / "published")
+    return request.param, path, embed
+
+
+def test_a_published_model_comes_in_with_its_embeddings(published: tuple[str, Path, Embed], tmp_path: Path) -> None:
+    name, path, embed = published
+    origin = import_model(path, tmp_path / "ours", NOBODY)
+    towers = compare(tmp_path / "ours", embed)
+    assert origin["form"] == name and towers.files["vocab.txt"] == vocabulary()
+    if name != "huggingface":
+        assert towers.clip.logit_scale.item() == pytest.approx(SCALE)
+    assert towers.tokenizer(["红"]).shape[1] == (32 if name.startswith("easynlp") else 52)
+
+
+def test_it_goes_out_as_it_came_and_comes_in_again_with_the_same_bits(
+    published: tuple[str, Path, Embed], tmp_path: Path
+) -> None:
+    name, path, _ = published
+    import_model(path, tmp_path / "ours", NOBODY)
+    convert_model(tmp_path / "ours", name, tmp_path / "theirs")
+    again = tmp_path / "theirs" / "clip_cn.pt" if name == "chinese-clip" else tmp_path / "theirs"
+    import_model(again, tmp_path / "again", NOBODY)
+    one, two = (load_towers(tmp_path / folder, "cpu") for folder in ("ours", "again"))
+    other = two.clip.state_dict()
+    assert one.clip.state_dict().keys() == other.keys()
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.clip.state_dict().items())
+    assert one.config["model_cfg"] == two.config["model_cfg"] and one.files["vocab.txt"] == two.files["vocab.txt"]
+
+
+def test_a_chinese_model_goes_from_each_form_into_the_others(tmp_path: Path) -> None:
+    path, embed = easynlp(tmp_path / "published")
+    import_model(path, tmp_path / "easynlp", NOBODY)
+    for name in ("huggingface", "chinese-clip"):
+        convert_model(tmp_path / "easynlp", name, tmp_path / f"as-{name}")
+    import_model(tmp_path / "as-chinese-clip" / "clip_cn.pt", tmp_path / "one", NOBODY)
+    import_model(tmp_path / "as-huggingface", tmp_path / "two", NOBODY)
+    compare(tmp_path / "one", embed), compare(tmp_path / "two", embed)
+
+
+@torch.inference_mode()
+def test_transformers_reads_what_we_write(tmp_path: Path) -> None:
+    path, embed = easynlp(tmp_path / "published")
+    import_model(path, tmp_path / "ours", NOBODY)
+    convert_model(tmp_path / "ours", "huggingface", tmp_path / "theirs")
+    model, told = ChineseCLIPModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    towers = load_towers(tmp_path / "ours", "cpu")
+    tokens, pixels = towers.tokenizer(HARD_CAPTIONS), normalise(towers, images())
+    text, image = embed(tokens, pixels)
+    output = model.eval()(input_ids=tokens, attention_mask=(tokens != 0).long(), pixel_values=pixels)
+    for theirs, expected in ((output.text_embeds, text), (output.image_embeds, image)):
+        torch.testing.assert_close(theirs, torch.nn.functional.normalize(expected, dim=-1), rtol=0, atol=1e-5)
+
+
+def test_chinese_clip_comes_without_its_prefix_too(tmp_path: Path) -> None:
+    path, embed = chinese_clip(tmp_path / "published", prefix="")
+    import_model(path, tmp_path / "ours", NOBODY)
+    compare(tmp_path / "ours", embed)
+
+
+def test_chinese_clip_with_a_resnet_comes_in_and_goes_out(tmp_path: Path) -> None:
+    state, _ = plain_reference()
+    vision = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 2}
+    theirs = open_clip.CustomTextCLIP(WIDTH, vision, {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1})
+    text = {name: tensor for name, tensor in state.items() if not name.startswith("visual.") and "pooler" not in name}
+    image = {f"visual.{name}": tensor for name, tensor in shaken(theirs.visual).state_dict().items()}
+    (tmp_path / "vocab.txt").write_bytes(vocabulary())
+    torch.save({"state_dict": text | image}, tmp_path / "clip_cn_rn50.pt")
+    import_model(tmp_path / "clip_cn_rn50.pt", tmp_path / "ours", NOBODY)
+    towers = load_towers(tmp_path / "ours", "cpu")
+    towers.clip.eval()
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(towers.clip.encode_image(pixels), theirs.visual(pixels), rtol=0, atol=1e-5)
+    convert_model(tmp_path / "ours", "chinese-clip", tmp_path / "theirs")
+    convert_model(tmp_path / "ours", "easynlp", tmp_path / "easynlp")
+    with pytest.raises(CommerceClipError, match="huggingface"):
+        convert_model(tmp_path / "ours", "huggingface", tmp_path / "huggingface")
+    for again in (tmp_path / "theirs" / "clip_cn.pt", tmp_path / "easynlp"):
+        import_model(again, tmp_path / f"again-{again.name}", NOBODY)
+        tensors = load_towers(tmp_path / f"again-{again.name}", "cpu").clip.state_dict()
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in towers.clip.state_dict().items())
+
+
+def test_a_vocabulary_may_lie_inside_tokenizer_json(tmp_path: Path) -> None:
+    path, embed = huggingface(tmp_path / "published")
+    tokens = vocabulary().decode().splitlines()
+    (path / "vocab.txt").unlink()
+    content = {"model": {"vocab": dict(reversed([(token, number) for number, token in enumerate(tokens)]))}}
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    import_model(path, tmp_path / "ours", NOBODY)
+    assert compare(tmp_path / "ours", embed).files["vocab.txt"] == vocabulary()
+
+
+def test_a_folder_says_how_pictures_are_made_ready_in_and_out(tmp_path: Path) -> None:
+    path, _ = huggingface(tmp_path / "published")
+    said = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    (path / "preprocessor_config.json").write_text(json.dumps(said))
+    (path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    assert import_model(path, tmp_path / "ours", NOBODY)["licence"] == "apache-2.0"
+    convert_model(tmp_path / "ours", "huggingface", tmp_path / "theirs")
+    import_model(tmp_path / "theirs", tmp_path / "again", NOBODY)
+    one, two = (load_towers(tmp_path / name, "cpu") for name in ("ours", "again"))
+    assert one.config["preprocess_cfg"] == two.config["preprocess_cfg"] and one.resizing.is_squashed
+    with pytest.raises(CheckpointError, match="no place"):
+        convert_model(tmp_path / "ours", "easynlp", tmp_path / "easynlp")
+
+
+def with_config(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    config = json.loads((path / "config.json").read_text())
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def with_tensors(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    tensors = torch.load(path, weights_only=True)
+    change(tensors)
+    torch.save(tensors, path)
+
+
+BIN, POSITIONS = "pytorch_model.bin", "embeddings.position_embeddings.weight"
+
+
+@pytest.mark.parametrize(
+    ("form", "spoil", "sentence"),
+    [
+        ("easynlp", lambda p: (p / "vocab.txt").unlink(), "no vocab.txt"),
+        ("easynlp", lambda p: (p / "vocab.txt").write_bytes(b"[PAD]\n"), r"\[UNK\], \[CLS\], \[SEP\] missing"),
+        ("easynlp", lambda p: with_config(p, lambda c: c.pop("text_hidden_size")), "text_hidden_size missing"),
+        ("easynlp", lambda p: with_config(p, lambda c: c.update(text_hidden_size="x")), "hidden_size"),
+        ("easynlp", lambda p: with_config(p, lambda c: c.update(vision_width=-1)), "vision_width is -1"),
+        ("easynlp", lambda p: with_config(p, lambda c: c.update(vision_layers=3)), "another architecture"),
+        (
+            "easynlp",
+            lambda p: with_tensors(p / BIN, lambda t: t.pop("chinese_clip.text_projection")),
+            r"missing \(text\.proj\.weight\)",
+        ),
+        (
+            "easynlp",
+            lambda p: with_tensors(p / BIN, lambda t: t.update({"chinese_clip.bert.extra": torch.ones(1)})),
+            r"unknown \(text\.transformer\.extra\)",
+        ),
+        (
+            "huggingface",
+            lambda p: with_config(p, lambda c: c["vision_config"].update(hidden_act="relu")),
+            "vision_config.hidden_act is 'relu', known are quick_gelu and gelu",
+        ),
+        (
+            "huggingface",
+            lambda p: with_config(p, lambda c: c["vision_config"].update(hidden_size="64")),
+            "vision_config.hidden_size is '64', no positive number",
+        ),
+        (
+            "huggingface",
+            lambda p: (p / "tokenizer_config.json").write_text('{"do_lower_case": false}'),
+            "keeps capital letters",
+        ),
+        ("easynlp-first", lambda p: with_tensors(p / BIN, lambda t: t.pop("text_projection.weight")), "so it is not"),
+        (
+            "easynlp-first",
+            lambda p: with_tensors(p / BIN, lambda t: t.pop(next(name for name in t if "q_proj.weight" in name))),
+            "another architecture",
+        ),
+        ("chinese-clip", lambda p: (p.parent / "vocab.txt").unlink(), "no vocab.txt"),
+        (
+            "chinese-clip",
+            lambda p: with_tensors(p, lambda t: t["state_dict"].pop(f"module.bert.{POSITIONS}")),
+            "another architecture",
+        ),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_not_whole_is_refused_in_a_sentence(
+    tmp_path: Path, form: str, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    path, _ = FORMS[form](tmp_path / "published")
+    spoil(path)
+    with pytest.raises(CommerceClipError, match=sentence) as caught:
+        import_model(path, tmp_path / "ours", NOBODY)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ours").exists()
+
+
+class Poison:
+    """Would leave a canary where it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("form", ["easynlp", "easynlp-first", "chinese-clip"])
+@pytest.mark.parametrize("damage", ["poison", "cut", "pointer"])
+def test_a_hostile_weights_file_is_neither_run_nor_taken(tmp_path: Path, form: str, damage: str) -> None:
+    path, _ = FORMS[form](tmp_path / "published")
+    weights, canary = path if path.is_file() else path / BIN, tmp_path / "canary"
+    if damage == "poison":
+        with_poison = torch.load(weights, weights_only=True) | {"state_dict": Poison(canary)}
+        torch.save(with_poison, weights)
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-2000])
+    else:
+        weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(CheckpointError) as caught:
+        import_model(path, tmp_path / "ours", NOBODY)
+    assert "\n" not in str(caught.value) and not canary.exists() and not (tmp_path / "ours").exists()
+
+
+def test_a_form_without_a_place_for_the_towers_says_so(tmp_path: Path) -> None:
+    path, _ = easynlp_first(tmp_path / "published")
+    import_model(path, tmp_path / "ours", NOBODY)
+    for name in ("easynlp", "chinese-clip", "huggingface"):
+        with pytest.raises(CommerceClipError, match=name):
+            convert_model(tmp_path / "ours", name, tmp_path / name)
+        assert not (tmp_path / name).exists()

@@ -18,8 +18,8 @@ from model.files import file_digest
 from model.forms import FORMS, recognise
 from model.forms.published import Published, Told
 from model.forms.weights import write_tensors
-from model.sealed import sealed_folder, whole_folder
-from model.towers import CONFIG_FILE, ORIGIN_FILE, WEIGHTS_FILE, build_clip, build_tokenizer, load_towers
+from model.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
+from model.towers import CONFIG_FILE, ORIGIN_FILE, build_clip, build_tokenizer, load_towers
 
 SHOWN_KEYS = 3
 SCALARS = ("logit_scale", "logit_bias")

@@ -19,12 +19,12 @@ from model.forms.folders import MAX_JSON_BYTES, file_of, find_file, read_json, r
 from model.forms.huggingface import read_licence
 from model.forms.published import Published, Told
 from model.forms.weights import SUFFIXES, read_tensors, write_tensors
+from model.sealed import WEIGHTS_FILE
 from model.towers import (
     ARCHITECTURE_KEYS,
     CONFIG_FILE,
     ORIGIN_FILE,
     PREPROCESS_KEYS,
-    WEIGHTS_FILE,
     Towers,
     usual_preprocess,
 )

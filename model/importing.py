@@ -17,7 +17,7 @@ from model.errors import CheckpointError, ConfigError, nearest
 from model.files import file_digest
 from model.forms import FORMS, recognise
 from model.forms.published import Published, Told
-from model.forms.weights import write_tensors
+from model.forms.weights import copy_tensors, is_ours_already, write_tensors
 from model.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers import CONFIG_FILE, ORIGIN_FILE, build_clip, build_tokenizer, load_towers
 
@@ -51,18 +51,22 @@ def import_model(
         known = "; ".join(form.ABOUT for form in FORMS)
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")
     published: Published = form.read(path, told)
-    digests = dict[str, str]()
+    digests, tensors = dict[str, str](), _scalars(published.tensors)
     with sealed_folder(folder, digests) as temporary, ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(file_digest, published.weights)
         _write_config(published, temporary)
         check_tensors(published, temporary)
-        digests[WEIGHTS_FILE] = write_tensors(_scalars(published.tensors), temporary / WEIGHTS_FILE)
-        if sha256 is not None and digest.result() != sha256.lower():
-            raise CheckpointError(f"{published.weights}: SHA-256 is {digest.result()}, not {sha256}; fetch it again")
+        if is_ours_already(published.weights, tensors):
+            digest = digests[WEIGHTS_FILE] = copy_tensors(published.weights, tensors, temporary / WEIGHTS_FILE)
+        else:
+            hashed = beside.submit(file_digest, published.weights)
+            digests[WEIGHTS_FILE] = write_tensors(tensors, temporary / WEIGHTS_FILE)
+            digest = hashed.result()
+        if sha256 is not None and digest != sha256.lower():
+            raise CheckpointError(f"{published.weights}: SHA-256 is {digest}, not {sha256}; fetch it again")
         origin = {
             "form": published.form,
             "file": published.weights.name,
-            "sha256": digest.result(),
+            "sha256": digest,
             "licence": licence or published.licence or "unknown",
         }
         (temporary / ORIGIN_FILE).write_text(json.dumps(origin, indent=2), encoding="utf-8")

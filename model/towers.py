@@ -115,6 +115,7 @@ def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp
         ServiceError: the weights of a tag cannot be downloaded.
     """
     name = _known_architecture(model.name)
+    _check_activation(name, model.pretrained)
     target = resolve_device(device)
     with torch.random.fork_rng(devices=[]), _quiet_open_clip():
         torch.manual_seed(seed)
@@ -129,6 +130,15 @@ def create_towers(model: ModelConfig, device: str = "auto", precision: str = "fp
     clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     return Towers(clip, tokenizer, config, target, precision, files=files)
+
+
+def _check_activation(name: str, tag: str | None) -> None:
+    """Refuse an open_clip tag whose weights were trained with another activation than the named towers have."""
+    said = open_clip.get_pretrained_cfg(name, tag) if tag is not None else None
+    has_quick = bool((open_clip.get_model_config(name) or {}).get("quick_gelu"))
+    if said and bool(said.get("quick_gelu")) != has_quick:
+        other = name.removesuffix("-quickgelu") if has_quick else f"{name}-quickgelu"
+        raise ConfigError(f"model.name is {name}, but weights '{tag}' have another activation; set it to {other}")
 
 
 def usual_preprocess(name: str, tag: str | None = None) -> dict[str, Any]:
@@ -219,12 +229,8 @@ def _download(name: str, tag: str) -> Path:
     if tag not in tags:
         known = f"; known tags: {', '.join(tags)}" if tags else ""
         raise ConfigError(f"model.pretrained is '{tag}': {name} has no such weights{nearest(tag, tags) or known}")
-    said = open_clip.get_pretrained_cfg(name, tag)
-    if bool(said.get("quick_gelu")) != bool((open_clip.get_model_config(name) or {}).get("quick_gelu")):
-        other = name.removesuffix("-quickgelu") if name.endswith("-quickgelu") else f"{name}-quickgelu"
-        raise ConfigError(f"model.name is {name}, but weights '{tag}' have another activation; set it to {other}")
     try:
-        return Path(open_clip.download_pretrained(said))
+        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
     except Exception as error:
         # Each hub client raises its own kind; none of them is ours to mend.
         raise ServiceError(

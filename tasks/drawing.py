@@ -81,7 +81,9 @@ def write_line(
         while line and letters.getlength(line + "…") > width:
             line = line[:-1]
         line = line.rstrip() + "…"
-    draw.text(corner, line, ink, letters)
+    # On the baseline of DejaVu Sans, whatever the font: letters of others hang lower below their top.
+    baseline = corner[1] + font("", size, bold).getmetrics()[0]
+    draw.text((corner[0], baseline), line, ink, letters, anchor="ls")
 
 
 def png(picture: Image.Image) -> bytes:

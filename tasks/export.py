@@ -21,10 +21,9 @@ from tasks.progress import progress
 from tasks.records import Export, Run, Version
 from tasks.registry import record_export, registered_model
 from tasks.stage import run_logger, service_task
+from tasks.vectors import fixed_lists
 
 if TYPE_CHECKING:
-    import torch
-
     from model.embed import Products
     from model.towers import Towers
 
@@ -107,10 +106,3 @@ def _table(
         "image_embedding": fixed_lists(batch.images),
     }
     return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
-    """Return embeddings [N, D] as an Arrow array of N lists of D floats, None for none."""
-    if embeddings is None:
-        return None
-    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().ravel()), embeddings.shape[1])

@@ -19,9 +19,9 @@ from model.errors import DataError
 from model.files import atomic_write
 from model.pairs import Columns, count_lines, detect_columns
 from model.sections import DataConfig
-from tasks.export import fixed_lists
 from tasks.models import folder_of
 from tasks.progress import progress
+from tasks.vectors import fixed_lists
 
 if TYPE_CHECKING:
     from model.embed import Products

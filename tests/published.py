@@ -130,7 +130,7 @@ def write_hugging_face_clip(folder: Path, hidden_act: str) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     text = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(2)
     model = CLIPModel(
         CLIPConfig(
@@ -185,7 +185,9 @@ def easynlp_image(tensors: dict[str, torch.Tensor], pixels: torch.Tensor, patch:
     x = torch.nn.functional.conv2d(pixels, of("conv1.weight"), stride=patch).flatten(2).mT
     x = torch.cat([of("class_embedding").expand(len(x), 1, -1), x], dim=1) + of("positional_embedding")
     x = _norm(x, of, "ln_pre")
-    for layer in range(sum(name.endswith("in_proj_weight") for name in tensors if name.startswith("visual."))):
+    for layer in range(
+        sum(name.endswith("in_proj_weight") for name in tensors if name.startswith("open_clip.visual."))
+    ):
         x = _easynlp_block(
             x, partial(_named, tensors, f"visual.transformer.resblocks.{layer}."), x.shape[-1] // 64, None
         )
@@ -197,7 +199,9 @@ def easynlp_text(tensors: dict[str, torch.Tensor], ids: torch.Tensor, heads: int
     of = partial(_named, tensors, "")
     x = of("token_embedding.weight")[ids] + of("positional_embedding")
     mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf")).triu(1)
-    for layer in range(sum(name.startswith("transformer.") and name.endswith("in_proj_weight") for name in tensors)):
+    for layer in range(
+        sum(name.startswith("open_clip.transformer.") and name.endswith("in_proj_weight") for name in tensors)
+    ):
         x = _easynlp_block(x, partial(_named, tensors, f"transformer.resblocks.{layer}."), heads, mask)
     x = _norm(x, of, "ln_final")
     return normalize(x[torch.arange(len(x)), ids.argmax(dim=-1)] @ of("text_projection"), dim=-1)

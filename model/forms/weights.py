@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ UNREADABLE = (
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 LFS_POINTER = b"version https://git-lfs"
 CHUNK_BYTES = 1 << 24
+SYNC_BYTES = 1 << 27
 # What older checkpoints of CLIP carry beside their weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL", torch.uint8: "U8"}
@@ -128,20 +130,63 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
         header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with open(path, "wb") as file, ThreadPoolExecutor(1) as beside:
-        for chunk in (len(text).to_bytes(8, "little"), text):
-            file.write(chunk)
-            digest.update(chunk)
+
+    def parts() -> Iterator[memoryview]:
+        yield memoryview(len(text).to_bytes(8, "little") + text)
         for name in names:
             values = tensors[name].to(_ours(tensors[name].dtype)).contiguous()
-            if values.is_floating_point() and not bool(values.sum().isfinite()):
-                raise CheckpointError(f"{name}: holds NaN or infinity, so the file is damaged; fetch it again")
-            whole = memoryview(values.reshape(-1).numpy()).cast("B")
-            for start in range(0, len(whole), CHUNK_BYTES):
-                digested = beside.submit(digest.update, whole[start : start + CHUNK_BYTES])
-                file.write(whole[start : start + CHUNK_BYTES])
+            _refuse_infinity(name, values)
+            yield memoryview(values.reshape(-1).numpy()).cast("B")
+
+    return _stream(parts(), path)
+
+
+def copy_tensors(source: Path, tensors: Mapping[str, torch.Tensor], path: Path) -> str:
+    """Copy a .safetensors file that holds these very tensors and return its SHA-256 (hex), made on the way.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or infinity.
+    """
+
+    def parts() -> Iterator[memoryview]:
+        with open(source, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield memoryview(chunk)
+
+    digest = _stream(parts(), path)
+    for name, values in tensors.items():
+        _refuse_infinity(name, values)
+    return digest
+
+
+def is_ours_already(source: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Tell whether a file is a .safetensors of these names, every tensor of a type that ours have."""
+    if source.suffix != ".safetensors" or any(_ours(value.dtype) != value.dtype for value in tensors.values()):
+        return False
+    with safe_open(source, framework="pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return shapes == {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _refuse_infinity(name: str, values: torch.Tensor) -> None:
+    if values.is_floating_point() and not bool(values.sum().isfinite()):
+        raise CheckpointError(f"{name}: holds NaN or infinity, so the file is damaged; fetch it again")
+
+
+def _stream(parts: Iterable[memoryview], path: Path) -> str:
+    """Write parts to a file and return its SHA-256 (hex); hashing and the disk work while the next part is made."""
+    digest, unsynced = hashlib.sha256(), 0
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as syncing:
+        for part in parts:
+            for start in range(0, len(part), CHUNK_BYTES):
+                chunk = part[start : start + CHUNK_BYTES]
+                digested = hashing.submit(digest.update, chunk)
+                file.write(chunk)
                 digested.result()
+                unsynced += len(chunk)
+                if unsynced >= SYNC_BYTES:
+                    syncing.submit(os.fdatasync, file.fileno())
+                    unsynced = 0
     return digest.hexdigest()
 
 

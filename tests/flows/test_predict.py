@@ -73,7 +73,7 @@ def test_parquet_has_a_row_a_line_with_its_number(shop: Path, towers: Towers, tm
         ("pairs.tsv", None, "keep one column"),
         ("holes.tsv", b"red\n\nblue\n", "line 2 cannot be embedded"),
         ("tail.tsv", b"red\nblue\n \n", "line 3 cannot be embedded"),
-        ("none.tsv", b"\x01\n\x02\n", "cannot be embedded"),
+        ("none.tsv", b"\x01\n\x02\n", "none of its 2 lines"),
         ("absent.tsv", None, "absent.tsv"),
     ],
 )

@@ -50,7 +50,7 @@ def drawn(text: str) -> float:
     """Return the share of ink in a line of 20-pixel letters."""
     picture = Image.new("L", (20 * len(text), 40), 255)
     write_line(ImageDraw.Draw(picture), (0, 10), text, 20, "#000000", 1000)
-    return 1 - sum(picture.get_flattened_data()) / 255 / (20 * 20 * len(text))
+    return sum(255 - value for value in picture.get_flattened_data()) / 255 / (20 * 20 * len(text))
 
 
 def test_a_line_with_chinese_is_drawn_by_the_font_that_the_environment_names(

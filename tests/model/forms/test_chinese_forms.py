@@ -19,12 +19,20 @@ from transformers import (
     RobertaModel,
 )
 
+from model.base import base_towers
+from model.batches import pair_input
+from model.bert import build_bert_clip
+from model.embed import judge
 from model.errors import CheckpointError, CommerceClipError
 from model.forms.published import Told
 from model.importing import convert_model, import_model
+from model.sections import ModelConfig
+from model.stage import Callbacks, Stage
 from model.towers import Towers, encode_images, encode_texts, load_towers, normalise
+from model.train import train
+from model.zoo import FAMILY, Row
 from tests.chinese import HARD_CAPTIONS, TINY_BERT, tokens_in_vocabulary, vocabulary
-from tests.tiny import SIDE, WIDTH
+from tests.tiny import SIDE, WIDTH, TinyData, tiny_stage_config
 
 NOBODY = Told()
 SCALE = 2.3
@@ -402,3 +410,39 @@ def test_a_form_without_a_place_for_the_towers_says_so(tmp_path: Path) -> None:
         with pytest.raises(CommerceClipError, match=name):
             convert_model(tmp_path / "ours", name, tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_imported_chinese_model_is_judged_and_fine_tuned(tmp_path: Path, tiny_data: TinyData, form: str) -> None:
+    path, _ = FORMS[form](tmp_path / "published")
+    import_model(path, tmp_path / "shelf" / "shop", NOBODY)
+    towers = base_towers(ModelConfig(pretrained="shop", context_length=9), tmp_path / "shelf", "cpu", "fp32", 0)
+    assert towers.tokenizer(["红"]).shape == (1, 9)
+    pairs, valid = (pair_input(towers, index) for index in (tiny_data.train_index(), tiny_data.valid_index()))
+
+    def validate(towers: Towers) -> dict[str, float]:
+        return judge(towers, valid, 32, 32, workers=0).metrics()
+
+    stage = Stage(tiny_stage_config(epochs=1, lr=1e-4), pairs, validate, tmp_path / "run", 0, 0)
+    state = train(towers, stage, Callbacks())
+    best = load_towers(tmp_path / "run" / state.best_folder, "cpu")
+    assert validate(best)["mean_recall"] == pytest.approx(state.best_mean_recall)
+    assert best.files["vocab.txt"] == vocabulary() and best.tokenizer(["红"]).shape == (1, 9)
+
+
+CHINESE = [row for row in FAMILY if row.language == "Chinese"]
+
+
+@pytest.mark.parametrize("row", CHINESE, ids=lambda row: row.name)
+def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: Row) -> None:
+    assert row.form in FORMS and row.activation == "quickgelu"
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    name = "vit-l-14" if "ViT-L-14" in row.towers else row.towers.split(",")[0].lower()
+    architecture = json.loads(Path(f"configs/models/roberta-{name}.json").read_text(encoding="utf-8"))
+    if row.form == "easynlp-first":
+        architecture["projection_bias"] = True
+        architecture["text_cfg"]["bert"] |= large | {"model_type": "roberta"}
+    with torch.device("meta"):
+        clip = build_bert_clip(architecture)
+    assert round(sum(parameter.numel() for parameter in clip.parameters()) / 1e6) == row.parameters
+    assert clip.visual.image_size in (row.resolution, (row.resolution, row.resolution))

@@ -12,6 +12,7 @@ from model.errors import ConfigError
 from tasks.gate import CHALLENGER, check_table
 from tasks.promotion import publish
 from tasks.records import Decision, Run
+from tasks.shown import escaped
 from tasks.stage import run_logger
 
 POLL_S = 5
@@ -44,7 +45,7 @@ def approved(run: Run, decision: Decision) -> Decision:
     if gate.approval == "auto" or not decision.is_promoted or decision.is_settled:
         return decision
     run_logger().warning(
-        "version %d waits for approval until %d s from now: %s",
+        "version %d waits %d s for approval: %s",
         decision.version,
         gate.approval_timeout_s,
         decision.reason,
@@ -64,7 +65,7 @@ def _held_back(decision: Decision, why: str) -> Decision:
     update = {
         "is_promoted": False,
         "aliases": [CHALLENGER],
-        "reason": f"{why}; the gate would promote ({decision.reason})",
+        "reason": f"{why}; the gate would promote it ({decision.reason})",
     }
     held = decision.model_copy(update=update)
     publish(held)
@@ -72,6 +73,7 @@ def _held_back(decision: Decision, why: str) -> Decision:
 
 
 def _description(decision: Decision) -> str:
-    rows = "\n".join(f"| {' | '.join(row.values())} |" for row in check_table(decision))
+    cells = [[escaped(cell).replace("|", "\\|") for cell in row.values()] for row in check_table(decision)]
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     head = "| check | measured | limit | verdict | note |\n|---|---|---|---|---|"
-    return f"# Make version {decision.version} champion?\n\n{decision.reason}\n\n{head}\n{rows}\n"
+    return f"# Make version {decision.version} champion?\n\n{escaped(decision.reason)}\n\n{head}\n{rows}\n"

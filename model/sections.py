@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.errors import FaultReason
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+# Becomes part of paths; dots stand alone.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
 ScriptName = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]

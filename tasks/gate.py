@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from model.sections import GateConfig
 from tasks.records import Check, Decision, Evaluation, Validation
+from tasks.shown import visible
 
 if TYPE_CHECKING:
     from model.retrieval import RetrievalResult
@@ -100,7 +101,7 @@ def check_alone(
         recalls = {} if new is None or column not in columns else _slice_recalls(new.result, columns[column], gate)
         worst = min(recalls, key=lambda value: recalls[value], default=None)
         lowest = None if worst is None else recalls[worst]
-        note = f"{worst or 'no slice'} {_share(lowest)}, floor {floor:.1%}"
+        note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"
         checks.append(_at_least(f"worst {column}", lowest, floor, note))
     return checks
 
@@ -141,7 +142,7 @@ def _check_slices(gate: GateConfig, new: Scored, old: Scored, columns: Columns) 
         before, after = (_slice_recalls(scored.result, columns[column], gate) for scored in (old, new))
         for value in sorted(after):
             note = f"{before[value]:.2%} → {after[value]:.2%}, may fall by {limit:.2%}"
-            yield _at_least(f"{column} {value}", after[value] - before[value], -limit, note)
+            yield _at_least(f"{column} {visible(value)}", after[value] - before[value], -limit, note)
 
 
 def _incomparable(new: Scored, old: Scored) -> str:

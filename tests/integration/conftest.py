@@ -47,10 +47,11 @@ print(json.dumps({"rank_at_1": float(found), "norm_error": max(norms), "shape": 
 
 @dataclass(frozen=True)
 class Shell:
-    """Commands in the repository with an empty HOME and a state folder of their own; nothing else is inherited."""
+    """Commands in a repository with an empty HOME and a state folder of their own; nothing else is inherited."""
 
     folder: Path
     more: Mapping[str, str] = field(default_factory=dict)
+    root: Path = ROOT
 
     @property
     def home(self) -> Path:
@@ -67,7 +68,7 @@ class Shell:
         inherited = {name: os.environ[name] for name in KEPT if name in os.environ}
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
+            cwd=self.root,
             env=inherited | own | dict(self.more) | more,
             capture_output=True,
             text=True,

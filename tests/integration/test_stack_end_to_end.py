@@ -2,12 +2,10 @@
 
 import json
 import socket
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pytest
 import yaml
 
 from tasks.environment import ROOT
-from tests.integration.conftest import Shell
+from tests.integration.stack import Stack, running_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -26,45 +24,6 @@ LINEAGE = (
     "fingerprint", "git_commit", "git_is_dirty", "prefect_flow_run", "promotion", "test_mean_recall", "validation",
     "weights_sha256",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A stack that is up, and how tests talk to it."""
-
-    shell: Shell
-    prefect: str
-    mlflow: str
-
-    def prefect_api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        return request(f"{self.prefect}/api/{path}", body)
-
-    def mlflow_api(self, path: str, **query: str) -> Any:
-        return request(f"{self.mlflow}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}")
-
-    def run_deployment(self, name: str, **parameters: str) -> "subprocess.CompletedProcess[str]":
-        given = [text for key, value in parameters.items() for text in ("--param", f"{key}={value}")]
-        return self.shell.python("-m", "prefect", "deployment", "run", name, *given, "--watch")
-
-    def flow_runs(self) -> list[dict[str, Any]]:
-        """All flow runs but those that the schedule plans, first started first."""
-        runs = self.prefect_api("flow_runs/filter", {"sort": "START_TIME_ASC"})
-        return [run for run in runs if run["state_type"] != "SCHEDULED"]
-
-
-def request(url: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(asked, timeout=30) as reply:
-        return json.load(reply)
-
-
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 def listening(port: int) -> set[str]:
@@ -81,21 +40,8 @@ def listening(port: int) -> set[str]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    prefect, mlflow = free_ports(2)
-    ports = {"COMMERCE_CLIP_PREFECT_PORT": str(prefect), "COMMERCE_CLIP_MLFLOW_PORT": str(mlflow)}
-    folder = tmp_path_factory.mktemp("stack")
-    # Elsewhere than in the repository's state/, so the profile that `up` writes has to be named.
-    profiles = {
-        "PREFECT_HOME": f"{folder}/state/prefect",
-        "PREFECT_PROFILES_PATH": f"{folder}/state/prefect/profiles.toml",
-    }
-    shell = Shell(folder, ports | profiles)
-    done = shell.flows("up")
-    try:
-        assert done.returncode == 0, done.stderr
-        yield Stack(shell, f"http://127.0.0.1:{prefect}", f"http://127.0.0.1:{mlflow}")
-    finally:
-        shell.flows("down")
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")

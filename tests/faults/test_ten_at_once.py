@@ -1,0 +1,99 @@
+"""Ten runs of the main job at once, by schedule, by event and by hand: one trains, the others say who does."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from prefect.client.schemas.objects import State
+
+from flows import retrain as main_job
+from flows.report import Report
+from flows.retrain import retrain
+from model.config import RunConfig
+from tasks.environment import ROOT
+from tasks.records import DataVersion, Version
+
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+
+RUNS = 10
+
+
+class Trained(Exception):
+    """The point at which a run has found that it is new, and would begin to train."""
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Job":
+    monkeypatch.setenv("COMMERCE_CLIP_STATE", str(tmp_path))
+    return Job(monkeypatch, tmp_path)
+
+
+class Job:
+    """The main job as far as its lock reaches; the one that trains waits for the others to end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.trained, self.registered = 0, False
+        self.others_ended = threading.Event()
+        self.outcomes: list[Report | State[Report] | Exception] = []
+        self.folder = folder
+        monkeypatch.setattr(main_job, "materialise_data", self.materialise)
+        monkeypatch.setattr(main_job, "find_registered", self.find_registered)
+        monkeypatch.setattr(main_job, "begin_run", self.train)
+        monkeypatch.setattr("flows.report.aliases_of", lambda version: ["champion"])
+
+    def materialise(self, config: RunConfig) -> DataVersion:
+        return DataVersion(folder=self.folder, version="v" * 32, is_tracked=False, file_md5={})
+
+    def find_registered(self, config: RunConfig, data: DataVersion) -> Version | None:
+        return Version(name="commerce-clip", number=1, mlflow_run_id="") if self.registered else None
+
+    def train(self, config: RunConfig, data: DataVersion) -> None:
+        self.trained += 1
+        assert self.others_ended.wait(200)
+        self.registered = True
+        raise Trained
+
+    def start(self, when_busy: str) -> threading.Thread:
+        def run() -> None:
+            try:
+                outcome: Report | State[Report] | Exception = retrain(
+                    config=str(ROOT / "configs/sample.yaml"),
+                    when_busy=when_busy,  # type: ignore[arg-type]
+                )
+            except Trained as error:
+                outcome = error
+            self.outcomes.append(outcome)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+
+@pytest.mark.faults(kind="S4: runs at once", trials=RUNS)
+def test_of_ten_runs_at_once_one_trains_and_nine_say_who_holds_the_lock(job: Job) -> None:
+    threads = [job.start("skip") for _ in range(RUNS)]
+    while sum(thread.is_alive() for thread in threads) > 1:
+        threads[0].join(0.05)
+    job.others_ended.set()
+    for thread in threads:
+        thread.join()
+    skipped = [outcome for outcome in job.outcomes if isinstance(outcome, State)]
+    assert (job.trained, len(skipped)) == (1, RUNS - 1)
+    for state in skipped:
+        assert state.name == "Skipped" and state.is_completed()
+        assert "holds the lock of commerce-clip" in str(state.message) and "run sample-" in str(state.message)
+        assert "holds the lock" in state.result().headline
+
+
+def test_a_run_that_waits_starts_after_the_other_and_finds_nothing_new(job: Job) -> None:
+    first = job.start("skip")
+    while job.trained == 0:
+        first.join(0.05)
+    waiting = job.start("wait")
+    waiting.join(2)
+    assert waiting.is_alive()
+    job.others_ended.set()
+    waiting.join()
+    first.join()
+    (report,) = [outcome for outcome in job.outcomes if isinstance(outcome, Report)]
+    assert job.trained == 1 and report.headline.startswith("nothing new: commerce-clip version 1")

@@ -1,0 +1,260 @@
+"""The service alone: real servers and a worker, an ingest, a schedule, deaths of every part, and nobody to help.
+
+The tests build on each other, in the order in which they stand.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.processes import load
+from tests.integration.project import make_shop
+from tests.integration.stack import Stack, request, running_stack
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(900)]
+
+PATIENCE_S = 600
+BLOCKS = """
+import sys
+from tasks.environment import prepare
+
+prepare()
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
+
+message = {"subject": "{{subject}}", "body": "{{body}}"}
+CustomWebhookNotificationBlock(name="sink", url=sys.argv[1], json_data=message).save("commerce-clip")
+SlackWebhook(url=sys.argv[1].replace("http:", "json:") + "slack").save("commerce-clip")
+"""
+NOTHING_NEW = """
+import sys
+from flows.__main__ import main
+
+assert main(["retrain"]) == 0
+heavy = {"torch", "open_clip", "transformers", "great_expectations"} & set(sys.modules)
+print("imported:", sorted(heavy))
+"""
+
+
+class Sink:
+    """A local HTTP server that keeps what is posted to it."""
+
+    def __init__(self) -> None:
+        received = self.received = list[dict[str, str]]()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                received.append({"path": self.path} | {key: str(value) for key, value in body.items()})
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/"
+
+    def got(self, *words: str) -> bool:
+        return any(all(word in json.dumps(message) for word in words) for message in self.received)
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    sink = Sink()
+    yield sink
+    sink.server.shutdown()
+    sink.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("lights-out")
+    project = make_shop(folder, miniature)
+    with running_stack(folder, project, PYTHONPATH=str(project)) as stack:
+        yield stack
+
+
+def wait_for(what: Callable[[], Any], why: str, patience_s: float = PATIENCE_S) -> Any:
+    give_up = time.monotonic() + patience_s
+    while not (found := what()):
+        assert time.monotonic() < give_up, f"waited in vain for {why}"
+        time.sleep(0.5)
+    return found
+
+
+def runs_of(stack: Stack, deployment: str) -> list[dict[str, Any]]:
+    found = stack.prefect_api(f"deployments/name/{deployment}")
+    wanted = {"deployments": {"id": {"any_": [found["id"]]}}, "sort": "START_TIME_ASC"}
+    return [run for run in stack.prefect_api("flow_runs/filter", wanted) if run["state_type"] != "SCHEDULED"]
+
+
+def ended(stack: Stack, deployment: str, number: int = 1) -> dict[str, Any]:
+    """The so-manieth run of a deployment, once it has ended."""
+
+    def look() -> dict[str, Any] | None:
+        runs = runs_of(stack, deployment)[number - 1 :]
+        return runs[0] if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    found: dict[str, Any] = wait_for(look, f"the end of run {number} of {deployment}")
+    return found
+
+
+def versions(stack: Stack, model: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = stack.mlflow_api("model-versions/search", filter=f"name = '{model}'").get(
+        "model_versions", []
+    )
+    return found
+
+
+def table(stack: Stack, model: str) -> Any:
+    (version,) = versions(stack, model)
+    tags = {tag["key"]: tag["value"] for tag in version["tags"]}
+    (path,) = stack.shell.state.glob(f"runs/sample-{tags['commerce_clip.fingerprint'][:12]}/evaluate/rank_at_k.json")
+    return json.loads(path.read_text())
+
+
+def children(pid: int) -> list[int]:
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for line in found for child in line]
+
+
+def kill(stack: Stack, name: str) -> None:
+    """Kill a part of the stack, all that it started included, as a crash would."""
+    process = load(stack.shell.state / "stack" / f"{name}.json")
+    assert process is not None
+    doomed = [process.pid]
+    for pid in doomed:
+        doomed += children(pid)
+    for pid in doomed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def start_again(stack: Stack, name: str) -> None:
+    """Start a part of the stack as `make up` did."""
+    code = (
+        "import sys\nfrom flows import stack\naddresses = stack._recorded_addresses()\n"
+        "commands = stack._servers(addresses) | {'worker': stack._worker()}\n"
+        "stack._start(sys.argv[1], commands[sys.argv[1]], addresses)"
+    )
+    done = stack.shell.python("-c", code, name)
+    assert done.returncode == 0, done.stderr
+
+
+def is_up(stack: Stack) -> bool:
+    try:
+        return bool(request(f"{stack.prefect}/api/health"))
+    except OSError:
+        return False
+
+
+def test_deploying_made_the_automations(stack: Stack) -> None:
+    names = {automation["name"] for automation in stack.prefect_api("automations/filter", {})}
+    assert {"commerce-clip: crash zombies", "retrain on new data"} <= names
+
+
+@pytest.mark.faults(kind="notifications", trials=1)
+def test_a_saved_notification_block_is_told_of_versions_and_failures(stack: Stack, sink: Sink) -> None:
+    done = stack.shell.python("-c", BLOCKS, sink.url)
+    assert done.returncode == 0, done.stderr
+    done = stack.shell.flows("automate")
+    assert done.returncode == 0, done.stderr
+    assert "tell of promoted" in done.stdout and "tell of failed" in done.stdout
+
+
+def test_an_ingest_trains_judges_registers_and_promotes_without_a_person(
+    stack: Stack, sink: Sink, miniature: Path
+) -> None:
+    shutil.copytree(miniature / "finetune", stack.shell.folder / "drop")
+    test = stack.shell.folder / "drop" / "test.tsv"
+    test.write_bytes(test.read_bytes().replace(b"\t", b" now\t"))
+    done = stack.shell.flows("ingest", "--name", "autumn", "--test", test)
+    assert done.returncode == 0, done.stderr
+    run = ended(stack, "retrain/on-new-data")
+    assert run["state_name"] == "Completed", run["state"]["message"]
+    assert run["auto_scheduled"] or run["created_by"]["type"] == "AUTOMATION"
+    (version,) = versions(stack, "commerce-clip")
+    tags = {tag["key"]: tag["value"] for tag in version["tags"]}
+    assert tags["commerce_clip.data_version"] in (stack.shell.root / "data.dvc").read_text()
+    assert "first champion" in tags["commerce_clip.promotion"]
+    wait_for(lambda: sink.got("commerce-clip: promoted", "version 1: first champion"), "the notification")
+    assert sink.got("/slack")
+
+
+def test_a_run_with_nothing_new_imports_nothing_heavy(stack: Stack) -> None:
+    done = stack.shell.python("-c", NOTHING_NEW)
+    assert done.returncode == 0, done.stderr
+    assert "nothing new: commerce-clip version 1" in done.stdout and "imported: []" in done.stdout
+
+
+def test_a_schedule_fires_by_itself(stack: Stack) -> None:
+    deployment = stack.prefect_api("deployments/name/retrain/weekly")
+    soon = {"interval": 15, "anchor_date": datetime.now(UTC).isoformat(), "timezone": "UTC"}
+    address = f"{stack.prefect}/api/deployments/{deployment['id']}/schedules"
+    (made,) = request(address, [{"schedule": soon, "active": True}])  # type: ignore[arg-type]
+    run = ended(stack, "retrain/weekly")
+    assert run["auto_scheduled"] and run["state_name"] == "Completed"
+    done = stack.shell.python("-m", "prefect", "deployment", "schedule", "pause", "retrain/weekly", made["id"])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.faults(kind="K3, S1, S2, S3: servers, worker and run killed", trials=4)
+def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_one_version(
+    stack: Stack, sink: Sink
+) -> None:
+    shutil.rmtree(stack.shell.state / "results")
+    known = set(stack.shell.state.glob("runs/*"))
+    other = json.dumps(["registered_model=other"])
+    command = ("-m", "prefect", "deployment", "run", "retrain/sample", "--param", f"overrides={other}")
+    assert stack.shell.python(*command).returncode == 0
+
+    def checkpoint(name: str) -> list[Path]:
+        return [
+            path
+            for run in set(stack.shell.state.glob("runs/*")) - known
+            for path in run.glob(f"{name}/checkpoints/step-*")
+        ]
+
+    wait_for(lambda: checkpoint("pretrain"), "a checkpoint")
+    for name in ("mlflow", "prefect"):
+        kill(stack, name)
+    time.sleep(3)
+    for name in ("mlflow", "prefect"):
+        start_again(stack, name)
+    wait_for(lambda: is_up(stack), "the server")
+    wait_for(lambda: checkpoint("finetune") or ended_by(stack, "CRASHED"), "the run to go on")
+    kill(stack, "worker")
+    start_again(stack, "worker")
+    run = wait_for(lambda: ended_by(stack, "CRASHED"), "the automation to find the dead run")
+    assert run["state_type"] == "CRASHED"
+    wait_for(lambda: sink.got("commerce-clip: failed", "is Crashed"), "the notification")
+    assert stack.shell.python(*command, "--watch").returncode == 0
+    assert table(stack, "other") == table(stack, "commerce-clip")
+    assert len(versions(stack, "other")) == 1
+
+
+def ended_by(stack: Stack, state: str) -> dict[str, Any] | None:
+    runs = [run for run in runs_of(stack, "retrain/sample") if run["state_type"] == state]
+    return runs[0] if runs else None
+
+
+def test_a_rollback_without_previous_says_so_and_the_history_tells_every_champion(stack: Stack) -> None:
+    done = stack.shell.flows("rollback")
+    assert done.returncode == 1 and "no version has the alias previous" in done.stderr
+    done = stack.shell.flows("history")
+    assert done.returncode == 0 and "none → 1" in done.stdout

@@ -72,7 +72,7 @@ def embeddings(pairs: int, width: int) -> tuple[Tensor, Tensor]:
     """Return normalised text and image embeddings, [pairs, width] each, of a model of middling quality."""
     generator = torch.Generator().manual_seed(0)
     text = normalize(torch.randn(pairs, width, generator=generator), dim=1)
-    return text, normalize(text + 0.2 * torch.randn(pairs, width, generator=generator), dim=1)
+    return text, normalize(text + 0.3 * torch.randn(pairs, width, generator=generator), dim=1)
 
 
 def rank(text: Tensor, image: Tensor) -> object:

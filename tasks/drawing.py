@@ -86,6 +86,18 @@ def write_line(
     draw.text((corner[0], baseline), line, ink, letters, anchor="ls")
 
 
+def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
+    """Cut a text at its spaces into lines that fit, at most so many; the last one holds the rest."""
+    lines, letters = [""], font(text, size, False)
+    for word in visible(text)[:1000].split():
+        longer = f"{lines[-1]} {word}".strip()
+        if len(lines) < most and lines[-1] and letters.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
 def png(picture: Image.Image) -> bytes:
     """Return a picture as the bytes of a PNG."""
     file = BytesIO()

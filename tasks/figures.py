@@ -14,7 +14,7 @@ NEW, CHAMPION, BASE = "new model", "champion", "base weights"
 PROTOCOLS = {"full": "full", "product": "full, products", "101": "101 candidates"}
 MEASURES = {"rank_at_1": "Rank@1", "rank_at_5": "Rank@5", "rank_at_10": "Rank@10"}
 MORE_MEASURES = MEASURES | {"mrr": "MRR", "median_rank": "median rank"}
-QUERIES = {"keyword": "concepts → image", "field": "fields → image", "caption": "caption → image (2,000)"}
+QUERIES = {"keyword": "concepts → image", "field": "fields → image", "caption": "captions → image"}
 SCORES = {
     "precision_at_1": "P@1",
     "precision_at_10": "P@10",

@@ -31,6 +31,7 @@ from tasks.drawing import (
     paste_tile,
     png,
     thumbnail,
+    wrapped,
     write_line,
 )
 from tasks.shown import escaped
@@ -278,7 +279,7 @@ tr.best { background: var(--green-soft); font-weight: 600; }
 # ---------------------------------------------------------------------------------------------------------------------
 # The picture; lengths in pixels
 
-BLOCK_GAP, HEAD, ROW = 48, 150, 274
+BLOCK_GAP, HEAD, ROW = 48, 150, 290
 FAR_SOFT = "#e9ebef"
 
 
@@ -298,8 +299,10 @@ def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int)
                 frame_tile(draw, corner)
                 label_tile(draw, corner, "✓ right")
             elif answer.misses is not None:
-                said = explanation(answer, query.concepts)
-                write_line(draw, (corner[0], tiles + TILE + 8), said, 15, AMBER if answer.misses else GREEN, TILE)
+                lines = wrapped(explanation(answer, query.concepts), 15, TILE, 2)
+                for number, line in enumerate(lines):
+                    place = (corner[0], tiles + TILE + 8 + 19 * number)
+                    write_line(draw, place, line, 15, AMBER if answer.misses else GREEN, TILE)
 
 
 def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:

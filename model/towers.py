@@ -304,9 +304,10 @@ def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
         return make_word_pieces(config["model_cfg"], (folder / VOCABULARY_FILE).read_bytes())
     is_own = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
     with _quiet_open_clip():
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", **({"local_files_only": True} if is_own else {}))
+        options = {"local_files_only": True} if is_own else {}
+        tokenizer: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(f"local-dir:{folder}", **options)
     if config.get("tokenizer_cfg", {}).get("is_verbatim"):
-        tokenizer.clean_fn = verbatim
+        vars(tokenizer)["clean_fn"] = verbatim
     return tokenizer
 
 

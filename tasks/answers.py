@@ -34,11 +34,11 @@ def gallery_queries(
         return []
     rows = torch.tensor(chosen)
     right_P = [(place, image) for place, query in enumerate(chosen) for image in _images(related, query)]
-    right = torch.tensor(right_P).unbind(1)
+    query_P, image_P = torch.tensor(right_P).unbind(1)
     found = {
         name: (
-            ranks(text[rows], image, *right, block_rows),
-            *top_k(text[rows], image, ANSWERS, block_rows, right),
+            ranks(text[rows], image, query_P, image_P, block_rows),
+            *top_k(text[rows], image, ANSWERS, block_rows, (query_P, image_P)),
         )
         for name, (text, image) in embeddings.items()
     }

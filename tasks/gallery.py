@@ -301,8 +301,8 @@ def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int)
             elif answer.misses is not None:
                 lines = wrapped(explanation(answer, query.concepts), 15, TILE, 2)
                 for number, line in enumerate(lines):
-                    place = (corner[0], tiles + TILE + 8 + 19 * number)
-                    write_line(draw, place, line, 15, AMBER if answer.misses else GREEN, TILE)
+                    under = (corner[0], tiles + TILE + 8 + 19 * number)
+                    write_line(draw, under, line, 15, AMBER if answer.misses else GREEN, TILE)
 
 
 def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:

@@ -148,7 +148,7 @@ def _classify(
 
 
 def _flat(prefix: str, figures: dict[str, Figure]) -> dict[str, float]:
-    flat = {}
+    flat: dict[str, float] = {}
     for name, figure in figures.items():
         flat |= {
             f"{prefix}{name}": figure.value,

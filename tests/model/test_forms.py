@@ -1,6 +1,7 @@
 """A published model gives the same embeddings here as in its own library, and comes back from us to the bit."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.published import (
     write_hugging_face_clip,
     write_open_clip,
     write_siglip2,
+    write_with_hugging_face_text,
 )
 from tests.tiny import drawn_jpeg
 
@@ -83,6 +85,17 @@ def test_a_siglip_of_open_clip_gives_its_embeddings_and_sees_squashed_pictures(h
     towers = imported(folder)
     assert_same_embeddings(towers, *as_open_clip(folder, clip, towers))
     assert towers.resizing == (True, "bicubic") and towers.config["preprocess_cfg"]["mean"] == [0.5] * 3
+
+
+def test_a_text_tower_of_transformers_is_built_from_the_config_that_lies_beside_it(home: Path) -> None:
+    folder = home / "roberta"
+    clip = write_with_hugging_face_text(folder)
+    towers = imported(folder)
+    image, text = as_open_clip(folder, clip, towers)
+    shutil.rmtree(folder)
+    assert_same_embeddings(towers, image, text)
+    convert_model(home / "roberta-ours", "open_clip", home / "roberta-out")
+    assert_same_embeddings(imported(home / "roberta-out"), image, text)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin", "safetensors"])

@@ -211,7 +211,7 @@ def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
     yield from block_rules("text_model", "text.transformer", text["layers"])
     yield from same("text_model.final_layer_norm", "text.ln_final")
     yield from same("text_model.head", "text.text_projection")
-    trunk = timm.create_model(vision["timm_model_name"], num_classes=0, global_pool="map", device="meta")
+    trunk: Any = timm.create_model(vision["timm_model_name"], num_classes=0, global_pool="map", device="meta")
     there, here = "vision_model", "visual.trunk"
     yield from same(f"{there}.embeddings.patch_embedding", f"{here}.patch_embed.proj")
     positions, width = trunk.pos_embed.shape[1:]

@@ -20,10 +20,10 @@ from model.forms.huggingface import read_licence
 from model.forms.published import Published, Told
 from model.forms.weights import SUFFIXES, read_tensors, write_tensors
 from model.sealed import WEIGHTS_FILE
+from model.shelf import ORIGIN_FILE
 from model.towers import (
     ARCHITECTURE_KEYS,
     CONFIG_FILE,
-    ORIGIN_FILE,
     PREPROCESS_KEYS,
     Towers,
     usual_preprocess,
@@ -76,7 +76,8 @@ def read(path: Path, told: Told) -> Published:
 
 def holds(towers: Towers) -> bool:
     """Tell whether the form has a place for such towers."""
-    return towers.config["model_cfg"]["text_cfg"].keys() <= {known.name for known in fields(CLIPTextCfg)}
+    said: dict[str, Any] = towers.config["model_cfg"]["text_cfg"]
+    return said.keys() <= {known.name for known in fields(CLIPTextCfg)}
 
 
 def write(towers: Towers, folder: Path) -> None:
@@ -105,7 +106,8 @@ def _told_architecture(path: Path, told: Told) -> tuple[dict[str, Any], dict[str
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise ConfigError(f"--towers {told.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}")
-    architecture, listed = open_clip.get_model_config(name), row.activation if row is not None else None
+    architecture = open_clip.get_model_config(name)
+    listed: str | None = row.activation if row is not None else None
     if tag:
         listed = QUICK if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu") else PLAIN
     if f"{name}-quickgelu" in known:

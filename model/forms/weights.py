@@ -136,7 +136,7 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
         for name in names:
             values = tensors[name].to(_ours(tensors[name].dtype)).contiguous()
             _refuse_infinity(name, values)
-            yield memoryview(values.reshape(-1).numpy()).cast("B")
+            yield values.reshape(-1).numpy().data.cast("B")
 
     return _stream(parts(), path)
 

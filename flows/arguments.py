@@ -149,6 +149,12 @@ def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where it runs")
     command.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="arithmetic of the towers")
+    command.add_argument(
+        "--truncate",
+        default="open_clip",
+        choices=("open_clip", "easynlp"),
+        help="how a caption of too many tokens is cut: easynlp leaves out the end of text, as EasyNLP's own code does",
+    )
     command.add_argument("--batch-size", type=_positive, default=256, help="lines embedded at a time")
     command.add_argument("--workers", type=_positive, default=1, help="threads that decode images ahead")
 

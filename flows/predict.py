@@ -3,14 +3,22 @@
 from pathlib import Path
 
 from flows.terminal import print_line
-from tasks.predict import Form
+from tasks.predict import Form, Truncation
 from tasks.predict import predict as write_predictions
 
 
 def predict(
-    tsv: str, model: str, out: str, form: Form, device: str, precision: str, batch_size: int, workers: int
+    tsv: str,
+    model: str,
+    out: str,
+    form: Form,
+    device: str,
+    precision: str,
+    batch_size: int,
+    workers: int,
+    truncate: Truncation,
 ) -> None:
     """Write the embeddings and tell what was embedded."""
-    done = write_predictions(Path(tsv), model, Path(out), form, device, precision, batch_size, workers)
+    done = write_predictions(Path(tsv), model, Path(out), form, device, precision, batch_size, workers, truncate)
     what = {"pair": "captions and images", "text": "captions", "image": "images"}[done.columns]
     print_line(f"{tsv}: {done.rows:,} {what} in {done.width} numbers each, {done.faulty:,} lines faulty → {out}")

@@ -19,7 +19,8 @@ from model.forms import FORMS, recognise
 from model.forms.published import Published, Told
 from model.forms.weights import copy_tensors, is_ours_already, write_tensors
 from model.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
-from model.towers import CONFIG_FILE, ORIGIN_FILE, build_clip, build_tokenizer, load_towers
+from model.shelf import ORIGIN_FILE
+from model.towers import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 
 SHOWN_KEYS = 3
 SCALARS = ("logit_scale", "logit_bias")

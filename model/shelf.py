@@ -6,6 +6,8 @@ from pathlib import Path
 from model.errors import CheckpointError, ConfigError
 from model.sealed import MANIFEST
 
+ORIGIN_FILE = "origin.json"  # form, file, SHA-256 and licence of what was published; it travels with what is trained
+
 
 def find_imported(pretrained: str | None, shelf: Path) -> Path | None:
     """Return the model folder that ``model.pretrained`` names: one on the shelf, or a path; None where it is neither.

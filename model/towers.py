@@ -39,7 +39,6 @@ from model.sealed import WEIGHTS_FILE, sealed_folder, verify_sealed
 from model.sections import ModelConfig
 
 CONFIG_FILE = "open_clip_config.json"
-ORIGIN_FILE = "origin.json"  # of an imported model: its form, file, SHA-256 and licence
 # What torch, safetensors and open_clip's conversions raise on a file that is cut, or holds something else.
 UNREADABLE_WEIGHTS = (
     SafetensorError,
@@ -304,10 +303,10 @@ def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
         return make_word_pieces(config["model_cfg"], (folder / VOCABULARY_FILE).read_bytes())
     is_own = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))
     with _quiet_open_clip():
-        options = {"local_files_only": True} if is_own else {}
-        tokenizer: Callable[[list[str]], torch.Tensor] = open_clip.get_tokenizer(f"local-dir:{folder}", **options)
+        made = open_clip.get_tokenizer(f"local-dir:{folder}", **({"local_files_only": True} if is_own else {}))
     if config.get("tokenizer_cfg", {}).get("is_verbatim"):
-        vars(tokenizer)["clean_fn"] = verbatim
+        made.clean_fn = verbatim
+    tokenizer: Callable[[list[str]], torch.Tensor] = made
     return tokenizer
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 from model.files import atomic_write
+from model.shelf import find_imported
 from tasks.figures import NEW, audit_sentence, number, protocol_rows, slice_rows
+from tasks.models import licence_of_model, models_folder
 from tasks.records import Run, TrainedModel
 from tasks.shown import escaped
 
@@ -27,19 +29,21 @@ def write_card(run: Run, model: TrainedModel, figures: dict[str, Any]) -> Path:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    head = yaml.safe_dump(_head(run, figures), sort_keys=False, allow_unicode=True, width=120)
+    head = yaml.safe_dump(_head(run, model.folder, figures), sort_keys=False, allow_unicode=True, width=120)
     path = model.folder / CARD_FILE
     with atomic_write(path) as file:
         file.write(f"---\n{head}---\n\n{_text(run, model, figures)}".encode())
     return path
 
 
-def _head(run: Run, figures: dict[str, Any]) -> dict[str, Any]:
+def _head(run: Run, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
     config, found = run.config, figures["models"][NEW]["protocols"]["full"]
     metrics = [{"type": key, "name": name, "value": round(found[key]["value"], 5)} for key, name in SCORED.items()]
     dataset = {"type": "private", "name": config.name, "split": "test", "revision": run.data.version}
     task = {"type": "zero-shot-image-classification", "name": "image-text retrieval, full set"}
+    licence = licence_of_model(folder)
     return {
+        **({"license": licence.lower()} if licence else {}),
         "library_name": "open_clip",
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "e-commerce", "product-search", "image-text-retrieval"],
@@ -56,6 +60,8 @@ def _head(run: Run, figures: dict[str, Any]) -> dict[str, Any]:
 def _base(run: Run) -> str:
     """Return architecture and weights that training began with; of a file its name, never where it lies."""
     begin = run.config.model.pretrained
+    if begin and find_imported(begin, models_folder()):
+        return f"{Path(begin).name} (imported)"
     name = Path(run.config.model.name).stem
     return f"{name} ({Path(begin).name})" if begin else f"{name} (random weights)"
 

@@ -1,5 +1,6 @@
 """Models of others on this machine: imported under a name that ``model.pretrained`` takes, and given back."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.errors import CheckpointError, ConfigError
 from model.sections import Name
+from model.shelf import ORIGIN_FILE
 from model.zoo import licence_of
 from tasks.environment import state_folder
 
@@ -42,6 +44,16 @@ def import_published(
         raise CheckpointError(f"{folder}: there is a model of that name; choose another, or remove the folder")
     listed = licence or licence_of(towers or "") or licence_of(name)
     return folder, import_model(path, folder, Told(towers, activation), sha256, listed)
+
+
+def licence_of_model(folder: Path) -> str | None:
+    """Return the licence of the published weights that a model folder began with, None where it is not known."""
+    try:
+        origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    licence = origin.get("licence") if isinstance(origin, dict) else None
+    return licence if isinstance(licence, str) and licence != "unknown" else None
 
 
 def convert(source: str, to: str, out: Path) -> Path:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from model.towers import Towers
 
 Form = Literal["parquet", "easynlp"]
+Truncation = Literal["open_clip", "easynlp"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,19 @@ class Predicted:
 
 def predict(
     tsv: Path, model: str, out: Path, form: Form = "parquet", device: str = "auto", precision: str = "fp32",
-    batch_size: int = 256, workers: int = 1,
+    batch_size: int = 256, workers: int = 1, truncate: Truncation = "open_clip",
 ) -> Predicted:  # fmt: skip
     """Write the embeddings of a TSV of captions, of images or of pairs, by a registered version or an imported model.
 
+    ``truncate`` says how captions of too many tokens are cut: EasyNLP leaves out the end of text.
+
     Raises:
-        ConfigError: the model is unknown.
+        ConfigError: the model is unknown, or reads no captions that EasyNLP's truncation is for.
         DataError: the TSV has no line that can be embedded; in EasyNLP's form, it holds pairs or a faulty line.
         CheckpointError: the model is damaged, or ``out`` cannot be written.
     """
     from model.embed import embed_products
+    from model.forms.easynlp_english import truncating_as_theirs
     from model.towers import load_towers
 
     columns, lines = detect_columns(tsv), count_lines(tsv)
@@ -65,6 +69,8 @@ def predict(
             f"{tsv}: has captions and images, but a row of EasyNLP's form is one embedding; keep one column"
         )
     towers = load_towers(folder_of(model), device, precision)
+    if truncate == "easynlp":
+        towers = truncating_as_theirs(towers)
     with progress("predict", lines, "lines") as shown, atomic_write(out) as file:
         products = embed_products(towers, tsv, columns, DataConfig(), batch_size, workers, shown.advance)
         write = {"parquet": _write_parquet, "easynlp": _write_easynlp}[form]

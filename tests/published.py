@@ -75,7 +75,7 @@ def write_open_clip(folder: Path, architecture: dict[str, Any], preprocess: dict
     if architecture["text_cfg"].get("hf_tokenizer_name"):
         write_tokenizer(folder)
     torch.manual_seed(1)
-    clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False).eval()
+    clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False).eval()
     with torch.no_grad():
         for parameter in clip.parameters():  # what is set to zero or one would hide a mistake
             parameter.add_(0.02 * torch.randn(parameter.shape))
@@ -161,6 +161,27 @@ def write_siglip2(folder: Path) -> Any:
     model.save_pretrained(folder)
     write_tokenizer(folder)
     return model
+
+
+def write_with_hugging_face_text(folder: Path) -> Any:
+    """Write a folder of open_clip's whose text tower is a RoBERTa of transformers, and return open_clip's model."""
+    from transformers import RobertaConfig
+
+    folder.mkdir(parents=True)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
+    RobertaConfig(vocab_size=TOKENS, max_position_embeddings=32, **shape, **special).save_pretrained(folder)
+    architecture = clip_architecture(False)
+    architecture["text_cfg"] = {
+        "hf_model_name": str(folder),
+        "hf_tokenizer_name": str(folder),
+        "hf_model_pretrained": False,
+        "hf_pooler_type": "mean_pooler",
+        "hf_proj_type": "mlp",
+        "context_length": 16,
+        "vocab_size": TOKENS,
+    }
+    return write_open_clip(folder, architecture)
 
 
 def publish(row: Row, folder: Path) -> None:

@@ -7,6 +7,7 @@ Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_openclip.py, appzoo/clip
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigError
 from model.forms.activation import check_activation
 from model.forms.bpe import check_merges, own_merges
 from model.forms.folders import find_file, read_json
@@ -82,6 +83,35 @@ def write(towers: Towers, folder: Path) -> None:
     torch.save(tensors, folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(_config(towers.config["model_cfg"]), indent=2), encoding="utf-8")
     (folder / MERGES).write_bytes(own_merges())
+
+
+class TheirTruncation:
+    """CLIP's tokeniser as EasyNLP runs it: a caption of too many tokens is cut and gets no end of text back."""
+
+    def __init__(self, tokenizer: SimpleTokenizer) -> None:
+        """Wrap open_clip's tokeniser."""
+        self._tokenizer = tokenizer
+
+    def __call__(self, captions: list[str]) -> torch.Tensor:
+        """Return token ids int64 [B, L]."""
+        context = self._tokenizer.context_length
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        ids_BL = torch.zeros(len(captions), context, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            ids = [start, *self._tokenizer.encode(caption), end][:context]
+            ids_BL[row, : len(ids)] = torch.tensor(ids)
+        return ids_BL
+
+
+def truncating_as_theirs(towers: Towers) -> Towers:
+    """Return the towers with captions cut as EasyNLP cuts them, for the embeddings that its own models gave.
+
+    Raises:
+        ConfigError: the towers read no English byte pairs.
+    """
+    if not isinstance(towers.tokenizer, SimpleTokenizer):
+        raise ConfigError("--truncate easynlp: these towers do not read CLIP's byte pairs; leave the option out")
+    return replace(towers, tokenizer=TheirTruncation(towers.tokenizer))
 
 
 def _architecture(folder: Path) -> dict[str, Any]:

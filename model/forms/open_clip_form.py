@@ -20,10 +20,10 @@ from model.forms.huggingface import read_licence
 from model.forms.published import Published, Told
 from model.forms.weights import SUFFIXES, read_tensors, write_tensors
 from model.sealed import WEIGHTS_FILE
+from model.shelf import ORIGIN_FILE
 from model.towers import (
     ARCHITECTURE_KEYS,
     CONFIG_FILE,
-    ORIGIN_FILE,
     PREPROCESS_KEYS,
     Towers,
     usual_preprocess,
@@ -76,7 +76,8 @@ def read(path: Path, told: Told) -> Published:
 
 def holds(towers: Towers) -> bool:
     """Tell whether the form has a place for such towers."""
-    return set(towers.config["model_cfg"]["text_cfg"]) <= {known.name for known in fields(CLIPTextCfg)}
+    said: dict[str, Any] = towers.config["model_cfg"]["text_cfg"]
+    return said.keys() <= {known.name for known in fields(CLIPTextCfg)}
 
 
 def write(towers: Towers, folder: Path) -> None:

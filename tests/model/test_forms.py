@@ -1,6 +1,7 @@
 """A published model gives the same embeddings here as in its own library, and comes back from us to the bit."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from model.batches import Crop
 from model.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError
 from model.forms import bpe
+from model.forms.easynlp_english import truncating_as_theirs
 from model.forms.published import Told
 from model.importing import convert_model, import_model
 from model.towers import Towers, encode_images, encode_texts, encode_tokens, load_towers
@@ -31,6 +33,7 @@ from tests.published import (
     write_hugging_face_clip,
     write_open_clip,
     write_siglip2,
+    write_with_hugging_face_text,
 )
 from tests.tiny import drawn_jpeg
 
@@ -82,6 +85,17 @@ def test_a_siglip_of_open_clip_gives_its_embeddings_and_sees_squashed_pictures(h
     towers = imported(folder)
     assert_same_embeddings(towers, *as_open_clip(folder, clip, towers))
     assert towers.resizing == (True, "bicubic") and towers.config["preprocess_cfg"]["mean"] == [0.5] * 3
+
+
+def test_a_text_tower_of_transformers_is_built_from_the_config_that_lies_beside_it(home: Path) -> None:
+    folder = home / "roberta"
+    clip = write_with_hugging_face_text(folder)
+    towers = imported(folder)
+    image, text = as_open_clip(folder, clip, towers)
+    shutil.rmtree(folder)
+    assert_same_embeddings(towers, image, text)
+    convert_model(home / "roberta-ours", "open_clip", home / "roberta-out")
+    assert_same_embeddings(imported(home / "roberta-out"), image, text)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin", "safetensors"])
@@ -283,6 +297,28 @@ def test_real_pairs_get_the_embeddings_of_transformers(home: Path) -> None:
     with torch.no_grad():
         text = normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
         assert float((encode_tokens(towers, ids) - text).abs().max()) <= TOLERANCE
+
+
+def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(tmp_path: Path) -> None:
+    architecture = clip_architecture(True)
+    clip = write_open_clip(tmp_path / "source", architecture)
+    write_easynlp(tmp_path / "pai", clip, architecture)
+    towers = imported(tmp_path / "pai")
+    theirs = truncating_as_theirs(towers)
+    long, short = CAPTIONS[-1], CAPTIONS[0]
+    tokens = open_clip.get_tokenizer("ViT-B-32")
+    whole = [tokens.sot_token_id, *tokens.encode(long), tokens.eot_token_id]
+    ids = theirs.tokenizer([long, short])
+    assert ids[0].tolist() == whole[:77] and tokens.eot_token_id not in ids[0]
+    assert torch.equal(ids[1], towers.tokenizer([short])[0])
+    tensors = torch.load(tmp_path / "pai/pytorch_model.bin", weights_only=True)
+    with torch.no_grad():
+        assert float((encode_texts(theirs, [long, short]) - easynlp_text(tensors, ids, 2)).abs().max()) <= TOLERANCE
+        assert float((encode_texts(theirs, [long]) - encode_texts(towers, [long])).abs().max()) > 1e-3
+    siglip = tmp_path / "siglip"
+    write_siglip2(siglip)
+    with pytest.raises(ConfigError, match="these towers do not read CLIP's byte pairs"):
+        truncating_as_theirs(imported(siglip))
 
 
 def test_an_easynlp_folder_with_other_merges_is_refused(tmp_path: Path) -> None:

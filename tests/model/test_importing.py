@@ -18,8 +18,9 @@ from model.files import file_digest
 from model.forms.published import Told
 from model.forms.weights import write_tensors
 from model.importing import import_model
+from model.sealed import WEIGHTS_FILE, weights_sha256
 from model.shelf import recorded_weights_sha256
-from model.towers import WEIGHTS_FILE, load_towers, weights_sha256
+from model.towers import load_towers
 from tests.published import clip_architecture, contiguous, siglip_architecture, write_easynlp, write_open_clip
 
 WEIGHTS = "open_clip_pytorch_model.bin"

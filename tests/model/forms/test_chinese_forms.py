@@ -1,7 +1,10 @@
 """Chinese models as published come in, give the embeddings of their own libraries, and go out as they came."""
 
+import base64
 import json
+import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from transformers import (
 from model.base import base_towers
 from model.batches import pair_input
 from model.bert import build_bert_clip
-from model.embed import judge
+from model.embed import embed_captions, embed_encoded_images, judge
 from model.errors import CheckpointError, CommerceClipError
 from model.forms.published import Told
 from model.importing import convert_model, import_model
+from model.pixels import centre_crop, decode_image
 from model.sections import ModelConfig
 from model.stage import Callbacks, Stage
 from model.towers import Towers, encode_images, encode_texts, load_towers, normalise
@@ -446,3 +450,26 @@ def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: Row) -> Non
         clip = build_bert_clip(architecture)
     assert round(sum(parameter.numel() for parameter in clip.parameters()) / 1e6) == row.parameters
     assert clip.visual.image_size in (row.resolution, (row.resolution, row.resolution))
+
+
+@pytest.mark.real
+@torch.inference_mode()
+def test_real_pairs_get_the_embeddings_of_the_published_model(
+    published: tuple[str, Path, Embed], tmp_path: Path
+) -> None:
+    _, path, embed = published
+    import_model(path, tmp_path / "ours", NOBODY)
+    towers = load_towers(tmp_path / "ours", "cpu")
+    towers.clip.eval()
+    tsv = next(Path(os.environ["REAL_PAIRS"]).rglob("test.tsv"))
+    with tsv.open("rb") as file:
+        lines = [line.decode().split("\t") for line in islice(file, 16)]
+    pixels = [decode_image(base64.b64decode(image)) for _, image in lines]
+    crops = torch.stack([centre_crop(image, SIDE, towers.resizing) for image in pixels if not isinstance(image, str)])
+    text, image = embed(towers.tokenizer([caption for caption, _ in lines]), normalise(towers, crops))
+    ours = (
+        embed_captions(towers, [caption for caption, _ in lines]),
+        embed_encoded_images(towers, [base64.b64decode(image) for _, image in lines]),
+    )
+    for mine, theirs in zip(ours, (text, image), strict=True):
+        torch.testing.assert_close(mine, torch.nn.functional.normalize(theirs, dim=-1), rtol=0, atol=1e-5)

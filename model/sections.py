@@ -10,6 +10,7 @@ from model.errors import FaultReason
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
+Prompt = Annotated[str, Field(pattern=r"\{label\}")]
 ScriptName = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
 
 
@@ -284,7 +285,7 @@ class EvaluateConfig(Section):
         ("gender", "colour", "pattern", "material"),
         description="Columns of the side table whose values a query of fields says before its noun, in this order.",
     )
-    prompts: tuple[str, ...] = Field(
+    prompts: tuple[Prompt, ...] = Field(
         (
             "A photo of a {label}.",
             "a product photo of a {label}.",
@@ -296,7 +297,7 @@ class EvaluateConfig(Section):
         description="Prompts of zero-shot classification, {label} standing for the label; the first is measured alone, "
         "all of them as an ensemble.",
     )
-    gallery_lines: tuple[int, ...] = Field(
+    gallery_lines: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="Lines of test.tsv, from 1, shown in the gallery in place of captions spread over test."
     )
     gallery_worst: int = Field(6, ge=0, description="Captions shown in the gallery that the new model does worst on.")

@@ -31,6 +31,7 @@ SCORES = {
     "P@10": "precision_at_10",
     "MRR": "mrr_at_10",
 }
+MEANS = {"AvgRecall": ("Recall@1", "Recall@10"), "AvgP": ("P@1", "P@10")}
 
 
 class Published(BaseModel):
@@ -54,26 +55,21 @@ def published() -> tuple[Published, ...]:
     return tuple(Published.model_validate(each) for each in json.loads(FILE.read_text(encoding="utf-8")))
 
 
-def published_rows(figures: Figures) -> list[Row]:
-    """Return a row a published model and task that we have a figure for, and ours before those of each task."""
-    rows = list[Row]()
-    compared = [each for each in published() if each.data_set in COMPARED]
-    for protocol, task in dict.fromkeys((each.protocol, each.task) for each in compared):
-        alike = [each for each in compared if (each.protocol, each.task) == (protocol, task)]
-        ours = _ours(figures, protocol, task)
-        if not ours:
-            continue
-        about = {"model": "ours", "data set": figures["config"], "source": "this evaluation"}
-        rows.append(_row(protocol, task, about, ours))
-        for each in alike:
-            about = {"model": each.model, "data set": each.data_set, "source": f"{each.source}, {each.table}"}
-            rows.append(_row(protocol, task, about, each.figures))
-    return rows
+def published_tables(figures: Figures) -> dict[str, list[Row]]:
+    """Return, by title, a table a task that we have figures of: ours first, then a row a published model."""
+    tables: dict[str, list[Row]] = {}
+    for each in (each for each in published() if each.data_set in COMPARED):
+        ours = _ours(figures, each.protocol, each.task)
+        if ours:
+            first = _row("ours", str(figures["config"]), ours, each)
+            rows = tables.setdefault(f"{each.task}, protocol {each.protocol}, %", [first])
+            rows.append(_row(each.model, each.data_set, each.figures, each))
+    return tables
 
 
-def _row(protocol: str, task: str, about: Row, figures: dict[str, float]) -> Row:
-    shown = ", ".join(f"{name} {number(value, 1)}" for name, value in figures.items())
-    return {"protocol": protocol, "direction": task, **about, "figures": shown}
+def _row(model: str, data_set: str, figures: dict[str, float], like: Published) -> Row:
+    """Return a row with the measures of a published one as columns; one that is not there is empty."""
+    return {"model": model, "data set": data_set} | {name: number(figures.get(name), 1) for name in like.figures}
 
 
 def _ours(figures: Figures, protocol: str, task: str) -> dict[str, float]:
@@ -83,5 +79,9 @@ def _ours(figures: Figures, protocol: str, task: str) -> dict[str, float]:
         found = model["protocols"][protocol]
         return {name: 100 * found[f"{OURS[task, protocol]}_{key}"]["value"] for name, key in MEASURES.items()}
     name = "caption" if task == "text → image" else task.removesuffix(" → product")
-    found = model["queries"].get(name, {}) if protocol == "Marqo" else {}
-    return {shown: 100 * found[key]["value"] for shown, key in SCORES.items() if key in found}
+    scores = model["queries"].get(name, {}) if protocol == "Marqo" else {}
+    found = {shown: 100 * scores[key]["value"] for shown, key in SCORES.items() if key in scores}
+    for mean, parts in MEANS.items():
+        if found.keys() >= set(parts):
+            found[mean] = sum(found[part] for part in parts) / len(parts)
+    return found

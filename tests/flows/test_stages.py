@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.__main__ import main
+from tasks.environment import state_folder
 from tasks.tracking import tracking_client
 from tests.conftest import MINIATURE_SIZES
 
@@ -49,17 +50,57 @@ def printed(options: list[str], capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def test_evaluate_judges_a_registered_version_by_its_number(printed: Command) -> None:
-    evaluation = printed("evaluate", "--version", "1")
-    assert 0 <= evaluation["metrics"]["mean_recall"] <= 1
-    assert 0 <= evaluation["metrics"]["keyword_mean_recall"] <= 1
-    assert Path(evaluation["gallery"]).read_text().startswith("<!DOCTYPE html>")
+@pytest.fixture
+def evaluated(options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Evaluate a version and return what was printed, and the folder of its files."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(number: str, *more: str) -> tuple[str, Path]:
+        capsys.readouterr()
+        assert main(["evaluate", *options, "--version", number, *more]) == 0
+        (folder,) = state_folder().glob(f"evaluations/stages-v{number}-*/evaluate")
+        return capsys.readouterr().out, folder
+
+    return run
 
 
-def test_evaluate_gives_a_version_the_figures_that_its_own_run_reported(printed: Command) -> None:
-    evaluation = printed("evaluate", "--version", "2")
+def test_evaluate_judges_a_registered_version_by_its_number_beside_published_figures(evaluated: Command) -> None:
+    printed, folder = evaluated("1", "--protocol", "full,101", "--compare", "published")
+    for said in (
+        "101 candidates",
+        "fields → image",
+        "Zero-shot labels",
+        "Kaleido-BERT",
+        "false negatives: text → image",
+    ):
+        assert said in printed
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    assert 0 <= metrics["101_mean_recall"] <= 1 and 0 <= metrics["keyword_mean_recall"] <= 1
+    for page in ("report.html", "gallery.html"):
+        assert (folder / page).read_text().startswith("<!DOCTYPE html>")
+    assert "put to the gate" in (folder / "report.html").read_text()
+    assert pq.read_table(folder / "candidates-101.parquet").num_rows == 2 * MINIATURE_SIZES["test"]
+
+
+def test_evaluate_gives_a_version_the_figures_that_its_own_run_reported(evaluated: Command) -> None:
+    printed, folder = evaluated("2")
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
     tags = tracking_client().get_model_version("stages", "2").tags
-    assert f"{evaluation['metrics']['mean_recall']:.6f}" == tags["commerce_clip.test_mean_recall"]
+    assert f"{metrics['mean_recall']:.6f}" == tags["commerce_clip.test_mean_recall"]
+    assert "Published" not in printed
+
+
+def test_a_retraining_leaves_report_and_model_card(options: list[str]) -> None:
+    (run, *_) = sorted(state_folder().glob("runs/stages-*"))
+    result = json.loads((run / "evaluate" / "result.json").read_text())
+    assert Path(result["card"]).read_text().startswith("---\nlibrary_name: open_clip\n")
+    report = (run / "evaluate" / "report.html").read_text()
+    assert "Decision: version" in report and "mean recall" in report
+
+
+def test_an_unknown_protocol_is_one_sentence(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *options, "--protocol", "full,1001"]) == 1
+    assert "evaluate.protocols.1 is '1001'" in capfd.readouterr().err
 
 
 def test_export_writes_the_embeddings_of_a_version(printed: Command) -> None:

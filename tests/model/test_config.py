@@ -49,6 +49,13 @@ ELSEWISE = {
     "data.scripts": ["latin"],
     "data.side_table_columns": ["colour"],
     "data.max_drift": 0.5,
+    "evaluate.slice_columns": ["fit"],
+    "evaluate.label_columns": ["fit"],
+    "evaluate.query_nouns": ["fit"],
+    "evaluate.query_words": ["fit"],
+    "evaluate.protocols": ["full"],
+    "evaluate.prompts": ["{label}"],
+    "evaluate.gallery_lines": [3],
 }
 
 

@@ -2,7 +2,8 @@ import io
 
 from PIL import Image
 
-from tasks.evaluation import rank_chart, rank_table
+from tasks.charts import rank_chart
+from tasks.evaluation import rank_table
 
 
 def metrics(share: float) -> dict[str, float]:
@@ -29,9 +30,16 @@ def test_the_table_shows_each_direction_and_k_beside_chance_and_base_weights_in_
 
 
 def test_the_chart_is_a_picture_wide_enough_to_read() -> None:
-    picture = Image.open(io.BytesIO(rank_chart("title", {"new model": metrics(0.5), "base weights": metrics(0.1)})))
+    models = {"new model": metrics(0.5), "champion": metrics(0.4), "base weights": metrics(0.1)}
+    picture = Image.open(io.BytesIO(rank_chart("title", models)))
     assert picture.format == "PNG"
     assert picture.width > 1000
+
+
+def test_the_champion_stands_between_base_weights_and_the_new_model() -> None:
+    row = rank_table(metrics(0.5), metrics(0.1), metrics(0.4))[0]
+    assert list(row) == ["direction", "measure", "chance", "base weights", "champion", "new model"]
+    assert row["champion"] == "4.0"
 
 
 def test_keyword_queries_have_rows_of_their_own_where_there_are_any() -> None:

@@ -74,6 +74,7 @@ def test_every_caption_is_escaped():
         "content",
         "http-equiv",
         "lang",
+        "aria-label",
     }
     assert {name for _, attributes in tags for name in attributes} == allowed
     assert {attributes["alt"] for tag, attributes in tags if tag == "img"} >= {f"{visible(EVIL)} 1"}
@@ -107,8 +108,35 @@ def test_a_query_can_be_reached_by_keyboard():
     tags = Page(gallery_html("Gallery", "", [query(), query()])).tags
     assert [attributes["id"] for tag, attributes in tags if tag == "article"] == ["query-1", "query-2"]
     assert all(attributes["tabindex"] == "0" for tag, attributes in tags if tag == "article")
-    assert [attributes["href"] for tag, attributes in tags if tag == "a"] == ["#query-1", "#query-2"]
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert links == ["#query-1", "#query-2", "#query-2", "#query-1"]  # each card's own, and its neighbours
     assert all(attributes["alt"] for tag, attributes in tags if tag == "img")
+
+
+def test_worst_queries_stand_under_a_head_of_their_own_and_are_numbered_on() -> None:
+    page = gallery_html("Gallery", "", [query()], [query(), query()])
+    tags = Page(page).tags
+    assert [attributes["id"] for tag, attributes in tags if tag == "article"] == ["query-1", "query-2", "query-3"]
+    assert page.index('id="query-1"') < page.index("Worst queries of the new model") < page.index('id="query-2"')
+    assert "Worst queries" not in gallery_html("Gallery", "", [query()])
+
+
+@pytest.mark.parametrize(
+    ("misses", "said"),
+    [
+        (("navy blue", EVIL), f"not navy blue, {visible(EVIL)}"),
+        (("navy blue", EVIL, "casual"), "names none"),
+        ((), "names all"),
+    ],
+)
+def test_a_wrong_answer_says_which_concepts_it_misses(misses, said):
+    answer = Answer(encoded(), False, 0.5, "caption", misses)
+    asked = GalleryQuery("caption", encoded(), (ModelResult("new", 2, (answer,)),), ("navy blue", EVIL, "casual"))
+    page = gallery_html("Gallery", "", [asked])
+    assert re.search(r"<li.*</li>", page, re.DOTALL) and said in Page(page).text
+    assert "<script" not in page and "\x1b" not in page
+    Image.open(BytesIO(gallery_png("Gallery", [asked]))).verify()
+    assert "names all" not in Page(gallery_html("Gallery", "", [query()])).text.split("Tab goes")[1]
 
 
 def test_no_foreign_bytes_get_into_the_page():

@@ -88,6 +88,23 @@ def test_base_weights_are_named_by_their_sha256_and_towers_by_the_manifest(tmp_p
             import_published(tmp_path / "a", name, None, None, None, None)
 
 
+def test_a_run_begins_with_the_imported_weights_and_carries_their_origin(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from tasks.records import DataVersion, Run
+    from tasks.training import base_weights
+
+    write_open_clip(tmp_path / "a", clip_architecture(True))
+    imported, origin = import_published(tmp_path / "a", "one", None, None, None, "MIT")
+    config = RunConfig.model_validate({"name": "x", "device": "cpu", "model": {"pretrained": "one", "image_size": 48}})
+    data = DataVersion(folder=tmp_path, version="v" * 32, is_tracked=False, file_md5={})
+    base = base_weights(Run(config=config, data=data, fingerprint="f", folder=tmp_path / "run", mlflow_run_id=""))
+    ours, theirs = (load_file(folder / "open_clip_model.safetensors") for folder in (base, imported))
+    changed = {name for name, value in theirs.items() if not ours[name].equal(value)}
+    assert changed == {"visual.positional_embedding"} and len(ours[changed.pop()]) == 10
+    assert json.loads((base / "origin.json").read_text()) == origin and licence_of_model(base) == "MIT"
+
+
 def test_the_terminal_lists_shows_imports_and_converts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     command.add_argument("--batch-size", type=_positive, default=256, help="lines embedded at a time")
     command.add_argument("--workers", type=_positive, default=1, help="threads that decode images ahead")
+    command.add_argument("--context-length", type=_positive, help="tokens of a caption that a Chinese model reads")
 
 
 def _positive(text: str) -> int:

@@ -48,17 +48,20 @@ class Predicted:
 
 def predict(
     tsv: Path, model: str, out: Path, form: Form = "parquet", device: str = "auto", precision: str = "fp32",
-    batch_size: int = 256, workers: int = 1, truncate: Truncation = "open_clip",
+    batch_size: int = 256, workers: int = 1, truncate: Truncation = "open_clip", context_length: int | None = None,
 ) -> Predicted:  # fmt: skip
     """Write the embeddings of a TSV of captions, of images or of pairs, by a registered version or an imported model.
 
-    ``truncate`` says how captions of too many tokens are cut: EasyNLP leaves out the end of text.
+    ``truncate`` says how captions of too many tokens are cut: EasyNLP leaves out the end of text. ``context_length`` is
+    how many tokens of a caption a BERT text tower reads, by default as many as it was trained on.
 
     Raises:
-        ConfigError: the model is unknown, or reads no captions that EasyNLP's truncation is for.
+        ConfigError: the model is unknown, reads another number of tokens, or no captions that EasyNLP's truncation is
+            for.
         DataError: the TSV has no line that can be embedded; in EasyNLP's form, it holds pairs or a faulty line.
         CheckpointError: the model is damaged, or ``out`` cannot be written.
     """
+    from model.base import lengthen_towers
     from model.embed import embed_products
     from model.forms.easynlp_english import truncating_as_theirs
     from model.towers import load_towers
@@ -71,6 +74,8 @@ def predict(
     towers = load_towers(folder_of(model), device, precision)
     if truncate == "easynlp":
         towers = truncating_as_theirs(towers)
+    if context_length is not None:
+        towers = lengthen_towers(towers, context_length)
     with progress("predict", lines, "lines") as shown, atomic_write(out) as file:
         products = embed_products(towers, tsv, columns, DataConfig(), batch_size, workers, shown.advance)
         write = {"parquet": _write_parquet, "easynlp": _write_easynlp}[form]
@@ -78,7 +83,7 @@ def predict(
         if not rows:
             raise DataError(f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why")
         if form == "easynlp" and rows < lines:
-            raise DataError(f"{tsv}: line {lines} cannot be embedded, so rows would not be lines; mend or remove it")
+            raise DataError(f"{tsv}: line {rows + 1} cannot be embedded, so rows would not be lines; mend or remove it")
     return Predicted(columns, lines, rows, towers.embed_dim)
 
 

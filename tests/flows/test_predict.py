@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flows.__main__ import main
+from model.base import lengthen_towers
 from model.embed import embed_captions, embed_encoded_images
 from model.towers import Towers, create_towers, load_towers, save_towers
 from tests.chinese import ENGLISH, chinese, write_chinese_model
@@ -72,7 +73,7 @@ def test_parquet_has_a_row_a_line_with_its_number(shop: Path, towers: Towers, tm
     [
         ("pairs.tsv", None, "keep one column"),
         ("holes.tsv", b"red\n\nblue\n", "line 2 cannot be embedded"),
-        ("tail.tsv", b"red\nblue\n \n", "line 3 cannot be embedded"),
+        ("tail.tsv", b"red\nblue\n \n \n", "line 3 cannot be embedded"),
         ("none.tsv", b"\x01\n\x02\n", "none of its 2 lines"),
         ("absent.tsv", None, "absent.tsv"),
     ],
@@ -92,3 +93,15 @@ def test_an_unknown_model_is_refused(shop: Path, tmp_path: Path, capsys: pytest.
     arguments = ["--model", "nothing", "--out", str(tmp_path / "feat.tsv")]
     assert main(["predict", str(shop / "texts.tsv"), *arguments]) == 1
     assert "nothing" in capsys.readouterr().err
+
+
+def test_a_chinese_model_reads_as_many_tokens_as_asked(shop: Path, towers: Towers, tmp_path: Path) -> None:
+    caption, read = "红色的连衣裙很好看" * 5, {}
+    (tmp_path / "long.tsv").write_text(f"{caption}\n", encoding="utf-8")
+    for length in (16, 48):
+        out = tmp_path / f"{length}.tsv"
+        options = ["--format", "easynlp", "--context-length", str(length), "--out", str(out), "--device", "cpu"]
+        assert main(["predict", str(tmp_path / "long.tsv"), "--model", str(shop / "model"), *options]) == 0
+        read[length] = out.read_text()
+    whole = embed_captions(lengthen_towers(towers, 48), [caption])[0].numpy()
+    assert read[48] == "\t".join(map(str, whole)) + "\n" != read[16]

@@ -1,6 +1,7 @@
 """Judge a model on the test split beside the champion and its base weights: figures, tables, pictures, gallery."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,13 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     for note in questions.notes:
         run_logger().warning("%s", note)
     folders = _folders(run, model)
-    models = _embed_all(run, validation, test, folders, questions)
-    judged = {name: judge_model(each, questions, settings, run.config.seed) for name, each in models.items()}
+    embeddings, judged = {}, {}
+    for name, model_embeddings in _embed_all(run, validation, test, folders, questions):
+        judged[name] = judge_model(model_embeddings, questions, settings, run.config.seed)
+        embeddings[name] = (model_embeddings.texts, model_embeddings.images)
     folder = run.folder / "evaluate"
     figures = _figures(run, questions, judged)
-    pictures = _show(run, test, questions, models, judged, phrases)
+    pictures = _show(run, test, questions, embeddings, judged, phrases)
     table = {name: each.results["full"].to_json() | {"keywords": each.keywords} for name, each in judged.items()}
     _write(folder / FIGURES_FILE, json.dumps(figures, indent=1, ensure_ascii=False).encode())
     _write(folder / "rank_at_k.json", json.dumps(table, indent=2).encode())
@@ -87,15 +90,15 @@ def _folders(run: Run, model: TrainedModel) -> dict[str, Path]:
 
 def _embed_all(
     run: Run, validation: Validation, test: "PairIndex", folders: dict[str, Path], questions: "Questions"
-) -> "dict[str, Embedded]":
-    """Return each model's embeddings of test's distinct captions and images; its towers stay to embed queries."""
+) -> Iterator[tuple[str, "Embedded"]]:
+    """Yield each model's embeddings of test's distinct captions and images, one pair of towers in memory at a time."""
     from functools import partial
 
     from model.embed import embed_captions, embed_pairs
     from model.towers import load_towers
     from tasks.judgement import Embedded
 
-    models, related = {}, questions.related
+    related = questions.related
     with progress("evaluate", len(test) * len(folders), "pairs") as shown:
         for name, folder in folders.items():
             towers = load_towers(folder, run.config.device, run.config.precision)
@@ -103,8 +106,7 @@ def _embed_all(
             pairs = index_input(run, validation, "test", test, towers)
             text_ND, image_ND = embed_pairs(towers, pairs, batch, workers, on_rows=shown.advance)
             embed = partial(embed_captions, towers, batch_size=batch)
-            models[name] = Embedded(text_ND[related.caption_row], image_ND[related.image_row], embed)
-    return models
+            yield name, Embedded(text_ND[related.caption_row], image_ND[related.image_row], embed)
 
 
 def _figures(run: Run, questions: "Questions", judged: "dict[str, Judgement]") -> dict[str, Any]:
@@ -131,7 +133,7 @@ def _show(
     run: Run,
     test: "PairIndex",
     questions: "Questions",
-    models: "dict[str, Embedded]",
+    embeddings: dict[str, tuple[Any, Any]],
     judged: "dict[str, Judgement]",
     phrases: "Phrases",
 ) -> list[Path]:
@@ -140,7 +142,6 @@ def _show(
     from tasks.gallery import gallery_html, gallery_png
 
     settings, folder = run.config.evaluate, run.folder / "evaluate"
-    embeddings = {name: (each.texts, each.images) for name, each in models.items()}
     new = judged[NEW]
     worst = (-new.results["full"].text_to_image.ranks).argsort(kind="stable")[: settings.gallery_worst].tolist()
     chosen, worst_shown = (

@@ -47,7 +47,6 @@ def _head(run: Run, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
         "library_name": "open_clip",
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "e-commerce", "product-search", "image-text-retrieval"],
-        "base_model": _base(run),
         "model-index": [
             {
                 "name": config.registered_model,

@@ -1,9 +1,15 @@
 import io
+import logging
+from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from model.config import RunConfig
 from tasks.charts import rank_chart
-from tasks.evaluation import rank_table
+from tasks.evaluation import _chosen, rank_table
+from tasks.records import DataVersion, Run
+from tests.tasks.judged import ask, split
 
 
 def metrics(share: float) -> dict[str, float]:
@@ -48,3 +54,22 @@ def test_keyword_queries_have_rows_of_their_own_where_there_are_any() -> None:
     assert [row["direction"] for row in table[6:]] == ["keywords → image"] * 3
     assert table[6] | {"new model": "25.0", "chance": "25.0"} == table[6]
     assert len(rank_table(metrics(0.5), metrics(0.1))) == 6
+
+
+def test_the_gallery_shows_captions_spread_over_test_or_those_of_the_lines_that_a_person_chose(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = split(tmp_path)
+    questions = ask(test)
+
+    def chosen(**evaluate: object) -> list[int]:
+        config = RunConfig.model_validate({"name": "tiny", "evaluate": evaluate})
+        data = DataVersion(folder=tmp_path, version="d" * 32, is_tracked=False, file_md5={})
+        run = Run(config=config, data=data, fingerprint="", folder=tmp_path, mlflow_run_id="")
+        return _chosen(run, test, questions)
+
+    assert chosen(gallery_queries=3) == [0, 15, 31]
+    assert chosen(gallery_queries=1000) == list(range(32))
+    with caplog.at_level(logging.WARNING):
+        assert chosen(gallery_lines=[7, 3, 7, 99]) == [6, 2]
+    assert "no accepted pair in line 99" in caplog.text

@@ -26,6 +26,7 @@ from model.config import RunConfig
 from model.errors import ServiceError
 from tasks.environment import ROOT, artifact_root, tracking_uri
 from tasks.metric_log import Measured, Send
+from tasks.shown import without_credentials
 
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
@@ -62,7 +63,8 @@ def _require_health(uri: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
     raise ServiceError(
-        f"MLflow at {uri} does not answer ({reason}); start it with `make up`, or unset MLFLOW_TRACKING_URI"
+        f"MLflow at {without_credentials(uri)} does not answer ({reason}); start it with `make up`, or unset "
+        "MLFLOW_TRACKING_URI"
     )
 
 

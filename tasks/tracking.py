@@ -94,6 +94,15 @@ def begin_mlflow_run(
     return run_id
 
 
+def run_page(run_id: str) -> str | None:
+    """Return the address of a run's page, None where MLflow is a file without a server."""
+    uri = tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return None
+    experiment = tracking_client().get_run(run_id).info.experiment_id
+    return f"{without_credentials(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+
 def end_mlflow_run(run_id: str, status: str) -> None:
     """Set the final status of a run: FINISHED or FAILED.
 

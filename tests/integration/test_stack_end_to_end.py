@@ -134,6 +134,8 @@ def test_the_page_of_a_run_shows_what_was_found(stack: Stack, flow_run: dict[str
     ]  # fmt: skip
     assert [row["measure"] for row in shown["rank-at-k"]] == ["Rank@1", "Rank@5", "Rank@10"] * 3
     assert shown["retrain-report"].startswith("# commerce-clip version 1\n")
+    assert {row["check"] for row in shown["gate"]} == {"expectations", "base weights"}
+    assert champion(stack)["run_id"] in shown["mlflow-run"]
 
 
 def test_the_registered_version_is_champion_and_carries_its_lineage(stack: Stack, flow_run: dict[str, Any]) -> None:

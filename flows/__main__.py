@@ -6,15 +6,19 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.arguments import SERVICES, parser
 from model.errors import CommerceClipError
 from tasks.environment import prepare
 
+if TYPE_CHECKING:
+    from prefect import Flow
+
+BY_HAND = ("promote", "rollback")
 BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
@@ -134,14 +138,21 @@ def _run_flow(options: argparse.Namespace) -> None:
         parameters = _parameters(options, without=("compare", "protocol"))
         print_evaluation(evaluate(**parameters | {"overrides": [*options.set, *chosen]}), compared_with)
     else:
-        print(_stage_flow(options.command)(**_parameters(options)).model_dump_json(indent=2))
+        outcome = _called(_stage_flow(options.command), options)
+        print("null" if outcome is None else outcome.model_dump_json(indent=2))
 
 
-def _stage_flow(name: str) -> Callable[..., Any]:
+def _stage_flow(name: str) -> "Flow[..., Any]":
     from flows import stages
 
-    flow: Callable[..., Any] = getattr(stages, name.replace("-", "_"))
+    flow: Flow[..., Any] = getattr(stages, name.replace("-", "_"))
     return flow
+
+
+def _called(flow: "Flow[..., Any]", options: argparse.Namespace) -> Any:
+    """Call a flow; without servers a rollback does not wait for a temporary one to start."""
+    is_bare = options.command in BY_HAND and not os.environ.get("PREFECT_API_URL")
+    return (flow.fn if is_bare else flow)(**_parameters(options))
 
 
 def _parameters(options: argparse.Namespace, without: tuple[str, ...] = ()) -> dict[str, Any]:

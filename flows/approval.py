@@ -42,7 +42,8 @@ def require_approver(config: RunConfig) -> None:
 def approved(run: Run, decision: Decision) -> Decision:
     """Return the decision, after a person agreed where the config asks for that and the gate would promote."""
     gate = run.config.gate
-    if gate.approval == "auto" or not decision.is_promoted or decision.is_settled:
+    is_open = decision.is_promoted and not decision.is_settled and decision.champion != decision.version
+    if gate.approval == "auto" or not is_open:
         return decision
     run_logger().warning(
         "version %d waits %d s for approval: %s",

@@ -73,9 +73,8 @@ def full_report(
     return report
 
 
-def print_report(outcome: Report | State[Report]) -> None:
+def print_report(report: Report) -> None:
     """Show a report in the terminal."""
-    report = outcome.result() if isinstance(outcome, State) else outcome
     console = Console()
     if report.ranks:
         table = Table(title=f"{report.headline}: Rank@K on test, %", title_justify="left")

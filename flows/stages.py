@@ -76,7 +76,8 @@ def promote(
     """Make a registered version champion by hand."""
     log_sentences()
     decision = promote_by_hand(registered_model, version, reason)
-    announce(registered_model, decision)
+    if decision.is_promoted:
+        announce(registered_model, decision)
     return decision
 
 
@@ -85,7 +86,8 @@ def rollback(reason: Reason = "no reason given", registered_model: RegisteredMod
     """Make the previous champion the champion again."""
     log_sentences()
     decision = roll_back(registered_model, reason)
-    announce(registered_model, decision)
+    if decision.is_promoted:
+        announce(registered_model, decision)
     return decision
 
 

@@ -327,8 +327,8 @@ class GateConfig(Section):
     )
     floors: dict[str, float] = Field(
         default_factory=dict,
-        description="Smallest values of test metrics by name, as evaluate reports them (zero-shot accuracy, say); a "
-        "metric that is missing holds the challenger back.",
+        description="Smallest values of test metrics by name, as evaluate reports them "
+        "(zero_shot_ensemble_category_macro_accuracy: 0.5); a metric that is missing holds the challenger back.",
     )
     approval: Literal["auto", "manual"] = Field(
         "auto",

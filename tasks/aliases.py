@@ -73,7 +73,18 @@ def _begin(client: MlflowClient, change: Change) -> None:
 
 
 def finish_change(client: MlflowClient, name: str) -> None:
-    """Do what is written down, however far an earlier try got; the caller holds the registry's lock."""
+    """Do what is written down, however far an earlier try got; the caller holds the registry's lock.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    try:
+        _finish(client, name)
+    except MlflowException as error:
+        raise unreachable("could not set aliases", error) from error
+
+
+def _finish(client: MlflowClient, name: str) -> None:
     try:
         change = Change.model_validate_json(model_tags(client, name).get(CHANGE_TAG, ""))
     except ValidationError:

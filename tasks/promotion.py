@@ -1,15 +1,18 @@
 """Decide on a version and move the registry's aliases: promote, by hand too, and roll back.
 
 Before an alias moves the champion is read again under the registry's lock (`tasks.aliases`); a decision that was made
-against another one is not carried out but made anew. A read that fails is a ServiceError and never "there is no
+against another one is not carried out. A read that fails is a ServiceError and never "there is no
 champion", and an alias that a person set in MLflow's page is the champion to beat.
 """
+
+import os
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
+from prefect.runtime import flow_run
 
 from model.errors import PromotionRefused
 from tasks.aliases import change_champion, finish_change, leave_reason, mark_champion, number_of
@@ -139,7 +142,9 @@ def promote(run: Run, version: Version, decision: Decision) -> Decision:
 
 
 def announce(name: str, decision: Decision) -> None:
-    """Emit the Prefect event that notifications wait for."""
+    """Emit the Prefect event that notifications wait for, where there is a server to wait on."""
+    if not (flow_run.id or os.environ.get("PREFECT_API_URL")):
+        return
     emit_event(
         PROMOTED if decision.is_promoted else HELD_BACK,
         resource={"prefect.resource.id": f"commerce-clip.model.{name}", "prefect.resource.name": name},
@@ -158,9 +163,10 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
         with registry_lock(version.name, f"promotion of version {version.number}"):
             finish_change(client, version.name)
             champion = number_of(read_alias(client, version.name, CHAMPION))
-            if champion != decision.champion:
+            is_done = decision.is_promoted and champion == version.number  # by a try that did not get to the end
+            if champion != decision.champion and not is_done:
                 return False
-            if decision.is_promoted and champion != version.number:
+            if decision.is_promoted and not is_done:
                 change_champion(client, version.name, champion, version.number, decision.reason, decision.checks)
             elif CHALLENGER in decision.aliases:
                 client.set_registered_model_alias(version.name, CHALLENGER, str(version.number))

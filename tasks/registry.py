@@ -29,6 +29,7 @@ from tasks.lineage import fingerprint
 from tasks.locks import locked
 from tasks.records import DataVersion, Evaluation, Run, TrainedModel, Validation, Version
 from tasks.run import lineage_tags
+from tasks.shown import without_credentials
 from tasks.stage import stage
 from tasks.tracking import FINGERPRINT_TAG, experiment_id, log_model, tracking_client
 
@@ -322,5 +323,5 @@ def unreachable(what: str, error: MlflowException) -> ServiceError:
     """Return an outage as the error that is retried; anything else is a bug of ours and goes up as it is."""
     if error.error_code not in OUTAGES:
         raise error
-    said = str(error).splitlines()[0][:200]
+    said = without_credentials(str(error).splitlines()[0])[:200]
     return ServiceError(f"MLflow registry {what} ({error.error_code}: {said}); check the server and run again")

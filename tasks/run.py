@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prefect.artifacts import create_link_artifact
 from prefect.runtime import flow_run
 
 from model.config import RunConfig
@@ -16,7 +17,7 @@ from tasks.locks import locked_or_busy
 from tasks.metric_log import send_rest
 from tasks.records import DataVersion, Run, Version
 from tasks.stage import run_logger, service_task
-from tasks.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, tracking_client
+from tasks.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, run_page, tracking_client
 
 TRAINING_STAGES = ("pretrain", "finetune")
 
@@ -43,6 +44,8 @@ def begin_run(config: RunConfig, data: DataVersion) -> Run:
     folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
     name = f"{config.name}-{data.short}"
     run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), lineage_tags(config, data))
+    if page := run_page(run_id):
+        create_link_artifact(page, link_text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts")
     return Run(config=config, data=data, fingerprint=mark, folder=folder, mlflow_run_id=run_id)
 
 

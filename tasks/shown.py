@@ -1,6 +1,7 @@
 """Foreign text as people see it: nothing in it acts on a terminal, on a page or on the direction of other text."""
 
 import html
+import re
 import unicodedata
 from collections.abc import Mapping
 
@@ -18,6 +19,11 @@ def visible(text: str) -> str:
     return "".join(
         character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
     )
+
+
+def without_credentials(text: str) -> str:
+    """Return the text with user and password cut out of every address in it."""
+    return re.sub(r"(?<=://)[^/\s@]+@", "", text)
 
 
 def escaped(text: str) -> str:

@@ -26,6 +26,7 @@ from model.config import RunConfig
 from model.errors import ServiceError
 from tasks.environment import ROOT, artifact_root, tracking_uri
 from tasks.metric_log import Measured, Send
+from tasks.shown import without_credentials
 
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
@@ -62,7 +63,8 @@ def _require_health(uri: str) -> None:
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
     raise ServiceError(
-        f"MLflow at {uri} does not answer ({reason}); start it with `make up`, or unset MLFLOW_TRACKING_URI"
+        f"MLflow at {without_credentials(uri)} does not answer ({reason}); start it with `make up`, or unset "
+        "MLFLOW_TRACKING_URI"
     )
 
 
@@ -90,6 +92,15 @@ def begin_mlflow_run(
         client.log_batch(run_id, params=[Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()])
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
+
+
+def run_page(run_id: str) -> str | None:
+    """Return the address of a run's page, None where MLflow is a file without a server."""
+    uri = tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return None
+    experiment = tracking_client().get_run(run_id).info.experiment_id
+    return f"{without_credentials(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def end_mlflow_run(run_id: str, status: str) -> None:

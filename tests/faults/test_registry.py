@@ -158,6 +158,28 @@ def test_a_champion_that_is_gone_is_never_replaced_by_the_machine_and_a_rollback
     assert registry.had_champion(client, model)
 
 
+@pytest.mark.faults(kind="S11: retried promotion", trials=5)
+def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_once(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tracking_client()
+    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    writes = (
+        "set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag", "update_model_version",
+        "delete_registered_model_tag",
+    )  # fmt: skip
+    for turn, write in enumerate(writes):
+        number, champion = (2, 1) if turn % 2 == 0 else (1, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mlflow.MlflowClient.{write}", _gone)
+            with pytest.raises(ServiceError, match="could not set aliases"):
+                promotion.carry_out(_version(model, number), decided(number, champion), f"turn {turn}")
+        assert promotion.carry_out(_version(model, number), decided(number, champion), f"turn {turn}"), write
+        assert champion_of(client, model) == number
+        assert aliases.number_of(registry.read_alias(client, model, "previous")) == champion
+    assert [change.after for change in aliases.history(model)] == [1, 2, 1, 2, 1, 2]
+
+
 def test_a_change_that_a_person_overtook_is_dropped(model: str) -> None:
     client = tracking_client()
     assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
@@ -182,6 +204,17 @@ def test_files_outside_of_the_artifact_store_are_not_even_looked_at(
         monkeypatch.setattr("mlflow.MlflowClient.get_model_version_download_uri", lambda *_, text=text: text)
         with pytest.raises(PromotionRefused, match="lies outside of the artifact store"):
             promotion.promote_by_hand(model, 2, "why")
+
+
+@pytest.mark.faults(kind="X5: secrets", trials=2)
+def test_a_password_in_an_address_is_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:CANARY@127.0.0.1:9/mlflow")
+    with pytest.raises(ServiceError, match=r"MLflow at http://127.0.0.1:9/mlflow does not answer") as away:
+        tracking_client()
+    error = MlflowException("API request to https://ada:CANARY@shop.example/api failed")
+    said = str(registry.unreachable("could not read", error))
+    assert "https://shop.example/api failed" in said
+    assert "CANARY" not in str(away.value) + said
 
 
 def _version(model: str, number: int) -> Version:

@@ -34,7 +34,7 @@ class Job:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.trained, self.registered = 0, False
         self.others_ended = threading.Event()
-        self.outcomes: list[Report | State[Report] | Exception] = []
+        self.ended: list[State[Report]] = []
         self.folder = folder
         monkeypatch.setattr(main_job, "materialise_data", self.materialise)
         monkeypatch.setattr(main_job, "find_registered", self.find_registered)
@@ -55,14 +55,8 @@ class Job:
 
     def start(self, when_busy: str) -> threading.Thread:
         def run() -> None:
-            try:
-                outcome: Report | State[Report] | Exception = retrain(
-                    config=str(ROOT / "configs/sample.yaml"),
-                    when_busy=when_busy,  # type: ignore[arg-type]
-                )
-            except Trained as error:
-                outcome = error
-            self.outcomes.append(outcome)
+            sample = str(ROOT / "configs/sample.yaml")
+            self.ended.append(retrain(config=sample, when_busy=when_busy, return_state=True))  # type: ignore[arg-type]
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -77,10 +71,10 @@ def test_of_ten_runs_at_once_one_trains_and_nine_say_who_holds_the_lock(job: Job
     job.others_ended.set()
     for thread in threads:
         thread.join()
-    skipped = [outcome for outcome in job.outcomes if isinstance(outcome, State)]
+    skipped = [state for state in job.ended if state.name == "Skipped"]
     assert (job.trained, len(skipped)) == (1, RUNS - 1)
     for state in skipped:
-        assert state.name == "Skipped" and state.is_completed()
+        assert state.is_completed()
         assert "holds the lock of commerce-clip" in str(state.message) and "run sample-" in str(state.message)
         assert "holds the lock" in state.result().headline
 
@@ -95,5 +89,5 @@ def test_a_run_that_waits_starts_after_the_other_and_finds_nothing_new(job: Job)
     job.others_ended.set()
     waiting.join()
     first.join()
-    (report,) = [outcome for outcome in job.outcomes if isinstance(outcome, Report)]
+    (report,) = [state.result() for state in job.ended if state.is_completed()]
     assert job.trained == 1 and report.headline.startswith("nothing new: commerce-clip version 1")

@@ -97,7 +97,7 @@ def test_a_version_that_nobody_answers_for_is_not_promoted_when_the_time_is_out(
 
 
 def test_what_the_gate_holds_back_or_an_earlier_try_settled_asks_nobody(ask: Ask) -> None:
-    for update in ({"is_promoted": False}, {"is_settled": True}):
+    for update in ({"is_promoted": False}, {"is_settled": True}, {"champion": 4}):
         decision = DECISION.model_copy(update=update)
         assert ask(None, decision=decision) == decision
 

@@ -7,12 +7,10 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 
 from tasks.processes import load
 from tests.integration.project import make_shop
+from tests.integration.sink import Sink
 from tests.integration.stack import Stack, request, running_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -33,9 +32,19 @@ prepare()
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 
 message = {"subject": "{{subject}}", "body": "{{body}}"}
-CustomWebhookNotificationBlock(name="sink", url=sys.argv[1], json_data=message).save("commerce-clip")
-SlackWebhook(url=sys.argv[1].replace("http:", "json:") + "slack").save("commerce-clip")
+url, token, path = sys.argv[1:]
+CustomWebhookNotificationBlock(
+    name="sink", url=url, json_data=message, headers={"X-Token": "{{token}}"}, secrets={"token": token}
+).save("commerce-clip")
+SlackWebhook(url=url.replace("http:", "json:") + "slack/" + path).save("commerce-clip")
 """
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "CANARY-aws-4711",
+    "GITHUB_TOKEN": "CANARY-git-4712",
+    "MLFLOW_TRACKING_USERNAME": "ada",
+    "MLFLOW_TRACKING_PASSWORD": "CANARY-mlflow-4713",
+}
+BLOCK_SECRETS = ("CANARY-webhook-4714", "CANARY-slack-4715")
 NOTHING_NEW = """
 import sys
 from flows.__main__ import main
@@ -46,46 +55,17 @@ print("imported:", sorted(heavy))
 """
 
 
-class Sink:
-    """A local HTTP server that keeps what is posted to it."""
-
-    def __init__(self) -> None:
-        received = self.received = list[dict[str, str]]()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                received.append({"path": self.path} | {key: str(value) for key, value in body.items()})
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/"
-
-    def got(self, *words: str) -> bool:
-        return any(all(word in json.dumps(message) for word in words) for message in self.received)
-
-
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.server.shutdown()
-    sink.server.server_close()
+    with Sink() as sink:
+        yield sink
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("lights-out")
     project = make_shop(folder, miniature)
-    with running_stack(folder, project, PYTHONPATH=str(project)) as stack:
+    with running_stack(folder, project, PYTHONPATH=str(project), **SECRETS) as stack:
         yield stack
 
 
@@ -170,7 +150,7 @@ def test_deploying_made_the_automations(stack: Stack) -> None:
 
 @pytest.mark.faults(kind="notifications", trials=1)
 def test_a_saved_notification_block_is_told_of_versions_and_failures(stack: Stack, sink: Sink) -> None:
-    done = stack.shell.python("-c", BLOCKS, sink.url)
+    done = stack.shell.python("-c", BLOCKS, sink.url, *BLOCK_SECRETS)
     assert done.returncode == 0, done.stderr
     done = stack.shell.flows("automate")
     assert done.returncode == 0, done.stderr
@@ -258,3 +238,9 @@ def test_a_rollback_without_previous_says_so_and_the_history_tells_every_champio
     assert done.returncode == 1 and "no version has the alias previous" in done.stderr
     done = stack.shell.flows("history")
     assert done.returncode == 0 and "none → 1" in done.stdout
+
+
+@pytest.mark.faults(kind="X5: secrets", trials=5)
+def test_no_planted_secret_is_found_in_databases_logs_reports_and_artifacts(stack: Stack) -> None:
+    found = [path for path in stack.shell.state.rglob("*") if path.is_file() and b"CANARY-" in path.read_bytes()]
+    assert found == []

@@ -92,6 +92,12 @@ def test_the_weekly_schedule_is_active_and_runs_one_at_a_time(stack: Stack) -> N
     assert weekly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
+def test_the_weekly_check_of_drift_is_an_rrule_with_its_time_zone_named(stack: Stack) -> None:
+    (schedule,) = stack.prefect_api("deployments/name/drift-check/champion")["schedules"]
+    assert schedule["active"] and schedule["schedule"]["timezone"] == "UTC"
+    assert "FREQ=WEEKLY;BYDAY=SU" in schedule["schedule"]["rrule"]
+
+
 def test_the_scheduler_plans_the_weekly_runs(stack: Stack, flow_run: dict[str, Any]) -> None:
     wanted = {"deployments": {"name": {"any_": ["weekly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     planned = [run["expected_start_time"] for run in stack.prefect_api("flow_runs/filter", wanted)]
@@ -102,10 +108,11 @@ def test_the_scheduler_plans_the_weekly_runs(stack: Stack, flow_run: dict[str, A
 
 def test_the_form_shows_defaults_and_choices(stack: Stack) -> None:
     form = stack.prefect_api("deployments/name/retrain/sample")["parameter_openapi_schema"]["properties"]
-    assert list(form) == ["config", "data", "device", "precision", "finetune_epochs", "overrides"]
+    assert list(form) == ["config", "data", "device", "precision", "finetune_epochs", "overrides", "when_busy"]
     assert form["config"]["default"] == "configs/sample.yaml"
     assert form["device"]["enum"] == ["config", "auto", "cpu", "cuda", "mps"]
     assert form["overrides"]["type"] == "array"
+    assert form["when_busy"]["enum"] == ["skip", "wait"]
     assert all(field.get("description") for field in form.values())
 
 
@@ -127,6 +134,8 @@ def test_the_page_of_a_run_shows_what_was_found(stack: Stack, flow_run: dict[str
     ]  # fmt: skip
     assert [row["measure"] for row in shown["rank-at-k"]] == ["Rank@1", "Rank@5", "Rank@10"] * 3
     assert shown["retrain-report"].startswith("# commerce-clip version 1\n")
+    assert {row["check"] for row in shown["gate"]} == {"expectations", "base weights"}
+    assert champion(stack)["run_id"] in shown["mlflow-run"]
 
 
 def test_the_registered_version_is_champion_and_carries_its_lineage(stack: Stack, flow_run: dict[str, Any]) -> None:

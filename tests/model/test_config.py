@@ -14,6 +14,7 @@ from model.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 WITHOUT_DIGEST = {"name", "workers", "profile_processes", "decoded_cache", "data.path"}
+WITHOUT_DIGEST |= {"gate.approval", "gate.approval_timeout_s"}
 
 
 def load(
@@ -56,6 +57,9 @@ ELSEWISE = {
     "evaluate.protocols": ["full"],
     "evaluate.prompts": ["{label}"],
     "evaluate.gallery_lines": [3],
+    "gate.max_slice_fall": {"category": 0.05},
+    "gate.min_slice_recall": {"category": 0.3},
+    "gate.floors": {"mean_recall": 0.3},
 }
 
 

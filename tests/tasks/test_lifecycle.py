@@ -144,4 +144,4 @@ def test_after_a_quarter_alone_the_champion_is_the_one_that_a_person_would_choos
     assert NOISE[champions[-1]] <= 0.5  # the best there is, but for one that is better by less than can be told
     changes = aliases.history(service.shop.name)
     assert [change.after for change in changes] == list(dict.fromkeys(int(row["champion"]) for row in timeline))
-    assert tracking_client().get_registered_model(service.shop.name).aliases["previous"] == str(changes[-1].before)
+    assert tracking_client().get_registered_model(service.shop.name).aliases["previous"] == changes[-1].before

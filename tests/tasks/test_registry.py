@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tasks import aliases, promotion, registry
 from tasks.records import TrainedModel
 from tasks.tracking import tracking_client
 
+from .conftest import evaluation_of, run_of
 from .shop import Shop
 
 pytestmark = pytest.mark.usefixtures("state")
@@ -164,3 +166,18 @@ def test_a_version_carries_its_whole_lineage(shop: Shop) -> None:
     for key in ("data_version", "config_sha256", "git_commit", "base_weights_sha256", "fingerprint", "validation"):
         assert tags[f"commerce_clip.{key}"]
     assert tags["commerce_clip.weights_sha256"] == weights.weights_sha256
+
+
+@pytest.mark.faults(kind="S5: registering at once", trials=10)
+def test_ten_runs_that_register_at_once_get_ten_versions_each_with_its_own_weights(shop: Shop) -> None:
+    weights = [shop.weights(seed) for seed in range(1, 11)]
+    runs = [run_of(shop.config, shop.data, shop.folder, f"{shop.name}-{seed}") for seed in range(1, 11)]
+    evaluation = evaluation_of(shop.folder, 0.3)
+    with ThreadPoolExecutor(10) as pool:
+        made = list(
+            pool.map(lambda run, own: registry.register.fn(run, shop.validation, own, evaluation), runs, weights)
+        )
+    assert sorted(version.number for version in made) == list(range(1, 11))
+    for version, run, own in zip(made, runs, weights, strict=True):
+        tags = shop.tags(version.number)
+        assert (tags[registry.WEIGHTS_TAG], tags[registry.FINGERPRINT_TAG]) == (own.weights_sha256, run.fingerprint)

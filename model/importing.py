@@ -57,7 +57,7 @@ def import_model(
         _write_config(published, temporary)
         check_tensors(published, temporary)
         if is_ours_already(published.weights, tensors):
-            digest = digests[WEIGHTS_FILE] = copy_tensors(published.weights, tensors, temporary / WEIGHTS_FILE)
+            digest = digests[WEIGHTS_FILE] = copy_tensors(published.weights, temporary / WEIGHTS_FILE)
         else:
             hashed = beside.submit(file_digest, published.weights)
             digests[WEIGHTS_FILE] = write_tensors(tensors, temporary / WEIGHTS_FILE)

@@ -141,8 +141,8 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
     return _stream(parts(), path)
 
 
-def copy_tensors(source: Path, tensors: Mapping[str, torch.Tensor], path: Path) -> str:
-    """Copy a .safetensors file that holds these very tensors and return its SHA-256 (hex), made on the way.
+def copy_tensors(source: Path, path: Path) -> str:
+    """Copy a .safetensors file and return its SHA-256 (hex), made on the way.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
@@ -154,8 +154,11 @@ def copy_tensors(source: Path, tensors: Mapping[str, torch.Tensor], path: Path) 
                 yield memoryview(chunk)
 
     digest = _stream(parts(), path)
-    for name, values in tensors.items():
-        _refuse_infinity(name, values)
+    with safe_open(path, framework="pt") as whole:
+        names = list(whole.keys())
+    for name in names:
+        with safe_open(path, framework="pt") as file:  # anew, so that one tensor at a time is mapped
+            _refuse_infinity(name, file.get_tensor(name))
     return digest
 
 

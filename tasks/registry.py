@@ -120,12 +120,12 @@ def register(run: Run, validation: Validation, model: TrainedModel, evaluation: 
 
 def run_tag(mark: str) -> str:
     """Return the tag by which a version names a run that led to it; several do where they only judged differently."""
-    return f"commerce_clip.run.{mark[:32]}"
+    return f"commerce_clip.run.{mark}"
 
 
 def decided_tag(mark: str) -> str:
     """Return the tag by which a version says that the run of a fingerprint decided on its promotion."""
-    return f"commerce_clip.decided.{mark[:32]}"
+    return f"commerce_clip.decided.{mark}"
 
 
 def _known(client: MlflowClient, run: Run, digest: str) -> ModelVersion | None:

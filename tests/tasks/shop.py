@@ -85,8 +85,8 @@ class Shop:
         self.scores[version.number] = mean_recall
         return version
 
-    def promote(self, version: Version, mean_recall: float, base: float = 0.01) -> Decision:
-        run = run_of(self.config, self.data, self.folder, f"{self.name}-{version.number}")
+    def promote(self, version: Version, mean_recall: float, base: float = 0.01, fingerprint: str = "") -> Decision:
+        run = run_of(self.config, self.data, self.folder, f"{self.name}-{fingerprint or version.number}")
         evaluation = evaluation_of(self.folder, mean_recall, base)
         decision = promotion.decide.fn(run, self.validation, version, evaluation)
         return promotion.promote.fn(run, version, decision)

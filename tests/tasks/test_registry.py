@@ -78,7 +78,7 @@ def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_whe
 
 def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported(shop: Shop) -> None:
     version = shop.register(0.3, "f1")
-    shop.promote(version, 0.3)
+    shop.promote(version, 0.3, fingerprint="f1")
     mark = f"{shop.config.registered_model}-f1"
     assert registry.find_registered_fingerprint(shop.config, mark) is None
     registry.record_export(version, Path("embeddings"), 24)
@@ -118,6 +118,8 @@ def test_the_same_weights_judged_by_other_settings_are_the_same_version_and_noth
     assert first == again
     registry.record_export(first, Path("embeddings"), 24)
     for mark in ("f1", "f2"):
+        assert registry.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") is None
+        shop.promote(first, 0.3, fingerprint=mark)
         assert registry.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") == first
 
 

@@ -75,13 +75,20 @@ def family_bytes(process: int) -> int:
 
 
 def _family(process: int) -> Iterator[int]:
-    """Yield a process, those that it started, and theirs; a thread or process that ends meanwhile has none."""
+    """Yield a process, those that it started, and theirs."""
     yield process
+    for child in children(process):
+        yield from _family(child)
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that a process started; a thread or process that ends meanwhile has none."""
+    found: list[int] = []
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
             with suppress(OSError):
-                for child in map(int, (thread / "children").read_text().split()):
-                    yield from _family(child)
+                found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def _rollup(process: int | str, account: str) -> int:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.support.measure import children
 from model.batches import PairInput, pair_input
 from model.dataset import PairSource, index_pairs
 from model.embed import judge
@@ -26,7 +27,6 @@ from model.stage import Callbacks, EpochRecord, Stage
 from model.towers import Towers, create_towers
 from model.train import train
 from tasks.signals import stop_by_signal
-from tests.fuzz import children
 
 EPOCHS = 4
 BAD_INPUT, BUG, INTERRUPTED = 1, 2, 130

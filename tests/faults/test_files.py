@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.support.measure import children
 from model.errors import DataError
 from model.pairs import check_file, detect_columns, likely_encoding
 from model.profiles import profile_files, write_profile
 from model.sections import DataConfig
-from tests.fuzz import children
 from tests.golden import jpeg
 from tests.tiny import names
 

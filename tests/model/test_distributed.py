@@ -87,7 +87,7 @@ def measured_terms(rank: int, world: int) -> dict[str, torch.Tensor]:
     concepts[1:3, 1] = 1
     part = slice(rank * 6 // world, (rank + 1) * 6 // world)
     image, text = (embedding[part].requires_grad_() for embedding in embeddings)
-    towers: Any = SimpleNamespace(embed_dim=4, device=torch.device("cpu"))
+    towers: Any = SimpleNamespace(embed_dim=4, device=torch.device("cpu"), clip=None)
     vocabulary = Vocabulary(("red", "shirt"), (3, 4), 6, ())
     objective = Objective(towers, tiny_stage_config(queue_size=9), vocabulary)
     scale = torch.tensor(9.0, requires_grad=True)

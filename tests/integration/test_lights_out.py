@@ -193,10 +193,15 @@ def test_a_schedule_fires_by_itself(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_people_are_told_of_a_run_that_failed(stack: Stack, sink: Sink) -> None:
+    wrong = json.dumps(["data.min_rows=100000"])
+    command = ("-m", "prefect", "deployment", "run", "validate/sample", "--param", f"overrides={wrong}")
+    assert stack.shell.python(*command).returncode == 0
+    wait_for(lambda: sink.got("commerce-clip: failed", "is Failed"), "the notification")
+
+
 @pytest.mark.faults(kind="K3, S1, S2, S3: servers, worker and run killed", trials=4)
-def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_one_version(
-    stack: Stack, sink: Sink
-) -> None:
+def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_one_version(stack: Stack) -> None:
     shutil.rmtree(stack.shell.state / "results")
     known = set(stack.shell.state.glob("runs/*"))
     other = json.dumps(["registered_model=other"])
@@ -222,7 +227,6 @@ def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_
     start_again(stack, "worker")
     run = wait_for(lambda: ended_by(stack, "CRASHED"), "the automation to find the dead run")
     assert run["state_type"] == "CRASHED"
-    wait_for(lambda: sink.got("commerce-clip: failed", "is Crashed"), "the notification")
     assert stack.shell.python(*command, "--watch").returncode == 0
     assert table(stack, "other") == table(stack, "commerce-clip")
     assert len(versions(stack, "other")) == 1

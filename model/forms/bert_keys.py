@@ -3,11 +3,9 @@
 Every mapping is a renaming, a transposition or a stack of queries, keys and values, so going back is exact.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from model.bert import VOCABULARY_FILE, is_bert
@@ -63,23 +61,6 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "initializer_range": 0.02,
     "layer_norm_eps": 1e-12,
 }
-# Ours and Hugging Face's names of a vision transformer's parts outside its blocks, and within one.
-VISION_PARTS = {
-    "class_embedding": "embeddings.class_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "ln_pre": "pre_layrnorm",
-    "ln_post": "post_layernorm",
-}
-BLOCK_PARTS = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-STACKED = ("q_proj", "k_proj", "v_proj")
-BLOCK = re.compile(r"^encoder\.layers\.(?P<number>\d+)\.(?P<part>.+)\.(?P<kind>weight|bias)$")
 
 
 def ours_from_chinese_clip(tensors: Tensors) -> Tensors:
@@ -100,44 +81,6 @@ def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("text.")}
     theirs["text_projection"] = tensors["text.proj.weight"].T.contiguous()
     return theirs | {f"bert.{name}": tensor for name, tensor in below(tensors, "text.transformer.").items()}
-
-
-def ours_from_vision(tensors: Tensors) -> Tensors:
-    """Return the tensors of a Hugging Face vision transformer by open_clip's names; unknown ones stay."""
-    ours: Tensors = {}
-    stacks: dict[str, Tensors] = {}
-    for name, tensor in tensors.items():
-        block = BLOCK.match(name)
-        if block is None:
-            ours[_renamed(name, {theirs: mine for mine, theirs in VISION_PARTS.items()})] = tensor
-        elif block["part"].removeprefix("self_attn.") in STACKED:
-            stacks.setdefault(f"transformer.resblocks.{block['number']}.attn.in_proj_{block['kind']}", {})[name] = (
-                tensor
-            )
-        else:
-            part = _renamed(block["part"], {theirs: mine for mine, theirs in BLOCK_PARTS.items()})
-            ours[f"transformer.resblocks.{block['number']}.{part}.{block['kind']}"] = tensor
-    for name, stack in stacks.items():
-        whole = [stack[part] for part in sorted(stack, key=lambda part: "qkv".index(part.split(".")[-2][0]))]
-        ours |= {name: torch.cat(whole)} if len(whole) == len(STACKED) else stack
-    return ours
-
-
-def vision_from_ours(tensors: Tensors) -> Tensors:
-    """Return the tensors of an open_clip vision transformer by Hugging Face's names, its projection aside."""
-    theirs: Tensors = {}
-    for name, tensor in tensors.items():
-        if not name.startswith("transformer.resblocks."):
-            theirs[_renamed(name, VISION_PARTS)] = tensor
-            continue
-        number, part = name.removeprefix("transformer.resblocks.").split(".", 1)
-        if part.startswith("attn.in_proj_"):
-            for one, values in zip(STACKED, tensor.chunk(3), strict=True):
-                kind = part.removeprefix("attn.in_proj_")
-                theirs[f"encoder.layers.{number}.self_attn.{one}.{kind}"] = values.contiguous()
-        else:
-            theirs[f"encoder.layers.{number}.{_renamed(part, BLOCK_PARTS)}"] = tensor
-    return theirs
 
 
 def below(tensors: Tensors, prefix: str) -> Tensors:
@@ -286,11 +229,3 @@ def vision_config_from_ours(towers: Towers) -> dict[str, Any]:
         "patch_size": vision.get("patch_size", 16),
         "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu",
     }
-
-
-def _renamed(name: str, names: dict[str, str]) -> str:
-    """Return a name whose beginning, whole parts of it, is replaced by what the names say."""
-    for old, new in names.items():
-        if name == old or name.startswith(f"{old}."):
-            return new + name.removeprefix(old)
-    return name

@@ -4,6 +4,7 @@ Source: transformers' models/chinese_clip.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ from model.forms.bert_keys import (
     IDLE,
     TEXT_DEFAULTS,
     below,
+    block_count,
     holds_plain,
     is_resnet,
-    ours_from_vision,
     ours_from_vision_config,
     state_of,
     text_of,
     vision_config_from_ours,
-    vision_from_ours,
     vocabulary_beside,
     vocabulary_of,
 )
@@ -36,7 +36,7 @@ from model.forms.huggingface import (
     towers_config,
     write_folder,
 )
-from model.forms.keys import Tensors
+from model.forms.keys import Rule, Tensors, to_ours, to_theirs, transposed, vision_rules
 from model.forms.published import Published, Told
 from model.forms.weights import read_tensors
 from model.towers import Towers
@@ -101,19 +101,20 @@ def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
 
 def _ours(tensors: Tensors) -> Tensors:
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
-    vision = below(kept, "vision_model.")
-    ours = {f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_model.").items()}
-    ours |= {f"visual.{name}": tensor for name, tensor in ours_from_vision(vision).items()}
-    ours |= {name: tensor for name, tensor in kept.items() if not name.startswith(("text_model.", "vision_model."))}
-    ours["text.proj.weight"] = ours.pop("text_projection.weight")
-    if "visual_projection.weight" in ours:
-        ours["visual.proj"] = ours.pop("visual_projection.weight").T
-    return ours
+    text = below(kept, "text_model.")
+    others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
+    ours = to_ours(others, _rules(block_count(kept, "vision_model.encoder.layers.")))
+    return ours | {f"text.transformer.{name}": tensor for name, tensor in text.items()}
 
 
 def _theirs(ours: Tensors) -> Tensors:
-    theirs = {"logit_scale": ours["logit_scale"], "text_projection.weight": ours["text.proj.weight"]}
-    vision = below(ours, "visual.")
-    theirs["visual_projection.weight"] = vision.pop("proj").T.contiguous()
-    theirs |= {f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()}
-    return theirs | {f"vision_model.{name}": tensor for name, tensor in vision_from_ours(vision).items()}
+    theirs = to_theirs(ours, _rules(block_count(ours, "visual.transformer.resblocks.")))
+    return theirs | {f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()}
+
+
+def _rules(layers: int) -> Iterable[Rule]:
+    """Yield the rules of all but BERT."""
+    yield Rule(("logit_scale",), ("logit_scale",))
+    yield Rule(("text_projection.weight",), ("text.proj.weight",))
+    yield from vision_rules("vision_model", "visual", layers)
+    yield transposed("visual_projection.weight", "visual.proj")

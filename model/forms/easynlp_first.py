@@ -22,18 +22,17 @@ from model.forms.bert_keys import (
     IDLE,
     TEXT_DEFAULTS,
     below,
-    ours_from_vision,
+    block_count,
     ours_from_vision_config,
     state_of,
     text_of,
     vision_config_from_ours,
-    vision_from_ours,
     vocabulary_beside,
     vocabulary_of,
 )
 from model.forms.folders import file_of, find_file, read_json
 from model.forms.huggingface import read_licence, towers_config
-from model.forms.keys import Tensors
+from model.forms.keys import Tensors, to_ours, to_theirs, vision_rules
 from model.forms.published import Published, Told
 from model.forms.weights import peek_names, read_tensors
 from model.towers import Towers
@@ -50,7 +49,7 @@ DEFAULTS = TEXT_DEFAULTS | {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
-ENCODER, PROJECTION = "vision_encoder.vision_model.", "vision_projection."
+ENCODER, PROJECTION = "vision_encoder.vision_model", "vision_projection."
 
 
 def recognises(path: Path) -> bool:
@@ -111,16 +110,18 @@ def _ours(tensors: Tensors) -> Tensors:
     scale = kept.pop("logit_scale", torch.tensor(math.log(1 / 0.07)))
     ours = {"logit_scale": scale.reshape(())}
     ours |= {f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_encoder.").items()}
-    ours |= {f"visual.trunk.{name}": tensor for name, tensor in ours_from_vision(below(kept, ENCODER)).items()}
+    vision = {name: tensor for name, tensor in kept.items() if name.startswith(f"{ENCODER}.")}
+    ours |= to_ours(vision, vision_rules(ENCODER, "visual.trunk", block_count(vision, f"{ENCODER}.encoder.layers.")))
     ours |= {f"text.proj.{name}": tensor for name, tensor in below(kept, "text_projection.").items()}
     ours |= {f"visual.head.{name}": tensor for name, tensor in below(kept, PROJECTION).items()}
-    known = ("text_encoder.", ENCODER, "text_projection.", PROJECTION)
+    known = ("text_encoder.", f"{ENCODER}.", "text_projection.", PROJECTION)
     return ours | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
 
 
 def _theirs(ours: Tensors) -> Tensors:
     theirs = {"logit_scale": ours["logit_scale"].reshape(1)}
     theirs |= {f"text_encoder.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()}
-    theirs |= {f"{ENCODER}{name}": tensor for name, tensor in vision_from_ours(below(ours, "visual.trunk.")).items()}
+    layers = block_count(ours, "visual.trunk.transformer.resblocks.")
+    theirs |= to_theirs(ours, vision_rules(ENCODER, "visual.trunk", layers))
     theirs |= {f"text_projection.{name}": tensor for name, tensor in below(ours, "text.proj.").items()}
     return theirs | {f"{PROJECTION}{name}": tensor for name, tensor in below(ours, "visual.head.").items()}

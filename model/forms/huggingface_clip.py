@@ -26,7 +26,7 @@ from model.forms.huggingface import (
     towers_config,
     write_folder,
 )
-from model.forms.keys import Rule, block_rules, reshaped, same, to_ours, to_theirs, transposed
+from model.forms.keys import Rule, block_rules, reshaped, same, to_ours, to_theirs, transposed, vision_rules
 from model.forms.plain import is_plain
 from model.forms.published import Published, Told
 from model.forms.weights import read_tensors
@@ -174,10 +174,5 @@ def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
     yield from block_rules("text_model", "transformer", text.get("layers", 12))
     yield from same("text_model.final_layer_norm", "ln_final")
     yield transposed("text_projection.weight", "text_projection")
-    yield Rule(("vision_model.embeddings.class_embedding",), ("visual.class_embedding",))
-    yield Rule(("vision_model.embeddings.patch_embedding.weight",), ("visual.conv1.weight",))
-    yield Rule(("vision_model.embeddings.position_embedding.weight",), ("visual.positional_embedding",))
-    yield from same("vision_model.pre_layrnorm", "visual.ln_pre")  # transformers' spelling
-    yield from block_rules("vision_model", "visual.transformer", vision.get("layers", 12))
-    yield from same("vision_model.post_layernorm", "visual.ln_post")
+    yield from vision_rules("vision_model", "visual", vision.get("layers", 12))
     yield transposed("visual_projection.weight", "visual.proj")

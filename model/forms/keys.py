@@ -75,3 +75,13 @@ def block_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
         yield from same(f"{there}.layer_norm2", f"{here}.ln_2")
         yield from same(f"{there}.mlp.fc1", f"{here}.mlp.c_fc")
         yield from same(f"{there}.mlp.fc2", f"{here}.mlp.c_proj")
+
+
+def vision_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
+    """Yield the rules of a Hugging Face vision transformer of CLIP, its projection aside."""
+    yield Rule((f"{theirs}.embeddings.class_embedding",), (f"{ours}.class_embedding",))
+    yield Rule((f"{theirs}.embeddings.patch_embedding.weight",), (f"{ours}.conv1.weight",))
+    yield Rule((f"{theirs}.embeddings.position_embedding.weight",), (f"{ours}.positional_embedding",))
+    yield from same(f"{theirs}.pre_layrnorm", f"{ours}.ln_pre")  # transformers' spelling
+    yield from block_rules(theirs, f"{ours}.transformer", layers)
+    yield from same(f"{theirs}.post_layernorm", f"{ours}.ln_post")

@@ -17,7 +17,7 @@ from tasks.evaluation import rank_table
 from tasks.gate import check_table
 from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 from tasks.registry import aliases_of
-from tasks.shown import counted, shown_retention
+from tasks.shown import count_rows, shown_retention
 from tasks.version_report import REPORT_FILE
 
 
@@ -95,17 +95,7 @@ def print_report(report: Report) -> None:
 
 def print_validation(validation: Validation) -> None:
     """Show in the terminal what validation found in each split."""
-    rows = [
-        {
-            "split": split.name,
-            "lines": f"{split.lines:,}",
-            "accepted": f"{split.accepted:,}",
-            "faults": counted(split.faults),
-            "repeats": counted(split.repeats),
-            "shared with test": counted(split.leaks),
-        }
-        for split in validation.counts
-    ]
+    rows = count_rows(validation.counts, "split")
     print_table(f"All {validation.expectations} expectations are met", rows, right=("lines", "accepted"))
     print_facts("", {"Data Docs": _relative(str(validation.docs)), "profiles": _relative(str(validation.profiles))})
     for warning in validation.warnings:

@@ -85,7 +85,7 @@ def slice_products(
 def worst_slices(slices: Sequence[Slice], most: int = 10, p: float = 0.05) -> list[Slice]:
     """Return at most ``most`` slices that are worse than the rest by more than noise, the widest gap first."""
     worse = [each for each in slices if each.p <= p and each.gap < 0]
-    return sorted(worse, key=lambda each: (each.gap, each.column, each.name))[:most]
+    return sorted(worse, key=lambda each: each.gap)[:most]
 
 
 def wilson(share: float, size: int) -> tuple[float, float]:

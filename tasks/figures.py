@@ -24,8 +24,6 @@ SCORES = {
     "mrr": "MRR",
     "mrr_at_10": "MRR@10",
 }
-WORST = 10
-NOISE = 0.05
 
 Row = dict[str, str]
 Figures = dict[str, Any]
@@ -89,10 +87,12 @@ def zero_shot_rows(figures: Figures) -> list[Row]:
 
 def slice_rows(figures: Figures, is_worst: bool) -> list[Row]:
     """Return a row a slice of the new model: all, or the ten that are worse than the rest by more than noise."""
+    from model.slices import Slice, worst_slices
+
     models = figures["models"]
-    slices = models[NEW]["slices"]
+    slices = [Slice(**each) for each in models[NEW]["slices"]]
     if is_worst:
-        slices = sorted((each for each in slices if is_worse(each)), key=lambda each: float(each["gap"]))[:WORST]
+        slices = worst_slices(slices)
     others = {
         name: {(each["column"], each["name"]): each["value"] for each in models[name]["slices"]}
         for name in reversed(models)
@@ -100,22 +100,17 @@ def slice_rows(figures: Figures, is_worst: bool) -> list[Row]:
     }
     return [
         {
-            "column": each["column"],
-            "slice": each["name"],
-            "products": f"{each['products']:,}",
-            **{name: number(values[each["column"], each["name"]]) for name, values in others.items()},
-            NEW: number(each["value"]),
-            "95 % interval": f"{number(each['low'])} to {number(each['high'])}",
-            "gap": f"{100 * each['gap']:+.1f}",
-            "p": "< 0.001" if each["p"] < 0.001 else f"{each['p']:.3f}",
+            "column": each.column,
+            "slice": each.name,
+            "products": f"{each.products:,}",
+            **{name: number(values[each.column, each.name]) for name, values in others.items()},
+            NEW: number(each.value),
+            "95 % interval": f"{number(each.low)} to {number(each.high)}",
+            "gap": f"{100 * each.gap:+.1f}",
+            "p": "< 0.001" if each.p < 0.001 else f"{each.p:.3f}",
         }
         for each in slices
     ]
-
-
-def is_worse(each: Figures) -> bool:
-    """Tell whether a slice falls below the rest by more than the worst of all slices does by chance."""
-    return bool(each["p"] <= NOISE and each["gap"] < 0)
 
 
 def audit_sentence(figures: Figures) -> str:

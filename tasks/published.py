@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.figures import NEW, Figures, Row, number
+from tasks.figures import MEASURES, NEW, Figures, Row, number
 
 FILE = Path(__file__).with_name("published.json")
 # Whose rows stand beside ours; docs/published.md has them all.
@@ -23,7 +23,6 @@ OURS = {
     ("text → image", "101"): "text_to_image",
     ("image → text", "101"): "image_to_text",
 }
-MEASURES = {"Rank@1": "rank_at_1", "Rank@5": "rank_at_5", "Rank@10": "rank_at_10"}
 SCORES = {
     "Recall@1": "recall_at_1",
     "Recall@10": "recall_at_10",
@@ -77,7 +76,7 @@ def _ours(figures: Figures, protocol: str, task: str) -> dict[str, float]:
     model: dict[str, Any] = figures["models"][NEW]
     if (task, protocol) in OURS and protocol in model["protocols"]:
         found = model["protocols"][protocol]
-        return {name: 100 * found[f"{OURS[task, protocol]}_{key}"]["value"] for name, key in MEASURES.items()}
+        return {name: 100 * found[f"{OURS[task, protocol]}_{key}"]["value"] for key, name in MEASURES.items()}
     name = "caption" if task == "text → image" else task.removesuffix(" → product")
     scores = model["queries"].get(name, {}) if protocol == "Marqo" else {}
     found = {shown: 100 * scores[key]["value"] for shown, key in SCORES.items() if key in scores}

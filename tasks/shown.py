@@ -3,9 +3,9 @@
 import html
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from tasks.records import Retention
+from tasks.records import Retention, SplitCounts
 
 # How tables and pages name the directions of retrieval.
 ARROWS = {"text_to_image": "text → image", "image_to_text": "image → text"}
@@ -34,6 +34,21 @@ def escaped(text: str) -> str:
 def counted(counts: Mapping[str, int]) -> str:
     """Return names with their counts, by name; ``none`` where there are none."""
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())) or "none"
+
+
+def count_rows(counts: Iterable[SplitCounts], head: str) -> list[dict[str, str]]:
+    """Return a row a split of what validation found in it; ``head`` stands above the names."""
+    return [
+        {
+            head: split.name,
+            "lines": f"{split.lines:,}",
+            "accepted": f"{split.accepted:,}",
+            "faults": counted(split.faults),
+            "repeats": counted(split.repeats),
+            "shared with test": counted(split.leaks),
+        }
+        for split in counts
+    ]
 
 
 def shown_retention(retention: Retention) -> str:

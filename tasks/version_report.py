@@ -30,7 +30,7 @@ from tasks.figures import (
 from tasks.gallery import page_html
 from tasks.lineage import git_commit
 from tasks.records import Decision, Evaluation, Run, Validation, Version
-from tasks.shown import counted, escaped, shown_retention
+from tasks.shown import count_rows, escaped, shown_retention
 from tasks.tracking import attach
 
 REPORT_FILE = "report.html"
@@ -119,18 +119,7 @@ def _data_html(run: Run, validation: Validation) -> Iterator[str]:
         "run": run.folder.name,
     }
     yield f"<h2>Data and lineage</h2>{_facts(facts)}"
-    rows = [
-        {
-            "name": split.name,
-            "lines": f"{split.lines:,}",
-            "accepted": f"{split.accepted:,}",
-            "faults": counted(split.faults),
-            "repeats": counted(split.repeats),
-            "shared with test": counted(split.leaks),
-        }
-        for split in validation.counts
-    ]
-    if rows:
+    if rows := count_rows(validation.counts, "name"):
         yield table_html(rows)
 
 

@@ -105,24 +105,30 @@ def judge_model(model: Embedded, questions: Questions, config: "EvaluateConfig",
         results[SAMPLED] = evaluate_candidates(model.texts, model.images, questions.candidates, questions.group)
     _, value_N = product_recall(results[FULL], questions.group)
     keywords = questions.queries.get(KEYWORDS)
+    queries = {name: model.embed(list(each.texts)) for name, each in questions.queries.items()}
     return Judgement(
         results=results,
         protocols={name: measure(result, questions.group, draws, seed) for name, result in results.items()},
-        keywords=keywords.metrics(model.embed(list(keywords.texts)), model.images, rows) if keywords else {},
-        queries=_score(model, questions, config, seed),
+        keywords=keywords.metrics(queries[KEYWORDS], model.images, rows) if keywords else {},
+        queries=_score(model, queries, questions, config, seed),
         audit=audit(model.texts, model.images, questions.related, questions.concepts, rows),
         zero_shot=_classify(model, questions, config, seed),
         slices=slice_products(value_N, questions.slices, seed),
     )
 
 
-def _score(model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int) -> dict[str, dict[str, Figure]]:
+def _score(
+    model: Embedded,
+    text_QD: dict[str, torch.Tensor],
+    questions: Questions,
+    config: "EvaluateConfig",
+    seed: int,
+) -> dict[str, dict[str, Figure]]:
     products_CD = product_embeddings(model.texts, model.images, questions.caption_of_image)
     found = {}
     for name, queries in questions.queries.items():
-        text_QD = model.embed(list(queries.texts))
         searched_CD = model.images if name in SEARCHED_AS_PICTURES else products_CD
-        scores = score_queries(queries, text_QD, searched_CD, config.block_rows)
+        scores = score_queries(queries, text_QD[name], searched_CD, config.block_rows)
         shown = {key: scores[key] for key in SHOWN_SCORES.get(name, LABEL_SCORES)}
         each = torch.arange(len(queries.texts)).numpy()
         found[name] = figures_of(shown, each, config.bootstrap_draws, seed)

@@ -3,7 +3,6 @@
 A trial costs its training alone, a second or less, because nothing is imported or made again for it.
 """
 
-import ctypes
 import hashlib
 import os
 import resource
@@ -31,7 +30,7 @@ from tasks.signals import stop_by_signal
 
 EPOCHS = 4
 BAD_INPUT, BUG, INTERRUPTED = 1, 2, 130
-M_MMAP_THRESHOLD = -3  # of the C library's malloc.h
+MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _train(
 ) -> int:
     """Train to the end and return the exit code; a sentence is left in ``<folder>.error``."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    calls = 0
+    calls, taken = 0, list[bytearray]()
 
     def arm(epoch: int) -> None:
         if trial.fault and epoch == trial.armed_after:
@@ -119,11 +118,8 @@ def _train(
         arm(0)
         on_start()
         if trial.spare_bytes:
-            # What the heap has free from earlier work would serve a step: what fills a page comes from the system.
-            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, resource.getpagesize())
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            limit = pages * resource.getpagesize() + trial.spare_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            taken.extend(_take_all_memory())
+            del taken[: trial.spare_bytes // MEBIBYTE]
 
     def on_epoch(record: EpochRecord) -> None:
         arm(record.epoch)
@@ -153,6 +149,19 @@ def _train(
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def _take_all_memory() -> list[bytearray]:
+    """Take what the heap has free from earlier work and 16 MiB more, the largest pieces first; no more is to be had."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 16 * MEBIBYTE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    taken = []
+    for size in (MEBIBYTE, MEBIBYTE // 16, MEBIBYTE // 256):
+        with suppress(MemoryError):
+            while True:
+                taken.append(bytearray(size))
+    return taken
 
 
 def digests(folder: Path) -> dict[str, str]:

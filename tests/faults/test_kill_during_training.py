@@ -154,7 +154,7 @@ def test_memory_that_runs_out_is_a_sentence_and_leaves_nothing_half_written(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     folder = tmp_path / "stage"
-    assert trainings.run(Trial(folder, spare_bytes=4_000_000, workers=0)).code == BAD_INPUT
+    assert trainings.run(Trial(folder, spare_bytes=2**21, workers=0)).code == BAD_INPUT
     sentence = folder.with_suffix(".error").read_text()
     assert sentence.startswith(
         "step 1: memory ran out with 16 pairs at a time; try batch_size 8, or keep batch_size 16"

@@ -60,7 +60,7 @@ def import_model(
             digest = digests[WEIGHTS_FILE] = copy_tensors(published.weights, temporary / WEIGHTS_FILE)
         else:
             hashed = beside.submit(file_digest, published.weights)
-            digests[WEIGHTS_FILE] = write_tensors(tensors, temporary / WEIGHTS_FILE)
+            digests[WEIGHTS_FILE] = write_tensors(tensors, temporary / WEIGHTS_FILE, mapped=published.weights)
             digest = hashed.result()
         if sha256 is not None and digest != sha256.lower():
             raise CheckpointError(f"{published.weights}: SHA-256 is {digest}, not {sha256}; fetch it again")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from model.errors import CheckpointError, ConfigError
 from model.files import file_digest
 from model.forms.published import Told
-from model.forms.weights import write_tensors
+from model.forms.weights import read_tensors, write_tensors
 from model.importing import import_model
 from model.sealed import WEIGHTS_FILE, weights_sha256
 from model.shelf import recorded_weights_sha256
@@ -297,3 +297,20 @@ def test_what_streams_is_what_the_library_writes(tmp_path: Path) -> None:
     ours, theirs = load_file(tmp_path / "ours.safetensors"), load_file(tmp_path / "theirs.safetensors")
     assert digest == file_digest(tmp_path / "ours.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_mapped_file_is_left_from_memory_as_it_is_written(tmp_path: Path) -> None:
+    source = tmp_path / "theirs.pt"
+    tensors = {name: torch.randn(1 << 20, generator=torch.Generator().manual_seed(3)) for name in "abcd"}
+    torch.save(tensors, source)
+    mapped = read_tensors(source)
+    write_tensors(mapped, tmp_path / "ours.safetensors", mapped=source)
+    assert resident_bytes(source) < tensors["a"].nbytes
+    assert all(torch.equal(mapped[name], tensors[name]) for name in tensors)
+
+
+def resident_bytes(file: Path) -> int:
+    """Return how much of a mapped file this process has in memory (Linux only)."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith(str(file)))
+    return next(int(line.split()[1]) * 1024 for line in lines[start:] if line.startswith("Rss:"))

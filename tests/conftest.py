@@ -27,10 +27,14 @@ LOOPBACK = ("127.", "::1", "localhost")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not os.environ.get("REAL_PAIRS"):
-        for item in items:
-            if item.get_closest_marker("real"):
-                item.add_marker(pytest.mark.skip(reason="REAL_PAIRS names no folder of real pairs"))
+    wanted = {
+        "real": ("REAL_PAIRS", "REAL_PAIRS names no folder of real pairs"),
+        "large": ("LARGE_MODELS", "LARGE_MODELS=1 runs towers of several GB"),
+    }
+    for marker, (variable, reason) in wanted.items():
+        if not os.environ.get(variable):
+            for item in filter(lambda item: item.get_closest_marker(marker), items):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -125,18 +125,22 @@ def write_easynlp(folder: Path, clip: Any, architecture: dict[str, Any]) -> None
     torch.save({f"open_clip.{name}": value for name, value in clip.state_dict().items()}, folder / "pytorch_model.bin")
 
 
-def write_hugging_face_clip(folder: Path, hidden_act: str) -> Any:
+def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = False) -> Any:
     """Write a folder as FashionCLIP is published and return transformers' model of it."""
     from transformers import CLIPConfig, CLIPModel
 
     text = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": SIDE, "patch_size": PATCH}
+    projection = {"projection_dim": 16}
+    if is_true_size:  # what transformers takes where nothing is said: ViT-B-32
+        text, vision, projection = {}, {}, {}
     torch.manual_seed(2)
     model = CLIPModel(
         CLIPConfig(
             text_config={**text, "hidden_act": hidden_act, "eos_token_id": 2, "bos_token_id": 0},
-            vision_config={**vision, "hidden_act": hidden_act, "image_size": SIDE, "patch_size": PATCH},
-            projection_dim=16,
+            vision_config={**vision, "hidden_act": hidden_act},
+            **projection,
         )
     ).eval()
     model.save_pretrained(folder)
@@ -145,15 +149,17 @@ def write_hugging_face_clip(folder: Path, hidden_act: str) -> Any:
     return model
 
 
-def write_siglip2(folder: Path) -> Any:
+def write_siglip2(folder: Path, is_true_size: bool = False) -> Any:
     """Write a folder as SigLIP 2 is published and return transformers' model of it."""
     from transformers import SiglipConfig, SiglipModel
 
     know_siglip()
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"intermediate_size": 64, "vocab_size": TOKENS, "max_position_embeddings": 16}
-    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     vision = {"intermediate_size": 128, "image_size": SIDE, "patch_size": PATCH}
+    if is_true_size:  # transformers' own, but for Gemma's vocabulary
+        shape, text, vision = {}, {"vocab_size": 256_000}, {}
+    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     torch.manual_seed(3)
     model = SiglipModel(
         SiglipConfig(text_config={**shape, **text, **special}, vision_config={**shape, **vision})

@@ -11,16 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertModel,
-    ChineseCLIPConfig,
-    ChineseCLIPModel,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    RobertaConfig,
-    RobertaModel,
-)
+from transformers import ChineseCLIPModel
 
 from model.base import base_towers
 from model.batches import pair_input
@@ -35,16 +26,21 @@ from model.stage import Callbacks, Stage
 from model.towers import Towers, encode_images, encode_texts, load_towers, normalise
 from model.train import train
 from model.zoo import FAMILY, Row
-from tests.chinese import HARD_CAPTIONS, TINY_BERT, tokens_in_vocabulary, vocabulary
+from tests.chinese import HARD_CAPTIONS, vocabulary
+from tests.chinese_forms import (
+    FORMS,
+    SCALE,
+    Embed,
+    chinese_clip,
+    easynlp,
+    easynlp_first,
+    huggingface,
+    plain_reference,
+    shaken,
+)
 from tests.tiny import SIDE, WIDTH, TinyData, tiny_stage_config
 
 NOBODY = Told()
-SCALE = 2.3
-TEXT = {"vocab_size": tokens_in_vocabulary(), **TINY_BERT}
-VISION = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
-VISION |= {"image_size": SIDE, "patch_size": 8}
-Embed = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-Reference = tuple[Path, Embed]
 
 
 def images() -> torch.Tensor:
@@ -63,132 +59,6 @@ def compare(folder: Path, embed: Embed) -> Towers:
         torch.testing.assert_close(mine, unit, rtol=0, atol=1e-5)
         assert mine.std(dim=0).mean() > 0.003, "captions and images are told apart"
     return towers
-
-
-def shaken(model: torch.nn.Module) -> Any:
-    """Return a model whose every parameter is random, norms and biases too."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
-def huggingface(folder: Path) -> Reference:
-    """Save transformers' ChineseCLIPModel."""
-    vision = VISION | {"projection_dim": WIDTH}
-    config = ChineseCLIPConfig(text_config=TEXT, vision_config=vision, projection_dim=WIDTH)
-    model = shaken(ChineseCLIPModel(config))
-    model.save_pretrained(folder)
-    (folder / "vocab.txt").write_bytes(vocabulary())
-
-    def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        text = model.text_model(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state[:, 0]
-        image = model.vision_model(pixel_values=pixels).pooler_output
-        return model.text_projection(text), model.visual_projection(image)
-
-    return folder, embed
-
-
-def openai_state(hugging: Any) -> dict[str, torch.Tensor]:
-    """Return a Hugging Face vision transformer's tensors by OpenAI's names, written out plainly."""
-    at = hugging.state_dict()
-    state = {
-        "visual.class_embedding": at["embeddings.class_embedding"],
-        "visual.positional_embedding": at["embeddings.position_embedding.weight"],
-        "visual.conv1.weight": at["embeddings.patch_embedding.weight"],
-    }
-    for kind in ("weight", "bias"):
-        state[f"visual.ln_pre.{kind}"] = at[f"pre_layrnorm.{kind}"]
-        state[f"visual.ln_post.{kind}"] = at[f"post_layernorm.{kind}"]
-        for number in range(VISION["num_hidden_layers"]):
-            here, there = f"visual.transformer.resblocks.{number}", f"encoder.layers.{number}"
-            heads = [at[f"{there}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            state[f"{here}.attn.in_proj_{kind}"] = torch.cat(heads)
-            state[f"{here}.attn.out_proj.{kind}"] = at[f"{there}.self_attn.out_proj.{kind}"]
-            state[f"{here}.ln_1.{kind}"] = at[f"{there}.layer_norm1.{kind}"]
-            state[f"{here}.ln_2.{kind}"] = at[f"{there}.layer_norm2.{kind}"]
-            state[f"{here}.mlp.c_fc.{kind}"] = at[f"{there}.mlp.fc1.{kind}"]
-            state[f"{here}.mlp.c_proj.{kind}"] = at[f"{there}.mlp.fc2.{kind}"]
-    return state
-
-
-def plain_reference() -> tuple[dict[str, torch.Tensor], Embed]:
-    """Return Chinese-CLIP's tensors, of BERT and CLIP's vision transformer, and what they compute."""
-    text = shaken(BertModel(BertConfig(**TEXT), add_pooling_layer=True))
-    vision = shaken(CLIPVisionModel(CLIPVisionConfig(**VISION)))
-    inner = getattr(vision, "vision_model", vision)
-    drawn = torch.Generator().manual_seed(2)
-    matrix = torch.randn(TINY_BERT["hidden_size"], WIDTH, generator=drawn)
-    proj = torch.randn(VISION["hidden_size"], WIDTH, generator=drawn)
-    state = {f"bert.{name}": tensor for name, tensor in text.state_dict().items()} | openai_state(inner)
-    state |= {"text_projection": matrix, "visual.proj": proj, "logit_scale": torch.tensor(SCALE)}
-
-    def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = text(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state
-        return hidden[:, 0] @ matrix, vision(pixel_values=pixels).pooler_output @ proj
-
-    return state, embed
-
-
-def easynlp(folder: Path) -> Reference:
-    """Save EasyNLP's chinese_clip folder, with the pooler and the buffer that their trainer saves, too."""
-    state, embed = plain_reference()
-    state["bert.embeddings.position_ids"] = torch.arange(64)[None]
-    config = {
-        "model_type": "chinese_clip", "embed_dim": WIDTH, "image_resolution": SIDE, "vision_layers": 2,
-        "vision_width": 64, "vision_patch_size": 8, "vocab_size": tokens_in_vocabulary(), "text_hidden_act": "gelu",
-        "text_hidden_dropout_prob": 0.1, "text_attention_probs_dropout_prob": 0.1, "text_initializer_range": 0.02,
-        "text_hidden_size": 32, "text_intermediate_size": 64, "text_max_position_embeddings": 64,
-        "text_num_attention_heads": 2, "text_num_hidden_layers": 2, "text_type_vocab_size": 2,
-    }  # fmt: skip
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "vocab.txt").write_bytes(vocabulary())
-    torch.save({f"chinese_clip.{name}": tensor for name, tensor in state.items()}, folder / "pytorch_model.bin")
-    return folder, embed
-
-
-def easynlp_first(folder: Path) -> Reference:
-    """Save EasyNLP's first form: RoBERTa and CLIP's vision transformer with pooled outputs and linear layers."""
-    text = shaken(RobertaModel(RobertaConfig(**TEXT, pad_token_id=0, layer_norm_eps=1e-12)))
-    vision = shaken(CLIPVisionModel(CLIPVisionConfig(**VISION)))
-    projections = shaken(
-        torch.nn.ModuleDict({"text": torch.nn.Linear(32, WIDTH), "vision": torch.nn.Linear(64, WIDTH)})
-    )
-    inner = getattr(vision, "vision_model", vision)
-    state = {f"text_encoder.{name}": tensor for name, tensor in text.state_dict().items()}
-    state |= {f"vision_encoder.vision_model.{name}": tensor for name, tensor in inner.state_dict().items()}
-    state |= {f"{name.replace('.', '_projection.')}": tensor for name, tensor in projections.state_dict().items()}
-    state |= {"logit_scale": torch.tensor([SCALE]), "text_encoder.embeddings.position_ids": torch.arange(64)[None]}
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"text_config": TEXT, "vision_config": VISION}))
-    (folder / "vocab.txt").write_bytes(vocabulary())
-    torch.save(state, folder / "pytorch_model.bin")
-
-    def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pooled = text(input_ids=tokens, attention_mask=(tokens != 0).long()).pooler_output
-        return projections["text"](pooled), projections["vision"](vision(pixel_values=pixels).pooler_output)
-
-    return folder, embed
-
-
-def chinese_clip(folder: Path, prefix: str = "module.") -> Reference:
-    """Save Chinese-CLIP's file with a vocabulary beside it; its BERT has no pooler."""
-    state, embed = plain_reference()
-    # The file does not say how many heads there are: they are of width 64.
-    kept = {f"{prefix}{name}": tensor for name, tensor in state.items() if "pooler" not in name}
-    folder.mkdir()
-    (folder / "vocab.txt").write_bytes(vocabulary())
-    torch.save({"epoch": 3, "step": 9, "name": "run", "state_dict": kept}, folder / "clip_cn_vit-b-16.pt")
-    return folder / "clip_cn_vit-b-16.pt", embed
-
-
-FORMS = {
-    "easynlp": easynlp,
-    "huggingface": huggingface,
-    "easynlp-first": easynlp_first,
-    "chinese-clip": chinese_clip,
-}
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,12 @@ from tasks.records import TrainedModel
 from tasks.tracking import tracking_client
 
 from .conftest import evaluation_of, run_of
+from .registering import registrars
 from .shop import Shop
 
 pytestmark = pytest.mark.usefixtures("state")
+
+PROCESSES, ROUNDS = 10, 20
 
 
 def test_the_first_version_that_beats_its_base_weights_is_champion(shop: Shop) -> None:
@@ -170,16 +172,21 @@ def test_a_version_carries_its_whole_lineage(shop: Shop) -> None:
     assert tags["commerce_clip.weights_sha256"] == weights.weights_sha256
 
 
-@pytest.mark.faults(kind="S5: registering at once", trials=10)
-def test_ten_runs_that_register_at_once_get_ten_versions_each_with_its_own_weights(shop: Shop) -> None:
-    weights = [shop.weights(seed) for seed in range(1, 11)]
-    runs = [run_of(shop.config, shop.data, shop.folder, f"{shop.name}-{seed}") for seed in range(1, 11)]
+@pytest.mark.faults(kind="S5: ten processes register at once", trials=ROUNDS)
+def test_ten_processes_that_register_at_once_get_ten_versions_each_with_its_own_weights(shop: Shop) -> None:
+    weights = [shop.weights(seed) for seed in range(1, PROCESSES + 1)]
     evaluation = evaluation_of(shop.folder, 0.3)
-    with ThreadPoolExecutor(10) as pool:
-        made = list(
-            pool.map(lambda run, own: registry.register.fn(run, shop.validation, own, evaluation), runs, weights)
-        )
-    assert sorted(version.number for version in made) == list(range(1, 11))
-    for version, run, own in zip(made, runs, weights, strict=True):
-        tags = shop.tags(version.number)
-        assert (tags[registry.WEIGHTS_TAG], tags[registry.FINGERPRINT_TAG]) == (own.weights_sha256, run.fingerprint)
+    with registrars(PROCESSES) as register_at_once:
+        for number in range(ROUNDS):
+            config = shop.config.model_copy(update={"registered_model": f"at-once-{number}"})
+            runs = [run_of(config, shop.data, shop.folder, f"{number}-{seed}") for seed in range(PROCESSES)]
+            versions = register_at_once(
+                [(run, shop.validation, own, evaluation) for run, own in zip(runs, weights, strict=True)]
+            )
+            assert sorted(version.number for version in versions) == list(range(1, PROCESSES + 1))
+            for version, run, own in zip(versions, runs, weights, strict=True):
+                tags = tracking_client().get_model_version(config.registered_model, str(version.number)).tags
+                assert (tags[registry.WEIGHTS_TAG], tags[registry.FINGERPRINT_TAG]) == (
+                    own.weights_sha256,
+                    run.fingerprint,
+                )

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -143,16 +144,14 @@ def _run_flow(options: argparse.Namespace) -> None:
 
 
 def _stage_flow(name: str) -> "Flow[..., Any]":
-    from flows import stages
-
-    flow: Flow[..., Any] = getattr(stages, name.replace("-", "_"))
+    module = import_module("flows.by_hand" if name in BY_HAND else "flows.stages")
+    flow: Flow[..., Any] = getattr(module, name.replace("-", "_"))
     return flow
 
 
 def _called(flow: "Flow[..., Any]", options: argparse.Namespace) -> Any:
-    """Call a flow; without servers a rollback does not wait for a temporary one to start."""
-    is_bare = options.command in BY_HAND and not os.environ.get("PREFECT_API_URL")
-    return (flow.fn if is_bare else flow)(**_parameters(options))
+    """Call a flow; a rollback waits for no flow run to begin, for the registry's history keeps who did it and why."""
+    return (flow.fn if options.command in BY_HAND else flow)(**_parameters(options))
 
 
 def _parameters(options: argparse.Namespace, without: tuple[str, ...] = ()) -> dict[str, Any]:

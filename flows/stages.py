@@ -6,9 +6,6 @@ from flows.parameters import (
     Config,
     Data,
     Overrides,
-    Reason,
-    RegisteredModel,
-    VersionNumber,
     WhichVersion,
     read_config,
     run_name,
@@ -17,18 +14,16 @@ from tasks.data import materialise_data
 from tasks.drift import Drift, announce_drift, champion_reference, measure_drift, publish_drift
 from tasks.evaluation import evaluate as evaluate_model
 from tasks.export import export as export_embeddings
-from tasks.promotion import announce, promote_by_hand, roll_back
-from tasks.records import Decision, Evaluation, Export, Run, TrainedModel, Validation, Version
+from tasks.records import Evaluation, Export, Run, TrainedModel, Validation, Version
 from tasks.registry import find_version, registered_model
 from tasks.run import begin_evaluation, begin_run, tracked
-from tasks.stage import log_sentences, run_logger
+from tasks.stage import run_logger
 from tasks.training import finetune as finetune_model
 from tasks.training import pretrain as pretrain_model
 from tasks.validation import validate as validate_data
 from tasks.version_report import report_version
 
 SAMPLE = "configs/sample.yaml"
-MODEL = "commerce-clip"
 
 
 @flow(name="validate", flow_run_name=run_name)
@@ -67,28 +62,6 @@ def evaluate(
         evaluation = evaluate_model(run, validation, registered_model(chosen))
         report_version(run, validation, evaluation, chosen)
     return evaluation
-
-
-@flow(name="promote")
-def promote(
-    version: VersionNumber, reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL
-) -> Decision:
-    """Make a registered version champion by hand."""
-    log_sentences()
-    decision = promote_by_hand(registered_model, version, reason)
-    if decision.is_promoted:
-        announce(registered_model, decision)
-    return decision
-
-
-@flow(name="rollback")
-def rollback(reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
-    """Make the previous champion the champion again."""
-    log_sentences()
-    decision = roll_back(registered_model, reason)
-    if decision.is_promoted:
-        announce(registered_model, decision)
-    return decision
 
 
 @flow(name="drift-check", flow_run_name=run_name)

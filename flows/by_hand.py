@@ -1,0 +1,32 @@
+"""What a person does to the champion. Little is imported: who rolls back is in a hurry."""
+
+from prefect import flow
+
+from flows.parameters import Reason, RegisteredModel, VersionNumber
+from tasks.promotion import announce, promote_by_hand, roll_back
+from tasks.records import Decision
+from tasks.stage import log_sentences
+
+MODEL = "commerce-clip"
+
+
+@flow(name="promote")
+def promote(
+    version: VersionNumber, reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL
+) -> Decision:
+    """Make a registered version champion by hand."""
+    log_sentences()
+    decision = promote_by_hand(registered_model, version, reason)
+    if decision.is_promoted:
+        announce(registered_model, decision)
+    return decision
+
+
+@flow(name="rollback")
+def rollback(reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
+    """Make the previous champion the champion again."""
+    log_sentences()
+    decision = roll_back(registered_model, reason)
+    if decision.is_promoted:
+        announce(registered_model, decision)
+    return decision

@@ -123,8 +123,8 @@ def _set_aliases(client: MlflowClient, change: Change, champion: int | None) -> 
 
 
 def mark_champion(client: MlflowClient, name: str, number: int) -> None:
-    """Leave as tags that a model had a champion, and that this version was one."""
-    client.set_registered_model_tag(name, WAS_CHAMPION_TAG, "true")
+    """Leave as tags which version was made champion last, and that this one was."""
+    client.set_registered_model_tag(name, WAS_CHAMPION_TAG, str(number))
     client.set_model_version_tag(name, str(number), WAS_CHAMPION_TAG, "true")
 
 

@@ -29,10 +29,12 @@ from tasks.gate import (
 from tasks.records import Decision, Evaluation, Run, Validation, Version
 from tasks.registry import (
     PREVIOUS,
+    WAS_CHAMPION_TAG,
     aliases_of,
     decided_tag,
     had_champion,
     loadable_folder,
+    model_tags,
     read_alias,
     read_version,
     registry_lock,
@@ -192,22 +194,31 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
 
 
 def roll_back(name: str, reason: str) -> Decision:
-    """Make ``previous`` the champion again.
+    """Make the version before the champion the champion again.
+
+    That is ``previous``, or where a person moved the alias in MLflow's page, the one that was champion until then.
 
     Raises:
-        PromotionRefused: there is no ``previous``, or its files are not what was registered.
+        PromotionRefused: there is no such version, or its files are not what was registered.
         ServiceError: the registry does not answer.
     """
     client = tracking_client()
     with registry_lock(name, "a rollback"):
         finish_change(client, name)
-    previous = read_alias(client, name, PREVIOUS)
+    previous = _before(client, name)
     if previous is None:
         raise PromotionRefused(
             f"{name}: no version has the alias {PREVIOUS}; name one with `python -m flows promote --version N`"
         )
     loadable_folder(previous)
     return _move(client, name, int(previous.version), f"by hand: rollback, {reason}")
+
+
+def _before(client: MlflowClient, name: str) -> ModelVersion | None:
+    champion, ours = read_alias(client, name, CHAMPION), model_tags(client, name).get(WAS_CHAMPION_TAG, "")
+    if champion is not None and ours.isdecimal() and int(ours) != int(champion.version):
+        return read_version(client, name, int(ours))
+    return read_alias(client, name, PREVIOUS)
 
 
 def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision:

@@ -69,6 +69,15 @@ def test_promoting_again_does_not_move_a_hand_set_alias_back(shop: Shop) -> None
     assert shop.alias("champion") == 1
 
 
+def test_a_rollback_after_a_person_moved_the_alias_goes_to_the_champion_until_then(shop: Shop) -> None:
+    for mean_recall in (0.3, 0.4, 0.35):
+        shop.add(mean_recall)
+    name = shop.config.registered_model
+    tracking_client().set_registered_model_alias(name, "champion", "3")
+    assert promotion.roll_back(name, "a mistake").version == 2
+    assert (shop.alias("champion"), shop.alias("previous")) == (2, 3)
+
+
 def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_when_run_again(shop: Shop) -> None:
     version = shop.register(0.3, "f1")
     tracking_client().set_registered_model_alias(shop.config.registered_model, "champion", "1")

@@ -3,11 +3,14 @@
 import json
 import socket
 import subprocess
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,20 @@ class Stack:
 
 
 def request(url: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask a server; where its database is busy (503) ask again, as Prefect's own clients do."""
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    for pause_s in (1, 2, 4, 8, 16):
+        try:
+            return _reply(asked)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise
+            time.sleep(pause_s)
+    return _reply(asked)
+
+
+def _reply(asked: urllib.request.Request) -> Any:
     with urllib.request.urlopen(asked, timeout=30) as reply:
         return json.load(reply)
 

@@ -124,6 +124,7 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, mapped: Path 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
     """
+    mappings = list(_mappings(mapped)) if mapped is not None else []
     names = sorted(tensors, key=lambda name: (-_ours(tensors[name].dtype).itemsize, name))
     header, end = dict[str, Any](), 0
     for name in names:
@@ -140,8 +141,7 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, mapped: Path 
             values = tensors[name].to(_ours(tensors[name].dtype)).contiguous()
             _refuse_infinity(name, values)
             yield values.reshape(-1).numpy().data.cast("B")
-            if mapped is not None:
-                _let_go(tensors[name], mapped)
+            _let_go(tensors[name], mappings)
 
     return _stream(parts(), path)
 
@@ -181,19 +181,19 @@ def _refuse_infinity(name: str, values: torch.Tensor) -> None:
         raise CheckpointError(f"{name}: holds NaN or infinity, so the file is damaged; fetch it again")
 
 
-def _let_go(tensor: torch.Tensor, file: Path) -> None:
-    """Unmap a tensor's whole pages of a mapped file (Linux only); touched again, they are read from the file again.
+def _let_go(tensor: torch.Tensor, mappings: list[tuple[int, int]]) -> None:
+    """Unmap a tensor's whole pages of a mapped file; touched again, they are read from the file again.
 
-    Memory that the file does not back is left alone: letting go would empty it.
+    Memory outside of the file's mappings is left alone: letting go would empty it.
     """
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if start < end and any(first <= start and end <= last for first, last in _mappings(file)):
+    if start < end and any(first <= start and end <= last for first, last in mappings):
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _mappings(file: Path) -> Iterator[tuple[int, int]]:
-    """Yield the addresses, from and to, where this process has a file mapped."""
+    """Yield the addresses, from and to, where this process has a file mapped (Linux only)."""
     inode = str(file.stat().st_ino)
     with suppress(FileNotFoundError), open("/proc/self/maps") as maps:
         for line in maps:

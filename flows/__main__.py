@@ -6,9 +6,8 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -139,19 +138,23 @@ def _run_flow(options: argparse.Namespace) -> None:
         parameters = _parameters(options, without=("compare", "protocol"))
         print_evaluation(evaluate(**parameters | {"overrides": [*options.set, *chosen]}), compared_with)
     else:
-        outcome = _called(_stage_flow(options.command), options)
+        outcome = _function(options.command)(**_parameters(options))
         print("null" if outcome is None else outcome.model_dump_json(indent=2))
 
 
-def _stage_flow(name: str) -> "Flow[..., Any]":
-    module = import_module("flows.by_hand" if name in BY_HAND else "flows.stages")
-    flow: Flow[..., Any] = getattr(module, name.replace("-", "_"))
-    return flow
+def _function(name: str) -> Callable[..., Any]:
+    """Return what a command calls.
 
+    What a person does to the champion waits for no flow run to begin: the registry's history keeps who did it and why.
+    """
+    if name in BY_HAND:
+        from flows import by_hand
 
-def _called(flow: "Flow[..., Any]", options: argparse.Namespace) -> Any:
-    """Call a flow; a rollback waits for no flow run to begin, for the registry's history keeps who did it and why."""
-    return (flow.fn if options.command in BY_HAND else flow)(**_parameters(options))
+        return {"promote": by_hand.promote.fn, "rollback": by_hand.rollback.fn}[name]
+    from flows import stages
+
+    stage: Flow[..., Any] = getattr(stages, name.replace("-", "_"))
+    return stage
 
 
 def _parameters(options: argparse.Namespace, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Shapes(NamedTuple):
     noise: float
 
 
+# What BERT and ViT of size large have in place of their base sizes.
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 TINY = Shapes(
     text={"vocab_size": tokens_in_vocabulary(), **TINY_BERT},
     vision={

@@ -23,7 +23,7 @@ from model.towers import normalise as pixels_of
 from model.update import Updater
 from model.zoo import FAMILY, Row
 from tests.chinese import vocabulary
-from tests.chinese_forms import FORMS, Embed, Shapes, plain_reference, shaken
+from tests.chinese_forms import FORMS, LARGE, Embed, Shapes, plain_reference, shaken
 from tests.published import (
     CAPTIONS,
     easynlp_image,
@@ -41,21 +41,15 @@ BASE_TEXT = {
     "vocab_size": 21128, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
     "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2,
 }  # fmt: skip
-LARGE_TEXT = BASE_TEXT | {
-    "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
-}  # fmt: skip
 B_32 = {
     "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
     "image_size": 224, "patch_size": 32,
 }  # fmt: skip
-L_14 = B_32 | {
-    "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
-    "patch_size": 14,
-}  # fmt: skip
+L_14 = B_32 | LARGE | {"patch_size": 14}
 CHINESE = {
     "clip_chinese_roberta_base_vit_base": Shapes(BASE_TEXT, B_32, 512, NOISE),
     "clip_chinese_roberta_base_vit_large": Shapes(BASE_TEXT, L_14, 768, NOISE),
-    "clip_chinese_roberta_large_with_vit_large": Shapes(LARGE_TEXT, L_14, 768, NOISE),
+    "clip_chinese_roberta_large_with_vit_large": Shapes(BASE_TEXT | LARGE, L_14, 768, NOISE),
     "chinese-clip-vit-b-16": Shapes(BASE_TEXT, B_32 | {"patch_size": 16}, 512, NOISE),
     "chinese-clip-vit-l-14": Shapes(BASE_TEXT, L_14, 768, NOISE),
     "chinese-clip-rn50": Shapes(BASE_TEXT | {"num_hidden_layers": 3}, B_32, 1024, NOISE),
@@ -75,7 +69,8 @@ def published(row: Row, folder: Path) -> Published:
     if row.name == "chinese-clip-rn50":
         return chinese_resnet(folder, CHINESE[row.name])
     if row.name in CHINESE:
-        return Published(*reordered(FORMS[row.form](folder, CHINESE[row.name])))
+        path, embed = FORMS[row.form](folder, CHINESE[row.name])
+        return Published(path, Told(), embed)
     if row.form == "easynlp":
         return easynlp(row, folder)
     if row.form == "huggingface":
@@ -88,11 +83,6 @@ def published(row: Row, folder: Path) -> Published:
         return Published(folder, Told(), of_open_clip(clip))
     torch.save(clip.state_dict(), folder / "weights.pt")
     return Published(folder / "weights.pt", Told(row.name), of_open_clip(clip))
-
-
-def reordered(reference: tuple[Path, Embed]) -> tuple[Path, Told, Embed]:
-    path, embed = reference
-    return path, Told(), embed
 
 
 def of_open_clip(clip: Any) -> Embed:

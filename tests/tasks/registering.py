@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 
@@ -14,34 +14,13 @@ from .shop import log_files
 Registration = tuple[Run, Validation, TrainedModel, Evaluation]
 
 
-class Registrars:
-    """As many processes, each of which registers one version whenever all do."""
-
-    def __init__(self, processes: int) -> None:
-        """Start them."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        barrier = context.Barrier(processes)
-        self._pool = context.Pool(processes, _begin, (barrier, dict(os.environ)))
-
-    def __call__(self, registrations: list[Registration]) -> list[Version]:
-        """Let each process register one of as many, at once."""
-        return self._pool.map(_register, registrations, chunksize=1)
-
-    def close(self) -> None:
-        """End the processes."""
-        self._pool.terminate()
-        self._pool.join()
-
-
 @contextmanager
-def registrars(processes: int) -> Iterator[Registrars]:
-    """Yield processes that end with the block."""
-    started = Registrars(processes)
-    try:
-        yield started
-    finally:
-        started.close()
+def registrars(processes: int) -> Iterator[Callable[[list[Registration]], list[Version]]]:
+    """Yield what lets as many processes register one version each, at once; they end with the block."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(processes, _begin, (context.Barrier(processes), dict(os.environ))) as pool:
+        yield lambda registrations: pool.map(_register, registrations, chunksize=1)
 
 
 _all_ready: Barrier

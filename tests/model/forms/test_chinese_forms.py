@@ -29,6 +29,7 @@ from model.zoo import FAMILY, Row
 from tests.chinese import HARD_CAPTIONS, vocabulary
 from tests.chinese_forms import (
     FORMS,
+    LARGE,
     SCALE,
     Embed,
     chinese_clip,
@@ -310,12 +311,11 @@ CHINESE = [row for row in FAMILY if row.language == "Chinese"]
 @pytest.mark.parametrize("row", CHINESE, ids=lambda row: row.name)
 def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: Row) -> None:
     assert row.form in FORMS and row.activation == "quickgelu"
-    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     name = "vit-l-14" if "ViT-L-14" in row.towers else row.towers.split(",")[0].lower()
     architecture = json.loads(Path(f"configs/models/roberta-{name}.json").read_text(encoding="utf-8"))
     if row.form == "easynlp-first":
         architecture["projection_bias"] = True
-        architecture["text_cfg"]["bert"] |= large | {"model_type": "roberta"}
+        architecture["text_cfg"]["bert"] |= LARGE | {"model_type": "roberta"}
     with torch.device("meta"):
         clip = build_bert_clip(architecture)
     assert round(sum(parameter.numel() for parameter in clip.parameters()) / 1e6) == row.parameters

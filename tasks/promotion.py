@@ -32,6 +32,7 @@ from tasks.registry import (
     WAS_CHAMPION_TAG,
     aliases_of,
     decided_tag,
+    find_versions,
     had_champion,
     loadable_folder,
     model_tags,
@@ -215,9 +216,11 @@ def roll_back(name: str, reason: str) -> Decision:
 
 
 def _before(client: MlflowClient, name: str) -> ModelVersion | None:
-    champion, ours = read_alias(client, name, CHAMPION), model_tags(client, name).get(WAS_CHAMPION_TAG, "")
-    if champion is not None and ours.isdecimal() and int(ours) != int(champion.version):
-        return read_version(client, name, int(ours))
+    champion, last = read_alias(client, name, CHAMPION), model_tags(client, name).get(WAS_CHAMPION_TAG)
+    if champion is not None and last != str(champion.version):
+        for version in find_versions(client, name, {}):  # it may have been deleted
+            if str(version.version) == last:
+                return version
     return read_alias(client, name, PREVIOUS)
 
 

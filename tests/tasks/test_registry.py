@@ -76,6 +76,10 @@ def test_a_rollback_after_a_person_moved_the_alias_goes_to_the_champion_until_th
     tracking_client().set_registered_model_alias(name, "champion", "3")
     assert promotion.roll_back(name, "a mistake").version == 2
     assert (shop.alias("champion"), shop.alias("previous")) == (2, 3)
+    tracking_client().set_registered_model_alias(name, "previous", "1")
+    tracking_client().set_registered_model_alias(name, "champion", "3")
+    tracking_client().delete_model_version(name, "2")
+    assert promotion.roll_back(name, "a mistake again").version == 1
 
 
 def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_when_run_again(shop: Shop) -> None:

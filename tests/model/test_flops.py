@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_a_device_s_peak_is_a_number_of_flops(precision: str) -> None:
 
 def test_rates_are_those_of_the_group(towers: Towers, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 100.0, 100.0, 101.0, 101.0, 103.0, 110.0])
-    monkeypatch.setattr("model.meter.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("model.meter.time", SimpleNamespace(monotonic=lambda: next(now)))
     meter, flops = Meter(towers, 1e9), flops_a_pair(towers, 7)
     assert flops is not None
     meter.start()

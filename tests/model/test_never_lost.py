@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("model.state.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("model.state.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.mark.parametrize(("share", "waits"), [(1.0, 0.0), (0.5, 4.0), (0.02, 196.0), (0.0, math.inf)])

@@ -1,6 +1,7 @@
 """What all tests share: a state folder of their own, no network but loopback, and a miniature data set."""
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import settings
 
 # Prefect and MLflow read their settings at import, so the session's state folder is chosen before any test module.
-os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests-")
+STATE = tempfile.mkdtemp(prefix="commerce-clip-tests-")
+os.environ["COMMERCE_CLIP_STATE"] = STATE
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests as cores run at once
@@ -24,6 +26,10 @@ settings.load_profile("no clock")
 
 MINIATURE_SIZES = {"pretrain": 48, "train": 48, "valid": 16, "test": 24}
 LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(STATE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

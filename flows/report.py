@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from flows.terminal import print_facts, print_line, print_table
 from model.config import RunConfig
+from tasks.artifacts import show_text
 from tasks.environment import served
 from tasks.evaluation import rank_table
 from tasks.gate import check_table
@@ -69,7 +69,7 @@ def full_report(
         facts=facts,
         checks=check_table(decision),
     )
-    create_markdown_artifact(_markdown(report), key="retrain-report", description=report.headline)
+    show_text(_markdown(report), key="retrain-report", description=report.headline)
     return report
 
 

@@ -8,12 +8,12 @@ so they outlive the pairs and this machine.
 from pathlib import Path
 
 import pyarrow as pa
-from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 
 from model.drift import ColumnDrift, added, drift, read_counts
 from model.files import atomic_write
 from model.sections import DataConfig
+from tasks.artifacts import show_table
 from tasks.cards import VERSION, report_folder
 from tasks.comparisons import COUNTS_SUFFIX
 from tasks.records import Record, Run
@@ -128,7 +128,7 @@ def publish_drift(report: Drift, limits: DataConfig) -> None:
         }
         for each in sorted(report.columns, key=lambda each: (-each.drift, -each.psi))[:SHOWN]
     ]
-    create_table_artifact(rows, key="drift", description=f"Drift of data version {report.version} against {against}")
+    show_table(rows, key="drift", description=f"Drift of data version {report.version} against {against}")
     over = report.over(limits.drift_warn)
     if not over:
         run_logger().info("no column drifted by more than %g against %s", limits.drift_warn, against)

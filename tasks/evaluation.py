@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect.artifacts import create_link_artifact, create_table_artifact
-
 from model.files import atomic_write
+from tasks.artifacts import show_link, show_table
 from tasks.champion import champion_model
 from tasks.charts import confusion_chart, rank_chart
 from tasks.figures import BASE, CHAMPION, FIGURES_FILE, NEW, Row, query_rows, slice_rows, zero_shot_rows
@@ -227,9 +226,9 @@ def _publish(run: Run, evaluation: Evaluation, figures: dict[str, Any], more: li
     }
     for key, (rows, about) in tables.items():
         if rows:
-            create_table_artifact(rows, key=key, description=about)
+            show_table(rows, key=key, description=about)
     gallery = evaluation.gallery.as_uri()
-    create_link_artifact(gallery, link_text="Gallery", key="gallery", description="Captions and their top 5")
+    show_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
     logged = {f"test/{name}": value for name, value in metrics.items()}
     logged |= {f"test_base/{name}": value for name, value in evaluation.base_metrics.items()}
     logged |= {f"test_champion/{name}": value for name, value in (evaluation.champion_metrics or {}).items()}

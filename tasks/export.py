@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect.artifacts import create_table_artifact
 
 from model.errors import DataError
 from model.files import atomic_write
 from model.pairs import Columns, check_file, count_lines, detect_columns
 from model.splits import find_splits, read_side_table
+from tasks.artifacts import show_table
 from tasks.environment import state_folder
 from tasks.progress import progress
 from tasks.records import Export, Run, Version
@@ -53,7 +53,7 @@ def export(run: Run, version: Version) -> Export:
     result = Export(folder=folder, files_written=written, faulty=totals["lines"] - totals["rows"], **totals)
     record_export(version, folder, result.rows)
     row = {"version": version.number, "lines": result.lines, "embedded": result.rows, "faulty": result.faulty}
-    create_table_artifact([row], key="export", description=str(folder))
+    show_table([row], key="export", description=str(folder))
     return result
 
 

@@ -1,17 +1,15 @@
 """Progress that is seen twice: a bar in the terminal and a progress artifact on Prefect's page."""
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from tqdm import tqdm
 
-ARTIFACT_EVERY_S = 2.0
+from tasks.artifacts import ProgressArtifact
+
 QUIET_EVERY_S = 10.0
 PLAIN_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
 
@@ -19,9 +17,9 @@ PLAIN_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{rem
 class Progress:
     """Counts units of work; ``advance`` is cheap enough for every step."""
 
-    def __init__(self, bar: "tqdm[Any]", artifact: UUID | None) -> None:
-        """Wrap a bar and, inside a task run, the id of a progress artifact."""
-        self._bar, self._artifact, self._reported = bar, artifact, time.monotonic()
+    def __init__(self, bar: "tqdm[Any]", artifact: ProgressArtifact | None) -> None:
+        """Wrap a bar and, inside a task run, a progress artifact."""
+        self._bar, self._artifact = bar, artifact
 
     def start_at(self, done: int, total: int) -> None:
         """Set how much was done before (a resumed stage) and how much there is."""
@@ -34,18 +32,14 @@ class Progress:
         if shown:
             self._bar.set_postfix(shown, refresh=False)
         self._bar.update(units)
-        if self._artifact and time.monotonic() - self._reported > ARTIFACT_EVERY_S:
-            self._reported = time.monotonic()
-            self._report(self._artifact)
-
-    def _report(self, artifact: UUID) -> None:
-        update_progress_artifact(artifact, min(100.0, 100 * self._bar.n / max(self._bar.total or 1, 1)))
+        if self._artifact:
+            self._artifact.percent = min(100.0, 100 * self._bar.n / max(self._bar.total or 1, 1))
 
     def close(self) -> None:
         """End the bar and bring the artifact up to date."""
         self._bar.close()
         if self._artifact:
-            self._report(self._artifact)
+            self._artifact.close()
 
 
 @contextmanager
@@ -55,10 +49,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     log_file = {"mininterval": QUIET_EVERY_S, "bar_format": PLAIN_LINE}
     shape: dict[str, Any] = terminal if sys.stderr.isatty() else log_file
     bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", **shape)
-    artifact = None
-    if TaskRunContext.get() is not None:
-        artifact = create_progress_artifact(progress=0.0, key=f"{what.replace(' ', '-')}-progress", description=what)
-    shown = Progress(bar, artifact if isinstance(artifact, UUID) else None)
+    shown = Progress(bar, ProgressArtifact(what) if TaskRunContext.get() is not None else None)
     try:
         yield shown
     finally:

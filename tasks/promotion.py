@@ -10,12 +10,12 @@ import os
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from model.errors import PromotionRefused
 from tasks.aliases import change_champion, finish_change, leave_reason, mark_champion, number_of
+from tasks.artifacts import show_table
 from tasks.gate import (
     CHALLENGER,
     CHAMPION,
@@ -117,7 +117,7 @@ def _score(run: Run, validation: Validation, version: ModelVersion) -> Scored:
 def publish(decision: Decision) -> None:
     """Show the checks on Prefect's page."""
     verdict = "promote" if decision.is_promoted else "do not promote"
-    create_table_artifact(
+    show_table(
         check_table(decision), key="gate", description=f"Version {decision.version}: {verdict}. {decision.reason}"
     )
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect.artifacts import create_link_artifact
 from prefect.runtime import flow_run
 
 from model.config import RunConfig
 from model.errors import ServiceError
+from tasks.artifacts import show_link
 from tasks.cards import report_folder
 from tasks.data import reading
 from tasks.environment import state_folder
@@ -45,7 +45,7 @@ def begin_run(config: RunConfig, data: DataVersion) -> Run:
     name = f"{config.name}-{data.short}"
     run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), lineage_tags(config, data))
     if page := run_page(run_id):
-        create_link_artifact(page, link_text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts")
+        show_link(page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts")
     return Run(config=config, data=data, fingerprint=mark, folder=folder, mlflow_run_id=run_id)
 
 

@@ -8,10 +8,9 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect.artifacts import create_link_artifact
-
 from model.files import atomic_write
 from tasks.answers import gallery_queries
+from tasks.artifacts import show_link
 from tasks.concepts import PICTURE_FILE
 from tasks.curves import Series, curves_png, read_series
 from tasks.gallery import cards_html, page_html
@@ -49,7 +48,7 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: "Pa
             file.write(content)
     attach(run.mlflow_run_id, [folder / PAGE_FILE, folder / CURVES_FILE], name)
     link = (folder / PAGE_FILE).as_uri()
-    create_link_artifact(link, link_text="Training report", key=f"training-{name}", description=title)
+    show_link(link, text="Training report", key=f"training-{name}", description=title)
 
 
 def epochs_html(series: dict[str, Series], best_epoch: int) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from model.errors import DataError
 from model.pairs import check_file, count_lines
@@ -23,6 +22,7 @@ from model.profiles import ProfileSummary, existing_profile, profile_files, read
 from model.repeats import LEAK_KINDS, read_repeats
 from model.sections import DataConfig
 from model.splits import find_splits, read_side_table
+from tasks.artifacts import show_link, show_table
 from tasks.cards import report_folder
 from tasks.comparisons import Split, compare_splits, comparison_files, first_repeats, kinds
 from tasks.drift import (
@@ -91,9 +91,7 @@ def judge_data(
     from tasks.suite import judge_tables
 
     verdict = judge_tables(_judged(folder, splits, counts, drift, limits), folder / "docs")
-    create_link_artifact(
-        verdict.docs.as_uri(), link_text="Data Docs", key="data-docs", description="Great Expectations"
-    )
+    show_link(verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations")
     if verdict.failures:
         raise DataError(f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; see {verdict.docs}")
     return Validation(
@@ -146,7 +144,7 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
         }
         for count in counts
     ]
-    create_table_artifact(rows, key="validation", description=f"Data version {data.version}")
+    show_table(rows, key="validation", description=f"Data version {data.version}")
     for row in rows:
         run_logger().info(
             "%(split)s: %(lines)d lines, %(accepted)d accepted, also in test: %(also in test)s, repeats: %(repeats)s, "
@@ -156,7 +154,7 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
     repeated = [row for count in counts for row in first_repeats(folder, count.name, SHOWN_REPEATS)]
     if repeated:
         description = f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
-        create_table_artifact(repeated, key="duplicates", description=description)
+        show_table(repeated, key="duplicates", description=description)
 
 
 def _drift(data: DataVersion, reference: Reference | None, limits: DataConfig) -> tuple[Drift | None, list[str]]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from prefect.artifacts import create_link_artifact
 
 from model.errors import DataError
 from model.files import atomic_write
+from tasks.artifacts import show_link
 from tasks.cards import read_card, rows_text
 from tasks.figures import (
     MORE_MEASURES,
@@ -68,7 +68,7 @@ def report_version(
     with atomic_write(path) as file:
         file.write(page_html(title, f"<p>{escaped(_headline(evaluation))}</p>", "\n".join(sections)).encode())
     attach(run.mlflow_run_id, [path], "evaluation")
-    create_link_artifact(path.as_uri(), link_text="Report", key="report", description=title)
+    show_link(path.as_uri(), text="Report", key="report", description=title)
     return path
 
 

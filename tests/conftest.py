@@ -11,8 +11,7 @@ import pytest
 from hypothesis import settings
 
 # Prefect and MLflow read their settings at import, so the session's state folder is chosen before any test module.
-STATE = tempfile.mkdtemp(prefix="commerce-clip-tests-")
-os.environ["COMMERCE_CLIP_STATE"] = STATE
+os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests-")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests as cores run at once
@@ -20,6 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 from tasks.environment import prepare
 
 prepare()
+
+STATE = os.environ["COMMERCE_CLIP_STATE"]
 
 settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
 settings.load_profile("no clock")

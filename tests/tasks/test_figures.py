@@ -204,7 +204,7 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
     figures: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linked: list[str] = []
-    monkeypatch.setattr("tasks.version_report.create_link_artifact", lambda link, **_: linked.append(link))
+    monkeypatch.setattr("tasks.version_report.show_link", lambda link, **_: linked.append(link))
     monkeypatch.setattr("tasks.version_report.attach", lambda *_: None)
     (tmp_path / "finetune").mkdir()
     (tmp_path / "finetune" / "curves.png").write_bytes(encoded(file_format="PNG"))

@@ -121,7 +121,7 @@ class Service:
 
 @pytest.fixture
 def service(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pages: None) -> Service:
-    for name in ("create_table_artifact", "create_link_artifact"):
+    for name in ("show_table", "show_link"):
         monkeypatch.setattr(f"tasks.validation.{name}", lambda *_, **__: None)
     return Service(shop, tmp_path, monkeypatch)
 

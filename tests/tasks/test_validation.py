@@ -39,8 +39,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
         tables[key] = rows
 
     for module in ("tasks.validation", "tasks.drift"):
-        monkeypatch.setattr(f"{module}.create_table_artifact", table)
-    monkeypatch.setattr("tasks.validation.create_link_artifact", lambda *_, **__: None)
+        monkeypatch.setattr(f"{module}.show_table", table)
+    monkeypatch.setattr("tasks.validation.show_link", lambda *_, **__: None)
     return tables
 
 

@@ -1,21 +1,34 @@
 """A stack of real servers that is up, and how tests talk to it."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from tasks.environment import ROOT
+from tasks.processes import load
 from tests.integration.conftest import Shell
+
+PATIENCE_S = 600
+START = """
+import sys
+from flows import stack
+
+addresses = stack._recorded_addresses()
+commands = stack._servers(addresses) | {"worker": stack._worker()}
+stack._start(sys.argv[1], commands[sys.argv[1]], addresses)
+"""
 
 
 @dataclass(frozen=True)
@@ -36,10 +49,71 @@ class Stack:
         given = [text for key, value in parameters.items() for text in ("--param", f"{key}={value}")]
         return self.shell.python("-m", "prefect", "deployment", "run", name, *given, "--watch")
 
+    def start(self, deployment: str, *overrides: str) -> str:
+        """Have a deployment run with overrides of its config, and return the id of the flow run."""
+        found = self.prefect_api(f"deployments/name/{deployment}")
+        wanted = {"parameters": {"overrides": overrides}, "state": {"type": "SCHEDULED"}}
+        run: str = self.prefect_api(f"deployments/{found['id']}/create_flow_run", wanted)["id"]
+        return run
+
+    def runs_of(self, deployment: str) -> list[dict[str, Any]]:
+        """The runs of a deployment but those that a schedule plans, first started first."""
+        found = self.prefect_api(f"deployments/name/{deployment}")
+        return self._flow_runs({"deployments": {"id": {"any_": [found["id"]]}}})
+
+    def ended_by(self, state: str, deployment: str = "retrain/sample") -> dict[str, Any] | None:
+        """The first run of a deployment that ended in a state, None where none did."""
+        return next((run for run in self.runs_of(deployment) if run["state_type"] == state), None)
+
+    def is_up(self) -> bool:
+        try:
+            return bool(request(f"{self.prefect}/api/health"))
+        except OSError:
+            return False
+
+    def kill(self, name: str) -> None:
+        """Kill a part, all that it started included, as a crash would."""
+        for pid in self.processes(name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self, name: str) -> list[int]:
+        """The process of a part and all that it started, each before what it started."""
+        process = load(self.shell.state / "stack" / f"{name}.json")
+        assert process is not None
+        found = [process.pid]
+        for pid in found:
+            found += _children(pid)
+        return found
+
+    def start_again(self, name: str) -> None:
+        """Start a part as `make up` did."""
+        done = self.shell.python("-c", START, name)
+        assert done.returncode == 0, done.stderr
+
     def flow_runs(self) -> list[dict[str, Any]]:
         """All flow runs but those that the schedule plans, first started first."""
-        runs = self.prefect_api("flow_runs/filter", {"sort": "START_TIME_ASC"})
+        return self._flow_runs({})
+
+    def _flow_runs(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        runs = self.prefect_api("flow_runs/filter", wanted | {"sort": "START_TIME_ASC"})
         return [run for run in runs if run["state_type"] != "SCHEDULED"]
+
+
+def wait_for(what: Callable[[], Any], why: str, patience_s: float = PATIENCE_S) -> Any:
+    """Return what is waited for once it is true; a server that starts again does not answer yet."""
+    give_up = time.monotonic() + patience_s
+    while time.monotonic() < give_up:
+        with suppress(OSError):
+            if found := what():
+                return found
+        time.sleep(0.5)
+    raise AssertionError(f"waited in vain for {why}")
+
+
+def _children(pid: int) -> list[int]:
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for line in found for child in line]
 
 
 def request(url: str, body: dict[str, Any] | None = None) -> Any:

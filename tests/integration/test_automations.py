@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +13,10 @@ import pytest
 
 from tests.integration.conftest import Shell
 from tests.integration.sink import Sink
-from tests.integration.stack import free_ports, request
+from tests.integration.stack import free_ports, request, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(900)]
 
-PATIENCE_S = 300
 IN_SERVER = "import sys\nfrom tasks.environment import prepare\n\nprepare()\n"
 BLOCKS = """
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
@@ -62,9 +60,10 @@ def gone() -> None: ...
 
 with get_client(sync_client=True) as client:
     client.create_automation(crash_zombies(silence_s=10))
-    run = client.create_flow_run(gone, state=Running())
-emit_event("prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
-print("run", run.id)
+    runs = [client.create_flow_run(gone, state=Running()) for _ in range(3)]
+for run in runs:
+    emit_event("prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+print("runs", *(run.id for run in runs))
 """
 
 
@@ -81,14 +80,6 @@ class Server:
         done = self.shell.python("-c", IN_SERVER + code, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-
-def wait_for(what: Callable[[], Any], why: str) -> Any:
-    give_up = time.monotonic() + PATIENCE_S
-    while not (found := what()):
-        assert time.monotonic() < give_up, f"waited in vain for {why}"
-        time.sleep(0.5)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +169,12 @@ def test_people_are_told_what_became_of_a_version(server: Server, told: Sink) ->
     assert told.got("CANARY-webhook")
 
 
-@pytest.mark.faults(kind="K3: zombies", trials=1)
-def test_a_run_that_sends_no_heartbeat_any_more_is_marked_as_crashed(server: Server) -> None:
-    run = server.python(ZOMBIE).split()[-1]
-    wait_for(lambda: server.api(f"flow_runs/{run}")["state_type"] == "CRASHED", "the automation")
-    assert "the next run goes on from there" in server.api(f"flow_runs/{run}")["state"]["message"]
+@pytest.mark.faults(kind="K3: zombies", trials=3)
+def test_runs_that_send_no_heartbeat_any_more_are_marked_as_crashed(server: Server) -> None:
+    runs = server.python(ZOMBIE).split()[-3:]
+    for run in runs:
+        wait_for(lambda run=run: server.api(f"flow_runs/{run}")["state_type"] == "CRASHED", "the automation")
+        assert "the next run goes on from there" in server.api(f"flow_runs/{run}")["state"]["message"]
 
 
 def test_a_schedule_plans_its_runs(server: Server) -> None:

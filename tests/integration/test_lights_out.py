@@ -8,22 +8,21 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.processes import load
+from model.checkpoint import load_latest, newest_checkpoint
 from tests.integration.project import make_shop
 from tests.integration.sink import Sink
-from tests.integration.stack import Stack, request, running_stack
+from tests.integration.stack import Stack, request, running_stack, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(900)]
 
-PATIENCE_S = 600
+OUTAGES = 5
 BLOCKS = """
 import sys
 from tasks.environment import prepare
@@ -69,27 +68,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator
         yield stack
 
 
-def wait_for(what: Callable[[], Any], why: str, patience_s: float = PATIENCE_S) -> Any:
-    give_up = time.monotonic() + patience_s
-    while time.monotonic() < give_up:
-        with suppress(OSError):  # a server that starts again does not answer yet
-            if found := what():
-                return found
-        time.sleep(0.5)
-    raise AssertionError(f"waited in vain for {why}")
-
-
-def runs_of(stack: Stack, deployment: str) -> list[dict[str, Any]]:
-    found = stack.prefect_api(f"deployments/name/{deployment}")
-    wanted = {"deployments": {"id": {"any_": [found["id"]]}}, "sort": "START_TIME_ASC"}
-    return [run for run in stack.prefect_api("flow_runs/filter", wanted) if run["state_type"] != "SCHEDULED"]
-
-
 def ended(stack: Stack, deployment: str, number: int = 1) -> dict[str, Any]:
     """The so-manieth run of a deployment, once it has ended."""
 
     def look() -> dict[str, Any] | None:
-        runs = runs_of(stack, deployment)[number - 1 :]
+        runs = stack.runs_of(deployment)[number - 1 :]
         return runs[0] if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
     found: dict[str, Any] = wait_for(look, f"the end of run {number} of {deployment}")
@@ -108,41 +91,6 @@ def table(stack: Stack, model: str) -> Any:
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     (path,) = stack.shell.state.glob(f"runs/sample-{tags['commerce_clip.fingerprint'][:12]}/evaluate/rank_at_k.json")
     return json.loads(path.read_text())
-
-
-def children(pid: int) -> list[int]:
-    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for line in found for child in line]
-
-
-def kill(stack: Stack, name: str) -> None:
-    """Kill a part of the stack, all that it started included, as a crash would."""
-    process = load(stack.shell.state / "stack" / f"{name}.json")
-    assert process is not None
-    doomed = [process.pid]
-    for pid in doomed:
-        doomed += children(pid)
-    for pid in doomed:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def start_again(stack: Stack, name: str) -> None:
-    """Start a part of the stack as `make up` did."""
-    code = (
-        "import sys\nfrom flows import stack\naddresses = stack._recorded_addresses()\n"
-        "commands = stack._servers(addresses) | {'worker': stack._worker()}\n"
-        "stack._start(sys.argv[1], commands[sys.argv[1]], addresses)"
-    )
-    done = stack.shell.python("-c", code, name)
-    assert done.returncode == 0, done.stderr
-
-
-def is_up(stack: Stack) -> bool:
-    try:
-        return bool(request(f"{stack.prefect}/api/health"))
-    except OSError:
-        return False
 
 
 def test_deploying_made_the_automations(stack: Stack) -> None:
@@ -190,7 +138,7 @@ def test_a_schedule_fires_by_itself(stack: Stack) -> None:
     address = f"{stack.prefect}/api/deployments/{deployment['id']}/schedules"
     (made,) = request(address, [{"schedule": soon, "active": True}])  # type: ignore[arg-type]
     # On a busy machine the next one comes due while the first works, and is cancelled.
-    run = wait_for(lambda: ended_by(stack, "COMPLETED", "retrain/weekly"), "a run on schedule")
+    run = wait_for(lambda: stack.ended_by("COMPLETED", "retrain/weekly"), "a run on schedule")
     assert run["auto_scheduled"]
     done = stack.shell.python("-m", "prefect", "deployment", "schedule", "pause", "retrain/weekly", made["id"])
     assert done.returncode == 0, done.stderr
@@ -220,24 +168,41 @@ def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_
 
     wait_for(lambda: checkpoint("pretrain"), "a checkpoint")
     for name in ("mlflow", "prefect"):
-        kill(stack, name)
+        stack.kill(name)
     time.sleep(3)
     for name in ("mlflow", "prefect"):
-        start_again(stack, name)
-    wait_for(lambda: is_up(stack), "the server")
-    wait_for(lambda: checkpoint("finetune") or ended_by(stack, "CRASHED"), "the run to go on")
-    kill(stack, "worker")
-    start_again(stack, "worker")
-    run = wait_for(lambda: ended_by(stack, "CRASHED"), "the automation to find the dead run")
+        stack.start_again(name)
+    wait_for(lambda: stack.is_up(), "the server")
+    wait_for(lambda: checkpoint("finetune") or stack.ended_by("CRASHED"), "the run to go on")
+    stack.kill("worker")
+    stack.start_again("worker")
+    run = wait_for(lambda: stack.ended_by("CRASHED"), "the automation to find the dead run")
     assert run["state_type"] == "CRASHED"
     assert stack.shell.python(*command, "--watch").returncode == 0
     assert table(stack, "other") == table(stack, "commerce-clip")
     assert len(versions(stack, "other")) == 1
 
 
-def ended_by(stack: Stack, state: str, deployment: str = "retrain/sample") -> dict[str, Any] | None:
-    runs = [run for run in runs_of(stack, deployment) if run["state_type"] == state]
-    return runs[0] if runs else None
+@pytest.mark.faults(kind="S3: Prefect killed during training", trials=OUTAGES)
+def test_training_outlives_every_death_of_the_prefect_server_and_is_still_reported(stack: Stack) -> None:
+    known = set(stack.shell.state.glob("runs/*"))
+    run = stack.start("retrain/sample", "registered_model=patient", "pretrain.epochs=0", "finetune.epochs=400")
+
+    def newest() -> Path | None:
+        new = set(stack.shell.state.glob("runs/*")) - known
+        return next(filter(None, (newest_checkpoint(folder / "finetune" / "checkpoints") for folder in new)), None)
+
+    last = wait_for(newest, "a checkpoint")
+    for _ in range(OUTAGES):
+        stack.kill("prefect")
+        at_death = newest()
+        last = wait_for(lambda at_death=at_death: newest() != at_death and newest(), "training to go on alone")
+        stack.start_again("prefect")
+        wait_for(stack.is_up, "the server")
+    os.kill(stack.processes("worker")[-1], signal.SIGTERM)
+    wait_for(lambda: stack.prefect_api(f"flow_runs/{run}")["state_type"] == "CRASHED", "the server to hear of the end")
+    kept = load_latest(last.parent)
+    assert kept is not None and kept.step >= int(last.name.removeprefix("step-"))
 
 
 def test_a_rollback_without_previous_says_so_and_the_history_tells_every_champion(stack: Stack) -> None:

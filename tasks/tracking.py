@@ -7,12 +7,11 @@ metrics go through `tasks.metric_log`.
 import json
 import logging
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
@@ -56,12 +55,12 @@ def tracking_client() -> MlflowClient:
 
 def _require_health(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S) as reply:  # noqa: S310
-            if reply.status == 200:
-                return
-            reason: object = f"status {reply.status}"
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+        reply = httpx.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S, follow_redirects=True)
+        if reply.is_success:
+            return
+        reason: object = f"status {reply.status_code}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = without_credentials(str(error)) or type(error).__name__
     raise ServiceError(
         f"MLflow at {without_credentials(uri)} does not answer ({reason}); start it with `make up`, or unset "
         "MLFLOW_TRACKING_URI"

@@ -40,7 +40,7 @@ bench: setup ## print ratios against peers: BENCH=rank runs benchmarks/rank.py
 	@set -e; for script in benchmarks/$(BENCH).py; do PYTHONPATH=. $(BIN)/python $$script; done
 
 faults: setup ## inject faults and print what survived
-	@$(BIN)/python -m pytest -m faults -p tests.faults.table
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m faults -p tests.faults.table
 
 fuzz: setup ## profile mutated lines: LINES=1000000 SEED=0; of the pairs below REAL_PAIRS, else drawn ones
 	@$(BIN)/python -m tests.fuzz --lines $(LINES) --seed $(SEED)

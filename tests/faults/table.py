@@ -4,6 +4,7 @@ A test says its kind and how often it injects it: ``@pytest.mark.faults(kind="K1
 name of its module counts, without ``trials`` one. A kind survived as many trials as its passed tests have.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ MIN_KINDS = 60
 MIN_TRIALS = 1000
 MAX_SECONDS = 300
 TABLE = pytest.StashKey["Table"]()
+INJECTED = "fault injected"
 
 
 @dataclass
@@ -57,18 +59,32 @@ def _bar(name: str, value: float, sign: str, target: int) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TABLE] = Table()
+    config.pluginmanager.register(Counter(config.stash[TABLE]))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note on a report, which may have to travel from a process that runs tests, what was injected."""
     report: pytest.TestReport = yield
-    table = item.config.stash[TABLE]
-    table.seconds += report.duration
-    said = {name: value for mark in reversed(list(item.iter_markers("faults"))) for name, value in mark.kwargs.items()}
-    if item.get_closest_marker("faults") and (report.failed or (report.when == "call" and report.passed)):
+    if item.get_closest_marker("faults"):
+        marks = reversed(list(item.iter_markers("faults")))
+        said = {name: value for mark in marks for name, value in mark.kwargs.items()}
         module = item.path.stem.removeprefix("test_").replace("_", " ")
-        table.add(said.get("kind", module), said.get("trials", 1), report.passed)
+        report.user_properties.append((INJECTED, [said.get("kind", module), said.get("trials", 1)]))
     return report
+
+
+class Counter:
+    """Counts the reports of every process that ran tests, in the one that prints."""
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.start = table, time.monotonic()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.table.seconds = time.monotonic() - self.start
+        if report.failed or (report.when == "call" and report.passed):
+            for _, (kind, trials) in (told for told in report.user_properties if told[0] == INJECTED):
+                self.table.add(kind, trials, report.passed)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -161,6 +161,19 @@ def test_a_champion_that_is_gone_is_never_replaced_by_the_machine_and_a_rollback
     assert registry.had_champion(client, model)
 
 
+@pytest.mark.faults(kind="S9: champion gone", trials=2)
+def test_versions_whose_files_are_gone_are_neither_promoted_nor_rolled_back_to(model: str) -> None:
+    client = tracking_client()
+    for number, champion in ((1, None), (2, 1)):
+        assert promotion.carry_out(_version(model, number), decided(number, champion), f"{number}")
+    healing = "restore its files, choose another, or go back with `python -m flows rollback`"
+    with pytest.raises(PromotionRefused, match=f"version 3 cannot serve .*{healing}"):
+        promotion.promote_by_hand(model, 3, "why not")
+    with pytest.raises(PromotionRefused, match=f"version 1 cannot serve .*{healing}"):
+        promotion.roll_back(model, "it was better")
+    assert champion_of(client, model) == 2
+
+
 @pytest.mark.faults(kind="S11: retried promotion", trials=5)
 def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_once(
     model: str, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ PARTS: dict[str, dict[str, Any]] = {
 ADDITIONS: dict[str, dict[str, Any]] = {
     "nearest-neighbour supervision": {"nearest_weight": 0.2},
     "moving average of weights": {"ema_decay": 0.99},
+    "captions as keyword queries": {"keyword_share": 0.2},
 }
 EPOCHS = 8
 
@@ -73,14 +74,15 @@ def recall(results: Iterable[Result]) -> float:
 
 
 def print_row(name: str, results: list[Result], against: list[Result]) -> None:
-    """Print a recipe's mean recall on test, %, its standard error, and its ratio."""
+    """Print a recipe's mean recall on test, %, its standard error and its ratio, and the recall of keyword queries."""
     values = [100 * result.test for result in results]
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     seconds = statistics.mean(result.step_s for result in results)
     print(
         f"{name:>40} {statistics.mean(values):6.1f} ± {error:3.1f} {recall(results) / recall(against):7.2f} x", end=""
     )
-    print(f" {seconds:7.2f} s a step", flush=True)
+    keyword = statistics.mean(result.keyword for result in results)
+    print(f" {100 * keyword:6.1f} of keyword queries {seconds:7.2f} s a step", flush=True)
 
 
 def print_head(title: str, seeds: list[int]) -> None:

@@ -17,12 +17,15 @@ from model import objective
 from model.batches import PairInput, pair_input
 from model.config import load_config
 from model.dataset import PairIndex, PairSource, carve_valid, index_pairs
-from model.embed import judge
+from model.embed import embed_captions, embed_pairs, judge
 from model.errors import DataError
 from model.files import atomic_write
+from model.keywords import keyword_queries
+from model.objective import make_vocabulary
 from model.parallel import usable_cores
 from model.profiles import profile_files, write_profile
 from model.prototypes import FeatureQueue
+from model.retrieval import relate
 from model.sections import DataConfig, StageConfig
 from model.stage import Callbacks, Stage
 from model.towers import Towers, create_towers, load_towers
@@ -34,10 +37,11 @@ VALID_SHARE = 0.1
 
 
 class Result(NamedTuple):
-    """What a run ended with: mean recall on valid and on test, 0 to 1, and seconds of processor time."""
+    """What a run ended with: mean recall on valid, on test and of test's keyword queries, 0 to 1, and its seconds."""
 
     valid: float
     test: float
+    keyword: float
     seconds: float
     step_s: float
 
@@ -60,6 +64,9 @@ class Pairs:
         kept, valid = carve_valid(train.take(np.flatnonzero(~leaks)), VALID_SHARE, 0)
         towers = create_towers(load_config(CONFIG).model, "cpu")
         self.train, self.valid, self.test = (pair_input(towers, index) for index in (kept, valid, test))
+        self.related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
+        captions = [test.caption(row) for row in self.related.caption_row.tolist()]
+        self.keywords = keyword_queries(captions, self.related, make_vocabulary(kept.captions(), StageConfig()))
 
 
 def profiled(tsv: Path, folder: Path) -> PairIndex:
@@ -124,9 +131,15 @@ def _train(pairs: Pairs, config: StageConfig, seed: int) -> Result:
         state = train(towers, Stage(config, pairs.train, validate, Path(folder), seed, workers=0), Callbacks())
         seconds = time.process_time() - start - spent
         best = load_towers(Path(folder) / state.best_folder, "cpu")
-        return Result(
-            state.best_mean_recall, metrics_on(best, pairs.test)["mean_recall"], seconds, seconds / state.step
-        )
+        test, keyword = metrics_on(best, pairs.test)["mean_recall"], keyword_recall(best, pairs)
+        return Result(state.best_mean_recall, test, keyword, seconds, seconds / state.step)
+
+
+def keyword_recall(towers: Towers, pairs: Pairs) -> float:
+    """Return the mean recall of the keyword queries of test."""
+    _, image_ND = embed_pairs(towers, pairs.test, 256, 0)
+    text_QD = embed_captions(towers, list(pairs.keywords.texts))
+    return pairs.keywords.metrics(text_QD, image_ND[pairs.related.image_row], 1024)["keyword_mean_recall"]
 
 
 def metrics_on(towers: Towers, pairs: PairInput) -> dict[str, float]:

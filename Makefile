@@ -8,6 +8,8 @@ BENCH ?= *
 LINES ?= 1000000
 SEED ?= 0
 BIN := .venv/bin
+# Files of tests on every core; a file stays in one process, for its tests share servers and fixtures.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 UV_VERSION := 0.13.9
 
 .PHONY: help setup run test lint bench faults fuzz up down clean
@@ -28,7 +30,7 @@ run: setup ## run the main job: CONFIG=configs/sample.yaml DATA=<folder with tra
 	@$(BIN)/python -m flows retrain --config $(CONFIG) $(if $(DATA),--data $(DATA))
 
 test: setup ## pass the tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	@$(PYTEST)
 
 lint: setup ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .
@@ -40,7 +42,7 @@ bench: setup ## print ratios against peers: BENCH=rank runs benchmarks/rank.py
 	@set -e; for script in benchmarks/$(BENCH).py; do PYTHONPATH=. $(BIN)/python $$script; done
 
 faults: setup ## inject faults and print what survived
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m faults -p tests.faults.table
+	@$(PYTEST) -m faults -p tests.faults.table
 
 fuzz: setup ## profile mutated lines: LINES=1000000 SEED=0; of the pairs below REAL_PAIRS, else drawn ones
 	@$(BIN)/python -m tests.fuzz --lines $(LINES) --seed $(SEED)

@@ -72,7 +72,8 @@ class ProgressArtifact:
         if self._id is None:
             key = f"{self._what.replace(' ', '-')}-progress"
             made = create_progress_artifact(percent, key=key, description=self._what)
-            self._id = made if isinstance(made, UUID) else None
+            assert isinstance(made, UUID)  # no coroutine: this thread has no event loop
+            self._id = made
         elif percent != self._shown:
             update_progress_artifact(self._id, percent)
         self._shown = percent

@@ -25,7 +25,7 @@ from model.objective import make_vocabulary
 from model.parallel import usable_cores
 from model.profiles import profile_files, write_profile
 from model.prototypes import FeatureQueue
-from model.retrieval import relate
+from model.retrieval import evaluate_retrieval, relate
 from model.sections import DataConfig, StageConfig
 from model.stage import Callbacks, Stage
 from model.towers import Towers, create_towers, load_towers
@@ -131,15 +131,18 @@ def _train(pairs: Pairs, config: StageConfig, seed: int) -> Result:
         state = train(towers, Stage(config, pairs.train, validate, Path(folder), seed, workers=0), Callbacks())
         seconds = time.process_time() - start - spent
         best = load_towers(Path(folder) / state.best_folder, "cpu")
-        test, keyword = metrics_on(best, pairs.test)["mean_recall"], keyword_recall(best, pairs)
+        test, keyword = recalls_on_test(best, pairs)
         return Result(state.best_mean_recall, test, keyword, seconds, seconds / state.step)
 
 
-def keyword_recall(towers: Towers, pairs: Pairs) -> float:
-    """Return the mean recall of the keyword queries of test."""
-    _, image_ND = embed_pairs(towers, pairs.test, 256, 0)
-    text_QD = embed_captions(towers, list(pairs.keywords.texts))
-    return pairs.keywords.metrics(text_QD, image_ND[pairs.related.image_row], 1024)["keyword_mean_recall"]
+def recalls_on_test(towers: Towers, pairs: Pairs) -> tuple[float, float]:
+    """Return the mean recall of test's captions, and that of its keyword queries."""
+    related, keywords = pairs.related, pairs.keywords
+    text_ND, image_ND = embed_pairs(towers, pairs.test, 256, 0)
+    text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
+    captions = evaluate_retrieval(text_QD, image_CD, related, 1024).metrics()
+    typed = keywords.metrics(embed_captions(towers, list(keywords.texts)), image_CD, 1024)
+    return captions["mean_recall"], typed["keyword_mean_recall"]
 
 
 def metrics_on(towers: Towers, pairs: PairInput) -> dict[str, float]:

@@ -65,12 +65,6 @@ class Stack:
         """The first run of a deployment that ended in a state, None where none did."""
         return next((run for run in self.runs_of(deployment) if run["state_type"] == state), None)
 
-    def is_up(self) -> bool:
-        try:
-            return bool(request(f"{self.prefect}/api/health"))
-        except OSError:
-            return False
-
     def kill(self, name: str) -> None:
         """Kill a part, all that it started included, as a crash would."""
         for pid in self.processes(name):

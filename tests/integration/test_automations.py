@@ -97,7 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[Ser
     with open(folder / "server.log", "wb") as log:
         process = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(lambda: _answers(f"{address}/api/health"), "the server")
+        wait_for(lambda: request(f"{address}/api/health"), "the server")
         request(f"{address}/api/work_pools/", {"name": "commerce-clip", "type": "process"})
         done = shell.python("-m", "prefect", "--no-prompt", "deploy", "--all")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -105,13 +105,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[Ser
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return bool(request(url))
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_
     time.sleep(3)
     for name in ("mlflow", "prefect"):
         stack.start_again(name)
-    wait_for(lambda: stack.is_up(), "the server")
+    wait_for(lambda: stack.prefect_api("health"), "the server")
     wait_for(lambda: checkpoint("finetune") or stack.ended_by("CRASHED"), "the run to go on")
     stack.kill("worker")
     stack.start_again("worker")
@@ -198,7 +198,7 @@ def test_training_outlives_every_death_of_the_prefect_server_and_is_still_report
         at_death = newest()
         last = wait_for(lambda at_death=at_death: newest() != at_death and newest(), "training to go on alone")
         stack.start_again("prefect")
-        wait_for(stack.is_up, "the server")
+        wait_for(lambda: stack.prefect_api("health"), "the server")
     os.kill(stack.processes("worker")[-1], signal.SIGTERM)
     wait_for(lambda: stack.prefect_api(f"flow_runs/{run}")["state_type"] == "CRASHED", "the server to hear of the end")
     kept = load_latest(last.parent)

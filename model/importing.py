@@ -17,7 +17,7 @@ from model.errors import CheckpointError, ConfigError, nearest
 from model.files import file_digest
 from model.forms import FORMS, recognise
 from model.forms.published import Published, Told
-from model.forms.weights import copy_tensors, is_ours_already, write_tensors
+from model.forms.weights import check_storages, copy_tensors, is_ours_already, write_tensors
 from model.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.shelf import ORIGIN_FILE
 from model.towers import CONFIG_FILE, build_clip, build_tokenizer, load_towers
@@ -53,15 +53,10 @@ def import_model(
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")
     published: Published = form.read(path, told)
     digests, tensors = dict[str, str](), _scalars(published.tensors)
-    with sealed_folder(folder, digests) as temporary, ThreadPoolExecutor(1) as beside:
+    with sealed_folder(folder, digests) as temporary:
         _write_config(published, temporary)
         check_tensors(published, temporary)
-        if is_ours_already(published.weights, tensors):
-            digest = digests[WEIGHTS_FILE] = copy_tensors(published.weights, temporary / WEIGHTS_FILE)
-        else:
-            hashed = beside.submit(file_digest, published.weights)
-            digests[WEIGHTS_FILE] = write_tensors(tensors, temporary / WEIGHTS_FILE, mapped=published.weights)
-            digest = hashed.result()
+        digest, digests[WEIGHTS_FILE] = _copy_weights(published.weights, tensors, temporary / WEIGHTS_FILE)
         if sha256 is not None and digest != sha256.lower():
             raise CheckpointError(f"{published.weights}: SHA-256 is {digest}, not {sha256}; fetch it again")
         origin = {
@@ -72,6 +67,20 @@ def import_model(
         }
         (temporary / ORIGIN_FILE).write_text(json.dumps(origin, indent=2), encoding="utf-8")
     return origin
+
+
+def _copy_weights(source: Path, tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str]:
+    """Write the tensors of a file as ours, and return the SHA-256 (hex) of the file and of ours."""
+    if is_ours_already(source, tensors):
+        digest = copy_tensors(source, path)
+        return digest, digest
+    with ThreadPoolExecutor(2) as beside:
+        hashed, checked = beside.submit(file_digest, source), beside.submit(check_storages, source)
+        try:
+            digest = write_tensors(tensors, path, mapped=source)
+        finally:
+            checked.result()  # a flipped bit may well be a NaN, but the checksum knows what it is
+        return hashed.result(), digest
 
 
 def _write_config(published: Published, folder: Path) -> None:

@@ -43,7 +43,7 @@ DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", tor
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the named tensors of a .safetensors file or of a plain ``torch.save``, memory-mapped where they can be.
 
-    In a zip that torch wrote, all but the tensors' own bytes is checked against its CRC-32; `check_storages` does those.
+    In a zip that torch wrote, all but the tensors' bytes is checked against its CRC-32; `check_storages` does those.
 
     Raises:
         CheckpointError: the file is cut or damaged, a pointer of Git LFS, would run code, or holds something else.

@@ -31,7 +31,7 @@ CONFIG = "configs/fashion-products.yaml"
 OLD, NEW = ("Apparel",), ("Footwear", "Accessories")
 JUDGE_SHARE = 0.1  # carved from either side's train; choices are made on it
 BATCH_SIZE = 128
-LR = 5e-4
+PRETRAIN_LR, LR = 7e-4, 5e-4
 DISTILLED: dict[str, Any] = {"distill_weight": 0.5, "distill_form": "embedding"}
 INTERPOLATED: dict[str, Any] = {"interpolation": (0.5, 0.6, 0.7, 0.8, 0.9), "interpolation_tolerance": 0.005}
 START, PLAIN, BOTH = "start weights", "plain fine-tuning", "+ both"
@@ -101,7 +101,7 @@ def _measure(sides: Sides, folder: Path, epochs: int, pretrain_epochs: int, seed
     """Yield what each way ends with; a way's training with interpolation also gives the weights without it."""
     config = load_config(CONFIG, [f"seed={seed}"])
     shared = {"batch_size": BATCH_SIZE, "warmup_steps": 20, "concept_weight": 1.0, "queue_size": 8192}
-    stage = StageConfig.model_validate(shared | {"lr": config.finetune.lr, "epochs": pretrain_epochs})
+    stage = StageConfig.model_validate(shared | {"lr": PRETRAIN_LR, "epochs": pretrain_epochs})
     start, _ = _train(create_towers(config.model, "cpu", seed=seed), sides.old, sides.judged_old, stage, folder / "old")
     yield START, _judge(start, sides)
     for name, changes in {"plain fine-tuning": {}, "+ distillation": DISTILLED}.items():

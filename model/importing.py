@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from model.errors import CheckpointError, ConfigError, nearest
-from model.files import file_digest
 from model.forms import FORMS, recognise
 from model.forms.published import Published, Told
-from model.forms.weights import check_storages, copy_tensors, is_ours_already, write_tensors
+from model.forms.torch_zip import checked_digest
+from model.forms.weights import copy_tensors, is_ours_already, write_tensors
 from model.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.shelf import ORIGIN_FILE
 from model.towers import CONFIG_FILE, build_clip, build_tokenizer, load_towers
@@ -72,15 +72,15 @@ def import_model(
 def _copy_weights(source: Path, tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str]:
     """Write the tensors of a file as ours, and return the SHA-256 (hex) of the file and of ours."""
     if is_ours_already(source, tensors):
-        digest = copy_tensors(source, path)
+        digest = copy_tensors(tensors, source, path)
         return digest, digest
-    with ThreadPoolExecutor(2) as beside:
-        hashed, checked = beside.submit(file_digest, source), beside.submit(check_storages, source)
+    with ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(checked_digest, source)
         try:
             digest = write_tensors(tensors, path, mapped=source)
         finally:
-            checked.result()  # a flipped bit may well be a NaN, but the checksum knows what it is
-        return hashed.result(), digest
+            theirs = checked.result()  # a flipped bit may well be a NaN, but the checksum knows what it is
+        return theirs, digest
 
 
 def _write_config(published: Published, folder: Path) -> None:

@@ -1,21 +1,22 @@
 """Weights files of others: read without running anything, refused in one sentence, written as they stream by."""
 
 import ctypes
-import hashlib
 import json
 import mmap
-import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from model.errors import CheckpointError
+from model.forms.streams import Pieces, write_hashed
+from model.forms.torch_zip import can_be_mapped
 
 # What torch and safetensors raise on a file that is cut, or holds something else.
 UNREADABLE = (
@@ -31,19 +32,29 @@ UNREADABLE = (
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 LFS_POINTER = b"version https://git-lfs"
-CHUNK_BYTES = 1 << 24
-SYNC_BYTES = 1 << 27
-# Where a zip that torch wrote has the bytes of its tensors.
-STORAGES = "/data/"
 # What older checkpoints of CLIP carry beside their weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL", torch.uint8: "U8"}
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the named tensors of a .safetensors file or of a plain ``torch.save``, memory-mapped where they can be.
 
-    In a zip that torch wrote, all but the tensors' bytes is checked against its CRC-32; `check_storages` does those.
+    In a zip that torch wrote, all but the tensors' bytes is checked against its CRC-32; `checked_digest` does those.
 
     Raises:
         CheckpointError: the file is cut or damaged, a pointer of Git LFS, would run code, or holds something else.
@@ -67,47 +78,35 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    """Map the tensors and read none; the library's ``get_tensor`` reads where each begins, and the disk reads ahead."""
+    # The library refuses a header that does not fill the file with tensors, one after another.
+    with safe_open(path, framework="pt") as checked:
+        names = list(checked.keys())
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    unknown = sorted({header[name]["dtype"] for name in names} - DTYPES.keys())
+    if unknown:
+        raise TypeError(f"it has tensors of {', '.join(unknown)}")
+    return {name: _mapped_tensor(mapped, 8 + length, header[name]) for name in names}
+
+
+def _mapped_tensor(file: mmap.mmap, data: int, entry: dict[str, Any]) -> torch.Tensor:
+    """Return the tensor of an entry of a .safetensors header, ``data`` where the file's tensors begin."""
+    dtype, (start, end) = DTYPES[entry["dtype"]], entry["data_offsets"]
+    if start == end:
+        return torch.empty(entry["shape"], dtype=dtype)
+    count = (end - start) // dtype.itemsize
+    return torch.frombuffer(file, dtype=dtype, count=count, offset=data + start).reshape(entry["shape"])
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        with zipfile.ZipFile(path) as archive:
-            if any("/code/" in name for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path}: a TorchScript archive, which is code; import its weights as .safetensors instead"
-                )
-            _check_records(archive, (name for name in archive.namelist() if STORAGES not in name))
-    tensors = _dictionary(path, is_zip)
+    tensors = _dictionary(path, can_be_mapped(path))
     found = {str(name): value for name, value in tensors.items() if name not in NOT_WEIGHTS}
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise TypeError("no dictionary of tensors")
     return found
-
-
-def check_storages(path: Path) -> None:
-    """Check the tensors' bytes in a zip that torch wrote against their CRC-32; other files have none.
-
-    Reads the whole file, so it is for a thread beside the one that copies the tensors.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            _check_records(archive, (name for name in archive.namelist() if STORAGES in name))
-
-
-def _check_records(archive: zipfile.ZipFile, names: Iterable[str]) -> None:
-    for name in names:
-        try:
-            with archive.open(name) as record:
-                while record.read(CHUNK_BYTES):
-                    pass
-        except (zipfile.BadZipFile, EOFError):
-            raise CheckpointError(f"{archive.filename}: damaged (CRC-32 of {name} differs); fetch it again") from None
 
 
 def peek_names(path: Path) -> list[str]:
@@ -122,8 +121,8 @@ def peek_names(path: Path) -> list[str]:
         return []
 
 
-def _dictionary(path: Path, is_zip: bool) -> dict[Any, Any]:
-    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+def _dictionary(path: Path, can_map: bool) -> dict[Any, Any]:
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not tensors:
@@ -166,27 +165,26 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, mapped: Path 
             yield values.reshape(-1).numpy().data.cast("B")
             _let_go(tensors[name], mappings)
 
-    return _stream(parts(), path)
+    return write_hashed(parts(), path)
 
 
-def copy_tensors(source: Path, path: Path) -> str:
-    """Copy a .safetensors file and return its SHA-256 (hex), made on the way.
+def copy_tensors(tensors: Mapping[str, torch.Tensor], source: Path, path: Path) -> str:
+    """Copy the .safetensors file that tensors are mapped from and return its SHA-256 (hex), made on the way.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
     """
 
-    def parts() -> Iterator[memoryview]:
-        with open(source, "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield memoryview(chunk)
+    def check() -> None:
+        mappings = list(_mappings(source))
+        for name, values in sorted(tensors.items(), key=lambda item: item[1].data_ptr()):
+            _refuse_infinity(name, values)
+            _let_go(values, mappings)
 
-    digest = _stream(parts(), path)
-    with safe_open(path, framework="pt") as whole:
-        names = list(whole.keys())
-    for name in names:
-        with safe_open(path, framework="pt") as file:  # anew, so that one tensor at a time is mapped
-            _refuse_infinity(name, file.get_tensor(name))
+    with open(source, "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(check)
+        digest = write_hashed(Pieces(file).until(source.stat().st_size), path)
+        checked.result()
     return digest
 
 
@@ -200,7 +198,10 @@ def is_ours_already(source: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _refuse_infinity(name: str, values: torch.Tensor) -> None:
-    if values.is_floating_point() and not bool(values.sum().isfinite()):
+    # NumPy's sum keeps to this thread; those beside have the other cores.
+    with np.errstate(invalid="ignore", over="ignore"):
+        is_finite = not values.is_floating_point() or bool(np.isfinite(values.numpy().sum()))
+    if not is_finite:
         raise CheckpointError(f"{name}: holds NaN or infinity, so the file is damaged; fetch it again")
 
 
@@ -224,23 +225,6 @@ def _mappings(file: Path) -> Iterator[tuple[int, int]]:
             if found == inode:
                 first, last = addresses.split("-")
                 yield int(first, 16), int(last, 16)
-
-
-def _stream(parts: Iterable[memoryview], path: Path) -> str:
-    """Write parts to a file and return its SHA-256 (hex); hashing and the disk work while the next part is made."""
-    digest, unsynced = hashlib.sha256(), 0
-    with open(path, "wb") as file, ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as syncing:
-        for part in parts:
-            for start in range(0, len(part), CHUNK_BYTES):
-                chunk = part[start : start + CHUNK_BYTES]
-                digested = hashing.submit(digest.update, chunk)
-                file.write(chunk)
-                digested.result()
-                unsynced += len(chunk)
-                if unsynced >= SYNC_BYTES:
-                    syncing.submit(os.fdatasync, file.fileno())
-                    unsynced = 0
-    return digest.hexdigest()
 
 
 def _ours(dtype: torch.dtype) -> torch.dtype:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from model.errors import CheckpointError, ConfigError
 from model.files import file_digest
 from model.forms.published import Told
-from model.forms.weights import read_tensors, write_tensors
+from model.forms.weights import DTYPES, read_tensors, write_tensors
 from model.importing import import_model
 from model.sealed import WEIGHTS_FILE, weights_sha256
 from model.shelf import recorded_weights_sha256
@@ -119,6 +119,38 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(folder: Path) -> None:
         assert "damaged (CRC-32 of" in refusal(folder)
 
 
+def compressed_anew(path: Path) -> None:
+    """Compress the records of a zip, as archive tools do that know nothing of torch."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+
+def test_a_zip_that_was_compressed_anew_holds_the_same_weights(folder: Path) -> None:
+    wanted = torch.load(folder / WEIGHTS, weights_only=True)
+    compressed_anew(folder / WEIGHTS)
+    found = read_tensors(folder / WEIGHTS)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_damage_in_a_zip_that_was_compressed_anew_is_found(folder: Path) -> None:
+    compressed_anew(folder / WEIGHTS)
+    damaged = bytearray((folder / WEIGHTS).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (folder / WEIGHTS).write_bytes(damaged)
+    assert "fetch it again" in refusal(folder)
+
+
+def test_a_record_that_is_said_to_lie_outside_of_its_zip_is_refused(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/"))
+    content[entry + 42 : entry + 46] = b"\xf0\xff\xff\x7f"  # where its own header is
+    (folder / WEIGHTS).write_bytes(content)
+    assert "fetch it again" in refusal(folder)
+
+
 def test_a_flipped_bit_in_safetensors_is_found_by_the_sha256_that_was_given(pristine: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(pristine / "safetensors", tmp_path / "theirs"))
     weights = folder / "open_clip_model.safetensors"
@@ -133,9 +165,19 @@ def test_a_flipped_bit_in_safetensors_is_found_by_the_sha256_that_was_given(pris
     assert json.loads(load_towers(tmp_path / "ours", "cpu").files["origin.json"]) == origin
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> None:
-    changed(folder, lambda tensors: tensors["visual.proj"].view(-1)[3].fill_(value))
+@pytest.mark.parametrize("values", [["nan"], ["inf"], ["inf", "-inf"]])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, values: list[str]) -> None:
+    wrong = torch.tensor([float(value) for value in values])
+    changed(folder, lambda tensors: tensors["visual.proj"].view(-1)[: len(wrong)].copy_(wrong))
+    assert "visual.proj: holds NaN or infinity" in refusal(folder)
+
+
+def test_a_file_in_our_form_is_copied_only_if_its_weights_are_numbers(pristine: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pristine / "safetensors", tmp_path / "theirs"))
+    weights = folder / "open_clip_model.safetensors"
+    tensors = load_file(weights)
+    tensors["visual.proj"].view(-1)[3] = float("nan")
+    save_file(tensors, weights)
     assert "visual.proj: holds NaN or infinity" in refusal(folder)
 
 
@@ -297,6 +339,45 @@ def test_what_streams_is_what_the_library_writes(tmp_path: Path) -> None:
     ours, theirs = load_file(tmp_path / "ours.safetensors"), load_file(tmp_path / "theirs.safetensors")
     assert digest == file_digest(tmp_path / "ours.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_what_is_mapped_is_what_the_library_reads(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    tensors: dict[str, torch.Tensor] = {
+        str(dtype): torch.arange(12).reshape(3, 4).to(dtype) for dtype in DTYPES.values()
+    } | {"empty": torch.empty(0, 3), "scalar": torch.tensor(2.5)}
+    save_file(tensors, path)
+    theirs, ours = load_file(path), read_tensors(path)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].dtype == theirs[name].dtype for name in theirs)
+    assert all(torch.equal(ours[name].double(), theirs[name].double()) for name in theirs)
+
+
+def test_a_header_without_padding_is_mapped_as_well(tmp_path: Path) -> None:
+    path, values = tmp_path / "theirs.safetensors", torch.arange(1000, dtype=torch.float32)
+    header = json.dumps({"values": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}).encode()
+    header += b" " * (1 - len(header) % 2)  # an odd length, so that no number lies at a multiple of its size
+    path.write_bytes(len(header).to_bytes(8, "little") + header + values.numpy().tobytes())
+    assert torch.equal(read_tensors(path)["values"], values)
+    write_tensors(read_tensors(path), tmp_path / "ours.safetensors", mapped=path)
+    assert torch.equal(load_file(tmp_path / "ours.safetensors")["values"], values)
+
+
+def test_numbers_of_an_unknown_type_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.safetensors"
+    save_file({"values": torch.zeros(4, dtype=torch.complex64)}, path)
+    with pytest.raises(CheckpointError, match="C64"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_are_mapped_and_not_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"theirs.{suffix}"
+    tensors = {name: torch.ones(1 << 20) for name in "abcd"}
+    save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
+    mapped = read_tensors(path)
+    assert resident_bytes(path) < tensors["a"].nbytes
+    assert mapped.keys() == tensors.keys()
 
 
 def test_a_mapped_file_is_left_from_memory_as_it_is_written(tmp_path: Path) -> None:

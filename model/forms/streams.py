@@ -16,6 +16,7 @@ from contextlib import suppress
 from io import FileIO
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 PIECE_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 22
@@ -38,10 +39,9 @@ class Pieces:
 
 def write_hashed(parts: Iterable[memoryview], path: Path) -> str:
     """Write parts, as bytes, to a file and return its SHA-256 (hex); the disk works while the next parts are made."""
-    digest, writing = hashlib.sha256(), Future[None]()
-    writing.set_result(None)
+    digest = hashlib.sha256()
     with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(1) as disk:
-        _go_direct(file, True)
+        writing: Future[Any] = disk.submit(_go_direct, file, True)
         for block in _blocks(_pieces_of(parts, digest)):
             writing.result()
             writing = disk.submit(_write, file, block)

@@ -4,6 +4,7 @@ Each record has a CRC-32, which torch does not look at when it maps the file.
 """
 
 import hashlib
+import lzma
 import struct
 import zipfile
 import zlib
@@ -17,6 +18,8 @@ STORAGES = "/data/"
 CODE = "/code/"
 # The fixed part of the header before each record's bytes, and where it tells how long its name and extra field are.
 HEADER_BYTES, LENGTHS = 30, 26
+# What reading a damaged record raises: the zip's own complaint, the end, or that of what unpacks it.
+DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 
 
 def can_be_mapped(path: Path) -> bool:
@@ -46,7 +49,7 @@ def _check(path: Path, archive: zipfile.ZipFile, records: Iterable[zipfile.ZipIn
             with archive.open(record) as content:
                 while content.read(PIECE_BYTES):
                     pass
-        except (zipfile.BadZipFile, EOFError):
+        except DAMAGED:
             raise _damaged(path, record) from None
 
 

@@ -119,11 +119,11 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(folder: Path) -> None:
         assert "damaged (CRC-32 of" in refusal(folder)
 
 
-def compressed_anew(path: Path) -> None:
+def compressed_anew(path: Path, compression: int = zipfile.ZIP_DEFLATED) -> None:
     """Compress the records of a zip, as archive tools do that know nothing of torch."""
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in records.items():
             archive.writestr(name, content)
 
@@ -135,10 +135,15 @@ def test_a_zip_that_was_compressed_anew_holds_the_same_weights(folder: Path) -> 
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_damage_in_a_zip_that_was_compressed_anew_is_found(folder: Path) -> None:
-    compressed_anew(folder / WEIGHTS)
-    damaged = bytearray((folder / WEIGHTS).read_bytes())
-    damaged[len(damaged) // 2] ^= 1
+@pytest.mark.parametrize("trial", range(3))
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_damage_in_a_zip_that_was_compressed_anew_is_found(folder: Path, compression: int, trial: int) -> None:
+    compressed_anew(folder / WEIGHTS, compression)
+    damaged, rng = bytearray((folder / WEIGHTS).read_bytes()), np.random.default_rng(trial)
+    with zipfile.ZipFile(folder / WEIGHTS) as archive:
+        record = max(archive.infolist(), key=lambda record: record.compress_size)
+    place = record.header_offset + 100 + int(rng.integers(record.compress_size - 200))
+    damaged[place] ^= 1 << int(rng.integers(8))
     (folder / WEIGHTS).write_bytes(damaged)
     assert "fetch it again" in refusal(folder)
 

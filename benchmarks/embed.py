@@ -27,17 +27,17 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.support.measure import core_seconds, print_bar, print_rates, times_faster
 from benchmarks.support.peers import open_clip_input
 from benchmarks.support.pictures import captioned_pictures, lines_of
-from model.embed import embed_products
-from model.sections import DataConfig, ModelConfig
-from model.towers import Towers, create_towers
+from model.config.sections import DataConfig, ModelConfig
+from model.embeddings.embed import embed_products
+from model.towers.towers import Towers, create_towers
 
 BATCH, SIDE = 64, 256
 OURS, OPEN_CLIP = "commerce-clip", "open_clip loop"
 START = """
 import hashlib, os, shutil, sys, time
 from pathlib import Path
-from model.forms.published import Told
-from model.importing import import_model
+from model.zoo.family.published import Told
+from model.zoo.family.importing import import_model
 path, *out = map(Path, sys.argv[1:])
 with open(path, "rb") as file:
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -33,7 +33,7 @@ from benchmarks.support.opening import write_sparse
 from benchmarks.support.pictures import Captioned, captioned_pictures, lines_of, real_split, write_tsv
 from benchmarks.support.profiling import profile_seconds
 from benchmarks.support.training import step_seconds
-from model.pairs import decode_base64
+from model.pairs.tsv import decode_base64
 
 PICTURES = {256: 200, 800: 60}
 OURS, OPEN_CLIP, EASYNLP = "commerce-clip", "open_clip transform", "EasyNLP"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.support.measure import core_seconds, print_bar, times_faster
-from model.retrieval import RelevantPairs, evaluate_retrieval
+from model.evaluation.retrieval import RelevantPairs, evaluate_retrieval
 
 BLOCK_ROWS = 1024
 CHUNK = 4096

@@ -27,12 +27,12 @@ from benchmarks.support.steps import (
     ready_batch,
     text_groups,
 )
-from model.batches import pair_input
-from model.config import load_config
-from model.dataset import PairSource, index_pairs
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig, StageConfig
-from model.towers import create_towers
+from model.batches.loading import pair_input
+from model.config.load import load_config
+from model.config.sections import DataConfig, StageConfig
+from model.pairs.index import PairSource, index_pairs
+from model.pairs.profile import profile_files, write_profile
+from model.towers.towers import create_towers
 
 MODEL, BATCH, ROUNDS = "ViT-B-32", 32, 2
 EMULATED_BATCH, EMULATED_ROUNDS = 2, 1  # a step of emulated bf16 takes a minute at this size already

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from flows.arguments import SERVICES, parser
+from flows.cli.arguments import SERVICES, parser
 from model.errors import CommerceClipError
-from tasks.environment import prepare
+from tasks.runtime.environment import prepare
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
 
         {"up": stack.up, "down": stack.down, "automate": automations.automate}[options.command]()
     elif options.command == "history":
-        from flows.history import print_history
+        from flows.cli.history import print_history
 
         print_history(options.registered_model)
     elif options.command == "data":
@@ -78,15 +78,15 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "models":
         _look_at_models(options)
     elif options.command == "predict":
-        from flows.predict import predict
+        from flows.cli.predict import predict
 
         predict(**_parameters(options))
     elif options.command == "import":
-        from flows.imports import import_files
+        from flows.cli.imports import import_files
 
         import_files(options.kind, options.sources, options.out, options.set)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
-        from tasks.ranks import lead_or_help
+        from tasks.cluster.torchrun import lead_or_help
 
         lead_or_help(lambda: _run_flow(options))
     else:
@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _look_at_data(options: argparse.Namespace) -> None:
-    from flows import data
+    from flows.cli import data
 
     if options.action == "diff":
         data.diff(options.reference, options.current)
@@ -103,7 +103,7 @@ def _look_at_data(options: argparse.Namespace) -> None:
 
 
 def _look_at_models(options: argparse.Namespace) -> None:
-    from flows import models
+    from flows.cli import models
 
     given = {key: value for key, value in vars(options).items() if key not in ("command", "action")}
     actions = {"list": models.show_family, "show": models.show}
@@ -130,7 +130,7 @@ def _run_flow(options: argparse.Namespace) -> None:
 
         print_validation(validate(**_parameters(options)))
     elif options.command == "evaluate":
-        from flows.judged import print_evaluation
+        from flows.cli.evaluation import print_evaluation
         from flows.stages import evaluate
 
         compared_with, protocols = options.compare, options.protocol

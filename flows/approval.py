@@ -7,13 +7,13 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from model.config import RunConfig
+from model.config.load import RunConfig
 from model.errors import ConfigError
-from tasks.gate import CHALLENGER, check_table
-from tasks.promotion import publish
-from tasks.records import Decision, Run
-from tasks.shown import escaped
-from tasks.stage import run_logger
+from tasks.pages.text import escaped
+from tasks.promotion.gate import CHALLENGER, check_table
+from tasks.promotion.promote import publish
+from tasks.runtime.records import Decision, Run
+from tasks.runtime.stage import run_logger
 
 POLL_S = 5
 

@@ -15,10 +15,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.terminal import print_line
+from flows.cli.terminal import print_line
 from model.errors import ServiceError
-from tasks.environment import HEARTBEAT_S
-from tasks.promotion import HELD_BACK, PROMOTED
+from tasks.promotion.promote import HELD_BACK, PROMOTED
+from tasks.runtime.environment import HEARTBEAT_S
 
 PREFIX = "commerce-clip: "
 BLOCK_NAME = "commerce-clip"

@@ -3,9 +3,9 @@
 from prefect import flow
 
 from flows.parameters import Reason, RegisteredModel, VersionNumber
-from tasks.promotion import announce, promote_by_hand, roll_back
-from tasks.records import Decision
-from tasks.stage import log_sentences
+from tasks.promotion.promote import announce, promote_by_hand, roll_back
+from tasks.runtime.records import Decision
+from tasks.runtime.stage import log_sentences
 
 MODEL = "commerce-clip"
 

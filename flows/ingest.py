@@ -10,14 +10,23 @@ from typing import Annotated
 
 from prefect import flow
 
+from flows.cli.terminal import print_facts, print_line
 from flows.parameters import Config, Described, Overrides, read_config
-from flows.terminal import print_facts, print_line
 from model.errors import ConfigError
-from tasks.cards import VersionCard, rows_text
-from tasks.ingest import adopt, announce, current_card, current_version, ingesting, judge, push_version, stage_pairs
-from tasks.records import Record
-from tasks.staging import Drop, Staged, staged_version
-from tasks.status import commit_command
+from tasks.data.card import VersionCard, rows_text
+from tasks.data.status import commit_command
+from tasks.ingest.ingest import (
+    adopt,
+    announce,
+    current_card,
+    current_version,
+    ingesting,
+    judge,
+    push_version,
+    stage_pairs,
+)
+from tasks.ingest.staging import Drop, Staged, staged_version
+from tasks.runtime.records import Record
 
 DropName = Annotated[str, Described("Name of the new data version: lower-case letters, digits, '.', '_' and '-'.")]
 Split = Annotated[str | None, Described("TSV of this split; without it the current version's is taken over.")]

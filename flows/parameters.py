@@ -11,10 +11,10 @@ from prefect.runtime import flow_run
 from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from model.config import RunConfig, load_config
-from model.sections import Name
-from tasks.environment import ROOT
-from tasks.stage import log_sentences
+from model.config.load import RunConfig, load_config
+from model.config.sections import Name
+from tasks.runtime.environment import ROOT
+from tasks.runtime.stage import log_sentences
 
 UNCHOSEN = (None, "config")
 

@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.terminal import print_facts, print_line, print_table
-from model.config import RunConfig
-from tasks.artifacts import show_text
-from tasks.environment import served
-from tasks.evaluation import rank_table
-from tasks.gate import check_table
-from tasks.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
-from tasks.registry import aliases_of
-from tasks.shown import count_rows, shown_retention
-from tasks.version_report import REPORT_FILE
+from flows.cli.terminal import print_facts, print_line, print_table
+from model.config.load import RunConfig
+from tasks.evaluation.evaluate import rank_table
+from tasks.evaluation.report import REPORT_FILE
+from tasks.pages.text import count_rows, shown_retention
+from tasks.promotion.gate import check_table
+from tasks.registry.register import aliases_of
+from tasks.runtime.environment import served
+from tasks.runtime.page import show_text
+from tasks.runtime.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
 
 
 class Report(Record):

@@ -10,15 +10,15 @@ from prefect import State, flow
 from flows.approval import approved, require_approver
 from flows.parameters import Config, Data, Device, FinetuneEpochs, Overrides, Precision, WhenBusy, read_config, run_name
 from flows.report import Report, full_report, nothing_new, skipped
-from tasks.data import materialise_data
-from tasks.evaluation import evaluate
-from tasks.export import export
-from tasks.promotion import decide, promote
-from tasks.registry import find_registered, register
+from tasks.data.version import materialise_data
+from tasks.embeddings.export import export
+from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.report import report_version
+from tasks.promotion.promote import decide, promote
+from tasks.registry.register import find_registered, register
 from tasks.run import begin_run, retraining, tracked
-from tasks.training import finetune, pretrain
-from tasks.validation import validate
-from tasks.version_report import report_version
+from tasks.training.train import finetune, pretrain
+from tasks.validation.validate import validate
 
 
 @flow(name="retrain", flow_run_name=run_name)

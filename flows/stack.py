@@ -18,10 +18,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.processes import is_running, load, save, start, stop
 from model.errors import ConfigError, ServiceError
-from model.files import atomic_write
-from tasks.environment import ROOT, artifact_root, embedded_tracking_uri, served, served_file, settings, state_folder
-from tasks.processes import is_running, load, save, start, stop
+from model.storage.files import atomic_write
+from tasks.runtime.environment import (
+    ROOT,
+    artifact_root,
+    embedded_tracking_uri,
+    served,
+    served_file,
+    settings,
+    state_folder,
+)
 
 HOST = "127.0.0.1"
 POOL = PROFILE = "commerce-clip"

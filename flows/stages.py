@@ -2,26 +2,19 @@
 
 from prefect import flow
 
-from flows.parameters import (
-    Config,
-    Data,
-    Overrides,
-    WhichVersion,
-    read_config,
-    run_name,
-)
-from tasks.data import materialise_data
-from tasks.drift import Drift, announce_drift, champion_reference, measure_drift, publish_drift
-from tasks.evaluation import evaluate as evaluate_model
-from tasks.export import export as export_embeddings
-from tasks.records import Evaluation, Export, Run, TrainedModel, Validation, Version
-from tasks.registry import find_version, registered_model
+from flows.parameters import Config, Data, Overrides, WhichVersion, read_config, run_name
+from tasks.data.version import materialise_data
+from tasks.embeddings.export import export as export_embeddings
+from tasks.evaluation.evaluate import evaluate as evaluate_model
+from tasks.evaluation.report import report_version
+from tasks.registry.register import find_version, registered_model
 from tasks.run import begin_evaluation, begin_run, tracked
-from tasks.stage import run_logger
-from tasks.training import finetune as finetune_model
-from tasks.training import pretrain as pretrain_model
-from tasks.validation import validate as validate_data
-from tasks.version_report import report_version
+from tasks.runtime.records import Evaluation, Export, Run, TrainedModel, Validation, Version
+from tasks.runtime.stage import run_logger
+from tasks.training.train import finetune as finetune_model
+from tasks.training.train import pretrain as pretrain_model
+from tasks.validation.drift import Drift, announce_drift, champion_reference, measure_drift, publish_drift
+from tasks.validation.validate import validate as validate_data
 
 SAMPLE = "configs/sample.yaml"
 

@@ -24,7 +24,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model.errors import CommerceClipError, ConfigError, nearest
-from model.files import atomic_write
+from model.storage.files import atomic_write
 from scripts.fabric import COLOURS, PATTERNS
 from scripts.garments import draw_product
 from scripts.products import RANGES, Product, caption_product

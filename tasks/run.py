@@ -6,18 +6,18 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from model.config import RunConfig
+from model.config.load import RunConfig
 from model.errors import ServiceError
-from tasks.artifacts import show_link
-from tasks.cards import report_folder
-from tasks.data import reading
-from tasks.environment import state_folder
-from tasks.lineage import base_weights_id, code_version, fingerprint, git_commit
-from tasks.locks import locked_or_busy
-from tasks.metric_log import send_rest
-from tasks.records import DataVersion, Run, Version
-from tasks.stage import run_logger, service_task
-from tasks.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, run_page, tracking_client
+from tasks.data.card import report_folder
+from tasks.data.version import reading
+from tasks.registry.metric_log import send_rest
+from tasks.registry.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, run_page, tracking_client
+from tasks.runtime.environment import state_folder
+from tasks.runtime.lineage import base_weights_id, code_version, fingerprint, git_commit
+from tasks.runtime.locks import locked_or_busy
+from tasks.runtime.page import show_link
+from tasks.runtime.records import DataVersion, Run, Version
+from tasks.runtime.stage import run_logger, service_task
 
 TRAINING_STAGES = ("pretrain", "finetune")
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from model.sections import ModelConfig
+from model.config.sections import ModelConfig
 from tests.tiny import COLOURS, SIDE, THINGS, WIDTH
 
 COLOUR_WORDS = dict(zip(COLOURS, ("红色", "绿色", "蓝色", "黑色", "白色", "黄色", "紫色", "青色"), strict=True))

@@ -16,7 +16,7 @@ os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests as cores run at once
 
-from tasks.environment import prepare
+from tasks.runtime.environment import prepare
 
 prepare()
 

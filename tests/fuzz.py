@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.measure import family_bytes
-from model import rows
+from model.config.sections import DataConfig
 from model.errors import FaultReason
-from model.files import file_digest
-from model.images import decode_rgb, inspect_image
-from model.pairs import BOM, count_lines, parse_line
-from model.profiles import ProfileFiles, profile_files, read_profile, write_profile
-from model.sections import DataConfig
+from model.pairs import line_facts
+from model.pairs.images import decode_rgb, inspect_image
+from model.pairs.profile import ProfileFiles, profile_files, read_profile, write_profile
+from model.pairs.tsv import BOM, count_lines, parse_line
+from model.storage.files import file_digest
 from tests.mutations import Mutator
 
 CHUNK_LINES = 5_000
@@ -187,16 +187,16 @@ def ends_in_newline(path: Path) -> bool:
 @contextmanager
 def timed_rows(figures: Figures) -> Iterator[None]:
     """Time every line that is profiled in this process."""
-    original = rows._row
+    original = line_facts._row
 
     def timed(line: Any, *arguments: Any) -> Any:
         return figures.timed(original, line.data, line, *arguments)
 
-    rows._row = timed
+    line_facts._row = timed
     try:
         yield
     finally:
-        rows._row = original
+        line_facts._row = original
 
 
 @contextmanager

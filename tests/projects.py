@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.environment import settings
-from tasks.repository import dvc as run_dvc
+from tasks.data.dvc import dvc as run_dvc
+from tasks.runtime.environment import settings
 
 AUTHOR = ("-c", "user.name=A. Tester", "-c", "user.email=tester@example.org")
 
@@ -54,7 +54,7 @@ def use(project: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in settings().items():
         if name.startswith("DVC"):
             monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tasks.repository.ROOT", project)
+    monkeypatch.setattr("tasks.data.dvc.ROOT", project)
 
 
 def forget(project: Path) -> None:

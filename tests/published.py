@@ -15,8 +15,8 @@ from timm.models.vision_transformer import VisionTransformer, _create_vision_tra
 from tokenizers import Tokenizer, models, trainers
 from torch.nn.functional import linear, multi_head_attention_forward, normalize
 
-from model.forms import bpe, huggingface_siglip
-from model.zoo import Row
+from model.zoo.family import Row
+from model.zoo.forms import bpe, huggingface_siglip
 
 SIDE, PATCH, TOKENS = 32, 16, 400
 SIGLIP_TRUNK = "vit_test_patch16_siglip_32"

@@ -16,16 +16,16 @@ from unittest.mock import patch
 
 import torch
 
-from model import train as training
-from model.batches import load_batch, pair_input
-from model.dataset import PairSource, index_pairs
-from model.distributed import launched_group, rank_of_world
-from model.embed import judge
+from model.batches.loading import load_batch, pair_input
+from model.config.sections import ModelConfig, StageConfig
+from model.embeddings.embed import judge
 from model.errors import CommerceClipError
-from model.sections import ModelConfig, StageConfig
-from model.stage import Callbacks, Stage, StepRecord
-from model.towers import Towers, create_towers
-from model.train import train
+from model.pairs.index import PairSource, index_pairs
+from model.towers.towers import Towers, create_towers
+from model.training import loop as training
+from model.training.distributed import launched_group, rank_of_world
+from model.training.loop import train
+from model.training.stage import Callbacks, Stage, StepRecord
 
 LIMIT_S = 60
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.dataset import PairIndex, PairSource, index_pairs
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig, ModelConfig, StageConfig
+from model.config.sections import DataConfig, ModelConfig, StageConfig
+from model.pairs.index import PairIndex, PairSource, index_pairs
+from model.pairs.profile import profile_files, write_profile
 
 SIDE = 16
 WIDTH = 16

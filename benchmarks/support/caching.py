@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks.support.measure import ROUNDS
-from model.batches import Batch
-from model.objective import Objective
-from model.optimizer import make_optimizer
-from model.sections import ModelConfig, StageConfig
-from model.towers import Towers, create_towers
-from model.update import Updater
+from model.batches.loading import Batch
+from model.config.sections import ModelConfig, StageConfig
+from model.towers.towers import Towers, create_towers
+from model.training.objective import Objective
+from model.training.optimizer import make_optimizer
+from model.training.update import Updater
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = 0

@@ -1,6 +1,6 @@
 """The floating-point operations that a training step of a vision transformer and a causal text tower needs.
 
-Counted are the products of the passes in `model.encode` at the tokens that they compute, a multiply-add as two; three
+Counted are the products of the passes in `model.towers.passes` at the tokens that they compute, a multiply-add as two; three
 times the forward pass, as each product has two backwards. Norms, softmax and the optimiser are left out, so the share
 of a machine's peak that follows is on the low side.
 """

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.support.measure import ROUNDS, private_bytes
-from model.dataset import PairSource, index_pairs
 from model.errors import FaultReason
-from model.pairs import parse_line
-from model.profiles import PROFILE_SCHEMA, ROWS_A_GROUP
-from model.rows import caption_hash, content_hash
+from model.pairs.index import PairSource, index_pairs
+from model.pairs.line_facts import caption_hash, content_hash
+from model.pairs.profile import PROFILE_SCHEMA, ROWS_A_GROUP
+from model.pairs.tsv import parse_line
 
 
 def write_sparse(tsv: Path, profile: Path, lines: list[bytes], rows: int, size: int) -> None:

@@ -16,9 +16,9 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
+from model.batches.crops import centre_crop, decode_image
 from model.errors import FaultReason
-from model.pairs import decode_base64, parse_line
-from model.pixels import centre_crop, decode_image
+from model.pairs.tsv import decode_base64, parse_line
 
 SIDE = 224
 MEAN = (0.48145466, 0.4578275, 0.40821073)

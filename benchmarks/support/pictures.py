@@ -13,7 +13,7 @@ from random import Random
 from PIL import Image
 
 from model.errors import FaultReason
-from model.pairs import parse_line, read_lines
+from model.pairs.tsv import parse_line, read_lines
 
 MAX_LINE_BYTES = 16_000_000
 DRAWN = 200

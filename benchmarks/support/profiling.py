@@ -11,10 +11,10 @@ from pathlib import Path
 
 import simplejpeg
 
+from model.config.sections import DataConfig
 from model.errors import FaultReason
-from model.pairs import parse_line, read_lines
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig
+from model.pairs.profile import profile_files, write_profile
+from model.pairs.tsv import parse_line, read_lines
 
 DECODED = 500
 DECODE_S = 3.0

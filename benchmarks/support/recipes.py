@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from model import objective
-from model.batches import PairInput, pair_input
-from model.config import load_config
-from model.dataset import PairIndex, PairSource, carve_valid, index_pairs
-from model.embed import embed_captions, embed_pairs, judge
+from model.batches.loading import PairInput, pair_input
+from model.concepts.prototypes import FeatureQueue
+from model.concepts.rewording import keyword_queries
+from model.config.load import load_config
+from model.config.sections import DataConfig, StageConfig
+from model.embeddings.embed import embed_captions, embed_pairs, judge
 from model.errors import DataError
-from model.files import atomic_write
-from model.keywords import keyword_queries
-from model.objective import make_vocabulary
-from model.parallel import usable_cores
-from model.profiles import profile_files, write_profile
-from model.prototypes import FeatureQueue
-from model.retrieval import evaluate_retrieval, relate
-from model.sections import DataConfig, StageConfig
-from model.stage import Callbacks, Stage
-from model.towers import Towers, create_towers, load_towers
-from model.train import train
+from model.evaluation.retrieval import evaluate_retrieval, relate
+from model.pairs.index import PairIndex, PairSource, carve_valid, index_pairs
+from model.pairs.processes import usable_cores
+from model.pairs.profile import profile_files, write_profile
+from model.storage.files import atomic_write
+from model.towers.towers import Towers, create_towers, load_towers
+from model.training import objective
+from model.training.loop import train
+from model.training.objective import make_vocabulary
+from model.training.stage import Callbacks, Stage
 
 CONFIG = "configs/fashion-products.yaml"
 KEPT = Path("state/benchmarks/quality")

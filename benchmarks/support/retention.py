@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.support.recipes import metrics_on, profiled
-from model.batches import PairInput, pair_input
-from model.config import load_config
-from model.dataset import PairIndex, carve_valid
+from model.batches.loading import PairInput, pair_input
+from model.config.load import load_config
+from model.config.sections import StageConfig
 from model.errors import DataError
-from model.sections import StageConfig
-from model.splits import read_side_table
-from model.stage import Callbacks, Stage
-from model.towers import Towers, create_towers, load_towers
-from model.train import train
+from model.pairs.index import PairIndex, carve_valid
+from model.pairs.splits import read_side_table
+from model.towers.towers import Towers, create_towers, load_towers
+from model.training.loop import train
+from model.training.stage import Callbacks, Stage
 
 CONFIG = "configs/fashion-products.yaml"
 OLD, NEW = ("Apparel",), ("Footwear", "Accessories")

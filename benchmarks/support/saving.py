@@ -7,13 +7,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from model import train as training
-from model.batches import PairInput
-from model.config import RunConfig
-from model.stage import Callbacks, Stage
-from model.state import Keeper
-from model.towers import create_towers
-from model.train import train
+from model.batches.loading import PairInput
+from model.config.load import RunConfig
+from model.towers.towers import create_towers
+from model.training import loop as training
+from model.training.loop import train
+from model.training.stage import Callbacks, Stage
+from model.training.state import Keeper
 
 
 class Saving(NamedTuple):

@@ -10,15 +10,15 @@ from open_clip.loss import ClipLoss
 
 from benchmarks.support import peers
 from benchmarks.support.pictures import captioned_pictures, lines_of
-from model.batches import Batch
-from model.concepts import mine_concepts
-from model.encode import cut_tokens
-from model.loss import MAX_LOG_SCALE
-from model.objective import Labels, Objective
-from model.optimizer import make_optimizer
-from model.sections import ModelConfig, StageConfig
-from model.towers import TEXT_GROUPS, Towers, compile_towers, create_towers
-from model.update import Updater
+from model.batches.loading import Batch
+from model.concepts.mining import mine_concepts
+from model.config.sections import ModelConfig, StageConfig
+from model.towers.passes import cut_tokens
+from model.towers.towers import TEXT_GROUPS, Towers, compile_towers, create_towers
+from model.training.losses import MAX_LOG_SCALE
+from model.training.objective import Labels, Objective
+from model.training.optimizer import make_optimizer
+from model.training.update import Updater
 
 VOCABULARY_CAPTIONS = 1000
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from benchmarks.support.measure import ROUNDS, Seconds
-from model import train as training
-from model.batches import Crop, PairInput, load_batch, pair_input
-from model.config import RunConfig, load_config
-from model.dataset import PairSource, index_pairs
-from model.parallel import usable_cores
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig
-from model.stage import Callbacks, Stage, StepRecord
-from model.towers import create_towers
-from model.train import train
+from model.batches.loading import Crop, PairInput, load_batch, pair_input
+from model.config.load import RunConfig, load_config
+from model.config.sections import DataConfig
+from model.pairs.index import PairSource, index_pairs
+from model.pairs.processes import usable_cores
+from model.pairs.profile import profile_files, write_profile
+from model.towers.towers import create_towers
+from model.training import loop as training
+from model.training.loop import train
+from model.training.stage import Callbacks, Stage, StepRecord
 
 CONFIG = "configs/fashion-products.yaml"
 # A run is two groups of steps; the second, when the batches loaded ahead have settled, is timed.

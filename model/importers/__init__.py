@@ -19,7 +19,7 @@ from model.importers import chinese_clip, easynlp, fashion_gen, table, webdatase
 from model.importers.options import ImportOptions
 from model.importers.records import ImportedSplit, LeftOutReason, LeftOutRows, SplitSource
 from model.importers.writer import OnRows, tsv_path, write_split
-from model.splits import side_table_path
+from model.pairs.splits import side_table_path
 
 __all__ = ["KINDS", "ImportedSplit", "Kind", "LeftOutReason", "LeftOutRows", "import_pairs"]
 

@@ -24,7 +24,7 @@ from model.errors import DataError
 from model.importers.options import ImportOptions
 from model.importers.records import MAX_IMAGE_BYTES, LeftOut, LeftOutReason, Record, Row, SplitSource
 from model.importers.sources import SPLIT_WORDS, find_files, reading
-from model.pairs import check_file, decode_base64, read_lines
+from model.pairs.tsv import check_file, decode_base64, read_lines
 
 TEXTS_NAME = re.compile(r"(?:MR_)?([A-Za-z0-9][\w-]{0,60})_(?:texts|queries)\.jsonl", re.ASCII)
 IMAGES_ENDING = "_imgs.tsv"

@@ -24,7 +24,7 @@ from model.errors import DataError
 from model.importers.options import ImportOptions
 from model.importers.records import MAX_IMAGE_BYTES, LeftOut, LeftOutReason, Row, SplitSource, Untouched
 from model.importers.sources import by_split, find_files, reading
-from model.pairs import BOM, HEAD_BYTES, check_file, count_lines, read_lines
+from model.pairs.tsv import BOM, HEAD_BYTES, check_file, count_lines, read_lines
 
 MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
 

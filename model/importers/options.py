@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.sections import Name, Section
+from model.config.sections import Name, Section
 
 
 class ImportOptions(Section):

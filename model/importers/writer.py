@@ -21,17 +21,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from model.files import atomic_write
-from model.importers.records import (
-    ImportedSplit,
-    LeftOut,
-    LeftOutReason,
-    LeftOutRows,
-    Record,
-    Row,
-    SplitSource,
-)
-from model.splits import side_table_path
+from model.importers.records import ImportedSplit, LeftOut, LeftOutReason, LeftOutRows, Record, Row, SplitSource
+from model.pairs.splits import side_table_path
+from model.storage.files import atomic_write
 
 BREAK = re.compile(r"\r\n|[\t\r\n]")
 MAX_COLUMNS = 200

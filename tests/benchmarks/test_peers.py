@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.support import peers
 from benchmarks.support.measure import family_bytes, peak_bytes, print_bar, times_faster
 from benchmarks.support.opening import write_sparse
-from model.dataset import PairSource, index_pairs
+from model.pairs.index import PairSource, index_pairs
 from tests.golden import encoded, picture
 
 # Sides whose crop leaves an even rest: EasyNLP rounds the middle of an odd one the other way.

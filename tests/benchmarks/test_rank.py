@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import rank
-from model.retrieval import RetrievalResult
+from model.evaluation.retrieval import RetrievalResult
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support.saving import measure_saving
-from model.batches import pair_input
-from model.config import RunConfig
-from model.towers import create_towers
+from model.batches.loading import pair_input
+from model.config.load import RunConfig
+from model.towers.towers import create_towers
 from tests.tiny import tiny_stage_config, write_data, write_model
 
 

@@ -5,12 +5,12 @@ import sys
 
 
 def main() -> None:
-    from tasks.environment import prepare
+    from tasks.runtime.environment import prepare
 
     prepare()
-    from tasks import aliases, registry
-    from tasks.gate import CHAMPION
-    from tasks.tracking import tracking_client
+    from tasks.promotion.gate import CHAMPION
+    from tasks.registry import aliases, register
+    from tasks.registry.tracking import tracking_client
 
     name = sys.argv[1]
     for line in sys.stdin:
@@ -19,9 +19,9 @@ def main() -> None:
         if child == 0:
             os.environ["FAULT"] = f"promote:{point}"
             client = tracking_client()
-            with registry.registry_lock(name, "the test"):
+            with register.registry_lock(name, "the test"):
                 aliases.finish_change(client, name)
-                champion = aliases.number_of(registry.read_alias(client, name, CHAMPION))
+                champion = aliases.number_of(register.read_alias(client, name, CHAMPION))
                 aliases.change_champion(client, name, champion, int(number), "killed", [])
             os._exit(0)
         _, status = os.waitpid(child, 0)

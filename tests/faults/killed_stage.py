@@ -18,15 +18,15 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.support.measure import children
-from model.batches import PairInput, pair_input
-from model.dataset import PairSource, index_pairs
-from model.embed import judge
+from model.batches.loading import PairInput, pair_input
+from model.config.sections import ModelConfig, StageConfig
+from model.embeddings.embed import judge
 from model.errors import CommerceClipError, TrainingStopped
-from model.sections import ModelConfig, StageConfig
-from model.stage import Callbacks, EpochRecord, Stage
-from model.towers import Towers, create_towers
-from model.train import train
-from tasks.signals import stop_by_signal
+from model.pairs.index import PairSource, index_pairs
+from model.towers.towers import Towers, create_towers
+from model.training.loop import train
+from model.training.stage import Callbacks, EpochRecord, Stage
+from tasks.runtime.signals import stop_by_signal
 
 EPOCHS = 4
 BAD_INPUT, BUG, INTERRUPTED = 1, 2, 130

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.cache import Array, Layout, cached_array
+from model.storage.cache import Array, Layout, cached_array
 
 FLIPS, CUTS = 100, 50
 ROWS = np.random.default_rng(0).integers(0, 2**16, (50, 20)).astype(np.uint16)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from model.files import file_digest
-from tasks.data import hash_folder, materialise, version_of
-from tasks.records import DataVersion
-from tasks.repository import promised_version, push
+from model.storage.files import file_digest
+from tasks.data.dvc import promised_version, push
+from tasks.data.version import hash_folder, materialise, version_of
+from tasks.runtime.records import DataVersion
 from tests.projects import clone_project, dvc, flip_a_bit, forget, git, object_of, objects, overwrite, use
 
 pytestmark = [pytest.mark.faults(kind="S13"), pytest.mark.timeout(600)]

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.support.measure import children
+from model.config.sections import DataConfig
 from model.errors import DataError
-from model.pairs import check_file, detect_columns, likely_encoding
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig
+from model.pairs.profile import profile_files, write_profile
+from model.pairs.tsv import check_file, detect_columns, likely_encoding
 from tests.golden import jpeg
 from tests.tiny import names
 
@@ -125,8 +125,8 @@ def test_utf_16_without_a_bom_is_quarantined_and_named(tmp_path: Path) -> None:
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A TSV of captions in enough pieces that several processes are busy with it."""
-    monkeypatch.setattr("model.profiles.PIECE_BYTES", 20_000)
-    monkeypatch.setattr("model.profiles.ROWS_A_GROUP", 1000)
+    monkeypatch.setattr("model.pairs.profile.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("model.pairs.profile.ROWS_A_GROUP", 1000)
     tsv = tmp_path / "test.tsv"
     tsv.write_bytes(b"".join(b"red dress no %d\n" % number for number in range(40_000)))
     return tsv
@@ -182,8 +182,8 @@ def test_a_killed_profiling_process_ends_in_a_sentence(large: Path, when: int) -
 PARENT = """
 import sys
 from pathlib import Path
-from model.sections import DataConfig
-from model.profiles import profile_files, write_profile
+from model.config.load.sections import DataConfig
+from model.pairs.tsv.profile import profile_files, write_profile
 tsv = Path(sys.argv[1])
 write_profile(tsv, profile_files(tsv.parent, "test"), DataConfig(), "pair", lambda rows: print(rows, flush=True), 2)
 """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import load_latest
-from model.sealed import verify_sealed
+from model.storage.sealed import verify_sealed
+from model.training.checkpoint import load_latest
 from tests.faults.killed_stage import BAD_INPUT, EPOCHS, INTERRUPTED, Ended, Trial, digests, serve
 from tests.tiny import tiny_stage_config, write_data, write_model
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from tasks.cards import card_in
-from tasks.data import hash_folder, materialise, version_of
-from tasks.repository import promised_version
+from tasks.data.card import card_in
+from tasks.data.dvc import promised_version
+from tasks.data.version import hash_folder, materialise, version_of
 from tests.faults.killed_ingest import adopt_drop
 
 pytestmark = pytest.mark.faults(kind="S13 ingest")

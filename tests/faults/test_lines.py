@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from model import images
+from model.batches.crops import decode_image
+from model.config.sections import DataConfig
 from model.errors import FaultReason
-from model.images import MAX_SIDE, Preview, decode_rgb, inspect_image, preview_image
-from model.pairs import BOM, parse_line
-from model.pixels import decode_image
-from model.profiles import ProfileSummary, profile_files, read_profile, write_profile
-from model.sections import DataConfig
+from model.pairs import images
+from model.pairs.images import MAX_SIDE, Preview, decode_rgb, inspect_image, preview_image
+from model.pairs.profile import ProfileSummary, profile_files, read_profile, write_profile
+from model.pairs.tsv import BOM, parse_line
 from tests.fuzz import verdict
 from tests.golden import Golden, encoded, golden_lines, jpeg, oriented_jpeg, picture, png_of_16_bits, without_segment
 from tests.mutations import IMAGE_MUTATIONS, Mutator, other_encodings
@@ -157,9 +157,9 @@ BOMBS = [
 ]
 MEASURED = """
 import json, resource, sys
-from model.images import decode_rgb, inspect_image, preview_image
+from model.pairs.tsv.images import decode_rgb, inspect_image, preview_image
 from tests.golden import golden_lines, jpeg
-from model.pairs import parse_line
+from model.pairs.tsv.tsv import parse_line
 
 images = [parse_line(golden.raw).image for golden in golden_lines() if golden.name in json.loads(sys.argv[1])]
 for judge in (inspect_image, decode_rgb, preview_image):

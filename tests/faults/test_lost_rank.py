@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import load_latest
-from model.sections import ModelConfig
+from model.config.sections import ModelConfig
+from model.training.checkpoint import load_latest
 from tests.ranks import LIMIT_S, Job, ended, start_ranks, train_together
 from tests.tiny import TinyData, tiny_stage_config, write_data, write_model
 

@@ -6,9 +6,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from flows.parameters import RegisteredModel
-from model.config import load_config
+from model.config.load import load_config
 from model.errors import ConfigError, DataError
-from tasks.staging import require_name
+from tasks.ingest.staging import require_name
 
 pytestmark = pytest.mark.faults(kind="X2: names")
 

@@ -10,11 +10,11 @@ from typing import IO
 import pyarrow as pa
 import pytest
 
-from model import profiles
+from model.config.sections import DataConfig
 from model.errors import CommerceClipError, DataError
-from model.files import atomic_write, file_digest
-from model.profiles import ProfileFiles, existing_profile, profile_files, read_profile, write_profile
-from model.sections import DataConfig
+from model.pairs import profile
+from model.pairs.profile import ProfileFiles, existing_profile, profile_files, read_profile, write_profile
+from model.storage.files import atomic_write, file_digest
 from tests.golden import golden_lines
 
 LIMITS = DataConfig()
@@ -59,7 +59,7 @@ def full_disk(sink: Path, room_bytes: int, monkeypatch: pytest.MonkeyPatch) -> I
             yield file
 
     with monkeypatch.context() as patch:
-        patch.setattr(profiles, "atomic_write", limited)
+        patch.setattr(profile, "atomic_write", limited)
         try:
             yield
         finally:

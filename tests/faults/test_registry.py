@@ -15,10 +15,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from model.errors import PromotionRefused, ServiceError
-from tasks import aliases, promotion, registry
-from tasks.environment import ROOT
-from tasks.records import Decision, Version
-from tasks.tracking import tracking_client
+from tasks.promotion import promote
+from tasks.registry import aliases, register
+from tasks.registry.tracking import tracking_client
+from tasks.runtime.environment import ROOT
+from tasks.runtime.records import Decision, Version
 
 pytestmark = pytest.mark.faults
 
@@ -45,7 +46,7 @@ def model(state: Path, request: pytest.FixtureRequest) -> str:
 
 
 def champion_of(client: MlflowClient, model: str) -> int | None:
-    return aliases.number_of(registry.read_alias(client, model, "champion"))
+    return aliases.number_of(register.read_alias(client, model, "champion"))
 
 
 def decided(number: int, champion: int | None) -> Decision:
@@ -55,18 +56,18 @@ def decided(number: int, champion: int | None) -> Decision:
 @pytest.mark.faults(kind="S6: promoters at once", trials=PROMOTERS)
 def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an_unbroken_history(model: str) -> None:
     client = tracking_client()
-    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     read, done = threading.Barrier(10), threading.Event()
     outcomes: list[tuple[int | None, int, bool]] = []
     without: list[int] = []
 
-    def promote(worker: int) -> None:
+    def take_turns(worker: int) -> None:
         own = MlflowClient(tracking_client()._tracking_client.tracking_uri)
         for turn in range(PROMOTERS // 10):
             number, champion = 1 + (worker + turn) % VERSIONS, champion_of(own, model)
             if turn == 0:
                 read.wait()  # all have read the same champion: nine of ten are stale
-            moved = promotion.carry_out(_version(model, number), decided(number, champion), f"{worker}-{turn}")
+            moved = promote.carry_out(_version(model, number), decided(number, champion), f"{worker}-{turn}")
             outcomes.append((champion, number, moved))
 
     def watch() -> None:
@@ -75,7 +76,7 @@ def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an
             without.extend([1] * (champion_of(own, model) is None))
 
     watcher = threading.Thread(target=watch)
-    workers = [threading.Thread(target=promote, args=(worker,)) for worker in range(10)]
+    workers = [threading.Thread(target=take_turns, args=(worker,)) for worker in range(10)]
     watcher.start()
     for thread in workers:
         thread.start()
@@ -91,13 +92,13 @@ def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an
     assert {after for _, after in moved} <= {after for _, after in changes}  # or his version was champion already
     assert all(one[1] == following[0] for one, following in pairwise(changes))
     last = changes[-1]
-    assert (champion_of(client, model), aliases.number_of(registry.read_alias(client, model, "previous"))) == last[::-1]
+    assert (champion_of(client, model), aliases.number_of(register.read_alias(client, model, "previous"))) == last[::-1]
 
 
 @pytest.mark.faults(kind="S7: killed promotion", trials=len(POINTS) * KILLS_A_POINT)
 def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(state: Path, model: str) -> None:
     client = tracking_client()
-    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     champion, before, changes = 1, None, [1]
     promoter = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "tests.faults.killed_promotion", model],
@@ -114,12 +115,12 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(sta
         promoter.stdin.flush()
         assert int(promoter.stdout.readline()) == -signal.SIGKILL
         assert champion_of(client, model) in (champion, number)
-        with registry.registry_lock(model, "the next promoter"):
+        with register.registry_lock(model, "the next promoter"):
             aliases.finish_change(client, model)
         if point != "before_intent":
             champion, before = number, champion
             changes.append(number)
-        previous = aliases.number_of(registry.read_alias(client, model, "previous"))
+        previous = aliases.number_of(register.read_alias(client, model, "previous"))
         assert (champion_of(client, model), previous) == (champion, before), point
     promoter.communicate()
     assert [change.after for change in aliases.history(model)] == changes
@@ -128,14 +129,14 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(sta
 @pytest.mark.faults(kind="S8: registry does not answer", trials=10)
 def test_a_registry_that_fails_at_any_read_promotes_nothing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = tracking_client()
-    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     reads = ("get_model_version_by_alias", "get_registered_model")
     for read in reads:
         for _ in range(10 // len(reads)):
             with monkeypatch.context() as patch:
                 patch.setattr(f"mlflow.MlflowClient.{read}", _gone)
                 with pytest.raises(ServiceError, match="check the server"):
-                    promotion.carry_out(_version(model, 2), decided(2, 1), "second")
+                    promote.carry_out(_version(model, 2), decided(2, 1), "second")
             assert champion_of(client, model) == 1
 
 
@@ -143,34 +144,34 @@ def test_a_registry_that_fails_at_any_read_promotes_nothing(model: str, monkeypa
 def test_a_champion_that_is_gone_is_never_replaced_by_the_machine_and_a_rollback_heals(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(promotion, "loadable_folder", lambda version: Path(version.name))
+    monkeypatch.setattr(promote, "loadable_folder", lambda version: Path(version.name))
     client = tracking_client()
     for number, champion in ((1, None), (2, 1)):
-        assert promotion.carry_out(_version(model, number), decided(number, champion), f"{number}")
+        assert promote.carry_out(_version(model, number), decided(number, champion), f"{number}")
     client.delete_registered_model_alias(model, "champion")
-    assert registry.had_champion(client, model)
-    assert promotion.roll_back(model, "its alias was removed").is_promoted
+    assert register.had_champion(client, model)
+    assert promote.roll_back(model, "its alias was removed").is_promoted
     assert champion_of(client, model) == 1
-    assert promotion.promote_by_hand(model, 3, "again").is_promoted
+    assert promote.promote_by_hand(model, 3, "again").is_promoted
     client.delete_model_version(model, "3")  # takes the alias along
-    assert registry.had_champion(client, model) and champion_of(client, model) is None
-    assert promotion.roll_back(model, "its version was deleted").version == 1
+    assert register.had_champion(client, model) and champion_of(client, model) is None
+    assert promote.roll_back(model, "its version was deleted").version == 1
     client.delete_model_version(model, "1")
     with pytest.raises(PromotionRefused, match="no version has the alias previous; name one with"):
-        promotion.roll_back(model, "nothing is left")
-    assert registry.had_champion(client, model)
+        promote.roll_back(model, "nothing is left")
+    assert register.had_champion(client, model)
 
 
 @pytest.mark.faults(kind="S9: champion gone", trials=2)
 def test_versions_whose_files_are_gone_are_neither_promoted_nor_rolled_back_to(model: str) -> None:
     client = tracking_client()
     for number, champion in ((1, None), (2, 1)):
-        assert promotion.carry_out(_version(model, number), decided(number, champion), f"{number}")
+        assert promote.carry_out(_version(model, number), decided(number, champion), f"{number}")
     healing = "restore its files, choose another, or go back with `python -m flows rollback`"
     with pytest.raises(PromotionRefused, match=f"version 3 cannot serve .*{healing}"):
-        promotion.promote_by_hand(model, 3, "why not")
+        promote.promote_by_hand(model, 3, "why not")
     with pytest.raises(PromotionRefused, match=f"version 1 cannot serve .*{healing}"):
-        promotion.roll_back(model, "it was better")
+        promote.roll_back(model, "it was better")
     assert champion_of(client, model) == 2
 
 
@@ -179,7 +180,7 @@ def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_o
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = tracking_client()
-    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     writes = (
         "set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag", "update_model_version",
         "delete_registered_model_tag",
@@ -189,22 +190,22 @@ def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_o
         with monkeypatch.context() as patch:
             patch.setattr(f"mlflow.MlflowClient.{write}", _gone)
             with pytest.raises(ServiceError, match="could not set aliases"):
-                promotion.carry_out(_version(model, number), decided(number, champion), f"turn {turn}")
-        assert promotion.carry_out(_version(model, number), decided(number, champion), f"turn {turn}"), write
+                promote.carry_out(_version(model, number), decided(number, champion), f"turn {turn}")
+        assert promote.carry_out(_version(model, number), decided(number, champion), f"turn {turn}"), write
         assert champion_of(client, model) == number
-        assert aliases.number_of(registry.read_alias(client, model, "previous")) == champion
+        assert aliases.number_of(register.read_alias(client, model, "previous")) == champion
     assert [change.after for change in aliases.history(model)] == [1, 2, 1, 2, 1, 2]
 
 
 def test_a_change_that_a_person_overtook_is_dropped(model: str) -> None:
     client = tracking_client()
-    assert promotion.carry_out(_version(model, 1), decided(1, None), "first")
+    assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     change = aliases._change(model, 1, 2, "half done", [])
     client.set_registered_model_tag(model, aliases.CHANGE_TAG, change.model_dump_json())
     client.set_registered_model_alias(model, "champion", "4")
     aliases.finish_change(client, model)
     assert champion_of(client, model) == 4
-    assert aliases.CHANGE_TAG not in registry.model_tags(client, model)
+    assert aliases.CHANGE_TAG not in register.model_tags(client, model)
 
 
 @pytest.mark.faults(kind="X3: foreign source", trials=4)
@@ -219,7 +220,7 @@ def test_files_outside_of_the_artifact_store_are_not_even_looked_at(
         text = source.format(root=f"file://{state}/mlartifacts")
         monkeypatch.setattr("mlflow.MlflowClient.get_model_version_download_uri", lambda *_, text=text: text)
         with pytest.raises(PromotionRefused, match="lies outside of the artifact store"):
-            promotion.promote_by_hand(model, 2, "why")
+            promote.promote_by_hand(model, 2, "why")
 
 
 @pytest.mark.faults(kind="X5: secrets", trials=2)
@@ -228,7 +229,7 @@ def test_a_password_in_an_address_is_in_no_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ServiceError, match=r"MLflow at http://127.0.0.1:9/mlflow does not answer") as away:
         tracking_client()
     error = MlflowException("API request to https://ada:CANARY@shop.example/api failed")
-    said = str(registry.unreachable("could not read", error))
+    said = str(register.unreachable("could not read", error))
     assert "https://shop.example/api failed" in said
     assert "CANARY" not in str(away.value) + said
 

@@ -8,8 +8,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from model import train as training
-from model.checkpoint import load_latest
+from model.training import loop as training
+from model.training.checkpoint import load_latest
 from tests.ranks import Job, ended, start_ranks, train_together
 from tests.tiny import tiny_stage_config, write_data, write_model
 

@@ -9,9 +9,9 @@ from prefect.client.schemas.objects import State
 from flows import retrain as main_job
 from flows.report import Report
 from flows.retrain import retrain
-from model.config import RunConfig
-from tasks.environment import ROOT
-from tasks.records import DataVersion, Version
+from model.config.load import RunConfig
+from tasks.runtime.environment import ROOT
+from tasks.runtime.records import DataVersion, Version
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
 

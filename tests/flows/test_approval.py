@@ -13,11 +13,11 @@ from prefect.client.schemas.objects import StateType
 from prefect.runtime import flow_run
 
 from flows.approval import Approval, approved, require_approver
-from model.config import RunConfig
+from model.config.load import RunConfig
 from model.errors import ConfigError
-from tasks.gate import CHALLENGER
-from tasks.records import Check, DataVersion, Decision, Run
-from tasks.stage import service_task
+from tasks.promotion.gate import CHALLENGER
+from tasks.runtime.records import Check, DataVersion, Decision, Run
+from tasks.runtime.stage import service_task
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from flows.__main__ import main
-from tasks.environment import state_folder
+from tasks.runtime.environment import state_folder
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -155,7 +155,7 @@ def test_an_mlflow_that_does_not_answer_is_found_before_training(
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setattr("tasks.stage.RETRY_DELAYS_S", [])
+    monkeypatch.setattr("tasks.runtime.stage.RETRY_DELAYS_S", [])
     assert f"MLflow at {address} does not answer" in refused()
 
 
@@ -165,7 +165,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_no_half_checkpoint(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("model.sealed._fsync", full)
+    monkeypatch.setattr("model.storage.sealed._fsync", full)
     assert "disk full" in refused("--set", "seed=11")
     assert not list((state_folder() / "runs").glob("miniature-*/pretrain/checkpoints/step-*"))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flows.__main__ import main
-from model.config import load_config
-from tasks.environment import ROOT, state_folder
-from tasks.tracking import tracking_client
+from model.config.load import load_config
+from tasks.registry.tracking import tracking_client
+from tasks.runtime.environment import ROOT, state_folder
 from tests.golden import picture
 from tests.model.importers.test_fashion_gen import column, write_h5
 from tests.tiny import COLOURS, THINGS, write_model

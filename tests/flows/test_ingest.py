@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from flows.__main__ import main
-from tasks.cards import card_in, report_folder
-from tasks.data import hash_folder, version_of
-from tasks.environment import state_folder
-from tasks.locks import DATA, INGEST, locked, register_reader, release_reader
-from tasks.repository import promised_version
+from tasks.data.card import card_in, report_folder
+from tasks.data.dvc import promised_version
+from tasks.data.version import hash_folder, version_of
+from tasks.runtime.environment import state_folder
+from tasks.runtime.locks import DATA, INGEST, locked, register_reader, release_reader
 from tests.conftest import MINIATURE_SIZES
 from tests.golden import jpeg
 from tests.projects import dvc, git
@@ -32,7 +32,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
     def emit(event: str, resource: dict[str, str], payload: dict[str, Any]) -> None:
         emitted.append({"event": event, **resource, **payload})
 
-    monkeypatch.setattr("tasks.ingest.emit_event", emit)
+    monkeypatch.setattr("tasks.ingest.ingest.emit_event", emit)
     return emitted
 
 

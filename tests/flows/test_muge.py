@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from flows.__main__ import main
-from model.config import load_config
-from model.embed import embed_captions, embed_encoded_images
-from model.forms import easynlp_chinese
-from model.towers import create_towers, load_towers
-from tasks.environment import ROOT, state_folder
+from model.config.load import load_config
+from model.embeddings.embed import embed_captions, embed_encoded_images
+from model.towers.towers import create_towers, load_towers
+from model.zoo.forms import easynlp_chinese
+from tasks.runtime.environment import ROOT, state_folder
 from tests.chinese import ENGLISH, chinese, write_chinese_model
 from tests.tiny import drawn_jpeg
 

@@ -9,9 +9,9 @@ import pytest
 
 from flows import stack
 from flows.__main__ import main
+from flows.processes import Process, is_running, load, save, start, stop
 from model.errors import ServiceError
-from tasks.environment import ROOT
-from tasks.processes import Process, is_running, load, save, start, stop
+from tasks.runtime.environment import ROOT
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ADDRESSES = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}

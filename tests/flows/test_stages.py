@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.__main__ import main
-from tasks.environment import state_folder
-from tasks.tracking import tracking_client
+from tasks.registry.tracking import tracking_client
+from tasks.runtime.environment import state_folder
 from tests.conftest import MINIATURE_SIZES
 
 CONFIG = """

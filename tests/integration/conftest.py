@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.environment import ROOT
+from tasks.runtime.environment import ROOT
 
 COMMAND_TIMEOUT_S = 400
 KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "OMP_NUM_THREADS", "VIRTUAL_ENV")

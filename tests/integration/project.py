@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from tasks.environment import ROOT
+from tasks.runtime.environment import ROOT
 from tests.projects import make_project
 
 CODE = ("flows", "tasks", "model", "configs", "scripts", "prefect.yaml", "requirements.lock", "pyproject.toml")

@@ -16,8 +16,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from tasks.environment import ROOT
-from tasks.processes import load
+from flows.processes import load
+from tasks.runtime.environment import ROOT
 from tests.integration.conftest import Shell
 
 PATIENCE_S = 600

@@ -17,7 +17,7 @@ from tests.integration.stack import free_ports, request, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(900)]
 
-IN_SERVER = "import sys\nfrom tasks.environment import prepare\n\nprepare()\n"
+IN_SERVER = "import sys\nfrom tasks.runtime.environment import prepare\n\nprepare()\n"
 BLOCKS = """
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SendgridEmail, SlackWebhook
 
@@ -38,9 +38,9 @@ NotifySendGrid.notify_url = os.environ["MAIL_SERVICE"]
 """
 EVENTS = """
 from prefect.events import emit_event
-from tasks.ingest import EVENT, RESOURCE
-from tasks.promotion import announce
-from tasks.records import Decision
+from tasks.ingest.ingest.ingest import EVENT, RESOURCE
+from tasks.promotion.promote.promote import announce
+from tasks.runtime.records import Decision
 
 held = Decision(version=4, is_promoted=False, aliases=[], reason="not better: a tie", champion=3)
 announce("commerce-clip", held)

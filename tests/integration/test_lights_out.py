@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import load_latest, newest_checkpoint
+from model.training.checkpoint import load_latest, newest_checkpoint
 from tests.integration.project import make_shop
 from tests.integration.sink import Sink
 from tests.integration.stack import Stack, request, running_stack, wait_for
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(9
 OUTAGES = 5
 BLOCKS = """
 import sys
-from tasks.environment import prepare
+from tasks.runtime.environment import prepare
 
 prepare()
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook

@@ -8,9 +8,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from model.errors import DataError, ServiceError
-from tasks.data import hash_folder, materialise
-from tasks.ingest import push_version
-from tasks.status import data_status
+from tasks.data.status import data_status
+from tasks.data.version import hash_folder, materialise
+from tasks.ingest.ingest import push_version
 from tests.projects import dvc, forget
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

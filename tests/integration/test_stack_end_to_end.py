@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.environment import ROOT
+from tasks.runtime.environment import ROOT
 from tests.integration.stack import Stack, running_stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

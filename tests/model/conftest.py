@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.sections import ModelConfig
-from model.towers import Towers, create_towers
+from model.config.sections import ModelConfig
+from model.towers.towers import Towers, create_towers
 from tests.tiny import TinyData, write_data, write_model
 
 

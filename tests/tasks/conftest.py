@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from model.config import RunConfig
-from tasks.environment import ROOT
-from tasks.records import DataVersion, Evaluation, Run, TrainedModel, Validation
+from model.config.load import RunConfig
+from tasks.runtime.environment import ROOT
+from tasks.runtime.records import DataVersion, Evaluation, Run, TrainedModel, Validation
 
 if TYPE_CHECKING:
-    from .shop import Shop
+    from tests.tasks.shop import Shop
 
 METRICS = {f"{d}_{m}": 0.5 for d in ("text_to_image", "image_to_text") for m in ("rank_at_1", "median_rank")}
 
@@ -44,9 +44,9 @@ def data(miniature: Path) -> DataVersion:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """An untrained model folder."""
-    from model.sealed import weights_sha256
-    from model.sections import ModelConfig
-    from model.towers import create_towers, save_towers
+    from model.config.sections import ModelConfig
+    from model.storage.sealed import weights_sha256
+    from model.towers.towers import create_towers, save_towers
 
     folder = tmp_path_factory.mktemp("weights") / "best"
     save_towers(create_towers(ModelConfig(name=str(ROOT / "configs/models/tiny-vit.json")), "cpu"), folder)
@@ -68,7 +68,7 @@ def shop(
     validation: Validation,
     monkeypatch: pytest.MonkeyPatch,
 ) -> "Shop":
-    from .shop import Shop
+    from tests.tasks.shop import Shop
 
     return Shop(config, data, tmp_path, weights, validation, monkeypatch)
 
@@ -93,7 +93,7 @@ def evaluation_of(folder: Path, mean_recall: float, base: float = 0.01) -> Evalu
 
 
 def run_of(config: RunConfig, data: DataVersion, folder: Path, fingerprint: str) -> Run:
-    from tasks.tracking import begin_mlflow_run, tracking_client
+    from tasks.registry.tracking import begin_mlflow_run, tracking_client
 
     run_id = begin_mlflow_run(tracking_client(), fingerprint, fingerprint, {}, {})
     return Run(config=config, data=data, fingerprint=fingerprint, folder=folder / fingerprint, mlflow_run_id=run_id)

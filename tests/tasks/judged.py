@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.concepts import Phrases
-from model.dataset import PairIndex, index_pairs
-from model.sections import EvaluateConfig
-from tasks.judgement import Embedded, Judgement, judge_model
-from tasks.questions import Questions, make_questions
+from model.concepts.mining import Phrases
+from model.config.sections import EvaluateConfig
+from model.pairs.index import PairIndex, index_pairs
+from tasks.evaluation.measure import Embedded, Judgement, judge_model
+from tasks.evaluation.questions import Questions, make_questions
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, profiled
 
 CONFIG = EvaluateConfig(bootstrap_draws=100, block_rows=7)

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 
-from tasks import registry
-from tasks.records import Evaluation, Run, TrainedModel, Validation, Version
-
-from .shop import log_files
+from tasks.registry import register
+from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation, Version
+from tests.tasks.shop import log_files
 
 Registration = tuple[Run, Validation, TrainedModel, Evaluation]
 
@@ -30,10 +29,10 @@ def _begin(barrier: Barrier, environment: dict[str, str]) -> None:
     global _all_ready
     os.environ.update(environment)
     _all_ready = barrier
-    registry.log_model = log_files  # as the shop does: what makes a model loadable takes seconds
+    register.log_model = log_files  # as the shop does: what makes a model loadable takes seconds
 
 
 def _register(registration: Registration) -> Version:
     _all_ready.wait(120)
-    version: Version = registry.register.fn(*registration)
+    version: Version = register.register.fn(*registration)
     return version

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from model.config import RunConfig
-from model.retrieval import RANK_AT, Direction, RetrievalResult
-from model.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
-from tasks import promotion, registry
-from tasks.gate import Scored
-from tasks.records import DataVersion, Decision, TrainedModel, Validation, Version
-from tasks.tracking import experiment_id, tracking_client
-
-from .conftest import evaluation_of, run_of
+from model.config.load import RunConfig
+from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult
+from model.storage.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
+from tasks.promotion import promote
+from tasks.promotion.gate import Scored
+from tasks.registry import register
+from tasks.registry.tracking import experiment_id, tracking_client
+from tasks.runtime.records import DataVersion, Decision, TrainedModel, Validation, Version
+from tests.tasks.conftest import evaluation_of, run_of
 
 PRODUCTS = 2000
 
@@ -55,9 +55,9 @@ class Shop:
         self.config, self.data, self.folder, self.model, self.validation = config, data, folder, model, validation
         self.scores: dict[int, float] = {}
         self.data_versions: dict[int, str] = {}
-        monkeypatch.setattr(promotion, "_score", lambda run, validation, version: self.scored(int(version.version)))
-        monkeypatch.setattr(promotion, "publish", lambda decision: None)
-        monkeypatch.setattr(registry, "log_model", log_files)
+        monkeypatch.setattr(promote, "_score", lambda run, validation, version: self.scored(int(version.version)))
+        monkeypatch.setattr(promote, "publish", lambda decision: None)
+        monkeypatch.setattr(register, "log_model", log_files)
 
     @property
     def name(self) -> str:
@@ -81,22 +81,22 @@ class Shop:
     def register(self, mean_recall: float, fingerprint: str, weights: TrainedModel | None = None) -> Version:
         run = run_of(self.config, self.data, self.folder, f"{self.name}-{fingerprint}")
         model = weights or self.weights(len(self.scores) + 1)
-        version = registry.register.fn(run, self.validation, model, evaluation_of(self.folder, mean_recall))
+        version = register.register.fn(run, self.validation, model, evaluation_of(self.folder, mean_recall))
         self.scores[version.number] = mean_recall
         return version
 
     def promote(self, version: Version, mean_recall: float, base: float = 0.01, fingerprint: str = "") -> Decision:
         run = run_of(self.config, self.data, self.folder, f"{self.name}-{fingerprint or version.number}")
         evaluation = evaluation_of(self.folder, mean_recall, base)
-        decision = promotion.decide.fn(run, self.validation, version, evaluation)
-        return promotion.promote.fn(run, version, decision)
+        decision = promote.decide.fn(run, self.validation, version, evaluation)
+        return promote.promote.fn(run, version, decision)
 
     def add(self, mean_recall: float, base: float = 0.01) -> Decision:
         version = self.register(mean_recall, f"f{len(self.scores) + 1}")
         return self.promote(version, mean_recall, base)
 
     def alias(self, name: str) -> int | None:
-        found = registry.read_alias(tracking_client(), self.name, name)
+        found = register.read_alias(tracking_client(), self.name, name)
         return int(found.version) if found else None
 
     def aliases(self) -> tuple[int | None, int | None]:

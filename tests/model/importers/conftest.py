@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from model.config.sections import DataConfig
 from model.importers import ImportedSplit
-from model.pairs import Pair, parse_line
-from model.profiles import profile_files, write_profile
-from model.sections import DataConfig
-from model.splits import read_side_table
+from model.pairs.profile import profile_files, write_profile
+from model.pairs.splits import read_side_table
+from model.pairs.tsv import Pair, parse_line
 
 Accepted = tuple[list[Pair], dict[str, list[str]]]
 

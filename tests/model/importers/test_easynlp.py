@@ -7,7 +7,7 @@ import pytest
 
 from model.errors import DataError
 from model.importers import easynlp, import_pairs
-from model.pairs import parse_line
+from model.pairs.tsv import parse_line
 from tests.golden import jpeg
 
 URL_SAFE = base64.urlsafe_b64encode(jpeg(seed=4))

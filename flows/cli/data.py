@@ -1,0 +1,88 @@
+"""`python -m flows data log|status|pull|diff`: data versions in the terminal; no server is started for them."""
+
+from flows.cli.terminal import print_facts, print_line, print_table
+from model.errors import ServiceError
+from tasks.data.card import rows_text
+from tasks.data.dvc import data_folder
+from tasks.data.history import current_version_or_none, find_version, known_versions
+from tasks.data.status import data_status
+from tasks.data.version import materialise
+from tasks.validation.difference import difference
+
+SHORT = 8
+
+
+def log() -> None:
+    """Print the known data versions, newest last, the current one marked."""
+    current, models = current_version_or_none(), _trained_on()
+    rows = [
+        {
+            "": "→" if known.version == current else "",
+            "version": known.version[:SHORT],
+            "created (UTC)": known.created[:16].replace("T", " "),
+            "name": known.name,
+            "accepted pairs": rows_text(known.card.splits) if known.card else "?",
+            "faults": str(sum(known.card.faults.values())) if known.card else "?",
+            "trained on it": ", ".join(models.get(known.version, [])) if models is not None else "?",
+        }
+        for known in known_versions()
+    ]
+    if not rows:
+        print_line("no data version yet; `python -m flows ingest` makes one")
+        return
+    print_table("Data versions", rows, right=("faults",))
+
+
+def status() -> None:
+    """Print how it stands with the current data version."""
+    facts = data_status()
+    print_facts("Data version", {fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in facts})
+
+
+def pull() -> None:
+    """Bring the current data version into ``data/`` and check every file."""
+    version = materialise(data_folder())
+    print_line(f"data version {version.version}: {len(version.file_md5)} files in {version.folder}, every MD5 right")
+
+
+def diff(reference: str, current: str) -> None:
+    """Print what changed from one data version to another."""
+    before, after = find_version(reference), find_version(current)
+    found = difference(before, after)
+    rows = [
+        {
+            "split": split.split,
+            "before": f"{split.before:,}",
+            "after": f"{split.after:,}",
+            "in": f"+{split.rows_in:,}",
+            "out": f"-{split.rows_out:,}",
+        }
+        for split in found
+    ]
+    print_table(f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs", rows, right=("before", "after", "in", "out"))
+    drifted = [
+        {
+            "split": split.split,
+            "column": column.column,
+            "drift": f"{column.psi:.3f}",
+            "chance": f"{column.noise:.3f}",
+            "moved most": ", ".join(column.movers),
+        }
+        for split in found
+        for column in split.drifted
+    ]
+    if drifted:
+        print_table("Drift (population stability index)", drifted, right=("drift", "chance"))
+    else:
+        print_line("no column drifted by more than chance")
+
+
+def _trained_on() -> dict[str, list[str]] | None:
+    """Return registered versions by data version, None with a line about it where the registry does not answer."""
+    from tasks.registry.register import trained_on
+
+    try:
+        return trained_on()
+    except ServiceError as error:
+        print_line(str(error))
+        return None

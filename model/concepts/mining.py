@@ -1,0 +1,275 @@
+"""Concepts of the trade: phrases mined from captions, and which caption names which.
+
+A concept is a word or a phrase of two or three (``navy blue``, ``casual shoes``) that enough captions name, under the
+spelling that they use most. Each word of a caption belongs to one concept at most, the longest; spellings together and
+apart (``t-shirt``, ``tshirt``), singular and plural are one. Mining 2,000,000 captions of seven words takes about five
+minutes of one core beside reading them, with at most `MAX_TALLIED` words and as many phrases in memory.
+
+Shapes: N captions, C concepts, M most concepts a caption (padded with -1).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.pairs.words import singular, spellings
+
+MERGE_PASSES = 4
+MAX_WORDS = 3
+MAX_CONCEPTS_A_CAPTION = 16
+MAX_TALLIED = 1_000_000
+COMMON_SHARE = 0.25
+MIN_TOGETHER = 5
+# Of 13 phrases that the side table of 7,583 real pairs has as a colour or an article type, the first pass finds 6 that
+# hardly stand apart, and 9 with this beside it (casual shoe, sport shoe, laptop bag); with 0.55 7, with 0.4 no more.
+# Log-likelihood finds 9 of them among as many phrases, but joins colours to things, which shoppers combine freely
+# (brown belt, blue jean).
+MIN_NPMI = 0.5
+EXAMPLES = 3
+STOP_WORDS = frozenset(
+    " ".join(
+        (
+            "a an and are as at be been but by can for from had has have he i in into is it its made more not of on or",
+            "our out over pack per s set she so than that the their them these they this those to under up was we were",
+            "which while who with without you your",
+            "的 了 和 与 及 或 在 是 为 有 也 都 就 不 把 被 对 从 到 等 之 其 这 那 个 件 款 条 双 只 套",
+            "新款 正品 包邮",
+        )
+    ).split()
+)
+
+T = TypeVar("T", bound=Hashable)
+
+
+class _Found(NamedTuple):
+    """A concept's number and the words [start, stop) that name it."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class _Finder:
+    """Finds phrases by their keys: what is left of a phrase without spaces, plural and case."""
+
+    def __init__(self, keys: Iterable[str], most_words: int = MAX_WORDS) -> None:
+        self._number = {key: number for number, key in enumerate(keys)}
+        self._most_words = most_words
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def __call__(self, words: Sequence[str]) -> Iterator[_Found]:
+        """Yield the phrases of a caption in its order, of those that start with a word the longest."""
+        parts = [singular(word) for word in words]
+        start = 0
+        while start < len(parts):
+            stop = min(start + self._most_words, len(parts))
+            while stop > start:
+                number = self._number.get("".join(parts[start:stop]))
+                if number is not None:
+                    yield _Found(number, start, stop)
+                    break
+                stop -= 1
+            start = max(stop, start + 1)
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """C different phrases that captions are searched for."""
+
+    phrases: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+    def find(self, caption: str) -> list[int]:
+        """Return the numbers of the phrases that a caption names, each once, in the caption's order."""
+        return list(dict.fromkeys(found.number for found in self.finder(spellings(caption))))
+
+    @cached_property
+    def finder(self) -> _Finder:
+        """What searches for them."""
+        most_words = max((len(spellings(phrase)) for phrase in self.phrases), default=0)
+        return _Finder(map(phrase_key, self.phrases), max(MAX_WORDS, most_words))
+
+
+@dataclass(frozen=True)
+class Vocabulary(Phrases):
+    """The concepts of a set of captions: how many name each, of how many, and the first few of those."""
+
+    counts: tuple[int, ...]
+    captions: int
+    examples: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+
+    def idf(self) -> torch.Tensor:
+        """Return log(captions / count) of each concept, float32 [C]; one that no caption names counts as named once."""
+        return torch.tensor([math.log(self.captions / max(count, 1)) for count in self.counts], dtype=torch.float32)
+
+    def label(self, captions: Iterable[str]) -> npt.NDArray[np.int32]:
+        """Return the concepts that each caption names, ascending, int32 [N, M], padded with -1; of more the rarest."""
+
+        def rows() -> Iterator[list[int]]:
+            for caption in captions:
+                rarest = sorted(self.find(caption), key=lambda number: (self.counts[number], number))
+                named = sorted(rarest[:MAX_CONCEPTS_A_CAPTION])
+                yield named + [-1] * (MAX_CONCEPTS_A_CAPTION - len(named))
+
+        return np.fromiter(rows(), np.dtype((np.int32, MAX_CONCEPTS_A_CAPTION)))
+
+
+def phrase_key(phrase: str) -> str:
+    """Return what two spellings of a phrase share; empty where it has no letter or digit."""
+    return "".join(map(singular, spellings(phrase)))
+
+
+def mine_concepts(captions: Iterable[str], min_count: int, max_concepts: int | None = None) -> Vocabulary:
+    """Mine the concepts that at least ``min_count`` captions name; digits and stop words are none.
+
+    Neighbouring words become a phrase, in up to four passes, when they hardly stand apart or occur together far more
+    often than chance; a part that nearly always stands in a longer phrase is then too rare to be a concept by itself.
+    The captions are iterated over a few times, so that millions of them need not be held. Of more than
+    ``max_concepts`` the most frequent are kept.
+    """
+    merges: list[frozenset[tuple[str, str]]] = []
+    while len(merges) < MERGE_PASSES and (found := _pairs_to_merge(_units(captions, merges))):
+        merges.append(found)
+    keys = _candidates(_units(captions, merges), min_count)
+    while True:
+        tally = _tally(captions, _Finder(keys))
+        kept = [number for number, count in enumerate(tally.counts) if min_count <= count < tally.captions]
+        kept = sorted(kept, key=lambda number: (-tally.counts[number], keys[number]))[:max_concepts]
+        if len(kept) == len(keys):
+            return _vocabulary(tally)
+        # What goes leaves its words to others, so those are counted anew.
+        keys = sorted(keys[number] for number in kept)
+
+
+def count_concepts(captions: Iterable[str], phrases: Phrases) -> Vocabulary:
+    """Return given phrases, in their order and spelling, with the counts that they have in these captions."""
+    tally = _tally(captions, phrases.finder)
+    return Vocabulary(phrases.phrases, tuple(tally.counts), tally.captions, tuple(map(tuple, tally.examples)))
+
+
+class _Tally(NamedTuple):
+    """How many captions name each phrase, in which spellings, the first of them, and how many captions there are."""
+
+    counts: list[int]
+    spelled: list[Counter[str]]
+    examples: list[list[str]]
+    captions: int
+
+
+def _tally(captions: Iterable[str], finder: _Finder) -> _Tally:
+    tally = _Tally([0] * len(finder), [Counter() for _ in range(len(finder))], [[] for _ in range(len(finder))], 0)
+    total = 0
+    for caption in captions:
+        total += 1
+        words = spellings(caption)
+        for number, start, stop in {found.number: found for found in finder(words)}.values():
+            tally.counts[number] += 1
+            tally.spelled[number][" ".join(words[start:stop])] += 1
+            examples = tally.examples[number]
+            if len(examples) < EXAMPLES and caption not in examples:
+                examples.append(caption)
+    return tally._replace(captions=total)
+
+
+def _vocabulary(tally: _Tally) -> Vocabulary:
+    """Return the concepts by name, each named by its most frequent spelling."""
+    names = [min(spelled, key=lambda name: (-spelled[name], name)) for spelled in tally.spelled]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return Vocabulary(
+        tuple(names[number] for number in order),
+        tuple(tally.counts[number] for number in order),
+        tally.captions,
+        tuple(tuple(tally.examples[number]) for number in order),
+    )
+
+
+def _candidates(units: Iterable[list[str]], min_count: int) -> list[str]:
+    """Return the keys of the words and phrases that may be concepts, whatever their spelling."""
+    counts = Counter[str]()
+    for words in units:
+        counts.update({word.replace(" ", "") for word in words if _is_eligible(word)})
+        _trim(counts)
+    return sorted(key for key, count in counts.items() if count >= min_count)
+
+
+def _is_eligible(word: str) -> bool:
+    return word not in STOP_WORDS and not any(map(str.isdigit, word))
+
+
+def _units(captions: Iterable[str], merges: Sequence[frozenset[tuple[str, str]]]) -> Iterator[list[str]]:
+    for caption in captions:
+        words = list(map(singular, spellings(caption)))
+        for pairs in merges:
+            words = _merge(words, pairs)
+        yield words
+
+
+def _merge(words: list[str], pairs: frozenset[tuple[str, str]]) -> list[str]:
+    merged: list[str] = []
+    position = 0
+    while position < len(words):
+        if tuple(words[position : position + 2]) in pairs:
+            merged.append(f"{words[position]} {words[position + 1]}")
+            position += 2
+        else:
+            merged.append(words[position])
+            position += 1
+    return merged
+
+
+def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
+    """Return the neighbours x y that make a phrase of at most three words."""
+    singles, together, total = Counter[str](), Counter[tuple[str, str]](), 0
+    for words in units:
+        singles.update(set(words))
+        together.update(set(pairwise(words)))
+        total += 1
+        _trim(singles)
+        _trim(together)
+    return frozenset(
+        (x, y)
+        for (x, y), n in together.items()
+        if n >= MIN_TOGETHER
+        and x.count(" ") + y.count(" ") + 2 <= MAX_WORDS
+        and _is_eligible(x)
+        and _is_eligible(y)
+        and _is_phrase(n, singles[x], singles[y], total)
+    )
+
+
+def _is_phrase(together: int, x: int, y: int, total: int) -> bool:
+    """Decide by the numbers of captions with both in turn, with each, and of all; common words make no phrase."""
+    if max(x, y) > COMMON_SHARE * total:
+        return False
+    is_hardly_apart = together >= 0.5 * max(x, y) or (together >= 8 and together >= 0.8 * min(x, y))
+    return is_hardly_apart or npmi(together, x, y, total) >= MIN_NPMI
+
+
+def npmi(together: int, x: int, y: int, total: int) -> float:
+    """Return the normalised pointwise mutual information of two events: 1 always together, 0 by chance, -1 never.
+
+    Source: G. Bouma, Normalized (Pointwise) Mutual Information in Collocation Extraction (2009).
+    """
+    return math.log(together * total / (x * y)) / math.log(total / together)
+
+
+def _trim(counts: Counter[T]) -> None:
+    """Keep memory flat: of more than `MAX_TALLIED` drop the rarest so far until half of them are left."""
+    level = 0
+    if len(counts) > MAX_TALLIED:
+        while len(counts) > MAX_TALLIED // 2:
+            level += 1
+            for each in [each for each, count in counts.items() if count <= level]:
+                del counts[each]

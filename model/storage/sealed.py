@@ -1,0 +1,154 @@
+"""Folders that are whole or absent, without torch: what both checkpoints and the registry check.
+
+A sealed folder is written under a temporary name (``step-000123.tmp``), its files are synced, ``manifest.json`` with
+their SHA-256 and sizes comes last, and a rename makes it visible. A reader that checks the manifest therefore never
+loads half a checkpoint or a flipped bit. Checking costs about 0.6 s a gigabyte. Importing this module costs 20 ms, and
+torch's seconds are saved where nothing is computed: a rollback, a run with nothing new.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from model.errors import CheckpointError
+from model.storage.files import FILE_MODE, file_digest, fsync_folder, write_failure
+
+MANIFEST = "manifest.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+
+@contextmanager
+def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` with a manifest when the block ends well.
+
+    ``digests`` are the SHA-256 (hex) of files that were hashed while they were written; the others are read for it.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; nothing half-written stays.
+    """
+    with whole_folder(folder) as temporary:
+        fault_point("save:before_write")
+        yield temporary
+        _seal(temporary, digests or {})
+        fault_point("save:before_rename")
+    fault_point("save:after_rename")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.iterdir():
+            path.chmod(FILE_MODE)  # safetensors leaves 0600
+            _fsync(path)
+        fsync_folder(temporary)
+        _replace_folder(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise write_failure(folder, _as_os_error(error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _as_os_error(error: OSError | SafetensorError) -> OSError:
+    """Recover the error number that safetensors tells only in words."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number.group(1)) if number else 0, str(error))
+
+
+def _seal(folder: Path, digests: Mapping[str, str]) -> None:
+    """Write the manifest that makes the folder valid."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    manifest = {
+        path.name: {"sha256": digests.get(path.name) or file_digest(path), "bytes": path.stat().st_size}
+        for path in files
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def _fsync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """Rename into place; what a killed run left under the name was written by the same step and is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    fsync_folder(folder.parent)
+
+
+def verify_sealed(folder: Path) -> dict[str, str]:
+    """Check a sealed folder and return the SHA-256 (hex) of each file by name.
+
+    Raises:
+        CheckpointError: the manifest is missing or a file is missing, cut or changed.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{folder}: no readable {MANIFEST}, so it is incomplete; remove it and run again"
+        ) from None
+    for name, (digest, size) in expected.items():
+        if not _is_intact(folder / name, digest, size):
+            raise CheckpointError(
+                f"{folder / name}: missing or damaged (SHA-256 differs); remove the folder and run again"
+            )
+    return {name: digest for name, (digest, _) in expected.items()}
+
+
+def _is_intact(path: Path, digest: str, size: int) -> bool:
+    try:
+        return path.stat().st_size == size and file_digest(path) == digest
+    except OSError:
+        return False
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 (hex) of a model folder's weights, as its manifest records it.
+
+    Raises:
+        CheckpointError: the folder is no model folder, or a file of it is missing, cut or changed.
+    """
+    digests = verify_sealed(folder)
+    if WEIGHTS_FILE not in digests:
+        raise CheckpointError(f"{folder}: no {WEIGHTS_FILE}, so it is no model folder; choose another")
+    return digests[WEIGHTS_FILE]
+
+
+def require_space(folder: Path, needed_bytes: int, what: str = "checkpoints") -> None:
+    """Check, before any work, that ``what`` will be written fits.
+
+    Raises:
+        CheckpointError: less is free than is needed.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise CheckpointError(
+            f"{existing}: {free / 1e6:,.0f} MB free, but {what} need {needed_bytes / 1e6:,.0f} MB; "
+            "free some space and run again"
+        )
+
+
+def fault_point(name: str) -> None:
+    """Kill this process when the environment variable FAULT names the point; the crash tests' only hook (2 µs)."""
+    if os.environ.get("FAULT") == name:
+        os.kill(os.getpid(), 9)

@@ -1,0 +1,87 @@
+"""Weights that no step made: the moving average that is validated and kept, and mixtures with the start weights.
+
+The average costs its weights once more in memory and one pass over them a step. It changes places with the weights for
+validation by exchanging storages, so nothing is copied. Running statistics of normalisation layers are the towers' own.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from model.config.sections import StageConfig
+from model.training.checkpoint import Tensors
+
+# Two recalls that differ by less are equal; rounding is far below, one query of a million far above it.
+RECALL_EPS = 1e-9
+
+
+class WeightAverage:
+    """The exponential moving average of a model's parameters."""
+
+    def __init__(self, clip: torch.nn.Module, decay: float) -> None:
+        """Start from the weights as they are."""
+        self._decay = decay
+        self._parameters = dict(clip.named_parameters())
+        self._average = {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after a 0-based step in: the decay is min(decay, (1 + step) / (10 + step))."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        weights = [value.detach() for value in self._parameters.values()]
+        torch._foreach_lerp_(list(self._average.values()), weights, share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model have the average for its weights while the block runs."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.data, self._average[name].data = self._average[name].data, parameter.data
+
+    def state_dict(self) -> Tensors:
+        """Return the average by the parameters' names."""
+        return dict(self._average)
+
+    def load_state_dict(self, tensors: Tensors) -> None:
+        """Put the average of a checkpoint in place."""
+        for name, value in self._average.items():
+            value.copy_(tensors[name])
+
+
+def make_average(clip: torch.nn.Module, config: StageConfig) -> WeightAverage | None:
+    """Return the average of a stage, None where the config wants none."""
+    return WeightAverage(clip, config.ema_decay) if config.ema_decay else None
+
+
+def averaged(average: WeightAverage | None) -> AbstractContextManager[None]:
+    """Return the context in which the model is what is validated and kept: its average where there is one."""
+    return nullcontext() if average is None else average.in_place()
+
+
+def copy_weights(clip: torch.nn.Module) -> Tensors:
+    """Return a model's weights and buffers, copied to the CPU."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in clip.state_dict().items()}
+
+
+def interpolate(start: Tensors, trained: Tensors, coefficient: float) -> Tensors:
+    """Return (1 - a) * start + a * trained; what is no floating-point number is the trained one's.
+
+    Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT).
+    """
+    return {
+        name: torch.lerp(start[name], value, coefficient) if value.is_floating_point() else value
+        for name, value in trained.items()
+    }
+
+
+def choose_coefficient(recalls: Mapping[float, float], tolerance: float) -> float:
+    """Return the smallest coefficient whose mean recall is at most ``tolerance`` below the best one's."""
+    least = max(recalls.values()) - tolerance - RECALL_EPS
+    return min(coefficient for coefficient, recall in recalls.items() if recall >= least)

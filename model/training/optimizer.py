@@ -1,0 +1,105 @@
+"""AdamW or Muon as a stage uses it: parameter groups, the rate of each step, the state as plain tensors."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from model.config.sections import StageConfig
+from model.towers.layers import is_in_layer, place_parameters, tower_modules
+from model.training.checkpoint import Tensors
+from model.training.muon import Muon
+
+ADAM_BETA1 = 0.9
+ADAM_EPS = 1e-6
+
+
+def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig) -> torch.optim.AdamW:
+    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay.
+
+    A group's ``lr_share`` is the part of the learning rate that its layer gets, ``is_freezable`` says that it is of the
+    tower that the stage freezes, ``is_matrix`` that Muon updates it: the matrices of numbered layers, where the config
+    wants Muon.
+    """
+    grouped: dict[_Group, list[torch.nn.Parameter]] = {}
+    for key, parameter in _keyed_parameters(clip, objective, config):
+        grouped.setdefault(key, []).append(parameter)
+    groups = [
+        {**key._asdict(), "params": grouped[key], "weight_decay": config.weight_decay if key.decays else 0.0}
+        for key in sorted(grouped, reverse=True)
+    ]
+    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, fused=True)
+
+
+class _Group(NamedTuple):
+    """What the parameters of an optimiser's group have in common."""
+
+    lr_share: float
+    decays: bool
+    is_freezable: bool
+    is_matrix: bool = False
+
+
+def _keyed_parameters(
+    clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
+) -> Iterator[tuple[_Group, torch.nn.Parameter]]:
+    """Yield each trained parameter with the group that it belongs to."""
+    places = place_parameters(clip)
+    for name, parameter in clip.named_parameters():
+        if parameter.requires_grad:
+            tower, layers_above = places[name]
+            is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
+            share = config.layer_decay**layers_above * (config.matrix_lr / config.lr if is_matrix else 1)
+            yield _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix), parameter
+    for parameter in objective.parameters():
+        yield _Group(1.0, parameter.ndim >= 2, False), parameter
+
+
+def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
+    """Give each group its layer's share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_share"]
+
+
+def set_training(clip: torch.nn.Module, optimizer: torch.optim.AdamW, config: StageConfig, epoch: int) -> None:
+    """Put the towers in training for a 0-based epoch; a tower that is frozen then neither learns nor counts batches."""
+    is_frozen = config.freeze != "none" and (config.frozen_epochs == 0 or epoch < config.frozen_epochs)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(not (is_frozen and group["is_freezable"]))
+    clip.train()
+    if is_frozen and config.freeze != "none":
+        for module in tower_modules(clip, config.freeze):
+            module.eval()
+
+
+def learning_rate(step: int, steps: int, config: StageConfig) -> float:
+    """Return the rate of a 0-based step: linear warm-up to ``lr``, then half a cosine down to ``min_lr``."""
+    warmup = min(config.warmup_steps, max(steps - 1, 0))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class OptimizerState:
+    """An optimiser's state as named tensors, as a checkpoint holds it; rates and decays stay the config's."""
+
+    def __init__(self, optimizer: torch.optim.AdamW) -> None:
+        """View an optimiser."""
+        self._optimizer = optimizer
+
+    def state_dict(self) -> Tensors:
+        """Return each parameter's moments and step count by the parameter's number."""
+        state = self._optimizer.state_dict()["state"]
+        return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+
+    def load_state_dict(self, tensors: Tensors, /) -> None:
+        """Put the state of a checkpoint in place."""
+        state: dict[int, Tensors] = {}
+        for key, value in tensors.items():
+            number, name = key.split(".", 1)
+            state.setdefault(int(number), {})[name] = value
+        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})

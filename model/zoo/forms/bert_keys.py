@@ -1,0 +1,231 @@
+"""How Chinese models are named elsewhere: Chinese-CLIP's and EasyNLP's keys, and Hugging Face's vision transformer.
+
+Every mapping is a renaming, a transposition or a stack of queries, keys and values, so going back is exact.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+from model.errors import CheckpointError
+from model.towers.bert import VOCABULARY_FILE, is_bert
+from model.towers.towers import Towers
+from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code
+from model.zoo.forms.huggingface import towers_config
+from model.zoo.forms.keys import Tensors
+
+# What BERT's implementations keep beside the weights that the text feature depends on.
+IDLE = ("position_ids", "token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
+HEAD_WIDTH = 64
+LARGEST_SIZE = 10_000_000
+HUGE_WIDTH, HUGE_HEAD_WIDTH = 1280, 80  # ViT-H-14 alone has other heads
+PLAIN_VISION = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
+# EasyNLP's and Chinese-CLIP's name of each field of BertConfig.
+TEXT_FIELDS = {
+    "vocab_size": "vocab_size",
+    "text_hidden_size": "hidden_size",
+    "text_num_hidden_layers": "num_hidden_layers",
+    "text_num_attention_heads": "num_attention_heads",
+    "text_intermediate_size": "intermediate_size",
+    "text_hidden_act": "hidden_act",
+    "text_hidden_dropout_prob": "hidden_dropout_prob",
+    "text_attention_probs_dropout_prob": "attention_probs_dropout_prob",
+    "text_max_position_embeddings": "max_position_embeddings",
+    "text_type_vocab_size": "type_vocab_size",
+    "text_initializer_range": "initializer_range",
+}
+# Defaults of Hugging Face's CLIPVisionConfig and ChineseCLIPVisionConfig, which folders leave out.
+VISION_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+}
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # and what open_clip's quick_gelu is then
+# What the files of all these forms leave to transformers' defaults or to the code that reads them.
+TEXT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-12,
+}
+
+
+def ours_from_chinese_clip(tensors: Tensors) -> Tensors:
+    """Return the tensors of Chinese-CLIP's keys (``bert.``, ``visual.``, ``text_projection``) by our names."""
+    ours: Tensors = {}
+    for name, tensor in tensors.items():
+        if name.startswith("bert.") and name.endswith(IDLE):
+            continue
+        if name == "text_projection":
+            ours["text.proj.weight"] = tensor.T
+        else:
+            ours[f"text.transformer.{name[5:]}" if name.startswith("bert.") else name] = tensor
+    return ours
+
+
+def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
+    """Return our tensors by Chinese-CLIP's keys."""
+    theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("text.")}
+    theirs["text_projection"] = tensors["text.proj.weight"].T.contiguous()
+    return theirs | {f"bert.{name}": tensor for name, tensor in below(tensors, "text.transformer.").items()}
+
+
+def below(tensors: Tensors, prefix: str) -> Tensors:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def text_of(folder: Path, bert: dict[str, Any], length: int, **more: object) -> dict[str, Any]:
+    """Return ``text_cfg`` of BertConfig's fields with a context length that is at most that of its positions.
+
+    Raises:
+        CheckpointError: the positions are no number.
+    """
+    positions = bert["max_position_embeddings"]
+    if type(positions) is not int:
+        raise CheckpointError(f"{folder}: max_position_embeddings is {positions!r}, no number; fetch it again")
+    positions -= bert.get("model_type") == "roberta"
+    return {"context_length": min(length, positions), **more, "bert": bert}
+
+
+def block_count(tensors: Tensors, prefix: str) -> int:
+    """Return how many numbered blocks there are below a prefix."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def head_width(width: int) -> int:
+    """Return the width of a head of an image tower of that width: 64, which the files do not say."""
+    return HUGE_HEAD_WIDTH if width == HUGE_WIDTH else HEAD_WIDTH
+
+
+def vocabulary_beside(folder: Path) -> bytes:
+    """Return the vocabulary of a folder: its ``vocab.txt``, or the one inside its ``tokenizer.json``.
+
+    Raises:
+        CheckpointError: there is neither, a file is too large, or the tokeniser keeps capital letters.
+    """
+    refuse_code(folder, "tokenizer_config.json")
+    if read_json(folder, "tokenizer_config.json").get("do_lower_case") is False:
+        raise CheckpointError(f"{folder}: its tokeniser keeps capital letters, which Chinese models here do not")
+    path = file_of(folder, VOCABULARY_FILE)
+    if path is not None and path.stat().st_size <= MAX_JSON_BYTES:
+        return path.read_bytes()
+    try:
+        ids: dict[str, int] = read_json(folder, "tokenizer.json")["model"]["vocab"]
+        return "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)).encode()
+    except (AttributeError, LookupError, TypeError):
+        raise CheckpointError(
+            f"{folder}: no {VOCABULARY_FILE} of at most {MAX_JSON_BYTES:,} bytes and no tokenizer.json with a "
+            "vocabulary; put the model's vocabulary there"
+        ) from None
+
+
+def vocabulary_of(towers: Towers) -> bytes:
+    """Return the vocabulary of towers with BERT."""
+    return towers.files[VOCABULARY_FILE]
+
+
+def holds_plain(towers: Towers) -> bool:
+    """Return whether towers are BERT beside an image tower as Chinese-CLIP has them, activation and heads aside."""
+    model = towers.config["model_cfg"]
+    vision = model["vision_cfg"]
+    return is_bert(model) and not model.get("projection_bias") and vision.keys() <= PLAIN_VISION
+
+
+def holds_fixed(towers: Towers) -> bool:
+    """Return whether towers are plain and have what EasyNLP's and Chinese-CLIP's code fixes: QuickGELU, heads of 64.
+
+    And CLIP's mean and standard deviation of the pixels.
+    """
+    model = towers.config["model_cfg"]
+    vision = model["vision_cfg"]
+    if not holds_plain(towers) or vision.get("mlp_ratio", 4) != 4:
+        return False
+    preprocess = towers.config["preprocess_cfg"]
+    if tuple(preprocess["mean"]) != OPENAI_DATASET_MEAN or tuple(preprocess["std"]) != OPENAI_DATASET_STD:
+        return False
+    has_heads = vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
+    return has_heads and (is_resnet(towers) or bool(model.get("quick_gelu")))
+
+
+def is_resnet(towers: Towers) -> bool:
+    """Return whether the image tower is a ResNet."""
+    return not isinstance(towers.config["model_cfg"]["vision_cfg"].get("layers"), int)
+
+
+def state_of(towers: Towers) -> Tensors:
+    """Return the towers' tensors on the CPU."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in towers.clip.state_dict().items()}
+
+
+def vision_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return open_clip's ``vision_cfg`` of EasyNLP's config.
+
+    Raises:
+        CheckpointError: a value is no positive number.
+    """
+    layers = config.get("vision_layers")
+    sizes = layers if isinstance(layers, list) else [layers]
+    required = {name: config.get(name) for name in ("embed_dim", "image_resolution", "vision_width")}
+    required |= {f"vision_layers ({number})": size for number, size in enumerate(sizes)}
+    if not isinstance(layers, list):
+        required["vision_patch_size"] = config.get("vision_patch_size")
+    for name, value in required.items():
+        if type(value) is not int or not 0 < value < LARGEST_SIZE:
+            raise CheckpointError(f"{folder / 'config.json'}: {name} is {value!r}, no positive number; fetch it again")
+    vision = {
+        "image_size": config["image_resolution"],
+        "layers": layers,
+        "width": config["vision_width"],
+        "patch_size": config["vision_patch_size"],
+    }
+    return vision if isinstance(layers, list) else vision | {"head_width": head_width(config["vision_width"])}
+
+
+def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
+    """Return ``quick_gelu`` and ``vision_cfg`` of a folder's ``vision_config``.
+
+    Raises:
+        CheckpointError: it names another activation, or no positive numbers.
+    """
+    vision = towers_config(folder, "vision", VISION_DEFAULTS)
+    if vision["hidden_act"] not in ACTIVATIONS:
+        known = " and ".join(ACTIVATIONS)
+        raise CheckpointError(f"{folder}: vision_config.hidden_act is {vision['hidden_act']!r}, known are {known}")
+    ours = {
+        "image_size": vision["image_size"],
+        "layers": vision["num_hidden_layers"],
+        "width": vision["hidden_size"],
+        "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+        "patch_size": vision["patch_size"],
+        "mlp_ratio": vision["intermediate_size"] / vision["hidden_size"],
+    }
+    return ACTIVATIONS[vision["hidden_act"]], ours
+
+
+def vision_config_from_ours(towers: Towers) -> dict[str, Any]:
+    """Return Hugging Face's ``vision_config`` of towers with a vision transformer."""
+    model = towers.config["model_cfg"]
+    vision = model["vision_cfg"]
+    return {
+        "hidden_size": vision["width"],
+        "intermediate_size": int(vision["width"] * vision.get("mlp_ratio", 4)),
+        "num_hidden_layers": vision["layers"],
+        "num_attention_heads": vision["width"] // vision.get("head_width", HEAD_WIDTH),
+        "image_size": towers.image_size,
+        "patch_size": vision.get("patch_size", 16),
+        "hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu",
+    }

@@ -1,0 +1,122 @@
+"""Chinese-CLIP's own file: a ``.pt`` with ``state_dict``, keys ``bert.`` and ``visual.``, mostly behind ``module.``.
+
+The file names no architecture; the shapes of its tensors say all but the heads, which are of width 64 in both towers
+(80 in the image tower of ViT-H-14), and the activation, which is QuickGELU in all of them. Its code has the vocabulary:
+``vocab.txt`` must lie beside the file. Images are resized to a square and not cropped.
+
+Source: Chinese-CLIP's cn_clip/clip/model.py, utils.py and model_configs/.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import CheckpointError
+from model.towers.bert import VOCABULARY_FILE
+from model.towers.towers import Towers
+from model.zoo.forms.activation import check_activation
+from model.zoo.forms.bert_keys import (
+    block_count,
+    chinese_clip_from_ours,
+    head_width,
+    holds_fixed,
+    ours_from_chinese_clip,
+    state_of,
+    text_of,
+    vocabulary_beside,
+    vocabulary_of,
+)
+from model.zoo.forms.huggingface import read_licence
+from model.zoo.forms.keys import Tensors
+from model.zoo.published import Published, Told
+from model.zoo.tensors import peek_names, read_tensors
+
+NAME = "chinese-clip"
+ABOUT = "Chinese-CLIP's .pt"
+PREFIX = "module."
+WEIGHTS = "clip_cn.pt"
+CONTEXT_LENGTH = 52
+BERT_HEAD_WIDTH = 64
+LONGEST_WORD = 200  # characters; longer ones are [UNK]
+NEEDED = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
+PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether this is a file of this form, by its name or by what is in it."""
+    if path.suffix not in (".pt", ".pth", ".bin") or not path.is_file():
+        return False
+    return path.name.startswith("clip_cn") or {name.removeprefix(PREFIX) for name in peek_names(path)} >= NEEDED
+
+
+def read(path: Path, told: Told) -> Published:
+    """Read a file of this form.
+
+    Raises:
+        ConfigError: the user said another activation than QuickGELU.
+        CheckpointError: the file is damaged or incomplete, or no vocabulary lies beside it.
+    """
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    try:
+        architecture = _architecture(path, tensors)
+    except (LookupError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: weights of another architecture ({error})") from None
+    check_activation(architecture, told, "Chinese-CLIP's code")
+    files, licence = {VOCABULARY_FILE: vocabulary_beside(path.parent)}, read_licence(path.parent)
+    return Published(NAME, architecture, dict(PREPROCESS), ours_from_chinese_clip(tensors), path, files, licence)
+
+
+def holds(towers: Towers) -> bool:
+    """Tell whether this form has a place for such towers."""
+    return holds_fixed(towers)
+
+
+def write(towers: Towers, folder: Path) -> None:
+    """Write the towers into a folder in this form, with the vocabulary beside the file."""
+    (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
+    # Their trainer resumes from names with the prefix, their loader takes either.
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in chinese_clip_from_ours(state_of(towers)).items()}
+    torch.save({"epoch": 0, "step": 0, "name": NAME, "state_dict": tensors}, folder / WEIGHTS)
+
+
+def _architecture(path: Path, tensors: Tensors) -> dict[str, Any]:
+    """Return ``model_cfg`` of tensors by their shapes; raises LookupError or ValueError where one is missing."""
+    tokens, width = tensors["bert.embeddings.word_embeddings.weight"].shape
+    bert = {
+        "vocab_size": tokens,
+        "hidden_size": width,
+        "num_hidden_layers": block_count(tensors, "bert.encoder.layer."),
+        "num_attention_heads": max(width // BERT_HEAD_WIDTH, 1),
+        "intermediate_size": len(tensors["bert.encoder.layer.0.intermediate.dense.weight"]),
+        "max_position_embeddings": len(tensors["bert.embeddings.position_embeddings.weight"]),
+        "type_vocab_size": len(tensors["bert.embeddings.token_type_embeddings.weight"]),
+    }
+    return {
+        "embed_dim": tensors["text_projection"].shape[1],
+        "quick_gelu": True,
+        "vision_cfg": _resnet(tensors) if "visual.layer1.0.conv1.weight" in tensors else _transformer(tensors),
+        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=LONGEST_WORD),
+    }
+
+
+def _transformer(tensors: Tensors) -> dict[str, Any]:
+    width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
+    grid = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
+    return {
+        "image_size": grid * patch_size,
+        "layers": block_count(tensors, "visual.transformer.resblocks."),
+        "width": width,
+        "head_width": head_width(width),
+        "patch_size": patch_size,
+    }
+
+
+def _resnet(tensors: Tensors) -> dict[str, Any]:
+    grid = round((len(tensors["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+    return {
+        "image_size": 32 * grid,
+        "layers": [block_count(tensors, f"visual.layer{number}.") for number in range(1, 5)],
+        "width": len(tensors["visual.layer1.0.conv1.weight"]),
+        "patch_size": None,
+    }

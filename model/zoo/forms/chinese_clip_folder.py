@@ -1,0 +1,120 @@
+"""Chinese-CLIP as Hugging Face has it: transformers' ChineseCLIPModel in a folder.
+
+Source: transformers' models/chinese_clip.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from model.errors import CheckpointError
+from model.towers.bert import VOCABULARY_FILE, context_length
+from model.towers.towers import Towers
+from model.zoo.folders import find_file, read_json
+from model.zoo.forms.activation import check_activation
+from model.zoo.forms.bert_keys import (
+    IDLE,
+    TEXT_DEFAULTS,
+    below,
+    block_count,
+    holds_plain,
+    is_resnet,
+    ours_from_vision_config,
+    state_of,
+    text_of,
+    vision_config_from_ours,
+    vocabulary_beside,
+    vocabulary_of,
+)
+from model.zoo.forms.huggingface import (
+    CONFIG,
+    NAME,
+    WEIGHTS,
+    preprocess_json,
+    read_licence,
+    read_preprocess,
+    towers_config,
+    write_folder,
+)
+from model.zoo.forms.keys import Rule, Tensors, to_ours, to_theirs, transposed, vision_rules
+from model.zoo.published import Published, Told
+from model.zoo.tensors import read_tensors
+
+__all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
+
+ABOUT = "Hugging Face folder of a ChineseCLIPModel"
+CONTEXT_LENGTH = 52
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether this is a folder of this form."""
+    config = read_json(path, CONFIG) if path.is_dir() else {}
+    return config.get("model_type") == "chinese_clip" and "text_config" in config
+
+
+def read(path: Path, told: Told) -> Published:
+    """Read a folder of this form.
+
+    Raises:
+        ConfigError: the user said another activation than the config does.
+        CheckpointError: a file is missing, damaged, or of another form.
+    """
+    weights = find_file(path, WEIGHTS)
+    tensors, files = read_tensors(weights), {VOCABULARY_FILE: vocabulary_beside(path)}
+    if "text_projection.weight" not in tensors:
+        raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
+    architecture = check_activation(_architecture(path, len(tensors["text_projection.weight"])), told, str(path))
+    images = read_preprocess(path)
+    return Published(NAME, architecture, images, _ours(tensors), weights, files, read_licence(path))
+
+
+def holds(towers: Towers) -> bool:
+    """Tell whether this form has a place for such towers."""
+    return holds_plain(towers) and not is_resnet(towers)
+
+
+def write(towers: Towers, folder: Path) -> None:
+    """Write the towers into a folder in this form."""
+    text_config = {name: getattr(towers.clip.text.config, name) for name in TEXT_DEFAULTS}
+    vision_config = vision_config_from_ours(towers) | {"projection_dim": towers.embed_dim}
+    config = {
+        "architectures": ["ChineseCLIPModel"],
+        "model_type": "chinese_clip",
+        "projection_dim": towers.embed_dim,
+        "text_config": text_config,
+        "vision_config": vision_config,
+    }
+    length = context_length(towers.config["model_cfg"])
+    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": length}
+    images = preprocess_json(towers.config["preprocess_cfg"], towers.image_size, "ChineseCLIPImageProcessor")
+    write_folder(folder, _theirs(state_of(towers)), config, images)
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2), encoding="utf-8")
+    (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
+
+
+def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
+    is_quick, vision = ours_from_vision_config(folder)
+    text = text_of(folder, towers_config(folder, "text", TEXT_DEFAULTS), CONTEXT_LENGTH)
+    return {"embed_dim": embed_dim, "quick_gelu": is_quick, "vision_cfg": vision, "text_cfg": text}
+
+
+def _ours(tensors: Tensors) -> Tensors:
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
+    text = below(kept, "text_model.")
+    others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
+    ours = to_ours(others, _rules(block_count(kept, "vision_model.encoder.layers.")))
+    return ours | {f"text.transformer.{name}": tensor for name, tensor in text.items()}
+
+
+def _theirs(ours: Tensors) -> Tensors:
+    theirs = to_theirs(ours, _rules(block_count(ours, "visual.transformer.resblocks.")))
+    return theirs | {f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()}
+
+
+def _rules(layers: int) -> Iterable[Rule]:
+    """Yield the rules of all but BERT."""
+    yield Rule(("logit_scale",), ("logit_scale",))
+    yield Rule(("text_projection.weight",), ("text.proj.weight",))
+    yield from vision_rules("vision_model", "visual", layers)
+    yield transposed("visual_projection.weight", "visual.proj")

@@ -1,0 +1,158 @@
+"""EasyNLP's English models: ``config.json`` of ``model_type: open_clip``, ``pytorch_model.bin``, BPE in ``vocab.txt``.
+
+Both towers use QuickGELU, which the config does not say: EasyNLP's code knows no other. Images are made ready as for
+CLIP, whatever the folder: its code has the numbers.
+
+Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_openclip.py, appzoo/clip/model.py and data.py.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import SimpleTokenizer
+
+from model.errors import CheckpointError, ConfigError
+from model.towers.towers import Towers
+from model.zoo.folders import find_file, read_json
+from model.zoo.forms.activation import check_activation
+from model.zoo.forms.bpe import check_merges, own_merges
+from model.zoo.forms.plain import is_plain
+from model.zoo.published import Published, Told
+from model.zoo.tensors import read_tensors
+
+NAME = "easynlp"
+ABOUT = "EasyNLP folder with config.json of model_type open_clip"
+CONFIG, WEIGHTS, MERGES = "config.json", "pytorch_model.bin", "vocab.txt"
+MODEL_TYPE = "open_clip"
+PREFIX = "open_clip."
+HEAD_WIDTH = 64  # of the image tower; the config does not say it
+NUMBERS = (
+    "embed_dim",
+    "image_resolution",
+    "vision_width",
+    "vision_patch_size",
+    "context_length",
+    "vocab_size",
+    "transformer_width",
+    "transformer_heads",
+    "transformer_layers",
+)
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether this is a folder of this form."""
+    return path.is_dir() and read_json(path, CONFIG).get("model_type") == MODEL_TYPE
+
+
+def read(path: Path, told: Told) -> Published:
+    """Read a folder of this form.
+
+    Raises:
+        ConfigError: the user said another activation than QuickGELU.
+        CheckpointError: a file is missing, damaged, or of another form.
+    """
+    weights = find_file(path, [WEIGHTS])
+    check_merges(find_file(path, [MERGES], "vocabulary"))
+    architecture = check_activation(_architecture(path), told, "EasyNLP's code")
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(weights).items()}
+    return Published(NAME, architecture, {}, tensors, weights)
+
+
+def holds(towers: Towers) -> bool:
+    """Tell whether the form has a place for such towers."""
+    architecture, preprocess = towers.config["model_cfg"], towers.config["preprocess_cfg"]
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    return (
+        is_plain(towers)
+        and bool(architecture.get("quick_gelu"))
+        and vision.get("head_width", HEAD_WIDTH) == HEAD_WIDTH
+        and vision.get("mlp_ratio", 4) == text.get("mlp_ratio", 4) == 4
+        and isinstance(towers.tokenizer, SimpleTokenizer)
+        and tuple(preprocess["mean"]) == OPENAI_DATASET_MEAN
+        and tuple(preprocess["std"]) == OPENAI_DATASET_STD
+    )
+
+
+def write(towers: Towers, folder: Path) -> None:
+    """Write the towers into a folder in this form."""
+    tensors = {f"{PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()}
+    torch.save(tensors, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(_config(towers.config["model_cfg"]), indent=2), encoding="utf-8")
+    (folder / MERGES).write_bytes(own_merges())
+
+
+class TheirTruncation:
+    """CLIP's tokeniser as EasyNLP runs it: a caption of too many tokens is cut and gets no end of text back."""
+
+    def __init__(self, tokenizer: SimpleTokenizer) -> None:
+        """Wrap open_clip's tokeniser."""
+        self._tokenizer = tokenizer
+
+    def __call__(self, captions: list[str]) -> torch.Tensor:
+        """Return token ids int64 [B, L]."""
+        context = self._tokenizer.context_length
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        ids_BL = torch.zeros(len(captions), context, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            ids = [start, *self._tokenizer.encode(caption), end][:context]
+            ids_BL[row, : len(ids)] = torch.tensor(ids)
+        return ids_BL
+
+
+def truncating_as_theirs(towers: Towers) -> Towers:
+    """Return the towers with captions cut as EasyNLP cuts them, for the embeddings that its own models gave.
+
+    Raises:
+        ConfigError: the towers read no English byte pairs.
+    """
+    if not isinstance(towers.tokenizer, SimpleTokenizer):
+        raise ConfigError("--truncate easynlp: these towers do not read CLIP's byte pairs; leave the option out")
+    return replace(towers, tokenizer=TheirTruncation(towers.tokenizer))
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
+    """Return open_clip's ``model_cfg`` of EasyNLP's config."""
+    config = read_json(folder, CONFIG)
+    layers = config.get("vision_layers")
+    sizes = layers if isinstance(layers, list) else [layers]
+    for name, value in [*((name, config.get(name)) for name in NUMBERS), *(("vision_layers", size) for size in sizes)]:
+        if type(value) is not int or not 0 < value < 10_000_000:
+            raise CheckpointError(f"{folder / CONFIG}: {name} is {value!r}, no positive number; fetch it again")
+    return {
+        "embed_dim": config["embed_dim"],
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": config["image_resolution"],
+            "layers": layers,
+            "width": config["vision_width"],
+            "patch_size": config["vision_patch_size"],
+        },
+        "text_cfg": {
+            "context_length": config["context_length"],
+            "vocab_size": config["vocab_size"],
+            "width": config["transformer_width"],
+            "heads": config["transformer_heads"],
+            "layers": config["transformer_layers"],
+        },
+    }
+
+
+def _config(architecture: dict[str, Any]) -> dict[str, Any]:
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    return {
+        "embed_dim": architecture["embed_dim"],
+        "image_resolution": vision["image_size"],
+        "vision_layers": vision.get("layers", 12),
+        "vision_width": vision.get("width", 768),
+        "vision_patch_size": vision["patch_size"],
+        "context_length": text.get("context_length", 77),
+        "vocab_size": text.get("vocab_size", 49408),
+        "transformer_width": text.get("width", 512),
+        "transformer_heads": text.get("heads", 8),
+        "transformer_layers": text.get("layers", 12),
+        "model_type": MODEL_TYPE,
+    }

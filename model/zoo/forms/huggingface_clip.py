@@ -1,0 +1,178 @@
+"""CLIP as Hugging Face has it (FashionCLIP's form): transformers' CLIPModel in a folder, English BPE.
+
+Captions are tokenised by open_clip, whose ids are those of the folder's vocabulary; it also mends mojibake.
+
+Source: transformers' models/clip.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from open_clip.tokenizer import SimpleTokenizer
+
+from model.errors import CheckpointError
+from model.towers.towers import Towers
+from model.zoo.folders import find_file, read_json
+from model.zoo.forms.activation import check_activation
+from model.zoo.forms.bpe import check_bpe, hugging_face_bpe
+from model.zoo.forms.huggingface import (
+    CONFIG,
+    CONSTANTS,
+    NAME,
+    WEIGHTS,
+    preprocess_json,
+    read_licence,
+    read_preprocess,
+    towers_config,
+    write_folder,
+)
+from model.zoo.forms.keys import Rule, block_rules, reshaped, same, to_ours, to_theirs, transposed, vision_rules
+from model.zoo.forms.plain import is_plain
+from model.zoo.published import Published, Told
+from model.zoo.tensors import read_tensors
+
+__all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
+
+ABOUT = "Hugging Face folder of a CLIPModel"
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+TEXT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+VISION_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether this is a folder of this form."""
+    return path.is_dir() and read_json(path, CONFIG).get("model_type") == "clip"
+
+
+def read(path: Path, told: Told) -> Published:
+    """Read a folder of this form.
+
+    Raises:
+        ConfigError: the user said another activation than the folder.
+        CheckpointError: a file is missing or damaged, or open_clip has no such towers.
+    """
+    weights = find_file(path, WEIGHTS)
+    architecture = check_activation(_architecture(path), told, str(path / CONFIG))
+    check_bpe(path)
+    tensors = {name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS}
+    ours = to_ours(tensors, _rules(architecture))
+    return Published("huggingface", architecture, read_preprocess(path), ours, weights, licence=read_licence(path))
+
+
+def holds(towers: Towers) -> bool:
+    """Tell whether the form has a place for such towers."""
+    return is_plain(towers) and isinstance(towers.tokenizer, SimpleTokenizer)
+
+
+def write(towers: Towers, folder: Path) -> None:
+    """Write the towers into a folder in this form."""
+    architecture, preprocess = towers.config["model_cfg"], towers.config["preprocess_cfg"]
+    tensors = to_theirs(towers.clip.state_dict(), _rules(architecture))
+    images = preprocess_json(preprocess, towers.image_size, "CLIPImageProcessor")
+    write_folder(folder, tensors, _config(architecture), images)
+    for name, content in hugging_face_bpe(architecture["text_cfg"].get("context_length", 77)).items():
+        (folder / name).write_bytes(content)
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
+    vision = towers_config(folder, "vision", VISION_DEFAULTS)
+    text = towers_config(folder, "text", TEXT_DEFAULTS)
+    acts = {vision["hidden_act"], text["hidden_act"]}
+    if len(acts) != 1 or not acts <= ACTIVATIONS.keys():
+        raise CheckpointError(f"{folder / CONFIG}: hidden_act {' and '.join(sorted(map(str, acts)))}: no such towers")
+    if {vision["layer_norm_eps"], text["layer_norm_eps"]} != {1e-5}:
+        raise CheckpointError(f"{folder / CONFIG}: layer_norm_eps must be 1e-5 in both towers; open_clip has no other")
+    return {
+        "embed_dim": read_json(folder, CONFIG).get("projection_dim", 512),
+        "quick_gelu": ACTIVATIONS[acts.pop()],
+        "vision_cfg": {
+            "image_size": vision["image_size"],
+            "layers": vision["num_hidden_layers"],
+            "width": vision["hidden_size"],
+            "patch_size": vision["patch_size"],
+            **_unless_usual("head_width", vision["hidden_size"] // vision["num_attention_heads"], 64),
+            **_unless_usual("mlp_ratio", vision["intermediate_size"] / vision["hidden_size"], 4),
+        },
+        "text_cfg": {
+            "context_length": text["max_position_embeddings"],
+            "vocab_size": text["vocab_size"],
+            "width": text["hidden_size"],
+            "heads": text["num_attention_heads"],
+            "layers": text["num_hidden_layers"],
+            **_unless_usual("mlp_ratio", text["intermediate_size"] / text["hidden_size"], 4),
+        },
+    }
+
+
+def _unless_usual(name: str, value: float, usual: float) -> dict[str, float]:
+    return {} if value == usual else {name: value}
+
+
+def _config(architecture: dict[str, Any]) -> dict[str, Any]:
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    act = "quick_gelu" if architecture.get("quick_gelu") else "gelu"
+    width, text_width = vision.get("width", 768), text.get("width", 512)
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": architecture["embed_dim"],
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": width,
+            "intermediate_size": int(width * vision.get("mlp_ratio", 4)),
+            "num_hidden_layers": vision.get("layers", 12),
+            "num_attention_heads": width // vision.get("head_width", 64),
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+            "hidden_act": act,
+            "layer_norm_eps": 1e-5,
+            "projection_dim": architecture["embed_dim"],
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": text.get("vocab_size", 49408),
+            "hidden_size": text_width,
+            "intermediate_size": int(text_width * text.get("mlp_ratio", 4)),
+            "num_hidden_layers": text.get("layers", 12),
+            "num_attention_heads": text.get("heads", 8),
+            "max_position_embeddings": text.get("context_length", 77),
+            "hidden_act": act,
+            "layer_norm_eps": 1e-5,
+            "projection_dim": architecture["embed_dim"],
+            # 2 makes transformers pool at the largest id, as CLIP does.
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 1,
+        },
+    }
+
+
+def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    yield reshaped("logit_scale", "logit_scale", (), ())
+    yield Rule(("text_model.embeddings.token_embedding.weight",), ("token_embedding.weight",))
+    yield Rule(("text_model.embeddings.position_embedding.weight",), ("positional_embedding",))
+    yield from block_rules("text_model", "transformer", text.get("layers", 12))
+    yield from same("text_model.final_layer_norm", "ln_final")
+    yield transposed("text_projection.weight", "text_projection")
+    yield from vision_rules("vision_model", "visual", vision.get("layers", 12))
+    yield transposed("visual_projection.weight", "visual.proj")

@@ -1,0 +1,249 @@
+"""SigLIP and SigLIP 2 of fixed resolution as Hugging Face has them: transformers' SiglipModel in a folder.
+
+The image tower becomes timm's of the same shape. transformers uses the tanh form of GELU in both towers, open_clip's
+own configs the exact one in some: the architecture says which, and ours computes what the folder's library does.
+Captions go verbatim to the folder's tokeniser (Gemma's for SigLIP 2), as transformers hands them on.
+
+Source: transformers' models/siglip; timm's vision_transformer.py.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from model.errors import CheckpointError, ConfigError
+from model.towers.towers import TANH, Towers
+from model.zoo.folders import find_file, read_json, tokenizer_files
+from model.zoo.forms.huggingface import (
+    CONFIG,
+    CONSTANTS,
+    NAME,
+    WEIGHTS,
+    preprocess_json,
+    read_licence,
+    read_preprocess,
+    towers_config,
+    write_folder,
+)
+from model.zoo.forms.keys import Rule, block_rules, reshaped, same, stacked, to_ours, to_theirs
+from model.zoo.published import Published, Told
+from model.zoo.tensors import read_tensors
+
+__all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
+
+ABOUT = "Hugging Face folder of a SiglipModel"
+ACTIVATIONS = {"gelu_pytorch_tanh": True, "gelu": False}
+TEXT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 64,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+VISION_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+SIGLIP_PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+# timm's names of towers by their width and number of blocks.
+TIMM_SIZES = {(768, 12): "base", (1024, 24): "large", (1152, 27): "so400m", (1536, 40): "giantopt"}
+TEXT_NORM = {"eps": 1e-6}
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether this is a folder of this form."""
+    return path.is_dir() and str(read_json(path, CONFIG).get("model_type")).startswith("siglip")
+
+
+def read(path: Path, told: Told) -> Published:
+    """Read a folder of this form.
+
+    Raises:
+        ConfigError: the user said an activation, which the folder says itself.
+        CheckpointError: a file is missing or damaged, or timm has no such image tower.
+    """
+    if told.activation is not None:
+        raise ConfigError(f"--activation {told.activation}: {path / CONFIG} says it; leave the option out")
+    weights = find_file(path, WEIGHTS)
+    if read_json(path, CONFIG)["model_type"] != "siglip":
+        raise CheckpointError(f"{path}: a SigLIP of variable resolution, which open_clip has no towers for")
+    architecture = _architecture(path)
+    tensors = {name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS}
+    ours = to_ours(tensors, _rules(architecture))
+    preprocess = SIGLIP_PREPROCESS | read_preprocess(path)
+    files = tokenizer_files(path)
+    return Published("huggingface", architecture, preprocess, ours, weights, files, read_licence(path), True)
+
+
+def holds(towers: Towers) -> bool:
+    """Tell whether the form has a place for such towers."""
+    architecture = towers.config["model_cfg"]
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    return (
+        str(vision.get("timm_model_name")) in _timm_towers()
+        and vision.get("timm_pool") == "map"
+        and vision.get("timm_proj") == "none"
+        and text.get("pool_type") == "last"
+        and bool(text.get("no_causal_mask") and text.get("proj_bias"))
+        and "tokenizer.json" in towers.files
+    )
+
+
+def write(towers: Towers, folder: Path) -> None:
+    """Write the towers into a folder in this form."""
+    architecture, preprocess = towers.config["model_cfg"], towers.config["preprocess_cfg"]
+    tensors = to_theirs(towers.clip.state_dict(), _rules(architecture))
+    images = preprocess_json(preprocess, towers.image_size, "SiglipImageProcessor")
+    write_folder(folder, tensors, _config(towers), images)
+    for name, content in towers.files.items():
+        if name.endswith(".json") and "token" in name:
+            (folder / name).write_bytes(content)
+
+
+def _timm_towers() -> list[str]:
+    """Return the names of timm's SigLIP towers that pool by attention."""
+    prefixes = tuple(f"vit_{size}_" for size in TIMM_SIZES.values())
+    return [name for name in timm.list_models("vit_*_siglip_*") if name.startswith(prefixes) and "gap" not in name]
+
+
+def _timm_name(folder: Path, vision: dict[str, Any]) -> str:
+    size = TIMM_SIZES.get((vision["hidden_size"], vision["num_hidden_layers"]))
+    name = f"vit_{size}_patch{vision['patch_size']}_siglip_{vision['image_size']}"
+    if name not in _timm_towers():
+        shape = ", ".join(f"{key} {vision[key]}" for key in ("hidden_size", "num_hidden_layers", "patch_size"))
+        raise CheckpointError(
+            f"{folder / CONFIG}: timm has no SigLIP tower with {shape} for {vision['image_size']} pixels"
+        )
+    return name
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
+    vision = towers_config(folder, "vision", VISION_DEFAULTS)
+    text = towers_config(folder, "text", TEXT_DEFAULTS)
+    for tower in (vision, text):
+        if tower["hidden_act"] not in ACTIVATIONS or tower["layer_norm_eps"] != TEXT_NORM["eps"]:
+            act, eps = tower["hidden_act"], tower["layer_norm_eps"]
+            raise CheckpointError(f"{folder / CONFIG}: no such towers with hidden_act {act}, layer_norm_eps {eps}")
+    return {
+        "embed_dim": vision["hidden_size"],
+        "init_logit_bias": -10,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": vision["image_size"],
+            "timm_model_name": _timm_name(folder, vision),
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+            **({"act_kwargs": TANH} if ACTIVATIONS[vision["hidden_act"]] else {}),
+        },
+        "text_cfg": {
+            "context_length": text["max_position_embeddings"],
+            "vocab_size": text["vocab_size"],
+            "hf_tokenizer_name": ".",
+            "width": text["hidden_size"],
+            "heads": text["num_attention_heads"],
+            "layers": text["num_hidden_layers"],
+            "mlp_ratio": text["intermediate_size"] / text["hidden_size"],
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": TEXT_NORM,
+            **({"act_kwargs": TANH} if ACTIVATIONS[text["hidden_act"]] else {}),
+        },
+    }
+
+
+def _config(towers: Towers) -> dict[str, Any]:
+    architecture, trunk = towers.config["model_cfg"], towers.clip.visual.trunk
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    return {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": trunk.embed_dim,
+            "intermediate_size": trunk.blocks[0].mlp.fc1.out_features,
+            "num_hidden_layers": len(trunk.blocks),
+            "num_attention_heads": trunk.blocks[0].attn.num_heads,
+            "image_size": towers.image_size,
+            "patch_size": trunk.patch_embed.patch_size[0],
+            "hidden_act": _act(vision),
+            "layer_norm_eps": TEXT_NORM["eps"],
+        },
+        "text_config": {
+            "model_type": "siglip_text_model",
+            "vocab_size": text["vocab_size"],
+            "hidden_size": text["width"],
+            "intermediate_size": int(text["width"] * text.get("mlp_ratio", 4)),
+            "num_hidden_layers": text["layers"],
+            "num_attention_heads": text["heads"],
+            "max_position_embeddings": text["context_length"],
+            "projection_size": architecture["embed_dim"],
+            "hidden_act": _act(text),
+            "layer_norm_eps": TEXT_NORM["eps"],
+        },
+    }
+
+
+def _act(tower: dict[str, Any]) -> str:
+    is_tanh = tower.get("act_kwargs") == TANH
+    return next(name for name, tanh in ACTIVATIONS.items() if tanh == is_tanh)
+
+
+def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    for name in ("logit_scale", "logit_bias"):
+        yield reshaped(name, name, (1,), ())
+    yield Rule(("text_model.embeddings.token_embedding.weight",), ("text.token_embedding.weight",))
+    yield Rule(("text_model.embeddings.position_embedding.weight",), ("text.positional_embedding",))
+    yield from block_rules("text_model", "text.transformer", text["layers"])
+    yield from same("text_model.final_layer_norm", "text.ln_final")
+    yield from same("text_model.head", "text.text_projection")
+    trunk: Any = timm.create_model(vision["timm_model_name"], num_classes=0, global_pool="map", device="meta")
+    there, here = "vision_model", "visual.trunk"
+    yield from same(f"{there}.embeddings.patch_embedding", f"{here}.patch_embed.proj")
+    positions, width = trunk.pos_embed.shape[1:]
+    name = f"{there}.embeddings.position_embedding.weight"
+    yield reshaped(name, f"{here}.pos_embed", (positions, width), (1, positions, width))
+    for number in range(len(trunk.blocks)):
+        yield from _block_rules(f"{there}.encoder.layers.{number}", f"{here}.blocks.{number}")
+    yield from same(f"{there}.post_layernorm", f"{here}.norm")
+    yield from _pool_rules(f"{there}.head", f"{here}.attn_pool", width)
+
+
+def _block_rules(there: str, here: str) -> Iterable[Rule]:
+    for part in ("weight", "bias"):
+        yield stacked([f"{there}.self_attn.{letter}_proj.{part}" for letter in "qkv"], f"{here}.attn.qkv.{part}")
+    yield from same(f"{there}.self_attn.out_proj", f"{here}.attn.proj")
+    yield from same(f"{there}.layer_norm1", f"{here}.norm1")
+    yield from same(f"{there}.layer_norm2", f"{here}.norm2")
+    yield from same(f"{there}.mlp.fc1", f"{here}.mlp.fc1")
+    yield from same(f"{there}.mlp.fc2", f"{here}.mlp.fc2")
+
+
+def _pool_rules(there: str, here: str, width: int) -> Iterable[Rule]:
+    yield Rule((f"{there}.probe",), (f"{here}.latent",))
+    for part in ("weight", "bias"):
+        ours = (f"{here}.q.{part}", f"{here}.kv.{part}")
+        yield Rule(
+            (f"{there}.attention.in_proj_{part}",),
+            ours,
+            lambda one: [one[0][:width], one[0][width:]],
+            lambda two: [torch.cat(list(two))],
+        )
+    yield from same(f"{there}.attention.out_proj", f"{here}.proj")
+    yield from same(f"{there}.layernorm", f"{here}.norm")
+    yield from same(f"{there}.mlp.fc1", f"{here}.mlp.fc1")
+    yield from same(f"{there}.mlp.fc2", f"{here}.mlp.fc2")

@@ -1,0 +1,176 @@
+"""What one model answers to the questions about a test split, in figures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from model.evaluation.false_negatives import Audit, audit
+from model.evaluation.figures import Figure, figures_of, measure
+from model.evaluation.protocols import evaluate_candidates
+from model.evaluation.queries import product_embeddings, score_queries
+from model.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate_retrieval
+from model.evaluation.slices import Slice, product_recall, slice_products
+from model.evaluation.zero_shot import Classified, classify, labels_of, prompt_embeddings
+from tasks.evaluation.questions import CAPTIONS, FIELDS, KEYWORDS, Questions
+
+if TYPE_CHECKING:
+    from model.config.sections import EvaluateConfig
+
+FULL, PRODUCT, SAMPLED = "full", "product", "101"
+SINGLE, ENSEMBLE = "single", "ensemble"
+SEARCHED_AS_PICTURES = (KEYWORDS, FIELDS, CAPTIONS)
+SHOWN_SCORES = {
+    KEYWORDS: ("precision_at_1", "precision_at_10", "ndcg_at_10", "mrr"),
+    FIELDS: ("precision_at_1", "precision_at_10", "ndcg_at_10", "mrr"),
+    CAPTIONS: ("recall_at_1", "recall_at_10", "mrr_at_10"),
+}
+LABEL_SCORES = ("precision_at_1", "precision_at_10", "mrr_at_10")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model's embeddings of the distinct captions [Q, D] and images [C, D], and what embeds other texts."""
+
+    texts: torch.Tensor
+    images: torch.Tensor
+    embed: Callable[[list[str]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model's figures by protocol, by kind of query and by column, its audit and its slices."""
+
+    results: dict[str, RetrievalResult]
+    protocols: dict[str, dict[str, Figure]]
+    keywords: dict[str, float]
+    queries: dict[str, dict[str, Figure]]
+    audit: Audit
+    zero_shot: dict[str, dict[str, Classified]]
+    slices: list[Slice]
+
+    def metrics(self) -> dict[str, float]:
+        """Return flat names and values: those of the full set bare, the others' with the protocol before them."""
+        flat = self.results[FULL].metrics() | self.keywords
+        for protocol, figures in self.protocols.items():
+            flat |= _flat("" if protocol == FULL else f"{protocol}_", figures)
+        for name, figures in self.queries.items():
+            flat |= _flat(f"{name}_" if name in SEARCHED_AS_PICTURES else f"{name}_to_product_", figures)
+        flat["text_to_image_audited_rank_at_1"] = self.audit.audited
+        for column, by_prompt in self.zero_shot.items():
+            for prompts, found in by_prompt.items():
+                flat |= _flat(f"zero_shot_{prompts}_{column}_", {"accuracy": found.accuracy})
+                flat[f"zero_shot_{prompts}_{column}_macro_accuracy"] = found.macro
+        return {name.replace(" ", "_"): value for name, value in flat.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values, for a file."""
+        return {
+            "protocols": {
+                name: {key: vars(figure) for key, figure in figures.items()} for name, figures in self.protocols.items()
+            },
+            "chance": {
+                name: {
+                    f"{way}_rank_at_{k}": value
+                    for way in DIRECTIONS
+                    for k, value in getattr(each, way).chance_at.items()
+                }
+                for name, each in self.results.items()
+            },
+            "queries": {
+                name: {key: vars(figure) for key, figure in figures.items()} for name, figures in self.queries.items()
+            },
+            "keywords": self.keywords,
+            "audit": vars(self.audit) | {"strict": self.audit.strict, "audited": self.audit.audited},
+            "zero_shot": {
+                column: {prompts: _classified_json(found) for prompts, found in by_prompt.items()}
+                for column, by_prompt in self.zero_shot.items()
+            },
+            "slices": [vars(each) for each in self.slices],
+        }
+
+
+def judge_model(model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int) -> Judgement:
+    """Ask a model everything.
+
+    Raises:
+        ValueError: an embedding is NaN or infinite.
+    """
+    draws, rows = config.bootstrap_draws, config.block_rows
+    results = {FULL: evaluate_retrieval(model.texts, model.images, questions.related, rows)}
+    if questions.has_products:
+        results[PRODUCT] = evaluate_retrieval(model.texts, model.images, questions.products, rows)
+    if questions.candidates is not None:
+        results[SAMPLED] = evaluate_candidates(model.texts, model.images, questions.candidates, questions.group)
+    _, value_N = product_recall(results[FULL], questions.group)
+    keywords = questions.queries.get(KEYWORDS)
+    queries = {name: model.embed(list(each.texts)) for name, each in questions.queries.items()}
+    return Judgement(
+        results=results,
+        protocols={name: measure(result, questions.group, draws, seed) for name, result in results.items()},
+        keywords=keywords.metrics(queries[KEYWORDS], model.images, rows) if keywords else {},
+        queries=_score(model, queries, questions, config, seed),
+        audit=audit(model.texts, model.images, questions.related, questions.concepts, rows),
+        zero_shot=_classify(model, questions, config, seed),
+        slices=slice_products(value_N, questions.slices, seed),
+    )
+
+
+def _score(
+    model: Embedded,
+    text_QD: dict[str, torch.Tensor],
+    questions: Questions,
+    config: "EvaluateConfig",
+    seed: int,
+) -> dict[str, dict[str, Figure]]:
+    products_CD = product_embeddings(model.texts, model.images, questions.caption_of_image)
+    found = {}
+    for name, queries in questions.queries.items():
+        searched_CD = model.images if name in SEARCHED_AS_PICTURES else products_CD
+        scores = score_queries(queries, text_QD[name], searched_CD, config.block_rows)
+        shown = {key: scores[key] for key in SHOWN_SCORES.get(name, LABEL_SCORES)}
+        each = torch.arange(len(queries.texts)).numpy()
+        found[name] = figures_of(shown, each, config.bootstrap_draws, seed)
+    return found
+
+
+def _classify(
+    model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int
+) -> dict[str, dict[str, Classified]]:
+    found: dict[str, dict[str, Classified]] = {}
+    for column, label_C in questions.labels.items():
+        labels = labels_of(label_C)
+        if len(labels) < 2:
+            continue
+        by_prompt = {SINGLE: config.prompts[:1], ENSEMBLE: config.prompts}
+        for prompts, templates in by_prompt.items():
+            label_LD = prompt_embeddings(labels, templates, model.embed)
+            counted = classify(
+                model.images, label_LD, labels, label_C, questions.group[1], config.bootstrap_draws, seed
+            )
+            found.setdefault(column, {})[prompts] = counted
+    return found
+
+
+def _flat(prefix: str, figures: dict[str, Figure]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, figure in figures.items():
+        flat |= {
+            f"{prefix}{name}": figure.value,
+            f"{prefix}{name}_low": figure.low,
+            f"{prefix}{name}_high": figure.high,
+        }
+        if figure.optimistic is not None:
+            flat[f"{prefix}{name}_optimistic"] = figure.optimistic
+    return flat
+
+
+def _classified_json(found: Classified) -> dict[str, Any]:
+    return {
+        "labels": list(found.labels),
+        "accuracy": vars(found.accuracy),
+        "macro_accuracy": found.macro,
+        "largest_label": found.largest,
+        "confusion": found.confusion.tolist(),
+    }

@@ -1,0 +1,254 @@
+"""Decide on a version and move the registry's aliases: promote, by hand too, and roll back.
+
+Before an alias moves the champion is read again under the registry's lock (`tasks.registry.aliases`); a decision that was made
+against another one is not carried out. A read that fails is a ServiceError and never "there is no
+champion", and an alias that a person set in MLflow's page is the champion to beat.
+"""
+
+import os
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+
+from model.errors import PromotionRefused
+from tasks.promotion.gate import (
+    CHALLENGER,
+    CHAMPION,
+    Scored,
+    check_against,
+    check_alone,
+    check_table,
+    decide_against,
+    decide_first,
+)
+from tasks.promotion.scoring import score, slice_columns
+from tasks.registry.aliases import change_champion, finish_change, leave_reason, mark_champion, number_of
+from tasks.registry.register import (
+    PREVIOUS,
+    WAS_CHAMPION_TAG,
+    aliases_of,
+    decided_tag,
+    find_versions,
+    had_champion,
+    loadable_folder,
+    model_tags,
+    read_alias,
+    read_version,
+    registry_lock,
+    unreachable,
+)
+from tasks.registry.tracking import tracking_client
+from tasks.runtime.page import show_table
+from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
+from tasks.runtime.stage import service_task
+
+PROMOTED, HELD_BACK = "model.version.promoted", "model.version.held-back"
+ALREADY_CHAMPION = "is the champion already"
+
+# ---- deciding ----
+
+
+@service_task("gate")
+def decide(run: Run, validation: Validation, version: Version, evaluation: Evaluation) -> Decision:
+    """Decide on a new version by the checks of the gate, the champion scored again in this very run.
+
+    Raises:
+        ServiceError: the registry does not answer; nothing was promoted.
+        PromotionRefused: the champion's files are missing or damaged.
+    """
+    client = tracking_client()
+    with registry_lock(version.name, f"gate of version {version.number}"):
+        finish_change(client, version.name)
+    champion = read_alias(client, version.name, CHAMPION)
+    is_champion = champion is not None and int(champion.version) == version.number
+    known = read_version(client, version.name, version.number)
+    if decided_tag(run.fingerprint) in known.tags:
+        # Decided by an earlier try; whatever a person did to the aliases since then stays as it is.
+        return Decision(
+            version=version.number,
+            is_promoted=is_champion,
+            aliases=aliases_of(version),
+            reason=str(known.description),
+            is_settled=True,
+        )
+    if is_champion:
+        return Decision(
+            version=version.number,
+            is_promoted=True,
+            aliases=[CHAMPION],
+            reason=ALREADY_CHAMPION,
+            champion=version.number,
+        )
+    decision = _judge(run, validation, version, evaluation, champion)
+    publish(decision)
+    return decision
+
+
+def _judge(
+    run: Run, validation: Validation, version: Version, evaluation: Evaluation, champion: ModelVersion | None
+) -> Decision:
+    client, gate = tracking_client(), run.config.gate
+    had_one = had_champion(client, version.name)
+    columns = slice_columns(run, validation, {*gate.max_slice_fall, *gate.min_slice_recall})
+    is_scored = champion is not None or bool(gate.min_slice_recall)
+    new = _score(run, validation, read_version(client, version.name, version.number)) if is_scored else None
+    checks = check_alone(gate, evaluation, validation, new, columns)
+    if champion is None or new is None:
+        return decide_first(version.number, checks, had_one)
+    old, named = _score(run, validation, champion), f"champion version {champion.version}"
+    checks += check_against(gate, evaluation, new, old, columns, run.config.seed, named)
+    return decide_against(version.number, int(champion.version), checks)
+
+
+def _score(run: Run, validation: Validation, version: ModelVersion) -> Scored:
+    folder = loadable_folder(version)
+    try:
+        return score(run, validation, folder)
+    except ValueError as error:
+        raise PromotionRefused(
+            f"{version.name} version {version.version} cannot be scored ({error}); choose another version, or go back "
+            "with `python -m flows rollback`"
+        ) from error
+
+
+def publish(decision: Decision) -> None:
+    """Show the checks on Prefect's page."""
+    verdict = "promote" if decision.is_promoted else "do not promote"
+    show_table(
+        check_table(decision), key="gate", description=f"Version {decision.version}: {verdict}. {decision.reason}"
+    )
+
+
+# ---- carrying it out ----
+
+
+@service_task("promote")
+def promote(run: Run, version: Version, decision: Decision) -> Decision:
+    """Carry a decision out, once, and keep its checks with the MLflow run.
+
+    Raises:
+        ServiceError: the registry does not answer.
+        PromotionRefused: the champion is another by now than the one that was compared.
+    """
+    if decision.is_settled:
+        return decision
+    if not carry_out(version, decision, run.fingerprint):
+        raise PromotionRefused(
+            f"{version.name}: the champion changed while version {version.number} was decided on; run again"
+        )
+    _keep_decision(run, decision)
+    announce(version.name, decision)
+    return decision
+
+
+def announce(name: str, decision: Decision) -> None:
+    """Emit the Prefect event that notifications wait for, where there is a server to wait on."""
+    if not (flow_run.id or os.environ.get("PREFECT_API_URL")):
+        return
+    emit_event(
+        PROMOTED if decision.is_promoted else HELD_BACK,
+        resource={"prefect.resource.id": f"commerce-clip.model.{name}", "prefect.resource.name": name},
+        payload={"version": decision.version, "before": decision.champion, "reason": decision.reason},
+    )
+
+
+def carry_out(version: Version, decision: Decision, mark: str) -> bool:
+    """Set aliases and tags as decided, whole or not at all; return False where the champion is another by now.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    client = tracking_client()
+    try:
+        with registry_lock(version.name, f"promotion of version {version.number}"):
+            finish_change(client, version.name)
+            champion = number_of(read_alias(client, version.name, CHAMPION))
+            is_done = decision.is_promoted and champion == version.number  # by a try that did not get to the end
+            if champion != decision.champion and not is_done:
+                return False
+            if decision.is_promoted and not is_done:
+                change_champion(client, version.name, champion, version.number, decision.reason, decision.checks)
+            elif CHALLENGER in decision.aliases:
+                client.set_registered_model_alias(version.name, CHALLENGER, str(version.number))
+            if decision.is_promoted:
+                mark_champion(client, version.name, version.number)
+            leave_reason(client, version.name, version.number, decision.reason)
+            client.set_model_version_tag(version.name, str(version.number), decided_tag(mark), "true")
+    except MlflowException as error:
+        raise unreachable("could not set aliases", error) from error
+    return True
+
+
+def promote_by_hand(name: str, number: int, reason: str) -> Decision:
+    """Make a version champion because a person says so.
+
+    Raises:
+        PromotionRefused: there is no such version, or its files are not what was registered.
+        ServiceError: the registry does not answer.
+    """
+    client = tracking_client()
+    loadable_folder(read_version(client, name, number))
+    return _move(client, name, number, f"by hand: {reason}")
+
+
+def roll_back(name: str, reason: str) -> Decision:
+    """Make the version before the champion the champion again.
+
+    That is ``previous``, or where a person moved the alias in MLflow's page, the one that was champion until then.
+
+    Raises:
+        PromotionRefused: there is no such version, or its files are not what was registered.
+        ServiceError: the registry does not answer.
+    """
+    client = tracking_client()
+    with registry_lock(name, "a rollback"):
+        finish_change(client, name)
+    previous = _before(client, name)
+    if previous is None:
+        raise PromotionRefused(
+            f"{name}: no version has the alias {PREVIOUS}; name one with `python -m flows promote --version N`"
+        )
+    loadable_folder(previous)
+    return _move(client, name, int(previous.version), f"by hand: rollback, {reason}")
+
+
+def _before(client: MlflowClient, name: str) -> ModelVersion | None:
+    champion, last = read_alias(client, name, CHAMPION), model_tags(client, name).get(WAS_CHAMPION_TAG)
+    if champion is not None and last != str(champion.version):
+        for version in find_versions(client, name, {}):  # it may have been deleted
+            if str(version.version) == last:
+                return version
+    return read_alias(client, name, PREVIOUS)
+
+
+def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision:
+    try:
+        with registry_lock(name, f"promotion of version {number}"):
+            finish_change(client, name)
+            champion = number_of(read_alias(client, name, CHAMPION))
+            if champion == number:
+                return Decision(
+                    version=number, is_promoted=False, aliases=[CHAMPION], reason=ALREADY_CHAMPION, champion=champion
+                )
+            change_champion(client, name, champion, number, reason, [])
+            leave_reason(client, name, number, reason)
+    except MlflowException as error:
+        raise unreachable("could not set aliases", error) from error
+    return Decision(version=number, is_promoted=True, aliases=[CHAMPION], reason=reason, champion=champion)
+
+
+# ---- what is kept of it ----
+
+
+def _keep_decision(run: Run, decision: Decision) -> None:
+    """Attach the checks to the MLflow run, and leave what they measured as tags."""
+    client = tracking_client()
+    try:
+        client.log_text(run.mlflow_run_id, decision.model_dump_json(indent=2), "gate/decision.json")
+        client.set_tag(run.mlflow_run_id, "commerce_clip.gate", "promoted" if decision.is_promoted else "held back")
+        client.set_tag(run.mlflow_run_id, "commerce_clip.gate_reason", decision.reason[:4000])
+    except MlflowException as error:
+        raise unreachable("could not keep the decision", error) from error

@@ -1,0 +1,86 @@
+"""Models of others on this machine: imported under a name that ``model.pretrained`` takes, and given back."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from model.config.sections import Name
+from model.errors import CheckpointError, ConfigError
+from model.towers.imported import ORIGIN_FILE
+from model.zoo.family import licence_of
+from tasks.runtime.environment import state_folder
+
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
+
+
+def models_folder() -> Path:
+    """Return the folder below which imported models lie, each by its name."""
+    return state_folder() / "models"
+
+
+def import_published(
+    path: Path, name: str, towers: str | None, activation: str | None, sha256: str | None, licence: str | None
+) -> tuple[Path, dict[str, Any]]:
+    """Import a published model under a name; return its folder and where it is from.
+
+    A name of the table of models takes over its licence.
+
+    Raises:
+        ConfigError: the name is none, or what the user must say is missing.
+        CheckpointError: the published files cannot be used, or the name is taken.
+    """
+    from model.zoo.importing import import_model
+    from model.zoo.published import Told
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ConfigError(f"--as {name!r}: a name has small letters, digits, '.', '_' and '-', 64 at most") from None
+    folder = models_folder() / name
+    if folder.exists():
+        raise CheckpointError(f"{folder}: there is a model of that name; choose another, or remove the folder")
+    listed = licence or licence_of(towers or "") or licence_of(name)
+    return folder, import_model(path, folder, Told(towers, activation), sha256, listed)
+
+
+def licence_of_model(folder: Path) -> str | None:
+    """Return the licence of the published weights that a model folder began with, None where it is not known."""
+    try:
+        origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    licence = origin.get("licence") if isinstance(origin, dict) else None
+    return licence if isinstance(licence, str) and licence != "unknown" else None
+
+
+def convert(source: str, to: str, out: Path) -> Path:
+    """Write a registered version (``models:/name@alias``), an imported model or a model folder in a published form.
+
+    Raises:
+        ConfigError: the source or the form is unknown.
+        CheckpointError: the source is damaged, or the form has no place for its towers.
+        ServiceError: MLflow does not answer.
+    """
+    from model.zoo.importing import convert_model
+
+    convert_model(folder_of(source), to, out)
+    return out
+
+
+def folder_of(source: str) -> Path:
+    """Return the folder of a registered version (``models:/name@alias``), of an imported model, or of a path.
+
+    Raises:
+        ConfigError: the registry has no such version.
+        ServiceError: MLflow does not answer.
+    """
+    registered = REGISTERED.fullmatch(source)
+    if registered:
+        from tasks.registry.register import find_version, registered_model
+
+        return registered_model(find_version(registered["name"], registered["which"])).folder
+    folder = models_folder() / source
+    return folder if folder.is_dir() else Path(source)

@@ -1,0 +1,86 @@
+"""Where a run leaves its traces, and what the services that it starts may not do.
+
+Everything lies under one folder, ``state/`` (moved by the environment variable COMMERCE_CLIP_STATE). `prepare` fills in
+environment variables that are not set yet; it must run before Prefect or MLflow is imported, because both read their
+settings at import. No part may phone home or write to HOME.
+"""
+
+import json
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NO_TELEMETRY = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# Of a run's life on its server; an automation marks as crashed what has missed three (flows/automations.py).
+HEARTBEAT_S = 30
+TIMEOUTS = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def state_folder() -> Path:
+    """Return the absolute folder under which everything that runs leave behind lies."""
+    return Path(os.environ.get("COMMERCE_CLIP_STATE") or ROOT / "state").resolve()
+
+
+def settings() -> dict[str, str]:
+    """Return the environment variables that keep all parts quiet and inside the state folder."""
+    state = state_folder()
+    folders = {
+        "PREFECT_HOME": state / "prefect",
+        "PREFECT_PROFILES_PATH": state / "prefect" / "profiles.toml",
+        "MPLCONFIGDIR": state / "cache" / "matplotlib",
+        "HF_HOME": state / "cache" / "huggingface",
+        "TORCH_HOME": state / "cache" / "torch",
+        "DVC_SITE_CACHE_DIR": state / "dvc" / "site",
+        "DVC_GLOBAL_CONFIG_DIR": state / "dvc" / "global",
+        "DVC_SYSTEM_CONFIG_DIR": state / "dvc" / "system",
+    }
+    return NO_TELEMETRY | TIMEOUTS | {name: str(folder) for name, folder in folders.items()}
+
+
+def prepare() -> None:
+    """Make the state folder and set every setting that the caller's environment has not set."""
+    (state_folder() / "prefect").mkdir(parents=True, exist_ok=True)
+    for name, value in (settings() | served()).items():
+        os.environ.setdefault(name, value)
+
+
+def served_file() -> Path:
+    """Return the file in which `make up` leaves the addresses of its servers."""
+    return state_folder() / "stack" / "addresses.json"
+
+
+def served() -> dict[str, str]:
+    """Return the environment variables that name the servers of `make up`, none where it was not called."""
+    try:
+        return dict(json.loads(served_file().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def tracking_uri() -> str:
+    """Return the MLflow address: the environment's (`prepare` puts `make up`'s there), or the embedded default."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded_tracking_uri()
+
+
+def embedded_tracking_uri() -> str:
+    """Return the address of the SQLite file that the embedded default and the server of `make up` share."""
+    return f"sqlite:///{state_folder() / 'mlflow.db'}"
+
+
+def artifact_root() -> Path:
+    """Return the folder in which the embedded MLflow keeps artifacts."""
+    return state_folder() / "mlartifacts"

@@ -1,0 +1,90 @@
+"""What a run shows on Prefect's page: tables, links, texts and progress.
+
+They are shown to people and decide nothing, so a Prefect server that goes away in the middle of a run costs a warning
+and what the page would have shown. It never ends a stage, and progress never holds one up.
+"""
+
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from tasks.runtime.stage import run_logger
+
+UPDATE_EVERY_S = 2.0
+LAST_UPDATE_S = 5.0
+
+
+def show_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
+    """Show rows as a table."""
+    _try(f"the table {key}", lambda: create_table_artifact(rows, key=key, description=description))
+
+
+def show_link(address: str, text: str, key: str, description: str) -> None:
+    """Show a link."""
+    _try(f"the link {key}", lambda: create_link_artifact(address, link_text=text, key=key, description=description))
+
+
+def show_text(markdown: str, key: str, description: str) -> None:
+    """Show a text in Markdown."""
+    _try(f"the text {key}", lambda: create_markdown_artifact(markdown, key=key, description=description))
+
+
+class ProgressArtifact:
+    """A progress artifact of the current task run that a thread of its own keeps up to date."""
+
+    def __init__(self, what: str) -> None:
+        """Begin to show; ``what`` is its description and, hyphenated, its key."""
+        self.percent = 0.0
+        self._what, self._shown, self._is_warned = what, -1.0, False
+        self._id: UUID | None = None
+        self._closed = threading.Event()
+        # The artifact belongs to the task run, which Prefect knows by the context of this thread.
+        self._thread = threading.Thread(target=copy_context().run, args=(self._keep_up_to_date,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Show the last percentage; a server that does not answer is not waited for any longer."""
+        self._closed.set()
+        self._thread.join(LAST_UPDATE_S)
+
+    def _keep_up_to_date(self) -> None:
+        self._try_update()
+        while not self._closed.wait(UPDATE_EVERY_S):
+            self._try_update()
+        self._try_update()
+
+    def _try_update(self) -> None:
+        is_taken = _try(f"the progress of {self._what}", self._update, is_quiet=self._is_warned)
+        self._is_warned = not is_taken
+
+    def _update(self) -> None:
+        percent = self.percent
+        if self._id is None:
+            key = f"{self._what.replace(' ', '-')}-progress"
+            made = create_progress_artifact(percent, key=key, description=self._what)
+            assert isinstance(made, UUID)  # no coroutine: this thread has no event loop
+            self._id = made
+        elif percent != self._shown:
+            update_progress_artifact(self._id, percent)
+        self._shown = percent
+
+
+def _try(what: str, show: Callable[[], object], is_quiet: bool = False) -> bool:
+    """Return whether it was shown; say so where it was not."""
+    try:
+        show()
+    except Exception as error:  # Prefect's client passes on what httpx, the server and its own checks raise
+        if not is_quiet:
+            run_logger().warning("Prefect did not take %s (%s: %s); the run goes on", what, type(error).__name__, error)
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Progress that is seen twice: a bar in the terminal and a progress artifact on Prefect's page."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.context import TaskRunContext
+from tqdm import tqdm
+
+from tasks.runtime.page import ProgressArtifact
+
+QUIET_EVERY_S = 10.0
+PLAIN_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+
+
+class Progress:
+    """Counts units of work; ``advance`` is cheap enough for every step."""
+
+    def __init__(self, bar: "tqdm[Any]", artifact: ProgressArtifact | None) -> None:
+        """Wrap a bar and, inside a task run, a progress artifact."""
+        self._bar, self._artifact = bar, artifact
+
+    def start_at(self, done: int, total: int) -> None:
+        """Set how much was done before (a resumed stage) and how much there is."""
+        self._bar.total = total
+        self._bar.initial = self._bar.n = done
+        self._bar.refresh()
+
+    def advance(self, units: int = 1, **shown: str) -> None:
+        """Count units as done; ``shown`` stands behind the bar."""
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(units)
+        if self._artifact:
+            self._artifact.percent = min(100.0, 100 * self._bar.n / max(self._bar.total or 1, 1))
+
+    def close(self) -> None:
+        """End the bar and bring the artifact up to date."""
+        self._bar.close()
+        if self._artifact:
+            self._artifact.close()
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
+    """Show a bar with rate and time left; outside a terminal it prints a line every ten seconds."""
+    terminal = {"mininterval": 0.2, "dynamic_ncols": True}
+    log_file = {"mininterval": QUIET_EVERY_S, "bar_format": PLAIN_LINE}
+    shape: dict[str, Any] = terminal if sys.stderr.isatty() else log_file
+    bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", **shape)
+    shown = Progress(bar, ProgressArtifact(what) if TaskRunContext.get() is not None else None)
+    try:
+        yield shown
+    finally:
+        shown.close()

@@ -1,0 +1,164 @@
+"""What stages hand to each other: small frozen records, JSON on disk and in Prefect, no tensors."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from model.config.load import RunConfig
+from model.storage.sealed import MANIFEST, WEIGHTS_FILE
+
+
+class Record(BaseModel):
+    """A frozen result of a stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def files(self) -> list[Path]:
+        """Return what must still be on disk for the record to count as finished."""
+        return [value for value in self.__dict__.values() if isinstance(value, Path)]
+
+    def identity(self) -> str:
+        """Return what tells this result from others for the stages after it; nothing where the data version does."""
+        return ""
+
+
+class DataVersion(Record):
+    """A folder of pairs as it is on disk, named by the hash that DVC gives it."""
+
+    folder: Path
+    version: str
+    is_tracked: bool
+    file_md5: dict[str, str]
+
+    @property
+    def short(self) -> str:
+        """First characters of the version, for names that people read."""
+        return self.version[:8]
+
+
+class Run(Record):
+    """What every stage of one run shares."""
+
+    config: RunConfig
+    data: DataVersion
+    fingerprint: str
+    folder: Path
+    mlflow_run_id: str
+
+
+class SplitCounts(Record):
+    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted share with test.
+
+    ``repeats`` counts accepted lines by what of an earlier line they repeat, each once; ``leaks`` by what they share
+    with test, where a line may count several times.
+    """
+
+    name: str
+    lines: int
+    accepted: int
+    quarantined: int
+    faults: dict[str, int]
+    repeats: dict[str, int]
+    leaks: dict[str, int]
+    leaked: int
+
+
+class Validation(Record):
+    """Where the profiles and the Data Docs of a data version lie, and what they say; ``warnings`` are sentences."""
+
+    profiles: Path
+    docs: Path
+    counts: list[SplitCounts]
+    expectations: int
+    warnings: list[str] = []
+
+
+class Retention(Record):
+    """Mean recall on pretraining pairs that nothing was trained on: of a stage's start weights, and of its best."""
+
+    pairs: int
+    before: float
+    after: float
+
+
+class TrainedModel(Record):
+    """A model folder that a training stage left, with the epoch that was best on valid.
+
+    ``coefficient`` says how far its weights lie from the start weights (0) to those of that epoch (1).
+    """
+
+    folder: Path
+    weights_sha256: str
+    best_epoch: int
+    valid_mean_recall: float
+    coefficient: float = 1.0
+    retention: Retention | None = None
+
+    def files(self) -> list[Path]:
+        """Return the weights and their manifest."""
+        return [self.folder / MANIFEST, self.folder / WEIGHTS_FILE]
+
+    def identity(self) -> str:
+        """Return the hash of the weights."""
+        return self.weights_sha256
+
+
+class Evaluation(Record):
+    """Test metrics of the new model, of its base weights and of the champion beside it, and the files that show them.
+
+    ``figures`` holds all that was measured with intervals, ``card`` is the model card beside weights of this run.
+    """
+
+    metrics: dict[str, float]
+    base_metrics: dict[str, float]
+    base_weights_sha256: str
+    table: Path
+    gallery: Path
+    pictures: list[Path]
+    retention: Retention | None = None
+    champion_metrics: dict[str, float] | None = None
+    figures: Path | None = None
+    card: Path | None = None
+
+
+class Version(Record):
+    """A registered model version."""
+
+    name: str
+    number: int
+    mlflow_run_id: str
+
+
+class Check(Record):
+    """One condition of the gate: what was measured (None where it could not be), its limit, the verdict."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    passed: bool
+    note: str = ""
+
+
+class Decision(Record):
+    """Whether a version was promoted, and why.
+
+    ``champion`` is the version that it was compared with. A settled decision was carried out by an earlier try.
+    """
+
+    version: int
+    is_promoted: bool
+    aliases: list[str]
+    reason: str
+    champion: int | None = None
+    checks: list[Check] = []
+    is_settled: bool = False
+
+
+class Export(Record):
+    """Embedding files with their row counts: lines = rows + faulty."""
+
+    folder: Path
+    files_written: list[Path]
+    lines: int
+    rows: int
+    faulty: int

@@ -1,0 +1,47 @@
+"""The pairs of a split as the towers take them, by caches that live and go with the data version's reports."""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from tasks.runtime.progress import Progress, progress
+from tasks.runtime.records import Run, Validation
+from tasks.runtime.stage import run_logger
+from tasks.validation.accepted import split_index
+
+if TYPE_CHECKING:
+    from model.batches.loading import PairInput
+    from model.pairs.index import PairIndex
+    from model.towers.towers import Towers
+
+
+def split_input(run: Run, validation: Validation, name: str, towers: "Towers", crops_centre: bool) -> "PairInput":
+    """Return a split as the towers take it; a decoded cache is for splits whose images are cropped at the centre only.
+
+    Raises:
+        DataError: the split has no accepted pair, or a file is not the one that was profiled.
+        CheckpointError: the disk has no room for the caches.
+    """
+    return index_input(run, validation, name, split_index(run, validation, name), towers, crops_centre)
+
+
+def index_input(
+    run: Run, validation: Validation, name: str, index: "PairIndex", towers: "Towers", crops_centre: bool = True
+) -> "PairInput":
+    """Return an index that `split_index` gave as the towers take it, showing the progress of what must be made."""
+    from model.batches.decoded import decoded_layout
+    from model.batches.loading import pair_input
+
+    is_decoded = run.config.decoded_cache and crops_centre
+    folder = validation.profiles / "cache"
+    if is_decoded:
+        size_mb = decoded_layout(index, towers.image_size).bytes / 1e6
+        run_logger().info("%s: decoded images take %.1f MB in %s", name, size_mb, folder)
+    with ExitStack() as bars:
+        shown: dict[str, Progress] = {}
+
+        def on_rows(what: str, rows: int) -> None:
+            if what not in shown:
+                shown[what] = bars.enter_context(progress(f"{what} of {name}", len(index), "pairs"))
+            shown[what].advance(rows)
+
+        return pair_input(towers, index, folder, is_decoded, run.config.workers, on_rows)

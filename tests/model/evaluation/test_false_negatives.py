@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.model.test_retrieval import embeddings
+from tests.model.evaluation.test_retrieval import embeddings
 
 from model.evaluation.false_negatives import audit
 from model.evaluation.retrieval import relate

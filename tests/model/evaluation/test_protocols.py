@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.test_retrieval import embeddings, planted, twin_ranks
+from tests.model.evaluation.test_retrieval import embeddings, planted, twin_ranks
 
 from model.evaluation.protocols import WRONG, CandidateSets, draw_candidates, evaluate_candidates, relate_products
 from model.evaluation.retrieval import evaluate_retrieval, relate

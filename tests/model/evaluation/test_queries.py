@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.test_retrieval import embeddings, planted
+from tests.model.evaluation.test_retrieval import embeddings, planted
 
 from model.concepts.rewording import KeywordQueries
 from model.evaluation.queries import (

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.model.test_measures import two_sides
+from tests.model.evaluation.test_figures import two_sides
 
 from model.evaluation.figures import measure
 from model.evaluation.slices import age_labels, length_labels, product_recall, slice_products, wilson, worst_slices

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.model.test_retrieval import embeddings
+from tests.model.evaluation.test_retrieval import embeddings
 
 from model.evaluation.zero_shot import classify, labels_of, prompt_embeddings
 

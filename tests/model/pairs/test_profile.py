@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.test_pairs import BOM, pair_line, write_tsv
+from tests.model.pairs.test_tsv import BOM, pair_line, write_tsv
 
 from model.config.sections import DataConfig
 from model.errors import DataError

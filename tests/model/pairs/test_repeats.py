@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tests.model.test_pairs import pair_line
+from tests.model.pairs.test_tsv import pair_line
 
 from model.config.sections import DataConfig
 from model.errors import DataError

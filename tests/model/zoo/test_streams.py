@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.zoo.forms import streams
+from model.zoo import streams
 from model.zoo.streams import Pieces, write_hashed
 
 BLOCK, PIECE = mmap.PAGESIZE, 1000

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
-from tests.tasks.test_gallery import Page, encoded
+from tests.tasks.pages.test_gallery import Page, encoded
 
 from flows.cli.evaluation import label_rows, rank_rows
 from flows.cli.evaluation import query_rows as queries_shown

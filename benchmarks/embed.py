@@ -1,12 +1,14 @@
-"""Embedding a TSV against the obvious loop over open_clip, and importing a large model against reading and hashing it.
+"""Embedding a TSV against the obvious loop over open_clip, and importing a large model against
+reading and hashing it.
 
 Usage: REAL_PAIRS=<folder> python benchmarks/embed.py [--only embed import] [--rows 64] [--rounds 3]
 
-The loop is what anyone writes: open_clip's transform in a DataLoader, its encoders in fp32; both ways run in one
-process on one core, told by processor seconds. An import is told by the clock, beside reading and hashing the same
-file and beside copying it, each in a process of its own that loads the same libraries and drops the file from memory
-right before the clock starts: a virtual machine hands freed pages back to its host within seconds, and whoever wants
-pages later pays for that. Takes 8 minutes, 4 GB of memory and 6 GB of the disk.
+The loop is what anyone writes: open_clip's transform in a DataLoader, its encoders in fp32; both
+ways run in one process on one core, told by processor seconds. An import is told by the clock,
+beside reading and hashing the same file and beside copying it, each in a process of its own that
+loads the same libraries and drops the file from memory right before the clock starts: a virtual
+machine hands freed pages back to its host within seconds, and whoever wants pages later pays for
+that. Takes 8 minutes, 4 GB of memory and 6 GB of the disk.
 """
 
 import argparse
@@ -29,7 +31,8 @@ from benchmarks.support.peers import open_clip_input
 from benchmarks.support.pictures import captioned_pictures, lines_of
 from model.config.sections import DataConfig, ModelConfig
 from model.embeddings.embed import embed_products
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 
 BATCH, SIDE = 64, 256
 OURS, OPEN_CLIP = "commerce-clip", "open_clip loop"
@@ -55,7 +58,8 @@ HASH = """
 with open(path, "rb") as file:
     hashlib.file_digest(file, "sha256")
 """
-# The kernel's VmHWM is of this process alone; getrusage would count what the process that started it had.
+# The kernel's VmHWM is of this process alone; getrusage would count what the process that started
+# it had.
 END = """
 took = time.perf_counter() - start
 print(took, Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -80,8 +84,12 @@ class Lines(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def main() -> None:
     """Run the parts that were asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("embed", "import"), default=["embed", "import"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=("embed", "import"), default=["embed", "import"]
+    )
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -107,14 +115,17 @@ def bench_embed(folder: Path, rows: int, rounds: int) -> None:
     seconds = core_seconds(ways, rounds)
     print_rates(f"pairs of {SIDE} px to embeddings, ViT-B-32, fp32", rows, seconds)
     print_bar("embed_over_open_clip_loop", times_faster(seconds, OURS, OPEN_CLIP), ">=", 1.5)
-    # The loop's pixels are Pillow's, up to 2 levels of 255 from ours, so exactness is told of the same pixels.
+    # The loop's pixels are Pillow's, up to 2 levels of 255 from ours, so exactness is told of the
+    # same pixels.
     same = theirs_of_our_pixels(towers, tsv)
     print_bar("embed_fp32_difference", max_difference(found[OURS], same), "<=", 1e-5)
     half = ours(Towers(towers.clip, towers.tokenizer, towers.config, towers.device, "bf16"), tsv)
     cosines = [(a * b).sum(dim=1).min().item() for a, b in zip(half, found[OURS], strict=True)]
     print_bar("embed_bf16_cosine_distance", 1 - min(cosines), "<=", 1e-3)
     images = 1 - (found[OURS][1] * found[OPEN_CLIP][1]).sum(dim=1).min().item()
-    print(f"largest cosine distance of images from the loop's, whose pixels are Pillow's: {images:.1e}")
+    print(
+        f"largest cosine distance of images from the loop's, whose pixels are Pillow's: {images:.1e}"
+    )
 
 
 @torch.inference_mode()
@@ -141,7 +152,9 @@ def theirs_of_our_pixels(towers: Towers, tsv: Path) -> tuple[torch.Tensor, torch
     from benchmarks.support.peers import our_normalised_input
 
     lines = tsv.read_bytes().splitlines()
-    images = towers.clip.encode_image(torch.stack([our_normalised_input(line) for line in lines]), normalize=True)
+    images = towers.clip.encode_image(
+        torch.stack([our_normalised_input(line) for line in lines]), normalize=True
+    )
     ids = towers.tokenizer([line.split(b"\t")[0].decode() for line in lines])
     return towers.clip.encode_text(ids, normalize=True), images
 
@@ -153,7 +166,10 @@ def max_difference(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...
 
 def bench_import(folder: Path, rounds: int) -> None:
     """Import a file of ViT-L-14's size, and read and hash it, in turns."""
-    weights = {name: value.contiguous() for name, value in open_clip.create_model("ViT-L-14").state_dict().items()}
+    weights = {
+        name: value.contiguous()
+        for name, value in open_clip.create_model("ViT-L-14").state_dict().items()
+    }
     for suffix, write in {"safetensors": save_file, "pt": torch.save}.items():
         path = folder / f"large.{suffix}"
         write(weights, path)
@@ -173,7 +189,10 @@ def _bars(path: Path, rounds: int, name: str) -> None:
         path.with_name("copy").unlink()
         ratios.append(took / hashed)
         memory = max(memory, peak / path.stat().st_size)
-        print(f"  read and hashed in {hashed:.2f} s, imported in {took:.2f} s, copied in {copied:.2f} s", flush=True)
+        print(
+            f"  read and hashed in {hashed:.2f} s, imported in {took:.2f} s, copied in {copied:.2f} s",
+            flush=True,
+        )
     print_bar(f"import_{name}_over_hashing", statistics.median(ratios), "<=", 1.5)
     print_bar(f"import_{name}_memory_over_size", memory, "<=", 1.3)
 
@@ -181,7 +200,9 @@ def _bars(path: Path, rounds: int, name: str) -> None:
 def _run(code: str, *paths: Path) -> tuple[float, float]:
     """Run code in a process of its own and return its seconds and its peak memory in bytes."""
     command = [sys.executable, "-c", START + code + END, *map(str, paths)]
-    seconds, kilobytes = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+    seconds, kilobytes = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()[-2:]
     return float(seconds), float(kilobytes) * 1024
 
 

@@ -1,8 +1,11 @@
-"""From TSV lines to the image tower's input: against the ways of others, profiling, opening, memory, and training.
+"""From TSV lines to the image tower's input: against the ways of others, profiling, opening,
+memory, and training.
 
-Usage: REAL_PAIRS=<folder> python benchmarks/input.py [--only rows profile workers open memory train]
+Usage: REAL_PAIRS=<folder> python benchmarks/input.py [--only rows profile workers open memory
+train]
 
-Takes about 10 minutes on two cores and 3 GB of the temporary folder. Without real pairs it reads drawn ones.
+Takes about 10 minutes on two cores and 3 GB of the temporary folder. Without real pairs it reads
+drawn ones.
 """
 
 import json
@@ -30,7 +33,13 @@ from benchmarks.support.measure import (
     times_faster,
 )
 from benchmarks.support.opening import write_sparse
-from benchmarks.support.pictures import Captioned, captioned_pictures, lines_of, real_split, write_tsv
+from benchmarks.support.pictures import (
+    Captioned,
+    captioned_pictures,
+    lines_of,
+    real_split,
+    write_tsv,
+)
 from benchmarks.support.profiling import profile_seconds
 from benchmarks.support.training import step_seconds
 from model.pairs.tsv import decode_base64
@@ -53,10 +62,14 @@ def main() -> None:
         "train": bench_train,
     }
     options = parts_parser(__doc__, parts).parse_args()
-    warnings.filterwarnings("ignore", message="Creating a tensor from a list of numpy.ndarrays")  # EasyNLP's way
+    warnings.filterwarnings(
+        "ignore", message="Creating a tensor from a list of numpy.ndarrays"
+    )  # EasyNLP's way
     torch.set_num_threads(1)
     pictures = captioned_pictures(max(PICTURES.values()))
-    print(f"{len(pictures)} {'real' if real_split('test') else 'drawn'} pictures, encoded again as JPEG, quality 90")
+    print(
+        f"{len(pictures)} {'real' if real_split('test') else 'drawn'} pictures, encoded again as JPEG, quality 90"
+    )
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             parts[name](pictures, Path(folder))
@@ -70,9 +83,13 @@ def bench_rows(pictures: list[Captioned], folder: Path) -> None:
         worst = max(worst, *(_difference(line) for line in lines))
         seconds = core_seconds(_ways(lines, folder / f"{side}.tar"))
         print_rates(f"line to 3x224x224, {side} px JPEG", len(lines), seconds)
-        print_bar(f"input_{side}px_over_open_clip", times_faster(seconds, OURS, OPEN_CLIP), ">=", 3.2)
+        print_bar(
+            f"input_{side}px_over_open_clip", times_faster(seconds, OURS, OPEN_CLIP), ">=", 3.2
+        )
         if side == 256:
-            print_bar(f"input_{side}px_over_easynlp", times_faster(seconds, OURS, EASYNLP), ">=", 25)
+            print_bar(
+                f"input_{side}px_over_easynlp", times_faster(seconds, OURS, EASYNLP), ">=", 25
+            )
     print_bar("input_largest_pixel_difference", worst, "<=", 2)
 
 
@@ -88,7 +105,9 @@ def _ways(lines: list[bytes], tar: Path) -> dict[str, Callable[[], None]]:
         print("webdataset is not installed; its rows are left out")
         return ways
     peers.write_tar(lines, tar)
-    return ways | {"webdataset, open_clip transform": lambda: _exhaust(peers.webdataset_inputs(tar))}
+    return ways | {
+        "webdataset, open_clip transform": lambda: _exhaust(peers.webdataset_inputs(tar))
+    }
 
 
 def _exhaust(inputs: Iterable[torch.Tensor]) -> None:
@@ -115,7 +134,12 @@ def bench_profile(pictures: list[Captioned], folder: Path) -> None:
         }
     )
     print_rates("profiling, 256 px JPEG", len(tensors), seconds)
-    print_bar("profile_over_decode_jpeg", times_faster(seconds, "profile", "torchvision decode_jpeg"), ">=", 0.80)
+    print_bar(
+        "profile_over_decode_jpeg",
+        times_faster(seconds, "profile", "torchvision decode_jpeg"),
+        ">=",
+        0.80,
+    )
 
 
 def bench_workers(pictures: list[Captioned], folder: Path) -> None:
@@ -139,8 +163,13 @@ def bench_open(pictures: list[Captioned], folder: Path) -> None:
     tsv, profile = folder / "large.tsv", folder / "large.profile.parquet"
     write_sparse(tsv, profile, lines_of(pictures, 32), OPENED_ROWS, OPENED_BYTES)
     found = json.loads(_wait(_module("benchmarks.support.opening", tsv, profile, READS)))
-    print(f"\nopening {tsv.stat().st_size / 1e9:.1f} GB of {OPENED_ROWS:,} rows, then {READS:,} random reads")
-    print(f"{found['open_s'] * 1000:.0f} ms to open; {found['rate']:,.0f} reads/s; private memory in MB: ", end="")
+    print(
+        f"\nopening {tsv.stat().st_size / 1e9:.1f} GB of {OPENED_ROWS:,} rows, then {READS:,} random reads"
+    )
+    print(
+        f"{found['open_s'] * 1000:.0f} ms to open; {found['rate']:,.0f} reads/s; private memory in MB: ",
+        end="",
+    )
     print(", ".join(f"{name} {found[name] / 1e6:.0f}" for name in ("imported", "opened", "read")))
     print_bar("open_seconds", found["open_s"], "<=", 0.1)
     print_bar("open_private_mb", found["read"] / 1e6, "<=", 300)
@@ -152,7 +181,9 @@ def bench_memory(pictures: list[Captioned], folder: Path) -> None:
     process = _profiler("profile", tsv, folder, 0)
     peak = peak_bytes(process)
     seconds = float(_wait(process))
-    print(f"\nprofiling {MEMORY_ROWS:,} rows, {tsv.stat().st_size / 1e9:.1f} GB: {seconds:.0f} s on all cores")
+    print(
+        f"\nprofiling {MEMORY_ROWS:,} rows, {tsv.stat().st_size / 1e9:.1f} GB: {seconds:.0f} s on all cores"
+    )
     print_bar("profile_peak_mb", peak / 1e6, "<=", 300)
 
 
@@ -168,7 +199,12 @@ def bench_train(pictures: list[Captioned], folder: Path) -> None:
     print(f"\ntraining steps of configs/fashion-products.yaml, all cores, {ROUNDS} rounds in turns")
     for name, values in seconds.items():
         print(f"{name:>34} {statistics.median(values) * 1000:6.0f} ms")
-    print_bar("train_real_over_ready_input", times_faster(seconds, "real input", "ready batch"), ">=", 0.95)
+    print_bar(
+        "train_real_over_ready_input",
+        times_faster(seconds, "real input", "ready batch"),
+        ">=",
+        0.95,
+    )
 
 
 def _module(name: str, *arguments: object) -> subprocess.Popen[str]:

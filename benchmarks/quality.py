@@ -1,11 +1,14 @@
-"""What the training recipe and each of its parts are worth on real pairs: mean recall at equal steps and at equal time.
+"""What the training recipe and each of its parts are worth on real pairs: mean recall at equal
+steps and at equal time.
 
-Usage: REAL_PAIRS=<folder> python benchmarks/quality.py [--only steps time ablation concepts retention] [--seeds 0 1 2]
+Usage: REAL_PAIRS=<folder> python benchmarks/quality.py [--only steps time ablation concepts
+retention] [--seeds 0 1 2]
 
-Small towers from scratch on ``fashion-products``; rates and batches were tuned on a split carved from train, and test
-is judged once a run. A run of eight epochs takes about 5 minutes of a core, all parts with three seeds some 8 hours.
-What a run ended with is kept in ``state/benchmarks`` by all that decides it, the code included: a benchmark that was
-stopped goes on, and a second one with the seeds in another order shares the work.
+Small towers from scratch on ``fashion-products``; rates and batches were tuned on a split carved
+from train, and test is judged once a run. A run of eight epochs takes about 5 minutes of a core,
+all parts with three seeds some 8 hours. What a run ended with is kept in ``state/benchmarks`` by
+all that decides it, the code included: a benchmark that was stopped goes on, and a second one with
+the seeds in another order shares the work.
 """
 
 import statistics
@@ -17,10 +20,15 @@ from typing import Any
 from benchmarks.support.measure import parts_parser, print_bar
 from benchmarks.support.recipes import Pairs, Result, result_of
 
-# The recipe is that of configs/fashion-products.yaml at a larger batch; each part is what is taken from it.
+# The recipe is that of configs/fashion-products.yaml at a larger batch; each part is what is taken
+# from it.
 FULL: dict[str, Any] = {"batch_size": 256, "lr": 7e-4}
 # open_clip's loss and light crop, AdamW; the best of 5e-4, 7e-4, 1e-3 and 2e-3 on valid.
-PLAIN: dict[str, Any] = FULL | {"concept_weight": 0.0, "mask_duplicates": False, "optimizer": "adamw"}
+PLAIN: dict[str, Any] = FULL | {
+    "concept_weight": 0.0,
+    "mask_duplicates": False,
+    "optimizer": "adamw",
+}
 PARTS: dict[str, dict[str, Any]] = {
     "concept prototypes": {"concept_weight": 0.0},
     "Muon": {"optimizer": "adamw"},
@@ -61,7 +69,10 @@ class Bench:
 
     def run(self, epochs: int, changes: dict[str, Any], is_learned: bool = False) -> list[Result]:
         """Return what a recipe ended with, a result a seed."""
-        return [result_of(self.pairs, {**changes, "epochs": epochs}, seed, is_learned) for seed in self.seeds]
+        return [
+            result_of(self.pairs, {**changes, "epochs": epochs}, seed, is_learned)
+            for seed in self.seeds
+        ]
 
     def try_out(self, epochs: int, changes: dict[str, Any]) -> Result:
         """Return what a recipe ended with for the first seed: choices are made on its valid."""
@@ -79,7 +90,8 @@ def print_row(name: str, results: list[Result], against: list[Result]) -> None:
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     seconds = statistics.mean(result.step_s for result in results)
     print(
-        f"{name:>40} {statistics.mean(values):6.1f} ± {error:3.1f} {recall(results) / recall(against):7.2f} x", end=""
+        f"{name:>40} {statistics.mean(values):6.1f} ± {error:3.1f} {recall(results) / recall(against):7.2f} x",
+        end="",
     )
     keyword = statistics.mean(result.keyword for result in results)
     print(f" {100 * keyword:6.1f} of keyword queries {seconds:7.2f} s a step", flush=True)
@@ -97,7 +109,9 @@ def bench_steps(bench: Bench) -> None:
         plain, full = bench.run(epochs, PLAIN), bench.run(epochs, FULL)
         print_row("plain InfoNCE, AdamW", plain, plain)
         print_row("full recipe", full, plain)
-        print_bar(f"quality_equal_steps_{epochs}_epochs", recall(full) / recall(plain), ">=", target)
+        print_bar(
+            f"quality_equal_steps_{epochs}_epochs", recall(full) / recall(plain), ">=", target
+        )
 
 
 def bench_time(bench: Bench) -> None:
@@ -108,11 +122,20 @@ def bench_time(bench: Bench) -> None:
     recipe = max(batches, key=lambda changes: bench.try_out(EPOCHS, changes).valid)
     seconds = bench.try_out(EPOCHS, recipe).seconds
     tried = []
-    for batch_size, lr in ((256, 7e-4), (128, 7e-4), (128, 1e-3), (64, 5e-4), (64, 7e-4), (64, 1e-3)):
+    for batch_size, lr in (
+        (256, 7e-4),
+        (128, 7e-4),
+        (128, 1e-3),
+        (64, 5e-4),
+        (64, 7e-4),
+        (64, 1e-3),
+    ):
         changes = PLAIN | {"batch_size": batch_size, "lr": lr}
         epochs = max(1, round(EPOCHS * seconds / bench.try_out(EPOCHS, changes).seconds))
         tried.append((bench.try_out(epochs, changes).valid, epochs, changes))
-        print(f"plain InfoNCE, batch {batch_size}, lr {lr:g}, {epochs} epochs: {100 * tried[-1][0]:.1f} on valid")
+        print(
+            f"plain InfoNCE, batch {batch_size}, lr {lr:g}, {epochs} epochs: {100 * tried[-1][0]:.1f} on valid"
+        )
     _, epochs, changes = max(tried, key=lambda one: one[0])
     plain, full = bench.run(epochs, changes), bench.run(EPOCHS, recipe)
     print_row(f"plain InfoNCE, batch {changes['batch_size']}, {epochs} epochs", plain, plain)

@@ -1,10 +1,11 @@
-"""Exact Rank@K both ways beside the bare float32 product and two peers, on the same embeddings, in turns, medians.
+"""Exact Rank@K both ways beside the bare float32 product and two peers, on the same embeddings, in
+turns, medians.
 
-The peers are written after what they stand for: EasyNLP's evaluator (one product, then for each query a full sort and a
-look into it, one direction) and open_clip's of mid-2026 (chunks of 4,096 both ways, places of ties by index). The bare
-product fills a block that is used again, which is the fastest way to it; EasyNLP is timed on a share of the queries
-against all candidates and its time scaled, as is said beside it. Memory is the peak above the embeddings, of a process
-of its own.
+The peers are written after what they stand for: EasyNLP's evaluator (one product, then for each
+query a full sort and a look into it, one direction) and open_clip's of mid-2026 (chunks of 4,096
+both ways, places of ties by index). The bare product fills a block that is used again, which is the
+fastest way to it; EasyNLP is timed on a share of the queries against all candidates and its time
+scaled, as is said beside it. Memory is the peak above the embeddings, of a process of its own.
 
 Usage: python benchmarks/rank.py [--pairs 32528] [--width 512] [--rounds 2]
 """
@@ -27,7 +28,8 @@ BLOCK_ROWS = 1024
 CHUNK = 4096
 EASYNLP_QUERIES = 256
 MILLION = 1_000_000
-# Float32 matrix products that a large GPU and 64 server cores may reach, assumed, not measured; the projection's alone.
+# Float32 matrix products that a large GPU and 64 server cores may reach, assumed, not measured; the
+# projection's alone.
 GPU_TFLOPS, CORES_TFLOPS = 40, 3
 
 
@@ -44,7 +46,12 @@ def main() -> None:
     if options.memory:
         print_extra_memory(text, image)
         return
-    ours, bare, easynlp, chunked = "Rank@K both ways", "bare product", "EasyNLP, one way", "open_clip, both ways"
+    ours, bare, easynlp, chunked = (
+        "Rank@K both ways",
+        "bare product",
+        "EasyNLP, one way",
+        "open_clip, both ways",
+    )
     shown = min(EASYNLP_QUERIES, options.pairs)
     ways: dict[str, Callable[[], object]] = {
         bare: lambda: bare_product(text, image),
@@ -54,13 +61,20 @@ def main() -> None:
     }
     seconds = core_seconds(ways, options.rounds)
     seconds[easynlp] = [value * options.pairs / shown for value in seconds[easynlp]]
-    print(f"{options.pairs:,} captions x {options.pairs:,} images, {options.width} dimensions, one core, in turns")
+    print(
+        f"{options.pairs:,} captions x {options.pairs:,} images, {options.width} dimensions, one core, in turns"
+    )
     notes = {easynlp: f" ({shown} queries against all, scaled)"}
     for name, values in seconds.items():
         print(f"{name:>22} {statistics.median(values):8.1f} s{notes.get(name, '')}")
     extra = extra_mb(options)
     print(f"{'extra memory':>22} {extra:8.0f} MB")
-    project(statistics.median(seconds[ours]), statistics.median(seconds[bare]), options.pairs, options.width)
+    project(
+        statistics.median(seconds[ours]),
+        statistics.median(seconds[bare]),
+        options.pairs,
+        options.width,
+    )
     print_bar("rank_over_bare_product", 1 / times_faster(seconds, ours, bare), "<=", 1.35)
     print_bar("rank_extra_memory_mb", extra, "<=", 250)
     # Ours answers both directions, EasyNLP's one.
@@ -102,7 +116,9 @@ def easynlp_recalls(text: Tensor, image: Tensor, queries: int) -> list[float]:
 def open_clip_ranks(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """Return each caption's and each image's rank from 0, by chunks, of equals the lower index first."""
     pairs = len(text)
-    target = torch.cat([(i @ t.T).diagonal() for i, t in zip(image.split(CHUNK), text.split(CHUNK), strict=True)])
+    target = torch.cat(
+        [(i @ t.T).diagonal() for i, t in zip(image.split(CHUNK), text.split(CHUNK), strict=True)]
+    )
     of_image, of_text = torch.zeros(pairs, dtype=torch.long), torch.zeros(pairs, dtype=torch.long)
     index = torch.arange(pairs)
     for rows in index.split(CHUNK):
@@ -118,7 +134,15 @@ def open_clip_ranks(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def extra_mb(options: argparse.Namespace) -> float:
     """Return the memory that ranking takes at its peak above that of a process which holds the embeddings."""
-    command = [sys.executable, __file__, "--pairs", str(options.pairs), "--width", str(options.width), "--memory"]
+    command = [
+        sys.executable,
+        __file__,
+        "--pairs",
+        str(options.pairs),
+        "--width",
+        str(options.width),
+        "--memory",
+    ]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

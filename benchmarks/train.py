@@ -1,9 +1,11 @@
-"""A training step: against open_clip's, against the machine's own peak, and what concepts and long batches cost.
+"""A training step: against open_clip's, against the machine's own peak, and what concepts and long
+batches cost.
 
 Usage: REAL_PAIRS=<folder> python benchmarks/train.py [--only fp32 bf16 concepts caching saving gpu]
 
-Takes about 15 minutes on two cores. Steps are timed on one core by its processor seconds, ours and the peer's in
-turns. Where a CPU has no bf16 products of its own, torch emulates them, and the bf16 column is a small batch.
+Takes about 15 minutes on two cores. Steps are timed on one core by its processor seconds, ours and
+the peer's in turns. Where a CPU has no bf16 products of its own, torch emulates them, and the bf16
+column is a small batch.
 """
 
 import statistics
@@ -32,17 +34,27 @@ from model.config.load import load_config
 from model.config.sections import DataConfig, StageConfig
 from model.pairs.index import PairSource, index_pairs
 from model.pairs.profile import profile_files, write_profile
-from model.towers.towers import create_towers
+from model.towers.create import create_towers
 
 MODEL, BATCH, ROUNDS = "ViT-B-32", 32, 2
-EMULATED_BATCH, EMULATED_ROUNDS = 2, 1  # a step of emulated bf16 takes a minute at this size already
+EMULATED_BATCH, EMULATED_ROUNDS = (
+    2,
+    1,
+)  # a step of emulated bf16 takes a minute at this size already
 CONFIG = "configs/fashion-products.yaml"
 OURS, OPEN_CLIP = "commerce-clip", "open_clip_train"
 PLAIN = StageConfig(lr=1e-5, warmup_steps=0)
 CONCEPTS = PLAIN.model_copy(update={"concept_weight": 1.0, "nearest_weight": 0.2})
 CACHED_MODEL, CACHED_BATCH, MICRO_BATCH = "configs/models/small-vit.json", 2048, 128
 # Dense bf16 peaks of the data sheets, FLOP/s.
-GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "A10": 125e12}
+GPU_PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "4090": 165e12,
+    "A10": 125e12,
+}
 GPU_MODELS = {"ViT-B-32": (1024, 0.45), "ViT-L-14": (192, 0.50)}
 GPU_STEPS = 20
 
@@ -74,7 +86,9 @@ def bench_bf16() -> None:
     """Step in bf16 autocast on both sides."""
     is_emulated = _peak(torch.bfloat16) < _peak(torch.float32)
     if is_emulated:
-        print("\nthis CPU has no bf16 products: torch emulates them, slower than float32's; use precision fp32 on it")
+        print(
+            "\nthis CPU has no bf16 products: torch emulates them, slower than float32's; use precision fp32 on it"
+        )
     batch, rounds = (EMULATED_BATCH, EMULATED_ROUNDS) if is_emulated else (BATCH, ROUNDS)
     seconds, share = _steps("bf16", batch, rounds)
     print_bar("train_bf16_over_open_clip", times_faster(seconds, OURS, OPEN_CLIP), ">=", 1.05)
@@ -96,7 +110,9 @@ def _steps(precision: str, batch: int, rounds: int) -> tuple[Seconds, float]:
     flops = step_flops(towers.clip, batch, groups)
     rate = flops / statistics.median(seconds[OURS])
     lengths = ", ".join(str(group.shape[1]) for group in groups)
-    print(f"captions cut to {lengths} of {ready.batch.tokens.shape[1]} tokens; {flops / batch / 1e9:.1f} GFLOP a pair")
+    print(
+        f"captions cut to {lengths} of {ready.batch.tokens.shape[1]} tokens; {flops / batch / 1e9:.1f} GFLOP a pair"
+    )
     print(
         f"{rate / 1e9:.1f} GFLOP/s; products alone: fp32 {peaks[0] / 1e9:.1f}, bf16 {peaks[1] / 1e9:.1f} GFLOP/s a core"
     )
@@ -114,7 +130,9 @@ def _peak(dtype: torch.dtype) -> float:
     """Return the FLOP/s of a core in the largest product of the model's blocks, the best of five."""
     tokens, width, hidden = (1600, 768, 3072) if dtype == torch.float32 else (200, 768, 3072)
     x, weight = torch.randn(tokens, width).to(dtype), torch.randn(hidden, width).to(dtype)
-    taken = core_seconds({"product": lambda: torch.nn.functional.linear(x, weight)}, rounds=5)["product"]
+    taken = core_seconds({"product": lambda: torch.nn.functional.linear(x, weight)}, rounds=5)[
+        "product"
+    ]
     return 2 * tokens * width * hidden / min(taken)
 
 
@@ -122,16 +140,26 @@ def bench_concepts() -> None:
     """Step with and without the concept and nearest-neighbour terms, prototypes and queue included."""
     towers = make_towers(MODEL, "fp32")
     ready = ready_batch(towers, BATCH)
-    ways = {"with concepts": our_step(towers, ready, CONCEPTS), "InfoNCE alone": our_step(towers, ready, PLAIN)}
+    ways = {
+        "with concepts": our_step(towers, ready, CONCEPTS),
+        "InfoNCE alone": our_step(towers, ready, PLAIN),
+    }
     seconds = core_seconds(ways, ROUNDS)
     _print_rates(f"terms of the loss at {MODEL}, batch {BATCH}, fp32", BATCH, seconds)
-    print_bar("train_concepts_over_info_nce", 1 / times_faster(seconds, "with concepts", "InfoNCE alone"), "<=", 1.05)
+    print_bar(
+        "train_concepts_over_info_nce",
+        1 / times_faster(seconds, "with concepts", "InfoNCE alone"),
+        "<=",
+        1.05,
+    )
 
 
 def bench_caching() -> None:
     """Step on a batch beyond memory."""
     cost = caching_cost(CACHED_BATCH, MICRO_BATCH, CACHED_MODEL, rounds=2)
-    print(f"\ngradient caching, {CACHED_MODEL}, batch {CACHED_BATCH:,} by {MICRO_BATCH}, a process each, two rounds")
+    print(
+        f"\ngradient caching, {CACHED_MODEL}, batch {CACHED_BATCH:,} by {MICRO_BATCH}, a process each, two rounds"
+    )
     for name, steps in (("whole batch", cost.plain), ("by micro-batches", cost.cached)):
         step = steps[-1]
         print(
@@ -150,9 +178,14 @@ def bench_saving() -> None:
             Path(folder) / "train.tsv", lines_of(captioned_pictures(200), 224), 6_000
         )
         write_profile(tsv, files, DataConfig(), processes=1)
-        pairs = pair_input(create_towers(config.model, config.device), index_pairs([PairSource(tsv, files.table)]))
+        pairs = pair_input(
+            create_towers(config.model, config.device).input_spec,
+            index_pairs([PairSource(tsv, files.table)]),
+        )
         saving = measure_saving(config, pairs)
-    print(f"\nan epoch of {CONFIG}: {saving.total_s:.0f} s, {saving.saves} saves in {saving.saving_s:.2f} s")
+    print(
+        f"\nan epoch of {CONFIG}: {saving.total_s:.0f} s, {saving.saves} saves in {saving.saving_s:.2f} s"
+    )
     print_bar("train_saving_share", saving.share, "<=", 0.02)
 
 
@@ -173,7 +206,9 @@ def bench_gpu() -> None:
         seconds = _gpu_seconds(step)
         flops = step_flops(towers.clip, batch, text_groups(towers, ready.batch.tokens))
         memory = torch.cuda.max_memory_allocated() / 1e9
-        print(f"\n{name}, {model}, batch {batch}, bf16, compiled: {batch / seconds:,.0f} pairs/s, {memory:.1f} GB")
+        print(
+            f"\n{name}, {model}, batch {batch}, bf16, compiled: {batch / seconds:,.0f} pairs/s, {memory:.1f} GB"
+        )
         print_bar(f"train_mfu_{model.lower()}", flops / seconds / peak, ">=", target)
 
 

@@ -38,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     except (KeyboardInterrupt, _Terminated) as stop:
         again = shlex.join(["python", "-m", "flows", *(arguments or sys.argv[1:])])
-        print(f"\nstopped; finished stages and checkpoints are kept. Go on with: {again}", file=sys.stderr)
+        print(
+            f"\nstopped; finished stages and checkpoints are kept. Go on with: {again}",
+            file=sys.stderr,
+        )
         return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
     except Exception:
         traceback.print_exc()
@@ -48,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _raising_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that Prefect marks the run and locks and temporary files go.
+    """Let SIGTERM unwind as Ctrl-C does, so that Prefect marks the run and locks and temporary
+    files go.
 
     Within a flow Prefect takes the signal first, marks the run as crashed, and sends it again.
     """
@@ -134,9 +138,15 @@ def _run_flow(options: argparse.Namespace) -> None:
         from flows.stages import evaluate
 
         compared_with, protocols = options.compare, options.protocol
-        chosen = [f"evaluate.protocols=[{','.join(map(repr, protocols.split(',')))}]"] if protocols else []
+        chosen = (
+            [f"evaluate.protocols=[{','.join(map(repr, protocols.split(',')))}]"]
+            if protocols
+            else []
+        )
         parameters = _parameters(options, without=("compare", "protocol"))
-        print_evaluation(evaluate(**parameters | {"overrides": [*options.set, *chosen]}), compared_with)
+        print_evaluation(
+            evaluate(**parameters | {"overrides": [*options.set, *chosen]}), compared_with
+        )
     else:
         outcome = _function(options.command)(**_parameters(options))
         print("null" if outcome is None else outcome.model_dump_json(indent=2))
@@ -145,7 +155,8 @@ def _run_flow(options: argparse.Namespace) -> None:
 def _function(name: str) -> Callable[..., Any]:
     """Return what a command calls.
 
-    What a person does to the champion waits for no flow run to begin: the registry's history keeps who did it and why.
+    What a person does to the champion waits for no flow run to begin: the registry's history keeps
+    who did it and why.
     """
     if name in BY_HAND:
         from flows import by_hand
@@ -158,7 +169,11 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def _parameters(options: argparse.Namespace, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    given = {key: value for key, value in vars(options).items() if key not in ("command", "set", *without)}
+    given = {
+        key: value
+        for key, value in vars(options).items()
+        if key not in ("command", "set", *without)
+    }
     return given | ({"overrides": options.set} if "set" in options else {})
 
 

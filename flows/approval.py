@@ -10,10 +10,11 @@ from pydantic import Field
 from model.config.load import RunConfig
 from model.errors import ConfigError
 from tasks.pages.text import escaped
-from tasks.promotion.gate import CHALLENGER, check_table
+from tasks.promotion.gate import check_table
 from tasks.promotion.promote import publish
+from tasks.registry.versions import CHALLENGER
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import Decision, Run
-from tasks.runtime.stage import run_logger
 
 POLL_S = 5
 
@@ -42,7 +43,9 @@ def require_approver(config: RunConfig) -> None:
 def approved(run: Run, decision: Decision) -> Decision:
     """Return the decision, after a person agreed where the config asks for that and the gate would promote."""
     gate = run.config.gate
-    is_open = decision.is_promoted and not decision.is_settled and decision.champion != decision.version
+    is_open = (
+        decision.is_promoted and not decision.is_settled and decision.champion != decision.version
+    )
     if gate.approval == "auto" or not is_open:
         return decision
     run_logger().warning(
@@ -51,9 +54,13 @@ def approved(run: Run, decision: Decision) -> Decision:
         gate.approval_timeout_s,
         decision.reason,
     )
-    form = Approval.with_initial_data(description=_description(decision), approve=False, who="", why="")
+    form = Approval.with_initial_data(
+        description=_description(decision), approve=False, who="", why=""
+    )
     try:
-        answer = pause_flow_run(wait_for_input=form, timeout=gate.approval_timeout_s, poll_interval=POLL_S)
+        answer = pause_flow_run(
+            wait_for_input=form, timeout=gate.approval_timeout_s, poll_interval=POLL_S
+        )
     except FlowPauseTimeout:
         return _held_back(decision, f"nobody approved it within {gate.approval_timeout_s} s")
     said = f"{answer.who}: {answer.why}" if answer.why else answer.who
@@ -74,7 +81,10 @@ def _held_back(decision: Decision, why: str) -> Decision:
 
 
 def _description(decision: Decision) -> str:
-    cells = [[escaped(cell).replace("|", "\\|") for cell in row.values()] for row in check_table(decision)]
+    cells = [
+        [escaped(cell).replace("|", "\\|") for cell in row.values()]
+        for row in check_table(decision)
+    ]
     rows = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     head = "| check | measured | limit | verdict | note |\n|---|---|---|---|---|"
     return f"# Make version {decision.version} champion?\n\n{escaped(decision.reason)}\n\n{head}\n{rows}\n"

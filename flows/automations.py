@@ -1,8 +1,10 @@
-"""What the Prefect server does by itself: mark dead runs as crashed, and tell people what became of a version.
+"""What the Prefect server does by itself: mark dead runs as crashed, and tell people what became of
+a version.
 
-`prefect deploy --all` and `make up` create the automations, the same ones however often. The triggers that start a
-retraining stand in prefect.yaml, with their deployment. Who is told: every notification block (Slack, Sendgrid e-mail,
-Teams, a webhook, …) that is saved on the server under the name ``commerce-clip``.
+`prefect deploy --all` and `make up` create the automations, the same ones however often. The
+triggers that start a retraining stand in prefect.yaml, with their deployment. Who is told: every
+notification block (Slack, Sendgrid e-mail, Teams, a webhook, …) that is saved on the server under
+the name ``commerce-clip``.
 """
 
 import os
@@ -25,10 +27,17 @@ BLOCK_NAME = "commerce-clip"
 MISSED_BEATS = 3
 FLOW_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 OUR_RUNS = {"prefect.resource.role": "work-pool", "prefect.resource.name": "commerce-clip"}
-ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Skipped")}
+ENDS = {
+    f"prefect.flow-run.{state}"
+    for state in ("Completed", "Failed", "Crashed", "Cancelled", "Skipped")
+}
 WAITS = {f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "AwaitingRetry")}
-VERDICT = "{{ event.resource.name }} version {{ event.payload.version }}: {{ event.payload.reason }}"
-FAILURE = "{{ flow.name }} {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+VERDICT = (
+    "{{ event.resource.name }} version {{ event.payload.version }}: {{ event.payload.reason }}"
+)
+FAILURE = (
+    "{{ flow.name }} {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+)
 
 
 def automate() -> None:
@@ -38,7 +47,9 @@ def automate() -> None:
         ServiceError: no Prefect server is named.
     """
     if not os.environ.get("PREFECT_API_URL"):
-        raise ServiceError("there is no Prefect server to automate; start one with `make up`, or set PREFECT_API_URL")
+        raise ServiceError(
+            "there is no Prefect server to automate; start one with `make up`, or set PREFECT_API_URL"
+        )
     for name in create_automations()["automations"]:
         print_line(name)
 
@@ -70,7 +81,9 @@ def crash_zombies(silence_s: int = MISSED_BEATS * HEARTBEAT_S) -> AutomationCore
         state=StateType.CRASHED,
         message=f"no heartbeat for {silence_s} s: its process or machine is gone; the next run goes on from there",
     )
-    return _automation("crash zombies", "A run whose process is gone is marked as crashed.", trigger, [crash])
+    return _automation(
+        "crash zombies", "A run whose process is gone is marked as crashed.", trigger, [crash]
+    )
 
 
 def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
@@ -78,8 +91,12 @@ def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
         return
     versions = {"prefect.resource.id": "commerce-clip.model.*"}
     for event, what in ((PROMOTED, "promoted"), (HELD_BACK, "held back")):
-        trigger = EventTrigger(match=versions, expect={event}, posture=Posture.Reactive, threshold=1)
-        yield _automation(f"tell of {what}", f"A version was {what}.", trigger, _tell(blocks, what, VERDICT))
+        trigger = EventTrigger(
+            match=versions, expect={event}, posture=Posture.Reactive, threshold=1
+        )
+        yield _automation(
+            f"tell of {what}", f"A version was {what}.", trigger, _tell(blocks, what, VERDICT)
+        )
     failed = EventTrigger(
         match=FLOW_RUNS,
         match_related=OUR_RUNS,
@@ -87,15 +104,24 @@ def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
         posture=Posture.Reactive,
         threshold=1,
     )
-    yield _automation("tell of failed", "A run failed or crashed.", failed, _tell(blocks, "failed", FAILURE))
+    yield _automation(
+        "tell of failed", "A run failed or crashed.", failed, _tell(blocks, "failed", FAILURE)
+    )
 
 
 def _tell(blocks: list[UUID], what: str, body: str) -> list[ActionTypes]:
-    return [SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body) for block in blocks]
+    return [
+        SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body)
+        for block in blocks
+    ]
 
 
-def _automation(name: str, description: str, trigger: EventTrigger, actions: list[ActionTypes]) -> AutomationCore:
-    return AutomationCore(name=f"{PREFIX}{name}", description=description, trigger=trigger, actions=actions)
+def _automation(
+    name: str, description: str, trigger: EventTrigger, actions: list[ActionTypes]
+) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}{name}", description=description, trigger=trigger, actions=actions
+    )
 
 
 def _notification_blocks(client: SyncPrefectClient) -> list[UUID]:
@@ -103,5 +129,7 @@ def _notification_blocks(client: SyncPrefectClient) -> list[UUID]:
     return [
         block.id
         for block in client.read_block_documents(include_secrets=False)
-        if block.name == BLOCK_NAME and block.block_schema and "notify" in block.block_schema.capabilities
+        if block.name == BLOCK_NAME
+        and block.block_schema
+        and "notify" in block.block_schema.capabilities
     ]

@@ -4,15 +4,17 @@ from prefect import flow
 
 from flows.parameters import Reason, RegisteredModel, VersionNumber
 from tasks.promotion.promote import announce, promote_by_hand, roll_back
+from tasks.runtime.log import log_sentences
 from tasks.runtime.records import Decision
-from tasks.runtime.stage import log_sentences
 
 MODEL = "commerce-clip"
 
 
 @flow(name="promote")
 def promote(
-    version: VersionNumber, reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL
+    version: VersionNumber,
+    reason: Reason = "no reason given",
+    registered_model: RegisteredModel = MODEL,
 ) -> Decision:
     """Make a registered version champion by hand."""
     log_sentences()
@@ -23,7 +25,9 @@ def promote(
 
 
 @flow(name="rollback")
-def rollback(reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL) -> Decision:
+def rollback(
+    reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL
+) -> Decision:
     """Make the previous champion the champion again."""
     log_sentences()
     decision = roll_back(registered_model, reason)

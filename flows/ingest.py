@@ -1,7 +1,8 @@
 """A drop of pairs, or lines mended by hand, becomes the current data version.
 
-The drop is judged before anything of the current version is touched; a kill at any moment leaves the old version or the
-new one, and the next ingest or run heals what lies between. The same drop twice is one version.
+The drop is judged before anything of the current version is touched; a kill at any moment leaves
+the old version or the new one, and the next ingest or run heals what lies between. The same drop
+twice is one version.
 """
 
 from collections.abc import Sequence
@@ -28,10 +29,18 @@ from tasks.ingest.ingest import (
 from tasks.ingest.staging import Drop, Staged, staged_version
 from tasks.runtime.records import Record
 
-DropName = Annotated[str, Described("Name of the new data version: lower-case letters, digits, '.', '_' and '-'.")]
-Split = Annotated[str | None, Described("TSV of this split; without it the current version's is taken over.")]
-Pretrain = Annotated[Sequence[str], Described("TSVs for continued pretraining, in place of the current version's.")]
-Mend = Annotated[str | None, Described("A quarantine of the current version with lines mended by hand.")]
+DropName = Annotated[
+    str, Described("Name of the new data version: lower-case letters, digits, '.', '_' and '-'.")
+]
+Split = Annotated[
+    str | None, Described("TSV of this split; without it the current version's is taken over.")
+]
+Pretrain = Annotated[
+    Sequence[str], Described("TSVs for continued pretraining, in place of the current version's.")
+]
+Mend = Annotated[
+    str | None, Described("A quarantine of the current version with lines mended by hand.")
+]
 
 
 class Ingested(Record):
@@ -70,7 +79,12 @@ def ingest(
 
 
 def read_drop(
-    name: str, train: str | None, valid: str | None, test: str | None, pretrain: Sequence[str], mend: str | None
+    name: str,
+    train: str | None,
+    valid: str | None,
+    test: str | None,
+    pretrain: Sequence[str],
+    mend: str | None,
 ) -> Drop:
     """Return what is to be ingested.
 
@@ -80,24 +94,55 @@ def read_drop(
     given = {"train": train, "valid": valid, "test": test}
     paths = {split: Path(path) for split, path in given.items() if path is not None}
     if mend is not None and (paths or pretrain):
-        raise ConfigError("--mend takes lines of the current version alone; ingest other files with a run of its own")
+        raise ConfigError(
+            "--mend takes lines of the current version alone; ingest other files with a run of its own"
+        )
     if not (mend or paths or pretrain):
-        raise ConfigError("nothing to ingest; give --train, --valid, --test or --pretrain, or a quarantine with --mend")
-    return Drop(name=name, **paths, pretrain=tuple(map(Path, pretrain)), mend=None if mend is None else Path(mend))
+        raise ConfigError(
+            "nothing to ingest; give --train, --valid, --test or --pretrain, or a quarantine with --mend"
+        )
+    return Drop(
+        name=name,
+        **paths,
+        pretrain=tuple(map(Path, pretrain)),
+        mend=None if mend is None else Path(mend),
+    )
 
 
-def _outcome(staged: Staged, version: str, card: VersionCard | None, is_new: bool, unpushed: str | None) -> Ingested:
+def _outcome(
+    staged: Staged, version: str, card: VersionCard | None, is_new: bool, unpushed: str | None
+) -> Ingested:
     name = card.name if card else staged.name
     facts = {"version": version}
     if card:
         facts["accepted pairs"] = rows_text(card.splits)
-        facts["faults"] = ", ".join(f"{reason} {count}" for reason, count in card.faults.items()) or "none"
-    facts |= {"taken over": ", ".join(staged.taken_over) or "nothing", "notes": "; ".join(staged.notes) or "none"}
+        facts["faults"] = (
+            ", ".join(f"{reason} {count}" for reason, count in card.faults.items()) or "none"
+        )
+    facts |= {
+        "taken over": ", ".join(staged.taken_over) or "nothing",
+        "notes": "; ".join(staged.notes) or "none",
+    }
     if not is_new:
         headline = f"nothing new: the current data version {name} holds just these pairs"
-        return Ingested(version=version, is_new=False, headline=headline, facts=facts, next_steps=_todo(unpushed))
-    steps = [*_todo(unpushed), f"make it part of the history: {commit_command(f'Data version {name}')}"]
-    return Ingested(version=version, is_new=True, headline=f"new data version {name}", facts=facts, next_steps=steps)
+        return Ingested(
+            version=version,
+            is_new=False,
+            headline=headline,
+            facts=facts,
+            next_steps=_todo(unpushed),
+        )
+    steps = [
+        *_todo(unpushed),
+        f"make it part of the history: {commit_command(f'Data version {name}')}",
+    ]
+    return Ingested(
+        version=version,
+        is_new=True,
+        headline=f"new data version {name}",
+        facts=facts,
+        next_steps=steps,
+    )
 
 
 def _todo(unpushed: str | None) -> list[str]:

@@ -1,7 +1,8 @@
 """Background processes that outlive the command which started them: start, recognise, stop.
 
-A process is known by its id and the moment it started, so an id that the system has given to another process since is
-never signalled. Each is started in a session of its own; stopping it ends its whole group.
+A process is known by its id and the moment it started, so an id that the system has given to
+another process since is never signalled. Each is started in a session of its own; stopping it ends
+its whole group.
 """
 
 import os

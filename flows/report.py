@@ -15,10 +15,19 @@ from tasks.evaluation.evaluate import rank_table
 from tasks.evaluation.report import REPORT_FILE
 from tasks.pages.text import count_rows, shown_retention
 from tasks.promotion.gate import check_table
-from tasks.registry.register import aliases_of
+from tasks.registry.versions import aliases_of
 from tasks.runtime.environment import served
 from tasks.runtime.page import show_text
-from tasks.runtime.records import DataVersion, Decision, Evaluation, Export, Record, Run, Validation, Version
+from tasks.runtime.records import (
+    DataVersion,
+    Decision,
+    Evaluation,
+    Export,
+    Record,
+    Run,
+    Validation,
+    Version,
+)
 
 
 class Report(Record):
@@ -34,7 +43,11 @@ class Report(Record):
 def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Report:
     """Return the report of a run whose fingerprint is registered already."""
     headline = f"nothing new: {version.name} version {version.number} was made from this data, code and config"
-    facts = {"aliases": ", ".join(aliases_of(version)) or "none", "data version": data.version, "config": config.name}
+    facts = {
+        "aliases": ", ".join(aliases_of(version)) or "none",
+        "data version": data.version,
+        "config": config.name,
+    }
     return Report(is_new=False, headline=headline, ranks=[], facts=facts)
 
 
@@ -46,7 +59,12 @@ def skipped(config: RunConfig, holder: str) -> State[Report]:
 
 
 def full_report(
-    run: Run, validation: Validation, evaluation: Evaluation, version: Version, decision: Decision, export: Export
+    run: Run,
+    validation: Validation,
+    evaluation: Evaluation,
+    version: Version,
+    decision: Decision,
+    export: Export,
 ) -> Report:
     """Return the report of a finished retraining, and put it on Prefect's page."""
     facts = {
@@ -79,7 +97,9 @@ def print_report(report: Report) -> None:
     if report.ranks:
         table = Table(title=f"{report.headline}: Rank@K on test, %", title_justify="left")
         for column in report.ranks[0]:
-            table.add_column(column, justify="left" if column in ("direction", "measure") else "right")
+            table.add_column(
+                column, justify="left" if column in ("direction", "measure") else "right"
+            )
         for row in report.ranks:
             table.add_row(*row.values(), end_section=row["measure"] == "Rank@10")
         console.print(table)
@@ -90,14 +110,24 @@ def print_report(report: Report) -> None:
     if report.checks:
         print_table("The gate", report.checks, right=("measured", "limit"))
     if not served():
-        console.print("\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses.")
+        console.print(
+            "\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses."
+        )
 
 
 def print_validation(validation: Validation) -> None:
     """Show in the terminal what validation found in each split."""
     rows = count_rows(validation.counts, "split")
-    print_table(f"All {validation.expectations} expectations are met", rows, right=("lines", "accepted"))
-    print_facts("", {"Data Docs": _relative(str(validation.docs)), "profiles": _relative(str(validation.profiles))})
+    print_table(
+        f"All {validation.expectations} expectations are met", rows, right=("lines", "accepted")
+    )
+    print_facts(
+        "",
+        {
+            "Data Docs": _relative(str(validation.docs)),
+            "profiles": _relative(str(validation.profiles)),
+        },
+    )
     for warning in validation.warnings:
         print_line(f"warning: {warning}")
 

@@ -1,14 +1,26 @@
-"""The main job: a data version in, a judged and registered model version, its embeddings, and a decision on it out.
+"""The main job: a data version in, a judged and registered model version, its embeddings, and a
+decision on it out.
 
-A run with nothing new (same data, code, config and base weights as a registered version) ends in seconds. A run that
-was stopped goes on where it stopped: finished stages are picked up, training resumes from its last checkpoint. One run
-at a time trains a model; another one that comes meanwhile is skipped, or waits and takes the newest data.
+A run with nothing new (same data, code, config and base weights as a registered version) ends in
+seconds. A run that was stopped goes on where it stopped: finished stages are picked up, training
+resumes from its last checkpoint. One run at a time trains a model; another one that comes meanwhile
+is skipped, or waits and takes the newest data.
 """
 
 from prefect import State, flow
 
 from flows.approval import approved, require_approver
-from flows.parameters import Config, Data, Device, FinetuneEpochs, Overrides, Precision, WhenBusy, read_config, run_name
+from flows.parameters import (
+    Config,
+    Data,
+    Device,
+    FinetuneEpochs,
+    Overrides,
+    Precision,
+    WhenBusy,
+    read_config,
+    run_name,
+)
 from flows.report import Report, full_report, nothing_new, skipped
 from tasks.data.version import materialise_data
 from tasks.embeddings.export import export
@@ -32,7 +44,9 @@ def retrain(
     when_busy: WhenBusy = "skip",
 ) -> Report | State[Report]:
     """Retrain, judge, register, export and promote, from one data version."""
-    settings = read_config(config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs)
+    settings = read_config(
+        config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs
+    )
     require_approver(settings)
     with retraining(settings, when_busy == "wait") as holder:
         if holder is not None:

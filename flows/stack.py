@@ -1,8 +1,9 @@
-"""A local stand-in for production: Prefect server, worker and MLflow server on loopback, started and stopped as one.
+"""A local stand-in for production: Prefect server, worker and MLflow server on loopback, started
+and stopped as one.
 
-They share the databases and artifacts of the embedded default, so that versions registered without servers are served,
-too. `up` takes about 20 s on two cores, most of it imports; ports are taken from COMMERCE_CLIP_PREFECT_PORT and
-COMMERCE_CLIP_MLFLOW_PORT.
+They share the databases and artifacts of the embedded default, so that versions registered without
+servers are served, too. `up` takes about 20 s on two cores, most of it imports; ports are taken
+from COMMERCE_CLIP_PREFECT_PORT and COMMERCE_CLIP_MLFLOW_PORT.
 """
 
 import errno
@@ -66,7 +67,8 @@ def up() -> None:
 
     Raises:
         ConfigError: a port is impossible or in use; nothing was started.
-        ServiceError: a server did not become healthy, or deploying failed; what was started is stopped again.
+        ServiceError: a server did not become healthy, or deploying failed; what was started is
+        stopped again.
     """
     if _are_running():
         print("already up")
@@ -91,7 +93,11 @@ def up() -> None:
 def down() -> None:
     """Stop what `up` started and nothing else."""
     stopped = _stop_all()
-    print(f"stopped {', '.join(stopped)}" if stopped else "nothing to stop: `make up` has not started anything here")
+    print(
+        f"stopped {', '.join(stopped)}"
+        if stopped
+        else "nothing to stop: `make up` has not started anything here"
+    )
 
 
 def require_running() -> None:
@@ -198,7 +204,9 @@ def _free_port(variable: str, default: int) -> int:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            reason = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
+            reason = (
+                "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
+            )
             raise ConfigError(
                 f"port {port} on {HOST}: {reason}; free it, or choose another port with {variable}={port + 1}"
             ) from error
@@ -265,9 +273,13 @@ def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
     give_up = time.monotonic() + START_TIMEOUT_S
     while not is_healthy():
         if not _is_running(name):
-            raise ServiceError(f"{name} ended at once; {_log(name)} says why; mend it and try again")
+            raise ServiceError(
+                f"{name} ended at once; {_log(name)} says why; mend it and try again"
+            )
         if time.monotonic() > give_up:
-            raise ServiceError(f"{name} is not ready after {START_TIMEOUT_S} s; see {_log(name)} and try again")
+            raise ServiceError(
+                f"{name} is not ready after {START_TIMEOUT_S} s; see {_log(name)} and try again"
+            )
         time.sleep(POLL_S)
 
 
@@ -277,7 +289,9 @@ def _answers(url: str) -> bool:
 
 def _has_worker(addresses: Addresses) -> bool:
     found = _request(f"{addresses.api}/work_pools/{POOL}/workers/filter", b"{}")
-    return bool(found) and any(worker.get("status") == "ONLINE" for worker in json.loads(found or b"[]"))
+    return bool(found) and any(
+        worker.get("status") == "ONLINE" for worker in json.loads(found or b"[]")
+    )
 
 
 def _request(url: str, body: bytes | None = None) -> bytes | None:
@@ -292,7 +306,9 @@ def _request(url: str, body: bytes | None = None) -> bytes | None:
 
 def _recorded_addresses() -> Addresses:
     environment = served()
-    return Addresses(environment["PREFECT_API_URL"].removesuffix("/api"), environment["MLFLOW_TRACKING_URI"])
+    return Addresses(
+        environment["PREFECT_API_URL"].removesuffix("/api"), environment["MLFLOW_TRACKING_URI"]
+    )
 
 
 def _print_addresses(addresses: Addresses) -> None:
@@ -306,7 +322,9 @@ Next: .venv/bin/prefect deployment run 'retrain/sample' --watch
       .venv/bin/prefect deployment run 'retrain/sample' --param finetune_epochs=2 --watch
       make down""")
     if state_folder() != ROOT / "state":
-        print(f"\nThe state folder was moved; `prefect` needs: export PREFECT_API_URL={addresses.api}")
+        print(
+            f"\nThe state folder was moved; `prefect` needs: export PREFECT_API_URL={addresses.api}"
+        )
 
 
 def _folder() -> Path:

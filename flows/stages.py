@@ -7,13 +7,20 @@ from tasks.data.version import materialise_data
 from tasks.embeddings.export import export as export_embeddings
 from tasks.evaluation.evaluate import evaluate as evaluate_model
 from tasks.evaluation.report import report_version
-from tasks.registry.register import find_version, registered_model
+from tasks.registry.files import registered_model
+from tasks.registry.versions import find_version
 from tasks.run import begin_evaluation, begin_run, tracked
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import Evaluation, Export, Run, TrainedModel, Validation, Version
-from tasks.runtime.stage import run_logger
 from tasks.training.train import finetune as finetune_model
 from tasks.training.train import pretrain as pretrain_model
-from tasks.validation.drift import Drift, announce_drift, champion_reference, measure_drift, publish_drift
+from tasks.validation.drift import (
+    Drift,
+    announce_drift,
+    champion_reference,
+    measure_drift,
+    publish_drift,
+)
 from tasks.validation.validate import validate as validate_data
 
 SAMPLE = "configs/sample.yaml"
@@ -46,7 +53,10 @@ def finetune(config: Config = SAMPLE, data: Data = None, overrides: Overrides = 
 
 @flow(name="evaluate", flow_run_name=run_name)
 def evaluate(
-    version: WhichVersion = "champion", config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
+    version: WhichVersion = "champion",
+    config: Config = SAMPLE,
+    data: Data = None,
+    overrides: Overrides = (),
 ) -> Evaluation:
     """Judge a registered version on the test split of a data version."""
     run, chosen = _begin_with(version, config, data, overrides)
@@ -58,7 +68,9 @@ def evaluate(
 
 
 @flow(name="drift-check", flow_run_name=run_name)
-def drift_check(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> Drift | None:
+def drift_check(
+    config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
+) -> Drift | None:
     """Compare a data version with the one that the champion was trained on; far apart, ask for a retraining."""
     settings = read_config(config, overrides, data=data)
     reference = champion_reference(settings.registered_model)
@@ -76,7 +88,10 @@ def drift_check(config: Config = SAMPLE, data: Data = None, overrides: Overrides
 
 @flow(name="export", flow_run_name=run_name)
 def export(
-    version: WhichVersion = "champion", config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
+    version: WhichVersion = "champion",
+    config: Config = SAMPLE,
+    data: Data = None,
+    overrides: Overrides = (),
 ) -> Export:
     """Write the embeddings of the config's export files by a registered version."""
     run, chosen = _begin_with(version, config, data, overrides)
@@ -89,7 +104,9 @@ def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
     return begin_run(settings, materialise_data(settings))
 
 
-def _begin_with(version: str, config: str, data: str | None, overrides: Overrides) -> tuple[Run, Version]:
+def _begin_with(
+    version: str, config: str, data: str | None, overrides: Overrides
+) -> tuple[Run, Version]:
     settings = read_config(config, overrides, data=data)
     chosen = find_version(settings.registered_model, version)
     return begin_evaluation(settings, materialise_data(settings), chosen), chosen

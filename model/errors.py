@@ -11,8 +11,8 @@
     ├── ServiceError            a server or remote did not answer; the only one that is retried
     └── PromotionRefused        the registry must not change in the way that was asked for
 
-A message says what is wrong, where, and what to do. Anything else that escapes is our bug: a trace and exit code 2.
-The fault of a single line of a TSV is a value (`FaultReason`), never a raise.
+A message says what is wrong, where, and what to do. Anything else that escapes is our bug: a trace
+and exit code 2. The fault of a single line of a TSV is a value (`FaultReason`), never a raise.
 """
 
 import difflib

@@ -2,9 +2,10 @@
 
     python scripts/draw_sample.py [--out data] [--seed 0] [--sizes train=40,test=16]
 
-Promises: the same seed gives the same bytes (on one version of Pillow); no combination of attributes, caption or
-image occurs twice, so each query has exactly one right answer and the test split asks for unseen combinations of
-well-known attributes. Costs: 1,220 pairs take about 25 s on one core and 5.1 MB of TSV.
+Promises: the same seed gives the same bytes (on one version of Pillow); no combination of
+attributes, caption or image occurs twice, so each query has exactly one right answer and the test
+split asks for unseen combinations of well-known attributes. Costs: 1,220 pairs take about 25 s on
+one core and 5.1 MB of TSV.
 """
 
 import argparse
@@ -58,7 +59,14 @@ class Pair:
     def side_row(self) -> tuple[str, ...]:
         stock = RANGES[self.product.garment]
         title = self.caption.split(". ")[0].removesuffix(".")
-        return (self.id, title, stock.category, stock.subcategory, self.product.colour, self.product.pattern)
+        return (
+            self.id,
+            title,
+            stock.category,
+            stock.subcategory,
+            self.product.colour,
+            self.product.pattern,
+        )
 
 
 def write_sample(out: Path, sizes: Mapping[str, int] = SIZES, seed: int = 0) -> list[Path]:
@@ -86,7 +94,9 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
         if count < 0:
             raise ConfigError(f"--sizes: {split}={count} is negative; give 0 or more")
     if sum(sizes.values()) > MAX_PAIRS:
-        raise ConfigError(f"--sizes: {sum(sizes.values())} pairs asked for; at most {MAX_PAIRS} in all splits together")
+        raise ConfigError(
+            f"--sizes: {sum(sizes.values())} pairs asked for; at most {MAX_PAIRS} in all splits together"
+        )
 
 
 def share_of(count: int, parts: int, part: int) -> int:
@@ -170,9 +180,13 @@ def parse_sizes(text: str) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the sample data set.")
-    parser.add_argument("--out", type=Path, default=Path("data"), help="folder to write (default: data)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("data"), help="folder to write (default: data)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sizes", default="", help="pairs a split, e.g. pretrain=40,train=40,valid=12,test=16")
+    parser.add_argument(
+        "--sizes", default="", help="pairs a split, e.g. pretrain=40,train=40,valid=12,test=16"
+    )
     options = parser.parse_args(arguments)
     try:
         sizes = parse_sizes(options.sizes)
@@ -181,7 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    print(f"{sum(sizes.values())} pairs in {len(files)} TSV files, {megabytes:.1f} MB, under {options.out}")
+    print(
+        f"{sum(sizes.values())} pairs in {len(files)} TSV files, {megabytes:.1f} MB, under {options.out}"
+    )
     return 0
 
 

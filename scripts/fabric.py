@@ -1,8 +1,9 @@
-"""The easel of the sample's pictures: cloth with a pattern, cut into soft-cornered parts, shaded and outlined.
+"""The easel of the sample's pictures: cloth with a pattern, cut into soft-cornered parts, shaded
+and outlined.
 
-Coordinates are pixels of the finished picture: x from the middle (-48 … 48), y from the top (0 … 96). Everything is
-drawn four times larger and shrunk once at the end, so edges are smooth. The same generator gives the same pixels.
-A picture of ten parts takes about 18 ms on one core.
+Coordinates are pixels of the finished picture: x from the middle (-48 … 48), y from the top (0 …
+96). Everything is drawn four times larger and shrunk once at the end, so edges are smooth. The same
+generator gives the same pixels. A picture of ten parts takes about 18 ms on one core.
 """
 
 import math
@@ -98,13 +99,21 @@ def symmetric(right: Sequence[Point]) -> list[Point]:
 def circle(centre: Point, radius: float) -> list[Point]:
     """Return a polygon that looks round."""
     angles = [math.tau * step / 20 for step in range(20)]
-    return [(centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)) for angle in angles]
+    return [
+        (centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle))
+        for angle in angles
+    ]
 
 
 def bounds(points: Sequence[Point], margin: int = 12) -> tuple[int, int, int, int]:
     """Return the box around points on the canvas: left, top, right, bottom."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    return int(min(xs)) - margin, int(min(ys)) - margin, int(max(xs)) + margin, int(max(ys)) + margin
+    return (
+        int(min(xs)) - margin,
+        int(min(ys)) - margin,
+        int(max(xs)) + margin,
+        int(max(ys)) + margin,
+    )
 
 
 # ---- patterns: each draws its ink on a square mask ----
@@ -127,7 +136,10 @@ def draw_dots(ink: Ink, period: float) -> None:
 
 
 def draw_checks(ink: Ink, period: float) -> None:
-    bands = [(step * period, step * period + 0.45 * period) for step in range(int(PATTERN_SIZE / period) + 1)]
+    bands = [
+        (step * period, step * period + 0.45 * period)
+        for step in range(int(PATTERN_SIZE / period) + 1)
+    ]
     for start, end in bands:
         ink.rectangle((0, start, PATTERN_SIZE, end), fill=120)
         ink.rectangle((start, 0, end, PATTERN_SIZE), fill=120)
@@ -145,7 +157,9 @@ def draw_flowers(ink: Ink, period: float) -> None:
                 angle = math.tau * step / 5 + row + column
                 px, py = x + 1.35 * petal * math.cos(angle), y + 1.35 * petal * math.sin(angle)
                 ink.ellipse((px - petal, py - petal, px + petal, py + petal), fill=255)
-            ink.ellipse((x - 0.8 * petal, y - 0.8 * petal, x + 0.8 * petal, y + 0.8 * petal), fill=0)
+            ink.ellipse(
+                (x - 0.8 * petal, y - 0.8 * petal, x + 0.8 * petal, y + 0.8 * petal), fill=0
+            )
             stem = [(x + 0.5 * period, y - 0.16 * period), (x + 0.42 * period, y + 0.16 * period)]
             ink.line(stem, fill=235, width=round(0.09 * period))
 
@@ -177,10 +191,14 @@ class Easel:
         is_light = luminance(self.base) > 155
         self.ink = mix(self.base, BLACK, 0.62) if is_light else CREAM
         self.contrast: RGB = (44, 44, 60) if is_light else CREAM
-        self.lining: RGB = mix(self.base, BLACK, 0.5) if luminance(self.base) > 100 else (206, 200, 192)
+        self.lining: RGB = (
+            mix(self.base, BLACK, 0.5) if luminance(self.base) > 100 else (206, 200, 192)
+        )
         self.outline = mix(self.base, BLACK, 0.62)
         # Black cloth cannot get darker: its folds are drawn as light.
-        self.shadow = mix(self.base, BLACK, 0.6) if luminance(self.base) > 60 else mix(self.base, CREAM, 0.3)
+        self.shadow = (
+            mix(self.base, BLACK, 0.6) if luminance(self.base) > 60 else mix(self.base, CREAM, 0.3)
+        )
         self.turn = math.radians(random.uniform(-4, 4))
         self.zoom = random.uniform(0.92, 1.0)
         self.shift = (random.uniform(-2, 2), random.uniform(-1.5, 1.5))
@@ -197,7 +215,11 @@ class Easel:
         """Return the near-white studio wall, a little darker towards the floor."""
         top, warmth = random.randint(246, 253), random.randint(-2, 2)
         wall: RGB = (top + min(warmth, 2), top, top - warmth)
-        fall = Image.linear_gradient("L").resize((CANVAS, CANVAS)).point([value // 3 for value in range(256)])
+        fall = (
+            Image.linear_gradient("L")
+            .resize((CANVAS, CANVAS))
+            .point([value // 3 for value in range(256)])
+        )
         floor = Image.new("RGB", (CANVAS, CANVAS), mix(wall, BLACK, random.uniform(0.1, 0.2)))
         return Image.composite(floor, Image.new("RGB", (CANVAS, CANVAS), wall), fall)
 
@@ -236,19 +258,28 @@ class Easel:
         mask = mask.crop((left, top, left + CANVAS, top + CANVAS))
         return Image.composite(Image.new("RGB", (CANVAS, CANVAS), self.ink), plain, mask)
 
-    def part(self, corners: Sequence[Point], radius: float = 3.0, angle: int = 0, depth: float = 0.75) -> None:
+    def part(
+        self, corners: Sequence[Point], radius: float = 3.0, angle: int = 0, depth: float = 0.75
+    ) -> None:
         """Cut a part from the cloth, shade it towards its edges and outline it."""
         self.fill(soften(corners, radius), self.cloth(angle), depth, self.outline, 1.1)
 
     def patch(
-        self, corners: Sequence[Point], colour: RGB, radius: float = 0.0, edge: RGB | None = None, width: float = 0.8
+        self,
+        corners: Sequence[Point],
+        colour: RGB,
+        radius: float = 0.0,
+        edge: RGB | None = None,
+        width: float = 0.8,
     ) -> None:
         """Cut a part from plain material of any colour."""
         plain = Image.new("RGB", (CANVAS, CANVAS), colour)
         curve = soften(corners, radius) if radius else list(corners)
         self.fill(curve, plain, 0.25, edge or mix(colour, BLACK, 0.6), width)
 
-    def fill(self, curve: Sequence[Point], material: Image.Image, depth: float, edge: RGB, width: float) -> None:
+    def fill(
+        self, curve: Sequence[Point], material: Image.Image, depth: float, edge: RGB, width: float
+    ) -> None:
         """Lay material on the canvas inside a closed curve."""
         outline = self.place(curve)
         box = bounds(outline)
@@ -272,8 +303,12 @@ class Easel:
         mask = Image.new("L", (box[2] - box[0], box[3] - box[1]), 0)
         inside = [(x - box[0], y - box[1]) for x, y in line]
         pen = ImageDraw.Draw(mask)
-        pen.line(inside, fill=round(255 * strength), width=round(width * SUPERSAMPLING), joint="curve")
-        self.image.paste(self.shadow, box[:2], mask.filter(ImageFilter.BoxBlur(0.8 * SUPERSAMPLING)))
+        pen.line(
+            inside, fill=round(255 * strength), width=round(width * SUPERSAMPLING), joint="curve"
+        )
+        self.image.paste(
+            self.shadow, box[:2], mask.filter(ImageFilter.BoxBlur(0.8 * SUPERSAMPLING))
+        )
 
     def finish(self) -> Image.Image:
         """Shrink the canvas to the finished picture."""

@@ -1,7 +1,8 @@
-"""The silhouettes of the sample's products: each caption attribute is one shape that a person can point at.
+"""The silhouettes of the sample's products: each caption attribute is one shape that a person can
+point at.
 
-`draw_product` is the door. Clothes for the upper body are painted in `upper`, all else here. Coordinates are those of
-`fabric`. One picture costs about 20 ms on one core.
+`draw_product` is the door. Clothes for the upper body are painted in `upper`, all else here.
+Coordinates are those of `fabric`. One picture costs about 20 ms on one core.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,18 @@ from random import Random
 
 from PIL import Image
 
-from scripts.fabric import BLACK, CREAM, Easel, Point, between, circle, flip, mix, rectangle, symmetric
+from scripts.fabric import (
+    BLACK,
+    CREAM,
+    Easel,
+    Point,
+    between,
+    circle,
+    flip,
+    mix,
+    rectangle,
+    symmetric,
+)
 from scripts.haberdashery import belt, bow, buckle, buttons, placket, pocket, tassel, zip_line
 from scripts.products import Product
 from scripts.upper import FRAMES, paint_upper
@@ -31,15 +43,29 @@ def paint_skirt(easel: Easel, product: Product) -> None:
     top, hem, width = SKIRT_CUTS[product.cut]
     easel.centre(top, hem)
     hip = top + 16
-    right: list[Point] = [(0, top), (12, top), (17, hip), (width, hem - 1), (width * 0.5, hem + 1.5), (0, hem + 2)]
+    right: list[Point] = [
+        (0, top),
+        (12, top),
+        (17, hip),
+        (width, hem - 1),
+        (width * 0.5, hem + 1.5),
+        (0, hem + 2),
+    ]
     easel.part(symmetric(right), radius=4)
     for x in (-0.6, -0.15, 0.3, 0.7):
         easel.fold([(14 * x, hip), (width * x, hem - 1)], width=2)
     if product.detail == "pleats":
         for step in range(-4, 5):
-            easel.stroke([(step * 2.7, top + 4), (step * width / 4.6, hem + 0.5)], easel.contrast, 0.9)
+            easel.stroke(
+                [(step * 2.7, top + 4), (step * width / 4.6, hem + 0.5)], easel.contrast, 0.9
+            )
     if product.detail == "contrast trim":
-        band: list[Point] = [(0, hem - 4), (width * 0.5, hem - 4.5), (width - 0.8, hem - 6), (width, hem - 1)]
+        band: list[Point] = [
+            (0, hem - 4),
+            (width * 0.5, hem - 4.5),
+            (width - 0.8, hem - 6),
+            (width, hem - 1),
+        ]
         easel.patch(symmetric([*band, (width * 0.5, hem + 1.5), (0, hem + 2)]), easel.contrast)
     if product.detail == "buttons":
         placket(easel, 3.2, top + 3, hem + 1.5)
@@ -71,13 +97,25 @@ def paint_legs(easel: Easel, product: Product) -> None:
     top = 20.0 if is_short else 8.0
     easel.centre(top, hem, zoom=1.35 if is_short else 1.0)
     crotch, knee = top + 21, (top + 21 + hem) / 2
-    right: list[Point] = [(0, top), (13, top), (17, top + 14), (knee_width, knee), (hem_width, hem), (gap, hem + 0.5)]
+    right: list[Point] = [
+        (0, top),
+        (13, top),
+        (17, top + 14),
+        (knee_width, knee),
+        (hem_width, hem),
+        (gap, hem + 0.5),
+    ]
     leg = [*right, (gap * 0.6, knee), (0, crotch)]
     for side, angle in ((leg, 3), (flip(leg), -3)):
         easel.part(side, radius=2.5, angle=angle)
         easel.fold([(side[3][0] * 0.55, crotch + 3), (side[4][0] * 0.62, hem - 4)])
         if product.detail == "contrast trim":
-            cuff = [side[4], side[5], between(side[5], side[6], 0.22), between(side[4], side[3], 0.22)]
+            cuff = [
+                side[4],
+                side[5],
+                between(side[5], side[6], 0.22),
+                between(side[4], side[3], 0.22),
+            ]
             easel.patch(cuff, easel.contrast)
     easel.stroke([(0, top + 3), (0, crotch)], easel.outline, 1.1)
     for x in (1, -1):
@@ -142,7 +180,9 @@ def paint_backpack(easel: Easel, product: Product) -> None:
     elif product.detail == "zip":
         zip_line(easel, (-18, 62), (18, 62))
     elif product.detail == "contrast trim":
-        easel.patch(symmetric([(0, 75), (24, 74), (24, 84), (19, 87.5), (0, 88)]), easel.contrast, 2)
+        easel.patch(
+            symmetric([(0, 75), (24, 74), (24, 84), (19, 87.5), (0, 88)]), easel.contrast, 2
+        )
 
 
 # ---- shoes, seen from the side, toe at the right ----
@@ -152,13 +192,17 @@ def paint_sneaker(easel: Easel, product: Product) -> None:
     is_high = product.cut == "high top"
     top = 22.0 if is_high else 40.0
     easel.centre(top, 84)
-    collar: list[Point] = [(-33, top), (-6, top + 1)] if is_high else [(-36, top), (-22, top + 7), (-8, top + 2)]
+    collar: list[Point] = (
+        [(-33, top), (-6, top + 1)] if is_high else [(-36, top), (-22, top + 7), (-8, top + 2)]
+    )
     easel.part([*collar, (5, 50), (28, 59), (40, 66), (41, 76), (-36, 76), (-37, 56)], radius=5)
     toe: list[Point] = [(24, 60), (37, 63), (42, 70), (41, 77), (23, 77)]
     easel.patch(toe, easel.contrast if product.detail == "contrast trim" else CREAM, 3)
     if product.detail == "contrast trim":
         easel.patch([(-37, 54), (-27, 58), (-25, 77), (-37, 77)], easel.contrast, 2)
-    easel.patch([(-38, 75), (42, 75), (43, 80), (39, 84), (-35, 84), (-39, 80)], CREAM, 2.5, BLACK, 1)
+    easel.patch(
+        [(-38, 75), (42, 75), (43, 80), (39, 84), (-35, 84), (-39, 80)], CREAM, 2.5, BLACK, 1
+    )
     easel.stroke([(-36, 79.5), (40, 79.5)], mix(CREAM, BLACK, 0.5), 0.8)
     fasten(easel, product.detail, [(-7, top + 5), (17, 57)], -15.0)
 
@@ -174,7 +218,11 @@ def fasten(easel: Easel, detail: str, slope: list[Point], reach: float) -> None:
     elif detail == "strap":
         for share in (0.2, 0.75):
             x, y = between(slope[0], slope[1], share)
-            easel.patch([(x - 2, y - 3), (x + 5, y), (x + reach, y + 15), (x + reach - 7, y + 11)], easel.contrast, 1.2)
+            easel.patch(
+                [(x - 2, y - 3), (x + 5, y), (x + reach, y + 15), (x + reach - 7, y + 11)],
+                easel.contrast,
+                1.2,
+            )
     elif detail == "zip":
         zip_line(easel, (-22, slope[0][1] + 1), (-22, 73))
 
@@ -185,7 +233,16 @@ BOOT_TOPS = {"ankle": 42.0, "knee high": 8.0}
 def paint_boot(easel: Easel, product: Product) -> None:
     top = BOOT_TOPS[product.cut]
     easel.centre(top, 91)
-    shaft: list[Point] = [(-28, top), (-2, top), (-3, 56), (14, 62), (33, 68), (37, 80), (-26, 80), (-26, 60)]
+    shaft: list[Point] = [
+        (-28, top),
+        (-2, top),
+        (-3, 56),
+        (14, 62),
+        (33, 68),
+        (37, 80),
+        (-26, 80),
+        (-26, 60),
+    ]
     easel.part(shaft, radius=5)
     easel.fold([(-22, 60), (-6, 57)])
     sole: list[Point] = [(-27, 79), (38, 79), (38, 83.5), (-6, 83.5), (-9, 91), (-27, 91)]
@@ -215,10 +272,15 @@ def paint_cap(easel: Easel, product: Product) -> None:
         for step in range(-6, 7):
             easel.stroke([(step * 4.5, 63), (step * 4.6, 76)], mix(trim, BLACK, 0.5), 0.6)
     else:
-        easel.part([(-34, 64), (-33, 40), (-18, 24), (2, 22), (18, 30), (25, 48), (26, 63), (-5, 66)], radius=9)
+        easel.part(
+            [(-34, 64), (-33, 40), (-18, 24), (2, 22), (18, 30), (25, 48), (26, 63), (-5, 66)],
+            radius=9,
+        )
         for seam in ([(-4, 23), (-14, 40), (-15, 64)], [(-4, 23), (11, 38), (14, 63)]):
             easel.stroke(seam, easel.outline, 0.9)
-        easel.patch([(-2, 63), (25, 59), (40, 64), (46, 73), (30, 70), (4, 70)], trim, 5, easel.outline, 1.1)
+        easel.patch(
+            [(-2, 63), (25, 59), (40, 64), (46, 73), (30, 70), (4, 70)], trim, 5, easel.outline, 1.1
+        )
         easel.patch(circle((-4, 22.5), 2.2), trim)
     if product.detail == "bow":
         bow(easel, (0, 54) if product.garment == "beanie" else (0, 50), 1.4)
@@ -232,7 +294,11 @@ def paint_scarf(easel: Easel, product: Product) -> None:
     easel.centre(8, foot + 6)
     paint_scarf_end(easel, [(-13, 26), (3, 30), (2, foot - 5), (-16, foot - 6)], 4, product.detail)
     paint_scarf_end(easel, [(-2, 28), (14, 24), (19, foot), (2, foot + 1)], -8, product.detail)
-    easel.part([(-24, 14), (-10, 8), (10, 8), (24, 14), (22, 27), (8, 36), (-8, 36), (-22, 27)], radius=7, angle=14)
+    easel.part(
+        [(-24, 14), (-10, 8), (10, 8), (24, 14), (22, 27), (8, 36), (-8, 36), (-22, 27)],
+        radius=7,
+        angle=14,
+    )
     easel.patch([(-12, 13), (0, 11), (12, 13), (8, 18), (-8, 18)], easel.lining, 3, easel.outline)
     for points in ([(-20, 20), (0, 27), (20, 20)], [(-17, 26), (2, 32), (17, 27)]):
         easel.fold(points)
@@ -243,7 +309,10 @@ def paint_scarf_end(easel: Easel, corners: list[Point], angle: int, detail: str)
     upper_left, upper_right, right, left = corners
     easel.part(corners, radius=2, angle=angle)
     if detail == "contrast trim":
-        easel.patch([left, right, between(right, upper_right, 0.16), between(left, upper_left, 0.16)], easel.contrast)
+        easel.patch(
+            [left, right, between(right, upper_right, 0.16), between(left, upper_left, 0.16)],
+            easel.contrast,
+        )
     for step in range(8):
         x, y = between(left, right, (step + 0.5) / 8)
         if detail == "fringe":

@@ -1,6 +1,7 @@
 """What is sewn onto the sample's products: bows, pockets, belts, buckles, buttons, zips, tassels.
 
-Each is a few patches in the contrast colour, large enough to be seen at 64 px, and costs about 1 ms on one core.
+Each is a few patches in the contrast colour, large enough to be seen at 64 px, and costs about 1 ms
+on one core.
 """
 
 from scripts.fabric import BLACK, GOLD, SILVER, Easel, Point, between, circle, mix, rectangle
@@ -12,7 +13,11 @@ def bow(easel: Easel, centre: Point, scale: float) -> None:
         tail: list[Point] = [(0, 0), (5.5, 8.5), (2.2, 9.5)]
         loop: list[Point] = [(0, 0), (5, -4.5), (9, -4), (9, 4), (5, 4.5)]
         for shape, radius in ((tail, 0.0), (loop, 2.0)):
-            easel.patch([(x + side * px * scale, y + py * scale) for px, py in shape], easel.contrast, radius)
+            easel.patch(
+                [(x + side * px * scale, y + py * scale) for px, py in shape],
+                easel.contrast,
+                radius,
+            )
     knot = 2.1 * scale
     easel.patch(rectangle(x - knot, y - knot, x + knot, y + knot), easel.contrast, 1)
 
@@ -20,7 +25,13 @@ def bow(easel: Easel, centre: Point, scale: float) -> None:
 def pocket(easel: Easel, corner: Point, size: tuple[float, float]) -> None:
     (left, top), (width, height) = corner, size
     right, bottom = left + width, top + height
-    shape = [(left, top), (right, top), (right, bottom - 2), (left + width / 2, bottom), (left, bottom - 2)]
+    shape = [
+        (left, top),
+        (right, top),
+        (right, bottom - 2),
+        (left + width / 2, bottom),
+        (left, bottom - 2),
+    ]
     easel.patch(shape, mix(easel.base, BLACK, 0.12), 0, easel.contrast, 1.2)
     easel.stroke([(left, top + 2.6), (right, top + 2.6)], easel.contrast, 1.0)
 
@@ -38,7 +49,9 @@ def buckle(easel: Easel, centre: Point, radius: float) -> None:
 
 def buttons(easel: Easel, first: Point, last: Point, count: int, radius: float = 2.1) -> None:
     for step in range(count):
-        easel.patch(circle(between(first, last, step / (count - 1)), radius), easel.contrast, width=1.0)
+        easel.patch(
+            circle(between(first, last, step / (count - 1)), radius), easel.contrast, width=1.0
+        )
 
 
 def placket(easel: Easel, half_width: float, top: float, bottom: float) -> None:
@@ -60,7 +73,9 @@ def zip_line(easel: Easel, start: Point, end: Point) -> None:
 
 def tassel(easel: Easel, hook: Point) -> None:
     x, y = hook
-    easel.patch([(x - 3, y + 3), (x + 3, y + 3), (x + 6.5, y + 22), (x - 6.5, y + 22)], easel.contrast)
+    easel.patch(
+        [(x - 3, y + 3), (x + 3, y + 3), (x + 6.5, y + 22), (x - 6.5, y + 22)], easel.contrast
+    )
     for step in (-2, 0, 2):
         easel.stroke([(x + step * 0.7, y + 10), (x + step * 1.7, y + 21.5)], easel.base, 0.7)
     easel.patch(circle((x, y + 2), 3.6), GOLD)

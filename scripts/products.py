@@ -1,8 +1,9 @@
 """The sample's products: which attributes a garment may have, and how a caption tells of them.
 
-A caption names every attribute that the picture shows; only the unmarked ones (plain cloth, no detail) may go unsaid.
-So two products of different attributes never share a caption, and a person can find each picture among the others.
-17 garments, 14 colours and 6 patterns make about 28,000 possible products; naming 1,220 takes about 30 ms.
+A caption names every attribute that the picture shows; only the unmarked ones (plain cloth, no
+detail) may go unsaid. So two products of different attributes never share a caption, and a person
+can find each picture among the others. 17 garments, 14 colours and 6 patterns make about 28,000
+possible products; naming 1,220 takes about 30 ms.
 """
 
 from collections.abc import Sequence
@@ -147,9 +148,17 @@ RANGES: dict[str, Range] = {
         cuts=("ankle", "knee high"),
         details=("laces", "zip", "buckle", "bow", "contrast trim"),
     ),
-    "cap": Range("Accessories", "Caps", ("cap", "baseball cap"), details=("", "bow", "buckle", "contrast trim")),
+    "cap": Range(
+        "Accessories",
+        "Caps",
+        ("cap", "baseball cap"),
+        details=("", "bow", "buckle", "contrast trim"),
+    ),
     "beanie": Range(
-        "Accessories", "Beanies", ("beanie", "knit beanie"), details=("", "bow", "pompom", "contrast trim")
+        "Accessories",
+        "Beanies",
+        ("beanie", "knit beanie"),
+        details=("", "bow", "pompom", "contrast trim"),
     ),
     "scarf": Range(
         "Accessories",
@@ -174,7 +183,9 @@ WORDINGS: dict[str, Wording] = {
     "striped": Wording(("striped", "stripe"), ("stripes throughout", "striped pattern")),
     "dotted": Wording(("dotted", "polka dot"), ("polka dots throughout", "dotted pattern")),
     "checked": Wording(("checked", "check"), ("checks throughout", "checked pattern")),
-    "floral": Wording(("floral", "flower print"), ("floral print throughout", "flowers throughout")),
+    "floral": Wording(
+        ("floral", "flower print"), ("floral print throughout", "flowers throughout")
+    ),
     "chevron": Wording(("chevron", "zigzag"), ("chevron pattern", "zigzags throughout")),
     "sleeveless": Wording(("sleeveless",), ("sleeveless cut",)),
     "short sleeve": Wording(("short sleeve",), ("short sleeves",)),
@@ -228,17 +239,25 @@ def caption_product(product: Product, random: Random) -> str:
     adjectives, phrases = [], []
     for attribute in (product.sleeve, product.cut, product.neck, product.detail, product.pattern):
         wording = WORDINGS.get(attribute, Wording())
-        if wording.phrases and (not wording.adjectives or random.random() < phrase_share(attribute, product)):
+        if wording.phrases and (
+            not wording.adjectives or random.random() < phrase_share(attribute, product)
+        ):
             phrases.append(random.choice(wording.phrases))
         elif wording.adjectives:
             adjectives.append(random.choice(wording.adjectives))
     random.shuffle(phrases)
     title = name_product(product, adjectives, random)
-    accent = next((phrase for phrase in phrases if phrase in WORDINGS.get(product.detail, Wording()).phrases), None)
+    accent = next(
+        (phrase for phrase in phrases if phrase in WORDINGS.get(product.detail, Wording()).phrases),
+        None,
+    )
     if accent and random.random() < 0.4:
         phrases.remove(accent)
         title += f" with {accent}"
-    return ". ".join(capitalise(sentence) for sentence in (title, *join_phrases(phrases, random))) + "."
+    return (
+        ". ".join(capitalise(sentence) for sentence in (title, *join_phrases(phrases, random)))
+        + "."
+    )
 
 
 def phrase_share(attribute: str, product: Product) -> float:

@@ -1,6 +1,8 @@
-"""Clothes for the upper body: T-shirts to coats, all cut on one frame of shoulder, chest, waist and hem.
+"""Clothes for the upper body: T-shirts to coats, all cut on one frame of shoulder, chest, waist and
+hem.
 
-`paint_upper` is the door. Coordinates are those of `fabric`. One picture costs about 20 ms on one core.
+`paint_upper` is the door. Coordinates are those of `fabric`. One picture costs about 20 ms on one
+core.
 """
 
 from dataclasses import dataclass, replace
@@ -94,11 +96,25 @@ def paint_sleeves(easel: Easel, frame: Frame, product: Product) -> None:
         return
     right = sleeve_outline(frame, product.sleeve)
     wide = product.garment in ("sweater", "hoodie", "jacket", "coat")
-    cuff = [right[2], right[3], between(right[3], right[4], 0.12), between(right[2], right[1], 0.11)]
+    cuff = [
+        right[2],
+        right[3],
+        between(right[3], right[4], 0.12),
+        between(right[2], right[1], 0.11),
+    ]
     if product.sleeve == "short sleeve":
-        cuff = [right[2], right[3], between(right[3], right[4], 0.35), between(right[2], right[1], 0.28)]
+        cuff = [
+            right[2],
+            right[3],
+            between(right[3], right[4], 0.35),
+            between(right[2], right[1], 0.28),
+        ]
     for side, angle in ((right, 16), (flip(right), -16)):
-        easel.part(side, radius=3 if wide else 2, angle=angle if product.sleeve == "long sleeve" else 2 * angle)
+        easel.part(
+            side,
+            radius=3 if wide else 2,
+            angle=angle if product.sleeve == "long sleeve" else 2 * angle,
+        )
         easel.fold([between(side[1], side[4], 0.6), between(side[4], side[1], 0.25)], strength=0.5)
     for side in (cuff, flip(cuff)):
         if product.detail == "contrast trim":
@@ -110,9 +126,15 @@ def paint_sleeves(easel: Easel, frame: Frame, product: Product) -> None:
 def sleeve_outline(frame: Frame, sleeve: str) -> list[Point]:
     """Return the right sleeve: shoulder, elbow, cuff outside, cuff inside, armpit, under the torso."""
     scale, shoulder, top = frame.scale, frame.shoulder_width, frame.top
-    armpit: list[Point] = [(frame.chest_width - 1, frame.chest + 3), (shoulder - 8 * scale, top + 8 * scale)]
+    armpit: list[Point] = [
+        (frame.chest_width - 1, frame.chest + 3),
+        (shoulder - 8 * scale, top + 8 * scale),
+    ]
     if sleeve == "short sleeve":
-        cuff: list[Point] = [(shoulder + 12 * scale, top + 20 * scale), (shoulder + 3 * scale, top + 27 * scale)]
+        cuff: list[Point] = [
+            (shoulder + 12 * scale, top + 20 * scale),
+            (shoulder + 3 * scale, top + 27 * scale),
+        ]
         return [(shoulder - 2, top + 1.5), (shoulder + 4 * scale, top + 5 * scale), *cuff, *armpit]
     cuff = [(shoulder + 15 * scale, top + 54 * scale), (shoulder + 6.5 * scale, top + 57 * scale)]
     return [(shoulder - 2, top + 1.5), (shoulder + 6.5 * scale, top + 14 * scale), *cuff, *armpit]
@@ -126,7 +148,9 @@ def paint_neck(easel: Easel, frame: Frame, neck: str, has_trim: bool) -> None:
     if neck == "turtleneck":
         paint_turtleneck(easel, frame, easel.contrast if has_trim else easel.base)
         return
-    depth = {"V-neck": 20.0, "lapel collar": 22.0, "crewneck": 8.0}.get(neck, 6.0) * max(frame.scale, 0.8)
+    depth = {"V-neck": 20.0, "lapel collar": 22.0, "crewneck": 8.0}.get(neck, 6.0) * max(
+        frame.scale, 0.8
+    )
     opening = neckline(width, top, depth, is_pointed=neck in ("V-neck", "lapel collar"))
     easel.patch(opening, easel.lining, 0, easel.outline)
     rim = opening[:-1]
@@ -149,7 +173,9 @@ def paint_turtleneck(easel: Easel, frame: Frame, colour: RGB) -> None:
     easel.patch(symmetric([(width, top - 11), (width + 1, top + 1), (0, top + 4)]), colour, 2)
     for x in (-0.6, -0.2, 0.2, 0.6):
         easel.stroke([(x * width, top - 9.5), (x * width, top + 1.5)], easel.outline, 0.5)
-    easel.stroke([(-width - 0.5, top - 4.5), (0, top - 3.5), (width + 0.5, top - 4.5)], easel.outline, 0.8)
+    easel.stroke(
+        [(-width - 0.5, top - 4.5), (0, top - 3.5), (width + 0.5, top - 4.5)], easel.outline, 0.8
+    )
 
 
 def neckline(width: float, top: float, depth: float, is_pointed: bool) -> list[Point]:
@@ -165,18 +191,38 @@ def neckline(width: float, top: float, depth: float, is_pointed: bool) -> list[P
 def collar_flap(neck: str, width: float, top: float, depth: float) -> list[Point]:
     """Return the right flap of a collar, from the half width, the top and the depth of the opening."""
     if neck == "shirt collar":
-        return [(width - 1.5, top - 4.5), (width + 2, top - 1), (width + 1.5, top + 8.5), (0.5, top + depth)]
+        return [
+            (width - 1.5, top - 4.5),
+            (width + 2, top - 1),
+            (width + 1.5, top + 8.5),
+            (0.5, top + depth),
+        ]
     if neck == "band collar":
-        return [(width - 1, top - 6), (width + 0.5, top - 1), (0.4, top + depth + 0.5), (0.4, top + depth - 4.5)]
+        return [
+            (width - 1, top - 6),
+            (width + 0.5, top - 1),
+            (0.4, top + depth + 0.5),
+            (0.4, top + depth - 4.5),
+        ]
     outside: list[Point] = [(width + 0.5, top - 3), (width + 4.5, top + 9), (width + 1, top + 10.5)]
     return [*outside, (0.5, top + depth + 3), (width - 2, top + 4)]
 
 
 def paint_hood(easel: Easel, frame: Frame) -> None:
     width, top = frame.neck_width, frame.top
-    right: list[Point] = [(0, top - 19), (width + 1, top - 18), (width + 6, top - 5), (width + 4, top + 3)]
+    right: list[Point] = [
+        (0, top - 19),
+        (width + 1, top - 18),
+        (width + 6, top - 5),
+        (width + 4, top + 3),
+    ]
     easel.part(symmetric(right), radius=6)
-    inside: list[Point] = [(0, top - 13), (width - 2, top - 12), (width, top - 3), (width - 2, top + 5)]
+    inside: list[Point] = [
+        (0, top - 13),
+        (width - 2, top - 12),
+        (width, top - 3),
+        (width - 2, top + 5),
+    ]
     easel.patch(symmetric(inside), easel.lining, 4, easel.outline)
 
 
@@ -225,5 +271,10 @@ def paint_detail(easel: Easel, frame: Frame, product: Product) -> None:
 def sew_hem(easel: Easel, frame: Frame, lift: float) -> None:
     """Trim the hem; ``lift`` is how much higher a shirt tail ends at the sides."""
     width, hem = frame.hem_width, frame.hem
-    band: list[Point] = [(0, hem - 3.5), (width * 0.5, hem - 3.5), (width, hem - 4 - lift), (width, hem - lift)]
+    band: list[Point] = [
+        (0, hem - 3.5),
+        (width * 0.5, hem - 3.5),
+        (width, hem - 4 - lift),
+        (width, hem - lift),
+    ]
     easel.patch(symmetric([*band, (width * 0.5, hem + 1), (0, hem + 1)]), easel.contrast)

@@ -8,23 +8,30 @@ from prefect.runtime import flow_run
 
 from model.config.load import RunConfig
 from model.errors import ServiceError
-from tasks.data.card import report_folder
 from tasks.data.version import reading
 from tasks.registry.metric_log import send_rest
-from tasks.registry.tracking import begin_mlflow_run, end_mlflow_run, metric_sender, run_page, tracking_client
+from tasks.registry.tracking import (
+    begin_mlflow_run,
+    end_mlflow_run,
+    metric_sender,
+    run_page,
+    tracking_client,
+)
 from tasks.runtime.environment import state_folder
-from tasks.runtime.lineage import base_weights_id, code_version, fingerprint, git_commit
+from tasks.runtime.lineage import fingerprint, lineage_tags
 from tasks.runtime.locks import locked_or_busy
+from tasks.runtime.log import run_logger
 from tasks.runtime.page import show_link
 from tasks.runtime.records import DataVersion, Run, Version
-from tasks.runtime.stage import run_logger, service_task
+from tasks.runtime.stage import service_task
 
 TRAINING_STAGES = ("pretrain", "finetune")
 
 
 @contextmanager
 def retraining(config: RunConfig, wait: bool) -> Iterator[str | None]:
-    """Train one model at a time: yield None while nobody else does, or who does where ``wait`` is False.
+    """Train one model at a time: yield None while nobody else does, or who does where ``wait`` is
+    False.
 
     The lock ends with its process, so a run that was killed never keeps it.
     """
@@ -43,9 +50,13 @@ def begin_run(config: RunConfig, data: DataVersion) -> Run:
     mark = fingerprint(config, data)
     folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
     name = f"{config.name}-{data.short}"
-    run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), lineage_tags(config, data))
+    run_id = begin_mlflow_run(
+        tracking_client(), mark, name, flat_params(config), lineage_tags(config, data)
+    )
     if page := run_page(run_id):
-        show_link(page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts")
+        show_link(
+            page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
+        )
     return Run(config=config, data=data, fingerprint=mark, folder=folder, mlflow_run_id=run_id)
 
 
@@ -58,14 +69,17 @@ def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> 
     """
     name = f"{version.name}-v{version.number}-on-{data.short}"
     tags = lineage_tags(config, data) | {"commerce_clip.judged_version": str(version.number)}
-    run_id = begin_mlflow_run(tracking_client(), f"evaluation:{name}:{config.digest()}", name, {}, tags)
+    run_id = begin_mlflow_run(
+        tracking_client(), f"evaluation:{name}:{config.digest()}", name, {}, tags
+    )
     folder = state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}"
     return Run(config=config, data=data, fingerprint="", folder=folder, mlflow_run_id=run_id)
 
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """Keep the run's pairs in place while the block runs, then end the MLflow run as FINISHED or FAILED.
+    """Keep the run's pairs in place while the block runs, then end the MLflow run as FINISHED or
+    FAILED.
 
     An unreachable MLflow does not hide the error.
     """
@@ -82,23 +96,6 @@ def tracked(run: Run) -> Iterator[None]:
             end_mlflow_run(run.mlflow_run_id, status)
         except ServiceError as error:
             run_logger().warning("%s", error)
-
-
-def lineage_tags(config: RunConfig, data: DataVersion) -> dict[str, str]:
-    """Return the tags by which a person gets from a run or version back to its data, code and flow run."""
-    commit, is_dirty = git_commit()
-    return {
-        "commerce_clip.config": config.name,
-        "commerce_clip.config_sha256": config.digest(),
-        "commerce_clip.data_version": data.version,
-        "commerce_clip.data_docs": (report_folder(data.version) / "docs" / "index.html").as_uri(),
-        "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
-        "commerce_clip.code_version": code_version(),
-        "commerce_clip.git_commit": commit,
-        "commerce_clip.git_is_dirty": str(is_dirty).lower(),
-        "commerce_clip.base_weights": base_weights_id(config),
-        "commerce_clip.prefect_flow_run": str(flow_run.id or "none"),
-    }
 
 
 def flat_params(config: RunConfig) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from model.config.sections import ModelConfig
 from tests.tiny import COLOURS, SIDE, THINGS, WIDTH
 
-COLOUR_WORDS = dict(zip(COLOURS, ("红色", "绿色", "蓝色", "黑色", "白色", "黄色", "紫色", "青色"), strict=True))
+COLOUR_WORDS = dict(
+    zip(COLOURS, ("红色", "绿色", "蓝色", "黑色", "白色", "黄色", "紫色", "青色"), strict=True)
+)
 THING_WORDS = dict(zip(THINGS, ("衬衫", "连衣裙", "鞋子", "包包"), strict=True))
 ENGLISH = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -44,10 +46,18 @@ def chinese(caption: str) -> str:
 
 def vocabulary() -> bytes:
     """Return a vocab.txt of the words above, letters, digits and a few pieces."""
-    words = "".join([*COLOUR_WORDS.values(), *THING_WORDS.values(), "新款恤夏季的很好看零宽子裙，！"])
+    words = "".join(
+        [*COLOUR_WORDS.values(), *THING_WORDS.values(), "新款恤夏季的很好看零宽子裙，！"]
+    )
     special = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = ["red", "shirt", "##irt", "nike", "uni", "##code", "aaa", "##aa"]
-    tokens = [*special, *LETTERS, *(f"##{letter}" for letter in LETTERS), *pieces, *dict.fromkeys(words)]
+    tokens = [
+        *special,
+        *LETTERS,
+        *(f"##{letter}" for letter in LETTERS),
+        *pieces,
+        *dict.fromkeys(words),
+    ]
     return "".join(f"{token}\n" for token in tokens).encode()
 
 

@@ -35,7 +35,12 @@ class Shapes(NamedTuple):
 
 
 # What BERT and ViT of size large have in place of their base sizes.
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
 TINY = Shapes(
     text={"vocab_size": tokens_in_vocabulary(), **TINY_BERT},
     vision={
@@ -62,13 +67,17 @@ def shaken(model: torch.nn.Module, noise: float = TINY.noise) -> Any:
 def huggingface(folder: Path, shapes: Shapes = TINY) -> Reference:
     """Save transformers' ChineseCLIPModel."""
     vision = shapes.vision | {"projection_dim": shapes.width}
-    config = ChineseCLIPConfig(text_config=shapes.text, vision_config=vision, projection_dim=shapes.width)
+    config = ChineseCLIPConfig(
+        text_config=shapes.text, vision_config=vision, projection_dim=shapes.width
+    )
     model = shaken(ChineseCLIPModel(config), shapes.noise)
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_bytes(vocabulary())
 
     def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        text = model.text_model(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state[:, 0]
+        text = model.text_model(
+            input_ids=tokens, attention_mask=(tokens != 0).long()
+        ).last_hidden_state[:, 0]
         image = model.vision_model(pixel_values=pixels).pooler_output
         return model.text_projection(text), model.visual_projection(image)
 
@@ -106,7 +115,9 @@ def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Emb
     drawn = torch.Generator().manual_seed(2)
     matrix = torch.randn(shapes.text["hidden_size"], shapes.width, generator=drawn)
     proj = torch.randn(shapes.vision["hidden_size"], shapes.width, generator=drawn)
-    state = {f"bert.{name}": tensor for name, tensor in text.state_dict().items()} | openai_state(inner)
+    state = {f"bert.{name}": tensor for name, tensor in text.state_dict().items()} | openai_state(
+        inner
+    )
     state |= {"text_projection": matrix, "visual.proj": proj, "logit_scale": torch.tensor(SCALE)}
 
     def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +130,9 @@ def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Emb
 def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
     """Save EasyNLP's chinese_clip folder, with the pooler and the buffer that their trainer saves, too."""
     state, embed = plain_reference(shapes)
-    state["bert.embeddings.position_ids"] = torch.arange(shapes.text["max_position_embeddings"])[None]
+    state["bert.embeddings.position_ids"] = torch.arange(shapes.text["max_position_embeddings"])[
+        None
+    ]
     config = {
         "model_type": "chinese_clip",
         "embed_dim": shapes.width,
@@ -137,13 +150,19 @@ def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_bytes(vocabulary())
-    torch.save({f"chinese_clip.{name}": tensor for name, tensor in state.items()}, folder / "pytorch_model.bin")
+    torch.save(
+        {f"chinese_clip.{name}": tensor for name, tensor in state.items()},
+        folder / "pytorch_model.bin",
+    )
     return folder, embed
 
 
 def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
     """Save EasyNLP's first form: RoBERTa and CLIP's vision transformer with pooled outputs and linear layers."""
-    text = shaken(RobertaModel(RobertaConfig(**shapes.text, pad_token_id=0, layer_norm_eps=1e-12)), shapes.noise)
+    text = shaken(
+        RobertaModel(RobertaConfig(**shapes.text, pad_token_id=0, layer_norm_eps=1e-12)),
+        shapes.noise,
+    )
     vision = shaken(CLIPVisionModel(CLIPVisionConfig(**shapes.vision)), shapes.noise)
     linears = {
         name: torch.nn.Linear(sizes["hidden_size"], shapes.width)
@@ -152,18 +171,30 @@ def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
     projections = shaken(torch.nn.ModuleDict(linears), shapes.noise)
     inner = getattr(vision, "vision_model", vision)
     state = {f"text_encoder.{name}": tensor for name, tensor in text.state_dict().items()}
-    state |= {f"vision_encoder.vision_model.{name}": tensor for name, tensor in inner.state_dict().items()}
-    state |= {f"{name.replace('.', '_projection.')}": tensor for name, tensor in projections.state_dict().items()}
+    state |= {
+        f"vision_encoder.vision_model.{name}": tensor for name, tensor in inner.state_dict().items()
+    }
+    state |= {
+        f"{name.replace('.', '_projection.')}": tensor
+        for name, tensor in projections.state_dict().items()
+    }
     positions = torch.arange(shapes.text["max_position_embeddings"])[None]
-    state |= {"logit_scale": torch.tensor([SCALE]), "text_encoder.embeddings.position_ids": positions}
+    state |= {
+        "logit_scale": torch.tensor([SCALE]),
+        "text_encoder.embeddings.position_ids": positions,
+    }
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"text_config": shapes.text, "vision_config": shapes.vision}))
+    (folder / "config.json").write_text(
+        json.dumps({"text_config": shapes.text, "vision_config": shapes.vision})
+    )
     (folder / "vocab.txt").write_bytes(vocabulary())
     torch.save(state, folder / "pytorch_model.bin")
 
     def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pooled = text(input_ids=tokens, attention_mask=(tokens != 0).long()).pooler_output
-        return projections["text"](pooled), projections["vision"](vision(pixel_values=pixels).pooler_output)
+        return projections["text"](pooled), projections["vision"](
+            vision(pixel_values=pixels).pooler_output
+        )
 
     return folder, embed
 
@@ -175,7 +206,9 @@ def chinese_clip(folder: Path, shapes: Shapes = TINY, prefix: str = "module.") -
     kept = {f"{prefix}{name}": tensor for name, tensor in state.items() if "pooler" not in name}
     folder.mkdir()
     (folder / "vocab.txt").write_bytes(vocabulary())
-    torch.save({"epoch": 3, "step": 9, "name": "run", "state_dict": kept}, folder / "clip_cn_vit-b-16.pt")
+    torch.save(
+        {"epoch": 3, "step": 9, "name": "run", "state_dict": kept}, folder / "clip_cn_vit-b-16.pt"
+    )
     return folder / "clip_cn_vit-b-16.pt", embed
 
 

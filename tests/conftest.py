@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Prefect and MLflow read their settings at import, so the session's state folder is chosen before any test module.
+# Prefect and MLflow read their settings at import, so the session's state folder is chosen before
+# any test module.
 os.environ["COMMERCE_CLIP_STATE"] = tempfile.mkdtemp(prefix="commerce-clip-tests-")
 
 if "PYTEST_XDIST_WORKER" in os.environ:

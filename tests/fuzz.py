@@ -1,11 +1,13 @@
 # ruff: noqa: T201
-"""Profile mutated lines and hold the profile to what it promises: `python -m tests.fuzz --lines 1000000`.
+"""Profile mutated lines and hold the profile to what it promises: `python -m tests.fuzz --lines
+1000000`.
 
-Of each chunk of lines a TSV is written, profiled by several processes and again by this one. What must hold: both
-leave the same bytes; accepted and quarantined lines rebuild the TSV; what training and export would say of a line is
-what its profile says; nothing is written on stderr; no line takes over a second of a core; the processes that profile
-together stay below 400 MB, from the first line to the last. The lines that break a promise are kept and the error names
-their file. A core does about 500 lines/s.
+Of each chunk of lines a TSV is written, profiled by several processes and again by this one. What
+must hold: both leave the same bytes; accepted and quarantined lines rebuild the TSV; what training
+and export would say of a line is what its profile says; nothing is written on stderr; no line takes
+over a second of a core; the processes that profile together stay below 400 MB, from the first line
+to the last. The lines that break a promise are kept and the error names their file. A core does
+about 500 lines/s.
 """
 
 import argparse
@@ -44,11 +46,18 @@ LIMITS = DataConfig()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Profile mutated lines and check what the profile promises.")
+    parser = argparse.ArgumentParser(
+        description="Profile mutated lines and check what the profile promises."
+    )
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--max-line-s", type=float, default=MAX_LINE_S, help="seconds of a core that a line may take")
+    parser.add_argument(
+        "--max-line-s",
+        type=float,
+        default=MAX_LINE_S,
+        help="seconds of a core that a line may take",
+    )
     options = parser.parse_args()
     print(fuzz(options.lines, options.seed, options.processes, options.max_line_s))
 
@@ -105,7 +114,9 @@ class Figures:
         result = function(*arguments)
         seconds = time.thread_time() - before
         self.line, self.slowest_s = None, max(self.slowest_s, seconds)
-        assert seconds < self.max_line_s, f"a line takes {seconds:.2f} s; it is kept in {keep(line)}"
+        assert seconds < self.max_line_s, (
+            f"a line takes {seconds:.2f} s; it is kept in {keep(line)}"
+        )
         return result
 
     def __str__(self) -> str:
@@ -124,18 +135,28 @@ def judge(tsv: Path, processes: int, profiler: ProcessPoolExecutor, figures: Fig
     shared, alone = (profile_files(tsv.parent, name) for name in ("shared", "alone"))
     with memory(profiler.submit(os.getpid).result(), figures):
         summary = profiler.submit(write_profile, tsv, shared, LIMITS, processes=processes).result()
-    assert figures.peak_bytes < MAX_MEMORY_BYTES, f"the processes that profile take too much memory: {figures}"
+    assert figures.peak_bytes < MAX_MEMORY_BYTES, (
+        f"the processes that profile take too much memory: {figures}"
+    )
     with timed_rows(figures):
-        assert write_profile(tsv, alone, LIMITS, processes=1) == summary, "the counts depend on the processes"
+        assert write_profile(tsv, alone, LIMITS, processes=1) == summary, (
+            "the counts depend on the processes"
+        )
     for one, other in zip(shared[:3], alone[:3], strict=True):
-        assert one.exists() == other.exists() and (not one.exists() or file_digest(one) == file_digest(other)), one.name
+        assert one.exists() == other.exists() and (
+            not one.exists() or file_digest(one) == file_digest(other)
+        ), one.name
     table = read_profile(shared.table, ["line", "offset", "length", "fault"]).to_pylist()
     assert summary.lines == len(table) == count_lines(tsv), f"{len(table)} rows"
     with lines_at(tsv, table) as lines:
-        assert rebuilt_digest(tsv, shared, table, lines()) == file_digest(tsv), "the lines do not rebuild the file"
+        assert rebuilt_digest(tsv, shared, table, lines()) == file_digest(tsv), (
+            "the lines do not rebuild the file"
+        )
         for line, row in zip(lines(), table, strict=True):
             said = figures.timed(verdict, line, line)
-            assert said == row["fault"], f"profiled as {row['fault']}, decoded as {said}; it is kept in {keep(line)}"
+            assert said == row["fault"], (
+                f"profiled as {row['fault']}, decoded as {said}; it is kept in {keep(line)}"
+            )
     figures.lines += summary.lines
     figures.accepted += summary.accepted
 
@@ -158,11 +179,15 @@ def lines_at(tsv: Path, table: list[dict[str, Any]]) -> Iterator[Callable[[], It
         yield lambda: (data[row["offset"] : row["offset"] + row["length"]] for row in table)
 
 
-def rebuilt_digest(tsv: Path, files: ProfileFiles, table: list[dict[str, Any]], lines: Iterator[bytes]) -> str:
+def rebuilt_digest(
+    tsv: Path, files: ProfileFiles, table: list[dict[str, Any]], lines: Iterator[bytes]
+) -> str:
     """Put the accepted lines and the quarantined ones together again and return the SHA-256 of the whole."""
     whole = hashlib.sha256(BOM if table[0]["offset"] else b"")
     with ExitStack() as stack:
-        quarantined = stack.enter_context(files.quarantine.open("rb")) if files.quarantine.exists() else None
+        quarantined = (
+            stack.enter_context(files.quarantine.open("rb")) if files.quarantine.exists() else None
+        )
         for line, row in zip(lines, table, strict=True):
             if row["fault"] is not None:
                 assert quarantined is not None

@@ -90,7 +90,11 @@ def png_of_much_text(kind: bytes, unpacked_bytes: int = 20_000_000) -> bytes:
     """Return a small PNG that unpacks to a huge text or colour profile."""
     packed = zlib.compress(bytes(unpacked_bytes))
     data = encoded(picture(), "PNG")
-    return data[:33] + png_chunk(kind, (b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0") + packed) + data[33:]
+    return (
+        data[:33]
+        + png_chunk(kind, (b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0") + packed)
+        + data[33:]
+    )
 
 
 def gif_of_frames(count: int) -> bytes:
@@ -146,20 +150,42 @@ def _faulty_texts() -> list[Golden]:
         ("utf-16 caption", "robe".encode("utf-16-le") + b"\t" + good, FaultReason.CONTROL_BYTE),
         ("latin-1", "robe d'été\t".encode("latin-1") + good, FaultReason.BAD_UTF8),
         ("cut utf-8", "robe été".encode()[:-1] + b"\t" + good, FaultReason.BAD_UTF8),
-        ("base64 with other characters", b"red dress\t" + good[:9] + b"!" + good[10:], FaultReason.BAD_BASE64),
+        (
+            "base64 with other characters",
+            b"red dress\t" + good[:9] + b"!" + good[10:],
+            FaultReason.BAD_BASE64,
+        ),
         ("base64 of impossible length", b"red dress\t" + good[:-7], FaultReason.BAD_BASE64),
-        ("base64 with a space", b"red dress\t" + good[:8] + b" " + good[8:], FaultReason.BAD_BASE64),
+        (
+            "base64 with a space",
+            b"red dress\t" + good[:8] + b" " + good[8:],
+            FaultReason.BAD_BASE64,
+        ),
         ("base64 with two crs", b"red dress\t" + good + b"\r\r", FaultReason.BAD_BASE64),
-        ("too much padding", b"red dress\t" + base64.b64encode(jpeg()[:300]) + b"=", FaultReason.BAD_BASE64),
-        ("mixed alphabets", b"red dress\t" + mixed[:8] + b"-_-_" + mixed[12:], FaultReason.BAD_BASE64),
+        (
+            "too much padding",
+            b"red dress\t" + base64.b64encode(jpeg()[:300]) + b"=",
+            FaultReason.BAD_BASE64,
+        ),
+        (
+            "mixed alphabets",
+            b"red dress\t" + mixed[:8] + b"-_-_" + mixed[12:],
+            FaultReason.BAD_BASE64,
+        ),
     ]
     return [Golden(name, raw, fault) for name, raw, fault in table]
 
 
 def _unusual_texts() -> list[Golden]:
     good = base64.b64encode(jpeg())
-    bare = next(text for seed in range(99) if (text := base64.b64encode(jpeg(seed=seed))).endswith(b"="))
-    both = next(text for seed in range(99) if b"+" in (text := base64.b64encode(jpeg(seed=seed))) and b"/" in text)
+    bare = next(
+        text for seed in range(99) if (text := base64.b64encode(jpeg(seed=seed))).endswith(b"=")
+    )
+    both = next(
+        text
+        for seed in range(99)
+        if b"+" in (text := base64.b64encode(jpeg(seed=seed))) and b"/" in text
+    )
     captions = {
         "line separator U+2028": ("red\u2028dress", "line_separator"),
         "next line U+0085": ("red\u0085dress", "line_separator"),
@@ -175,14 +201,24 @@ def _unusual_texts() -> list[Golden]:
     return [
         Golden("plain", b"red dress\t" + good),
         Golden("crlf", b"red dress\t" + good + b"\r", None, frozenset({"crlf"})),
-        Golden("missing padding", b"red dress\t" + bare.rstrip(b"="), None, frozenset({"missing_padding"})),
+        Golden(
+            "missing padding",
+            b"red dress\t" + bare.rstrip(b"="),
+            None,
+            frozenset({"missing_padding"}),
+        ),
         Golden(
             "url-safe base64",
             b"red dress\t" + both.translate(bytes.maketrans(b"+/", b"-_")),
             None,
             frozenset({"url_safe_base64"}),
         ),
-        Golden("data prefix", b"red dress\tdata:image/jpeg;base64," + good, None, frozenset({"data_prefix"})),
+        Golden(
+            "data prefix",
+            b"red dress\tdata:image/jpeg;base64," + good,
+            None,
+            frozenset({"data_prefix"}),
+        ),
         *(
             Golden(name, caption.encode() + b"\t" + good, None, frozenset({note}))
             for name, (caption, note) in captions.items()
@@ -232,7 +268,9 @@ def _faulty_images() -> list[Golden]:
         },
     }
     return [
-        Golden(name, _image_line(image), fault) for fault, images in table.items() for name, image in images.items()
+        Golden(name, _image_line(image), fault)
+        for fault, images in table.items()
+        for name, image in images.items()
     ]
 
 
@@ -266,12 +304,21 @@ def _unusual_images() -> list[Golden]:
         "alpha png": (encoded(rgb.convert("RGBA"), "PNG"), "alpha"),
         "grey alpha png": (encoded(rgb.convert("LA"), "PNG"), "grey alpha"),
         "png with a transparent colour": (encoded(rgb, "PNG", transparency=(1, 2, 3)), "alpha"),
-        "palette png with a transparent colour": (encoded(rgb.convert("P"), "PNG", transparency=0), "palette alpha"),
+        "palette png with a transparent colour": (
+            encoded(rgb.convert("P"), "PNG", transparency=0),
+            "palette alpha",
+        ),
         "alpha webp": (encoded(half_clear, "WEBP", lossless=True), "alpha"),
-        "animated gif": (encoded(rgb, "GIF", save_all=True, append_images=frames), "palette animated"),
+        "animated gif": (
+            encoded(rgb, "GIF", save_all=True, append_images=frames),
+            "palette animated",
+        ),
         "gif of 10,000 frames": (gif_of_frames(10_000), "palette animated"),
         "png of two frames": (encoded(rgb, "PNG", save_all=True, append_images=frames), "animated"),
-        "webp of two frames": (encoded(rgb, "WEBP", save_all=True, append_images=frames), "animated"),
+        "webp of two frames": (
+            encoded(rgb, "WEBP", save_all=True, append_images=frames),
+            "animated",
+        ),
         "upright jpeg": (oriented_jpeg(1), ""),
         **{f"jpeg of orientation {turn}": (oriented_jpeg(turn), "rotated") for turn in range(2, 9)},
         "jpeg of orientation 9": (oriented_jpeg(9), "bad_exif"),
@@ -279,4 +326,7 @@ def _unusual_images() -> list[Golden]:
         "jpeg damaged inside": (damaged_jpeg(), "damaged"),
         "flat below": (encoded(flat, "JPEG"), "flat_below"),
     }
-    return [Golden(name, _image_line(image), None, frozenset(notes.split())) for name, (image, notes) in table.items()]
+    return [
+        Golden(name, _image_line(image), None, frozenset(notes.split()))
+        for name, (image, notes) in table.items()
+    ]

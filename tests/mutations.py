@@ -34,13 +34,21 @@ def read_sources(rng: Random) -> list[Source]:
     folder = os.environ.get("REAL_PAIRS")
     sources = real_sources(Path(folder), rng) if folder else drawn_sources()
     chosen = rng.sample(sources, REENCODED)
-    others = [Source(source.caption, image) for source in chosen for image in other_encodings(source.image)]
+    others = [
+        Source(source.caption, image)
+        for source in chosen
+        for image in other_encodings(source.image)
+    ]
     return sources + others * max(1, len(sources) // (3 * len(others)))
 
 
 def real_sources(folder: Path, rng: Random) -> list[Source]:
     """Return some of the pairs in the TSV files below a folder."""
-    lines = [line for tsv in sorted(folder.rglob("*.tsv")) for line in tsv.read_bytes().rstrip(b"\n").split(b"\n")]
+    lines = [
+        line
+        for tsv in sorted(folder.rglob("*.tsv"))
+        for line in tsv.read_bytes().rstrip(b"\n").split(b"\n")
+    ]
     fields = (line.split(b"\t") for line in rng.sample(lines, SOURCES))
     return [Source(caption, base64.b64decode(image)) for caption, image in fields]
 
@@ -110,7 +118,9 @@ def claim_size(data: bytes, rng: Random) -> bytes:
 
 def cut(data: bytes, rng: Random) -> bytes:
     """Cut the end off: a few bytes or many."""
-    return data[: -rng.randint(1, 4)] if rng.random() < 0.3 else data[: rng.randrange(len(data) + 1)]
+    return (
+        data[: -rng.randint(1, 4)] if rng.random() < 0.3 else data[: rng.randrange(len(data) + 1)]
+    )
 
 
 def insert_bytes(data: bytes, rng: Random) -> bytes:
@@ -150,7 +160,11 @@ IMAGE_MUTATIONS = (
 def insert_separator(line: bytes, rng: Random) -> bytes:
     """Insert a tab, a newline, a NUL or the like."""
     at = rng.randrange(len(line) + 1)
-    return line[:at] + rng.choice((b"\t", b"\n", b"\0", b"\r", b"\r\n", b" ", b"\x1b", b"\n\n", b'"', b"=")) + line[at:]
+    return (
+        line[:at]
+        + rng.choice((b"\t", b"\n", b"\0", b"\r", b"\r\n", b" ", b"\x1b", b"\n\n", b'"', b"="))
+        + line[at:]
+    )
 
 
 def swap_alphabet(line: bytes, rng: Random) -> bytes:
@@ -163,14 +177,18 @@ def change_spelling(line: bytes, rng: Random) -> bytes:
     """Drop the padding, add some, add a prefix, a CR or a BOM."""
     caption, _, image = line.partition(b"\t")
     prefixed = caption + b"\tdata:image/jpeg;base64," + image
-    return rng.choice((line.rstrip(b"="), line + b"=", prefixed, line + b"\r", b"\xef\xbb\xbf" + line, image))
+    return rng.choice(
+        (line.rstrip(b"="), line + b"=", prefixed, line + b"\r", b"\xef\xbb\xbf" + line, image)
+    )
 
 
 def change_caption(line: bytes, rng: Random) -> bytes:
     """Put words of other scripts, encodings and meanings into the caption."""
     word = rng.choice(WORDS)
     caption, tab, image = line.partition(b"\t")
-    other = rng.choice((word.encode(), word.encode("utf-16-le"), "é".encode("latin-1"), rng.randbytes(3)))
+    other = rng.choice(
+        (word.encode(), word.encode("utf-16-le"), "é".encode("latin-1"), rng.randbytes(3))
+    )
     return rng.choice((other, caption + other, other + caption)) + tab + image
 
 
@@ -203,7 +221,11 @@ class Mutator:
         if dice < 0.9:
             return rng.choice(LINE_MUTATIONS)(line_of(source), rng)
         one, other = line_of(source), line_of(rng.choice(self.sources))
-        return one[: rng.randrange(len(one))] + other[rng.randrange(len(other)) :] if dice < 0.95 else one + b"\n" + one
+        return (
+            one[: rng.randrange(len(one))] + other[rng.randrange(len(other)) :]
+            if dice < 0.95
+            else one + b"\n" + one
+        )
 
     def _image(self, image: bytes) -> bytes:
         rng = self.rng

@@ -23,7 +23,9 @@ def dvc(project: Path, *arguments: str) -> str:
 
 def git(project: Path, *arguments: str) -> str:
     """Run git and return what it printed."""
-    return subprocess.run(["git", *AUTHOR, *arguments], cwd=project, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["git", *AUTHOR, *arguments], cwd=project, check=True, capture_output=True, text=True
+    ).stdout
 
 
 def make_project(folder: Path, pairs: Path) -> Path:
@@ -65,7 +67,11 @@ def forget(project: Path) -> None:
 
 def objects(store: Path) -> list[Path]:
     """Return the objects of a cache or a remote, the largest first."""
-    sizes = {path: path.stat().st_size for path in (store / "files").glob("md5/*/[0-9a-f]*") if path.is_file()}
+    sizes = {
+        path: path.stat().st_size
+        for path in (store / "files").glob("md5/*/[0-9a-f]*")
+        if path.is_file()
+    }
     return sorted(sizes, key=lambda path: sizes[path], reverse=True)
 
 
@@ -89,7 +95,10 @@ def overwrite(path: Path, content: bytes) -> None:
 
 def child_environment(state: Path) -> dict[str, str]:
     """Return the environment of a child that works with a state folder."""
-    return os.environ | {"COMMERCE_CLIP_STATE": str(state), "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    return os.environ | {
+        "COMMERCE_CLIP_STATE": str(state),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+    }
 
 
 def child(code: str, *arguments: object, state: Path, **more: str) -> "subprocess.Popen[str]":

@@ -11,7 +11,11 @@ import torch
 from open_clip.tokenizer import default_bpe
 from safetensors.torch import save_file
 from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer, _create_vision_transformer, default_cfgs
+from timm.models.vision_transformer import (
+    VisionTransformer,
+    _create_vision_transformer,
+    default_cfgs,
+)
 from tokenizers import Tokenizer, models, trainers
 from torch.nn.functional import linear, multi_head_attention_forward, normalize
 
@@ -35,7 +39,9 @@ def vit_test_patch16_siglip_32(pretrained: bool = False, **changes: Any) -> Visi
     """Make a SigLIP image tower of two layers."""
     shape = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 32, "depth": 2, "num_heads": 2}
     kind = {"class_token": False, "global_pool": "map"}
-    return _create_vision_transformer(SIGLIP_TRUNK, pretrained=pretrained, **(shape | kind | changes))
+    return _create_vision_transformer(
+        SIGLIP_TRUNK, pretrained=pretrained, **(shape | kind | changes)
+    )
 
 
 def know_siglip() -> None:
@@ -53,7 +59,13 @@ def clip_architecture(quick_gelu: bool) -> dict[str, Any]:
         "embed_dim": 16,
         "quick_gelu": quick_gelu,
         "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 128, "patch_size": PATCH},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
     }
 
 
@@ -63,11 +75,19 @@ def siglip_architecture() -> dict[str, Any]:
     architecture = open_clip.get_model_config("ViT-B-16-SigLIP")
     architecture["embed_dim"] = 32
     architecture["vision_cfg"] |= {"image_size": SIDE, "timm_model_name": SIGLIP_TRUNK}
-    architecture["text_cfg"] |= {"context_length": 16, "vocab_size": TOKENS, "width": 32, "heads": 2, "layers": 2}
+    architecture["text_cfg"] |= {
+        "context_length": 16,
+        "vocab_size": TOKENS,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+    }
     return dict(architecture)
 
 
-def write_open_clip(folder: Path, architecture: dict[str, Any], preprocess: dict[str, Any] | None = None) -> Any:
+def write_open_clip(
+    folder: Path, architecture: dict[str, Any], preprocess: dict[str, Any] | None = None
+) -> Any:
     """Write a folder as open_clip publishes it and return open_clip's model of it with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess or {}}
@@ -75,7 +95,9 @@ def write_open_clip(folder: Path, architecture: dict[str, Any], preprocess: dict
     if architecture["text_cfg"].get("hf_tokenizer_name"):
         write_tokenizer(folder)
     torch.manual_seed(1)
-    clip = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False).eval()
+    clip = open_clip.create_model(
+        f"local-dir:{folder}", load_weights=False, pretrained_text=False
+    ).eval()
     with torch.no_grad():
         for parameter in clip.parameters():  # what is set to zero or one would hide a mistake
             parameter.add_(0.02 * torch.randn(parameter.shape))
@@ -89,7 +111,14 @@ def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_tokenizer(folder: Path) -> None:
     """Write byte pairs with bytes to fall back on in the form of SigLIP 2's, of a few hundred tokens."""
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    special = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        "<mask>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+    ]
     trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     trained.train_from_iterator(
         [caption.lower().replace(" ", "▁") for caption in CAPTIONS[:4]] * 3,
@@ -99,7 +128,9 @@ def write_tokenizer(folder: Path) -> None:
 
     whole = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) for pair in whole["merges"]]
-    tokenizer = Siglip2Tokenizer(vocab=whole["vocab"], merges=merges, padding_side="right", add_eos_token=True)
+    tokenizer = Siglip2Tokenizer(
+        vocab=whole["vocab"], merges=merges, padding_side="right", add_eos_token=True
+    )
     tokenizer.save_pretrained(folder)
 
 
@@ -122,15 +153,28 @@ def write_easynlp(folder: Path, clip: Any, architecture: dict[str, Any]) -> None
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_bytes(Path(default_bpe()).read_bytes())
-    torch.save({f"open_clip.{name}": value for name, value in clip.state_dict().items()}, folder / "pytorch_model.bin")
+    torch.save(
+        {f"open_clip.{name}": value for name, value in clip.state_dict().items()},
+        folder / "pytorch_model.bin",
+    )
 
 
 def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = False) -> Any:
     """Write a folder as FashionCLIP is published and return transformers' model of it."""
     from transformers import CLIPConfig, CLIPModel
 
-    text = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     vision |= {"image_size": SIDE, "patch_size": PATCH}
     projection = {"projection_dim": 16}
     if is_true_size:  # what transformers takes where nothing is said: ViT-B-32
@@ -174,9 +218,16 @@ def write_with_hugging_face_text(folder: Path) -> Any:
     from transformers import RobertaConfig
 
     folder.mkdir(parents=True)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
-    RobertaConfig(vocab_size=TOKENS, max_position_embeddings=32, **shape, **special).save_pretrained(folder)
+    RobertaConfig(
+        vocab_size=TOKENS, max_position_embeddings=32, **shape, **special
+    ).save_pretrained(folder)
     architecture = clip_architecture(False)
     architecture["text_cfg"] = {
         "hf_model_name": str(folder),
@@ -193,12 +244,17 @@ def write_with_hugging_face_text(folder: Path) -> Any:
 def publish(row: Row, folder: Path) -> None:
     """Write a row of the table in miniature, as it is published."""
     if row.form == "easynlp":
-        clip = write_open_clip(folder.with_name(f"{folder.name}-source"), clip_architecture(quick_gelu=True))
+        clip = write_open_clip(
+            folder.with_name(f"{folder.name}-source"), clip_architecture(quick_gelu=True)
+        )
         write_easynlp(folder, clip, clip_architecture(quick_gelu=True))
     elif row.form == "open_clip":
         is_siglip = "SigLIP" in str(row.architecture)
         write_open_clip(
-            folder, siglip_architecture() if is_siglip else clip_architecture(row.activation == "quickgelu")
+            folder,
+            siglip_architecture()
+            if is_siglip
+            else clip_architecture(row.activation == "quickgelu"),
         )
     elif "SigLIP" in str(row.architecture):
         write_siglip2(folder)
@@ -206,17 +262,28 @@ def publish(row: Row, folder: Path) -> None:
         write_hugging_face_clip(folder, {"quickgelu": "quick_gelu", "gelu": "gelu"}[row.activation])
 
 
-def easynlp_image(tensors: dict[str, torch.Tensor], pixels: torch.Tensor, patch: int) -> torch.Tensor:
+def easynlp_image(
+    tensors: dict[str, torch.Tensor], pixels: torch.Tensor, patch: int
+) -> torch.Tensor:
     """Return what EasyNLP's image tower makes of pixels, step by step."""
     of = partial(_named, tensors, "visual.")
     x = torch.nn.functional.conv2d(pixels, of("conv1.weight"), stride=patch).flatten(2).mT
-    x = torch.cat([of("class_embedding").expand(len(x), 1, -1), x], dim=1) + of("positional_embedding")
+    x = torch.cat([of("class_embedding").expand(len(x), 1, -1), x], dim=1) + of(
+        "positional_embedding"
+    )
     x = _norm(x, of, "ln_pre")
     for layer in range(
-        sum(name.endswith("in_proj_weight") for name in tensors if name.startswith("open_clip.visual."))
+        sum(
+            name.endswith("in_proj_weight")
+            for name in tensors
+            if name.startswith("open_clip.visual.")
+        )
     ):
         x = _easynlp_block(
-            x, partial(_named, tensors, f"visual.transformer.resblocks.{layer}."), x.shape[-1] // 64, None
+            x,
+            partial(_named, tensors, f"visual.transformer.resblocks.{layer}."),
+            x.shape[-1] // 64,
+            None,
         )
     return normalize(_norm(x[:, 0], of, "ln_post") @ of("proj"), dim=-1)
 
@@ -227,9 +294,14 @@ def easynlp_text(tensors: dict[str, torch.Tensor], ids: torch.Tensor, heads: int
     x = of("token_embedding.weight")[ids] + of("positional_embedding")
     mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf")).triu(1)
     for layer in range(
-        sum(name.startswith("open_clip.transformer.") and name.endswith("in_proj_weight") for name in tensors)
+        sum(
+            name.startswith("open_clip.transformer.") and name.endswith("in_proj_weight")
+            for name in tensors
+        )
     ):
-        x = _easynlp_block(x, partial(_named, tensors, f"transformer.resblocks.{layer}."), heads, mask)
+        x = _easynlp_block(
+            x, partial(_named, tensors, f"transformer.resblocks.{layer}."), heads, mask
+        )
     x = _norm(x, of, "ln_final")
     return normalize(x[torch.arange(len(x)), ids.argmax(dim=-1)] @ of("text_projection"), dim=-1)
 

@@ -18,10 +18,11 @@ import torch
 
 from model.batches.loading import load_batch, pair_input
 from model.config.sections import ModelConfig, StageConfig
-from model.embeddings.embed import judge
 from model.errors import CommerceClipError
+from model.evaluation.judge import judge
 from model.pairs.index import PairSource, index_pairs
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 from model.training import loop as training
 from model.training.distributed import launched_group, rank_of_world
 from model.training.loop import train
@@ -34,7 +35,8 @@ CONTEXT.set_forkserver_preload(["tests.ranks", "tests.faults.killed_stage"])
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that processes train together; one of them dies at ``batch:N`` or ``validation`` where that is asked.
+    """A stage that processes train together; one of them dies at ``batch:N`` or ``validation``
+    where that is asked.
 
     Another one may wish to stop, from its first step on.
     """
@@ -58,12 +60,17 @@ class Heard:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def start_ranks(world: int, target: Callable[..., None], *arguments: Any) -> list[ForkServerProcess]:
+def start_ranks(
+    world: int, target: Callable[..., None], *arguments: Any
+) -> list[ForkServerProcess]:
     """Start ``target(*arguments)`` in processes that find each other by torchrun's variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [CONTEXT.Process(target=_run, args=(rank, world, port, target, arguments)) for rank in range(world)]
+    ranks = [
+        CONTEXT.Process(target=_run, args=(rank, world, port, target, arguments))
+        for rank in range(world)
+    ]
     for rank in ranks:
         rank.start()
     return ranks
@@ -82,7 +89,9 @@ def ended(ranks: list[ForkServerProcess], limit_s: float = LIMIT_S) -> list[int 
     return codes
 
 
-def _run(rank: int, world: int, port: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _run(
+    rank: int, world: int, port: int, target: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
@@ -106,7 +115,7 @@ def run_job(job: Job) -> tuple[Heard, dict[str, torch.Tensor]]:
     """Train a stage; return what this process heard, and its weights at the end."""
     heard, rank = Heard(), rank_of_world()[0]
     towers = create_towers(job.model, "cpu", seed=3)
-    pairs, valid = (pair_input(towers, index_pairs([source])) for source in job.data)
+    pairs, valid = (pair_input(towers.input_spec, index_pairs([source])) for source in job.data)
     dies = rank == job.dying_rank
 
     def load(pairs: Any, rows: Any, crop: Any) -> Any:
@@ -126,7 +135,9 @@ def run_job(job: Job) -> tuple[Heard, dict[str, torch.Tensor]]:
         return judge(towers, valid, 32, 32, workers=0).metrics()
 
     def on_step(record: StepRecord) -> None:
-        heard.steps.append({**record.losses, "grad_norm": record.grad_norm, "logit_scale": record.logit_scale})
+        heard.steps.append(
+            {**record.losses, "grad_norm": record.grad_norm, "logit_scale": record.logit_scale}
+        )
 
     stage = Stage(job.config, pairs, validate, job.folder / "stage", seed=0, workers=0)
     with patch.object(training, "load_batch", load):

@@ -17,7 +17,15 @@ import yaml
 from PIL import Image
 
 from model.errors import ConfigError
-from scripts.draw_sample import FILES, SIDE_TABLE_HEADER, SIZES, choose_products, main, parse_sizes, write_sample
+from scripts.draw_sample import (
+    FILES,
+    SIDE_TABLE_HEADER,
+    SIZES,
+    choose_products,
+    main,
+    parse_sizes,
+    write_sample,
+)
 from scripts.fabric import COLOURS, PATTERNS
 from scripts.garments import draw_product
 from scripts.products import RANGES, WORDINGS, Product, caption_product
@@ -42,18 +50,26 @@ def committed() -> dict[str, bytes]:
     version = yaml.safe_load((ROOT / "data.dvc").read_text())["outs"][0]["md5"]
     if not (ROOT / "sample-remote" / "files" / "md5" / version[:2] / version[2:]).exists():
         pytest.skip("data.dvc names a data version of the team's own")
-    return {entry["relpath"]: remote_object(entry["md5"]) for entry in json.loads(remote_object(version))}
+    return {
+        entry["relpath"]: remote_object(entry["md5"])
+        for entry in json.loads(remote_object(version))
+    }
 
 
 @pytest.fixture(scope="module")
 def splits(committed: dict[str, bytes]) -> dict[str, list[Line]]:
-    return {split: [line for name in names for line in parse(committed[name])] for split, names in FILES.items()}
+    return {
+        split: [line for name in names for line in parse(committed[name])]
+        for split, names in FILES.items()
+    }
 
 
 def parse(tsv: bytes) -> list[Line]:
     assert tsv.endswith(b"\n")
     rows = [row.split(b"\t") for row in tsv[:-1].split(b"\n")]
-    return [Line(caption.decode(), base64.b64decode(image, validate=True)) for caption, image in rows]
+    return [
+        Line(caption.decode(), base64.b64decode(image, validate=True)) for caption, image in rows
+    ]
 
 
 def drawn_pixels(product: Product) -> np.ndarray:
@@ -92,7 +108,9 @@ def test_every_image_is_a_square_jpeg_of_96_pixels_with_full_colour_resolution(s
 def test_every_side_table_tells_of_its_tsv_line_by_line(committed):
     ids = []
     for name in (name for names in FILES.values() for name in names):
-        table = list(csv.reader(io.StringIO(committed[name.replace(".tsv", ".products.csv")].decode())))
+        table = list(
+            csv.reader(io.StringIO(committed[name.replace(".tsv", ".products.csv")].decode()))
+        )
         lines = parse(committed[name])
         assert tuple(table[0]) == SIDE_TABLE_HEADER
         assert len(table) == len(lines) + 1
@@ -100,14 +118,21 @@ def test_every_side_table_tells_of_its_tsv_line_by_line(committed):
             identity, title, category, subcategory, colour, pattern = row
             assert line.caption.startswith(title)
             assert colour in line.caption.lower()
-            assert (category, subcategory) in {(stock.category, stock.subcategory) for stock in RANGES.values()}
+            assert (category, subcategory) in {
+                (stock.category, stock.subcategory) for stock in RANGES.values()
+            }
             assert pattern in PATTERNS
             ids.append(identity)
     assert len(set(ids)) == len(ids) == sum(SIZES.values())
 
 
 def test_every_word_of_the_test_captions_is_met_often_in_training(splits):
-    seen = Counter(word for split in ("pretrain", "train") for line in splits[split] for word in words(line.caption))
+    seen = Counter(
+        word
+        for split in ("pretrain", "train")
+        for line in splits[split]
+        for word in words(line.caption)
+    )
     rare = {word for line in splits["test"] for word in words(line.caption) if seen[word] < 8}
     assert not rare
 
@@ -158,7 +183,13 @@ def test_a_caption_names_every_attribute_but_plain_cloth():
         caption = caption_product(product, Random(7)).casefold()
         assert product.colour in caption
         assert any(noun.casefold() in caption for noun in RANGES[product.garment].nouns)
-        for attribute in (product.pattern, product.sleeve, product.neck, product.cut, product.detail):
+        for attribute in (
+            product.pattern,
+            product.sleeve,
+            product.neck,
+            product.cut,
+            product.detail,
+        ):
             wording = WORDINGS.get(attribute)
             ways = (*wording.adjectives, *wording.phrases) if wording else ("",)
             assert any(way.casefold() in caption for way in ways), (attribute, caption)
@@ -167,7 +198,12 @@ def test_a_caption_names_every_attribute_but_plain_cloth():
 @pytest.mark.parametrize("garment", RANGES)
 def test_every_attribute_that_a_caption_tells_apart_can_be_seen(garment):
     stock = RANGES[garment]
-    options = {"sleeve": stock.sleeves, "neck": stock.necks, "cut": stock.cuts, "detail": stock.details}
+    options = {
+        "sleeve": stock.sleeves,
+        "neck": stock.necks,
+        "cut": stock.cuts,
+        "detail": stock.details,
+    }
     plain = Product(garment, "violet", "solid", *(values[0] for values in options.values()))
     for slot, values in {**options, "colour": list(COLOURS), "pattern": list(PATTERNS)}.items():
         pictures = [drawn_pixels(replace(plain, **{slot: value})) for value in values]
@@ -180,7 +216,8 @@ def test_every_attribute_that_a_caption_tells_apart_can_be_seen(garment):
 
 def test_pictures_of_two_colours_differ_in_the_mean_too():
     shirts = [
-        drawn_pixels(Product("shirt", colour, "solid", "long sleeve", "shirt collar", "", "")) for colour in COLOURS
+        drawn_pixels(Product("shirt", colour, "solid", "long sleeve", "shirt collar", "", ""))
+        for colour in COLOURS
     ]
     for index, picture in enumerate(shirts):
         assert all(np.abs(picture - other).mean() > 2.5 for other in shirts[:index])

@@ -56,7 +56,14 @@ def names(folder: Path) -> list[str]:
 
 def tiny_stage_config(**changes: object) -> StageConfig:
     """Return a stage of two epochs of four steps with the concept loss on; no checkpoint depends on the clock."""
-    values = {"epochs": 2, "batch_size": 16, "lr": 3e-3, "warmup_steps": 2, "concept_weight": 1.0, "queue_size": 40}
+    values = {
+        "epochs": 2,
+        "batch_size": 16,
+        "lr": 3e-3,
+        "warmup_steps": 2,
+        "concept_weight": 1.0,
+        "queue_size": 40,
+    }
     return StageConfig.model_validate(values | {"checkpoint_share": 0.0} | changes)
 
 
@@ -75,9 +82,14 @@ def write_data(folder: Path) -> TinyData:
     return TinyData(profiled(folder / "train.tsv", train), profiled(folder / "valid.tsv", valid))
 
 
-def profiled(tsv: Path, pairs: list[tuple[str, bytes]], extra_lines: list[bytes] | None = None) -> PairSource:
+def profiled(
+    tsv: Path, pairs: list[tuple[str, bytes]], extra_lines: list[bytes] | None = None
+) -> PairSource:
     """Write a TSV and its profile; ``extra_lines`` come first."""
-    lines = [*(extra_lines or []), *(caption.encode() + b"\t" + base64.b64encode(image) for caption, image in pairs)]
+    lines = [
+        *(extra_lines or []),
+        *(caption.encode() + b"\t" + base64.b64encode(image) for caption, image in pairs),
+    ]
     tsv.write_bytes(b"".join(line + b"\n" for line in lines))
     files = profile_files(tsv.parent, tsv.stem)
     write_profile(tsv, files, DataConfig())

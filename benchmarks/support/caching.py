@@ -1,4 +1,5 @@
-"""One process that updates towers by a batch, plain or by gradient caching, and prints seconds and bytes.
+"""One process that updates towers by a batch, plain or by gradient caching, and prints seconds and
+bytes.
 
 python -m benchmarks.support.caching <model> <batch> <micro batch, 0 for plain> <steps>
 """
@@ -17,7 +18,8 @@ import torch
 from benchmarks.support.measure import ROUNDS
 from model.batches.loading import Batch
 from model.config.sections import ModelConfig, StageConfig
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 from model.training.objective import Objective
 from model.training.optimizer import make_optimizer
 from model.training.update import Updater
@@ -28,7 +30,8 @@ PLAIN = 0
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step: its seconds of one core, the most memory that the process held during it, and what it held before.
+    """A step: its seconds of one core, the most memory that the process held during it, and what it
+    held before.
 
     ``imported_bytes`` are what the libraries alone held, before there was a model.
     """
@@ -53,16 +56,21 @@ class CachingCost:
 
     def times_seconds(self) -> float:
         """Return the median over the rounds of how many times the plain step's time caching takes."""
-        return statistics.median(ours.seconds / own.seconds for own, ours in zip(self.plain, self.cached, strict=True))
+        return statistics.median(
+            ours.seconds / own.seconds for own, ours in zip(self.plain, self.cached, strict=True)
+        )
 
     def times_peak(self) -> float:
         """Return the same of the peak memory, the libraries' own left out."""
         return statistics.median(
-            ours.training_bytes / own.training_bytes for own, ours in zip(self.plain, self.cached, strict=True)
+            ours.training_bytes / own.training_bytes
+            for own, ours in zip(self.plain, self.cached, strict=True)
         )
 
 
-def caching_cost(batch: int, micro_batch: int, model: str, rounds: int = ROUNDS, steps: int = 1) -> CachingCost:
+def caching_cost(
+    batch: int, micro_batch: int, model: str, rounds: int = ROUNDS, steps: int = 1
+) -> CachingCost:
     """Measure float32 steps of a model (open_clip's name, or a JSON config) on the CPU, in turns, a process each."""
     found = CachingCost([], [])
     for _ in range(rounds):
@@ -81,7 +89,9 @@ def _step_cost(batch: int, micro_batch: int, model: str, steps: int) -> StepCost
 def main() -> None:
     """Take the steps after a small one that makes the optimiser's moments, print their cost."""
     model, batch, micro_batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
-    torch.set_num_threads(1)  # threads that wait for each other on a busy machine burn processor seconds
+    torch.set_num_threads(
+        1
+    )  # threads that wait for each other on a busy machine burn processor seconds
     imported = _status_bytes("VmRSS:")
     towers = create_towers(ModelConfig(name=model), "cpu")
     config = StageConfig(batch_size=batch, micro_batch_size=micro_batch or None)

@@ -1,7 +1,9 @@
-"""How benchmarks measure: ways in turns, a core by its processor seconds, memory of a whole family of processes.
+"""How benchmarks measure: ways in turns, a core by its processor seconds, memory of a whole family
+of processes.
 
-A core's speed is told by the processor seconds of this process rather than by the clock, so a busy machine disturbs it
-little; ratios are medians of the ratios within a round. Memory comes from the kernel's own accounts (Linux only).
+A core's speed is told by the processor seconds of this process rather than by the clock, so a busy
+machine disturbs it little; ratios are medians of the ratios within a round. Memory comes from the
+kernel's own accounts (Linux only).
 """
 
 import statistics
@@ -39,7 +41,9 @@ def core_seconds(ways: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
 
 def times_faster(seconds: Seconds, ours: str, peer: str) -> float:
     """Return the median over the rounds of how many times faster ours was than the peer."""
-    return statistics.median(theirs / own for own, theirs in zip(seconds[ours], seconds[peer], strict=True))
+    return statistics.median(
+        theirs / own for own, theirs in zip(seconds[ours], seconds[peer], strict=True)
+    )
 
 
 def print_rates(title: str, rows: int, seconds: Seconds) -> None:

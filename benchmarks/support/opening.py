@@ -1,4 +1,5 @@
-"""One process that opens a split by its profile, reads at random, and prints seconds and bytes; and what it reads.
+"""One process that opens a split by its profile, reads at random, and prints seconds and bytes; and
+what it reads.
 
     python -m benchmarks.support.opening <tsv> <profile> <reads>
 
@@ -34,19 +35,31 @@ def write_sparse(tsv: Path, profile: Path, lines: list[bytes], rows: int, size: 
             file.write(line + b"\n")
     rng, thumb_bytes = np.random.default_rng(0), PROFILE_SCHEMA.field("image_thumb").type.byte_width
     known = [_profiled(line) for line in lines]
-    columns: dict[str, Any] = {name: [row[name] for row in islice(cycle(known), rows)] for name in known[0]}
+    columns: dict[str, Any] = {
+        name: [row[name] for row in islice(cycle(known), rows)] for name in known[0]
+    }
     columns |= {"line": np.arange(1, rows + 1), "offset": np.arange(rows) * stride}
-    columns |= {name: rng.integers(1 << 63, size=rows).astype(np.uint64) for name in ("caption_key", "image_phash")}
+    columns |= {
+        name: rng.integers(1 << 63, size=rows).astype(np.uint64)
+        for name in ("caption_key", "image_phash")
+    }
     columns["image_thumb"] = [rng.bytes(thumb_bytes) for _ in range(rows)]
-    arrays = [pa.array(columns.get(field.name, [None] * rows), field.type) for field in PROFILE_SCHEMA]
+    arrays = [
+        pa.array(columns.get(field.name, [None] * rows), field.type) for field in PROFILE_SCHEMA
+    ]
     table = pa.table(arrays, schema=PROFILE_SCHEMA)
-    pq.write_table(table, profile, compression="zstd", write_page_checksum=True, row_group_size=ROWS_A_GROUP)
+    pq.write_table(
+        table, profile, compression="zstd", write_page_checksum=True, row_group_size=ROWS_A_GROUP
+    )
 
 
 def _profiled(line: bytes) -> dict[str, Any]:
     pair = parse_line(line)
     assert not isinstance(pair, FaultReason), "benchmarks read good lines"
-    hashes = {"caption_hash": caption_hash(pair.caption or ""), "image_hash": content_hash(pair.image or b"")}
+    hashes = {
+        "caption_hash": caption_hash(pair.caption or ""),
+        "image_hash": content_hash(pair.image or b""),
+    }
     return hashes | {"length": len(line), "image_format": "JPEG", "mode": "RGB"}
 
 
@@ -58,12 +71,20 @@ def main() -> None:
         start = time.perf_counter()
         index = index_pairs([source])
         seconds.append(time.perf_counter() - start)
-    opened, rows = private_bytes(), np.random.default_rng(0).integers(len(index), size=int(sys.argv[3]))
+    opened, rows = (
+        private_bytes(),
+        np.random.default_rng(0).integers(len(index), size=int(sys.argv[3])),
+    )
     start = time.perf_counter()
     for row in rows:
         index.read(int(row))
     rate = len(rows) / (time.perf_counter() - start)
-    found = {"open_s": statistics.median(seconds[1:]), "rate": rate, "imported": imported, "opened": opened}
+    found = {
+        "open_s": statistics.median(seconds[1:]),
+        "rate": rate,
+        "imported": imported,
+        "opened": opened,
+    }
     print(json.dumps(found | {"read": private_bytes()}))
 
 

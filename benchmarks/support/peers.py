@@ -1,8 +1,9 @@
-"""From a TSV line to the input of the image tower, our way and the ways of others, written after their descriptions.
+"""From a TSV line to the input of the image tower, our way and the ways of others, written after
+their descriptions.
 
-Every way takes what its reader has in memory for one line and returns [3, 224, 224] (EasyNLP [1, 3, 224, 224]). Ours
-is uint8, because the model normalises a whole batch on its device; the others' are normalised float32. Captions stay
-untouched in all.
+Every way takes what its reader has in memory for one line and returns [3, 224, 224] (EasyNLP [1, 3,
+224, 224]). Ours is uint8, because the model normalises a whole batch on its device; the others' are
+normalised float32. Captions stay untouched in all.
 """
 
 import base64
@@ -32,7 +33,9 @@ open_clip_transform = image_transform(SIDE, is_train=False, mean=MEAN, std=STD)
 def our_input(line: bytes) -> torch.Tensor:
     """Return the uint8 input [3, 224, 224] of a line, as training and export make it."""
     pair = parse_line(line)
-    assert not isinstance(pair, FaultReason) and pair.image is not None, "benchmarks read good lines"
+    assert not isinstance(pair, FaultReason) and pair.image is not None, (
+        "benchmarks read good lines"
+    )
     image = decode_image(pair.image)
     assert isinstance(image, torch.Tensor), "benchmarks read good lines"
     return centre_crop(image, SIDE)
@@ -60,11 +63,13 @@ def open_clip_input(line: bytes) -> torch.Tensor:
 def easynlp_input(line: str) -> torch.Tensor:
     """Return the normalised input [1, 3, 224, 224] of a line as EasyNLP's CLIP data set makes it.
 
-    Pillow resizes the shorter side and crops, numpy normalises; what costs most is the last step, a tensor made from a
-    list of one array, value by value.
-    Source: https://github.com/alibaba/EasyNLP, easynlp/appzoo/clip/data.py.
+    Pillow resizes the shorter side and crops, numpy normalises; what costs most is the last step, a
+    tensor made from a list of one array, value by value. Source:
+    https://github.com/alibaba/EasyNLP, easynlp/appzoo/clip/data.py.
     """
-    image: Image.Image = Image.open(io.BytesIO(base64.urlsafe_b64decode(line.strip("\n").split("\t")[1])))
+    image: Image.Image = Image.open(
+        io.BytesIO(base64.urlsafe_b64decode(line.strip("\n").split("\t")[1]))
+    )
     shorter = min(image.size)
     if shorter != SIDE:
         width, height = (int(SIDE * length / shorter) for length in image.size)
@@ -89,7 +94,8 @@ def write_tar(lines: list[bytes], path: Path) -> None:
 
 
 def webdataset_inputs(tar: Path) -> Iterator[torch.Tensor]:
-    """Yield the normalised inputs [3, 224, 224] of a shard by webdataset, Pillow and open_clip's transform.
+    """Yield the normalised inputs [3, 224, 224] of a shard by webdataset, Pillow and open_clip's
+    transform.
 
     Raises:
         ModuleNotFoundError: webdataset is not installed.

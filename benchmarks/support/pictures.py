@@ -1,6 +1,7 @@
 """Lines to measure on: real pairs where ``REAL_PAIRS`` names a folder of them, else drawn ones.
 
-Pictures are encoded again as JPEG of the side that a bar names, quality 90; real photos are 224 pixels square.
+Pictures are encoded again as JPEG of the side that a bar names, quality 90; real photos are 224
+pixels square.
 """
 
 import base64
@@ -35,7 +36,10 @@ def real_split(name: str) -> Path | None:
 
 def lines_of(pictures: list[Captioned], side: int) -> list[bytes]:
     """Return a line without its newline a picture, whose JPEG is ``side`` pixels square."""
-    return [_line(caption, image.resize((side, side), Image.Resampling.BICUBIC)) for caption, image in pictures]
+    return [
+        _line(caption, image.resize((side, side), Image.Resampling.BICUBIC))
+        for caption, image in pictures
+    ]
 
 
 def write_tsv(path: Path, lines: list[bytes], rows: int) -> Path:

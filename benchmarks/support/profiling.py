@@ -1,7 +1,9 @@
-"""One process that profiles or decodes a TSV and prints what it measured, without torch and what else benchmarks hold.
+"""One process that profiles or decodes a TSV and prints what it measured, without torch and what
+else benchmarks hold.
 
-python -m benchmarks.support.profiling profile <tsv> <folder> <processes>    prints seconds; 0: the default
-python -m benchmarks.support.profiling decode <tsv>                          prints images a second
+python -m benchmarks.support.profiling profile <tsv> <folder> <processes>    prints seconds; 0: the
+default python -m benchmarks.support.profiling decode <tsv>                          prints images a
+second
 """
 
 import sys
@@ -32,8 +34,12 @@ def profile_seconds(tsv: Path, folder: Path, processes: int | None) -> float:
 
 def decode_rate(tsv: Path) -> float:
     """Decode the first images of a TSV for some seconds and return how many a second there were."""
-    pairs = [parse_line(line.data or b"") for line in islice(read_lines(tsv, MAX_LINE_BYTES), DECODED)]
-    images = [pair.image for pair in pairs if not isinstance(pair, FaultReason) and pair.image is not None]
+    pairs = [
+        parse_line(line.data or b"") for line in islice(read_lines(tsv, MAX_LINE_BYTES), DECODED)
+    ]
+    images = [
+        pair.image for pair in pairs if not isinstance(pair, FaultReason) and pair.image is not None
+    ]
     decoded, start = 0, time.perf_counter()
     while (seconds := time.perf_counter() - start) < DECODE_S:
         for image in images:

@@ -14,21 +14,24 @@ import torch
 from torch.nn.functional import normalize
 
 from model.batches.loading import PairInput, pair_input
+from model.concepts.labels import make_vocabulary
 from model.concepts.prototypes import FeatureQueue
-from model.concepts.rewording import keyword_queries
 from model.config.load import load_config
 from model.config.sections import DataConfig, StageConfig
-from model.embeddings.embed import embed_captions, embed_pairs, judge
+from model.embeddings.embed import embed_captions, embed_pairs
 from model.errors import DataError
+from model.evaluation.judge import judge
+from model.evaluation.queries import keyword_queries
 from model.evaluation.retrieval import evaluate_retrieval, relate
 from model.pairs.index import PairIndex, PairSource, carve_valid, index_pairs
 from model.pairs.processes import usable_cores
 from model.pairs.profile import profile_files, write_profile
 from model.storage.files import atomic_write
-from model.towers.towers import Towers, create_towers, load_towers
+from model.towers.create import create_towers
+from model.towers.folder import load_towers
+from model.towers.towers import Towers
 from model.training import objective
 from model.training.loop import train
-from model.training.objective import make_vocabulary
 from model.training.stage import Callbacks, Stage
 
 CONFIG = "configs/fashion-products.yaml"
@@ -57,16 +60,24 @@ class Pairs:
         """
         root = os.environ.get("REAL_PAIRS")
         if not root:
-            raise DataError("REAL_PAIRS names no folder of real pairs; set it to one that holds fashion-products")
+            raise DataError(
+                "REAL_PAIRS names no folder of real pairs; set it to one that holds fashion-products"
+            )
         home = Path(root) / "fashion-products"
         train, test = (profiled(home / f"{name}.tsv", folder) for name in ("train", "test"))
-        leaks = np.isin(train.caption_hash, test.caption_hash) | np.isin(train.image_hash, test.image_hash)
+        leaks = np.isin(train.caption_hash, test.caption_hash) | np.isin(
+            train.image_hash, test.image_hash
+        )
         kept, valid = carve_valid(train.take(np.flatnonzero(~leaks)), VALID_SHARE, 0)
         towers = create_towers(load_config(CONFIG).model, "cpu")
-        self.train, self.valid, self.test = (pair_input(towers, index) for index in (kept, valid, test))
+        self.train, self.valid, self.test = (
+            pair_input(towers.input_spec, index) for index in (kept, valid, test)
+        )
         self.related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
         captions = [test.caption(row) for row in self.related.caption_row.tolist()]
-        self.keywords = keyword_queries(captions, self.related, make_vocabulary(kept.captions(), StageConfig()))
+        self.keywords = keyword_queries(
+            captions, self.related, make_vocabulary(kept.captions(), StageConfig())
+        )
 
 
 def profiled(tsv: Path, folder: Path) -> PairIndex:
@@ -83,7 +94,9 @@ class LearnedConcepts(FeatureQueue):
         """Draw an embedding a concept; the queue goes on to tell the means and which concepts are known."""
         super().__init__(size, concepts, width)
         generator = torch.Generator().manual_seed(concepts)
-        self.embeddings = torch.nn.Parameter(torch.randn(concepts, width, generator=generator) * width**-0.5)
+        self.embeddings = torch.nn.Parameter(
+            torch.randn(concepts, width, generator=generator) * width**-0.5
+        )
 
     def prototypes(self) -> torch.Tensor:
         """Return the embeddings, L2-normalised [C, D]; gradients flow."""
@@ -94,7 +107,9 @@ def result_of(pairs: Pairs, changes: dict[str, Any], seed: int, is_learned: bool
     """Return what the config's recipe with changes ends with, from an earlier run of this code or by training."""
     stage = load_config(CONFIG).finetune
     stage = StageConfig.model_validate(stage.model_dump() | changes)
-    name = hashlib.sha256(json.dumps([stage.model_dump(mode="json"), seed, is_learned, _code()]).encode()).hexdigest()
+    name = hashlib.sha256(
+        json.dumps([stage.model_dump(mode="json"), seed, is_learned, _code()]).encode()
+    ).hexdigest()
     path = KEPT / f"{name[:16]}.json"
     if path.is_file():
         return Result(**json.loads(path.read_bytes()))
@@ -128,7 +143,9 @@ def _train(pairs: Pairs, config: StageConfig, seed: int) -> Result:
 
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        state = train(towers, Stage(config, pairs.train, validate, Path(folder), seed, workers=0), Callbacks())
+        state = train(
+            towers, Stage(config, pairs.train, validate, Path(folder), seed, workers=0), Callbacks()
+        )
         seconds = time.process_time() - start - spent
         best = load_towers(Path(folder) / state.best_folder, "cpu")
         test, keyword = recalls_on_test(best, pairs)

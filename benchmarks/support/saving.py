@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from model.batches.loading import PairInput
 from model.config.load import RunConfig
-from model.towers.towers import create_towers
+from model.towers.create import create_towers
 from model.training import loop as training
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage
@@ -32,7 +32,8 @@ class Saving(NamedTuple):
 def measure_saving(config: RunConfig, pairs: PairInput, epochs: int = 1) -> Saving:
     """Train the config's finetune stage for some epochs, and return what saving took of the time.
 
-    Each epoch ends with a save whatever it costs, so epochs over few pairs pay more than a long stage does.
+    Each epoch ends with a save whatever it costs, so epochs over few pairs pay more than a long
+    stage does.
     """
     spent: list[float] = []
     towers = create_towers(config.model, config.device, config.precision, config.seed)
@@ -42,7 +43,14 @@ def measure_saving(config: RunConfig, pairs: PairInput, epochs: int = 1) -> Savi
         patch.object(Keeper, "save", _timed(Keeper.save, spent)),
         patch.object(training, "save_towers", _timed(training.save_towers, spent)),
     ):
-        stage = Stage(stage_config, pairs, lambda towers: {"mean_recall": 0.0}, Path(folder), 0, config.workers)
+        stage = Stage(
+            stage_config,
+            pairs,
+            lambda towers: {"mean_recall": 0.0},
+            Path(folder),
+            0,
+            config.workers,
+        )
         begin = time.monotonic()
         train(towers, stage, Callbacks())
         total_s = time.monotonic() - begin

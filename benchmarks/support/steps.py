@@ -11,12 +11,14 @@ from open_clip.loss import ClipLoss
 from benchmarks.support import peers
 from benchmarks.support.pictures import captioned_pictures, lines_of
 from model.batches.loading import Batch
+from model.concepts.labels import Labels
 from model.concepts.mining import mine_concepts
 from model.config.sections import ModelConfig, StageConfig
+from model.towers.create import create_towers
 from model.towers.passes import cut_tokens
-from model.towers.towers import TEXT_GROUPS, Towers, compile_towers, create_towers
+from model.towers.towers import TEXT_GROUPS, Towers, compile_towers
 from model.training.losses import MAX_LOG_SCALE
-from model.training.objective import Labels, Objective
+from model.training.objective import Objective
 from model.training.optimizer import make_optimizer
 from model.training.update import Updater
 
@@ -42,7 +44,9 @@ def ready_batch(towers: Towers, pairs: int) -> Ready:
     tokens = towers.tokenizer([caption for caption, _ in chosen])
     ids = torch.arange(2 * pairs).reshape(pairs, 2)
     normalised = (images.float() / 255 - peers.MEAN_C11) / peers.STD_C11
-    return Ready(Batch(np.arange(pairs), images, tokens, ids), normalised.to(towers.device), captions)
+    return Ready(
+        Batch(np.arange(pairs), images, tokens, ids), normalised.to(towers.device), captions
+    )
 
 
 def text_groups(towers: Towers, tokens: torch.Tensor) -> list[torch.Tensor]:
@@ -70,12 +74,23 @@ def open_clip_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
     """Return a step of open_clip's trainer: its loss, its groups, its AdamW, precision that of the towers."""
     clip, loss = towers.clip, ClipLoss()
     clip.output_dict = True
-    named = [(name, parameter) for name, parameter in clip.named_parameters() if parameter.requires_grad]
-    is_plain = {name: parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name for name, parameter in named}
+    named = [
+        (name, parameter) for name, parameter in clip.named_parameters() if parameter.requires_grad
+    ]
+    is_plain = {
+        name: parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name
+        for name, parameter in named
+    }
     optimizer = torch.optim.AdamW(
         [
-            {"params": [parameter for name, parameter in named if is_plain[name]], "weight_decay": 0.0},
-            {"params": [parameter for name, parameter in named if not is_plain[name]], "weight_decay": 0.2},
+            {
+                "params": [parameter for name, parameter in named if is_plain[name]],
+                "weight_decay": 0.0,
+            },
+            {
+                "params": [parameter for name, parameter in named if not is_plain[name]],
+                "weight_decay": 0.2,
+            },
         ],
         lr=config.lr,
         betas=(0.9, config.beta2),
@@ -96,7 +111,9 @@ def open_clip_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
     return step
 
 
-def make_towers(name: str, precision: str, device: str = "cpu", is_compiled: bool = False) -> Towers:
+def make_towers(
+    name: str, precision: str, device: str = "cpu", is_compiled: bool = False
+) -> Towers:
     """Return towers with random weights, in training."""
     towers = create_towers(ModelConfig(name=name), device, precision)
     towers.clip.train()

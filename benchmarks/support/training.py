@@ -18,7 +18,7 @@ from model.config.sections import DataConfig
 from model.pairs.index import PairSource, index_pairs
 from model.pairs.processes import usable_cores
 from model.pairs.profile import profile_files, write_profile
-from model.towers.towers import create_towers
+from model.towers.create import create_towers
 from model.training import loop as training
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage, StepRecord
@@ -42,10 +42,12 @@ class Rates:
 def step_seconds(tsv: Path, folder: Path, rounds: int = ROUNDS) -> Seconds:
     """Return the seconds of a step on the ``real input`` and on a ``ready batch``, a value a round, on all cores."""
     config, files = load_config(CONFIG), profile_files(folder, tsv.stem)
-    write_profile(tsv, files, DataConfig(), processes=1)  # another would import all that this one did
+    write_profile(
+        tsv, files, DataConfig(), processes=1
+    )  # another would import all that this one did
     index = index_pairs([PairSource(tsv, files.table)])
     rows = np.resize(np.arange(len(index)), 2 * GROUP * config.finetune.batch_size)
-    pairs = pair_input(create_towers(config.model, config.device), index.take(rows))
+    pairs = pair_input(create_towers(config.model, config.device).input_spec, index.take(rows))
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "real input": nullcontext,
         "ready batch": lambda: _ready(pairs, config),
@@ -73,7 +75,14 @@ def _run(pairs: PairInput, config: RunConfig) -> float:
     rates = Rates()
     stage_config = config.finetune.model_copy(update={"epochs": 1})
     with TemporaryDirectory() as folder, patch.object(training, "FETCH_EVERY", GROUP):
-        stage = Stage(stage_config, pairs, lambda towers: {"mean_recall": 0.0}, Path(folder), 0, config.workers)
+        stage = Stage(
+            stage_config,
+            pairs,
+            lambda towers: {"mean_recall": 0.0},
+            Path(folder),
+            0,
+            config.workers,
+        )
         towers = create_towers(config.model, config.device, config.precision)
         train(towers, stage, Callbacks(on_step=rates.hear))
     return statistics.median(rates.values[-GROUP:])

@@ -36,7 +36,9 @@ Commands = argparse._SubParsersAction
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m flows`."""
-    whole = argparse.ArgumentParser(prog="python -m flows", description="Retraining of product-search CLIP models.")
+    whole = argparse.ArgumentParser(
+        prog="python -m flows", description="Retraining of product-search CLIP models."
+    )
     commands = whole.add_subparsers(dest="command", required=True, metavar="command")
     for name, what in STAGES.items():
         _add_stage(commands.add_parser(name, help=what, description=what), name)
@@ -53,34 +55,54 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_stage(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("promote", "rollback"):
-        command.add_argument("--reason", default="no reason given", help="why; kept as a tag of the version")
-        command.add_argument("--registered-model", default="commerce-clip", help="name in the MLflow registry")
+        command.add_argument(
+            "--reason", default="no reason given", help="why; kept as a tag of the version"
+        )
+        command.add_argument(
+            "--registered-model", default="commerce-clip", help="name in the MLflow registry"
+        )
     else:
         _add_config_options(command)
         command.add_argument("--data", help="folder of pairs in place of the config's data.path")
     if name == "promote":
-        command.add_argument("--version", type=int, required=True, help="number of the registered version")
+        command.add_argument(
+            "--version", type=int, required=True, help="number of the registered version"
+        )
     if name == "evaluate":
         command.add_argument(
-            "--protocol", metavar="full,101", help="protocols, comma between them; sets evaluate.protocols"
+            "--protocol",
+            metavar="full,101",
+            help="protocols, comma between them; sets evaluate.protocols",
         )
-        command.add_argument("--compare", choices=["published"], help="print published figures beside ours")
+        command.add_argument(
+            "--compare", choices=["published"], help="print published figures beside ours"
+        )
     if name in ("evaluate", "export"):
-        command.add_argument("--version", default="champion", help="number or alias of the registered version")
+        command.add_argument(
+            "--version", default="champion", help="number or alias of the registered version"
+        )
 
 
 def _add_history(commands: "Commands[argparse.ArgumentParser]") -> None:
     what = "list every change of the champion: when, who, from which version to which, why"
     command = commands.add_parser("history", help=what, description=what)
-    command.add_argument("--registered-model", default="commerce-clip", help="name in the MLflow registry")
+    command.add_argument(
+        "--registered-model", default="commerce-clip", help="name in the MLflow registry"
+    )
 
 
 def _add_config_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--config", default="configs/sample.yaml", help="YAML file of the run, or its name in configs/"
+        "--config",
+        default="configs/sample.yaml",
+        help="YAML file of the run, or its name in configs/",
     )
     command.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a knob; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a knob; may be repeated",
     )
 
 
@@ -89,9 +111,15 @@ def _add_ingest(commands: "Commands[argparse.ArgumentParser]") -> None:
     command = commands.add_parser("ingest", help=what, description=what)
     command.add_argument("--name", required=True, help="name of the new data version")
     for split in ("train", "valid", "test"):
-        command.add_argument(f"--{split}", metavar="TSV", help="without it the current version's is taken over")
-    command.add_argument("--pretrain", nargs="+", default=[], metavar="TSV", help="in place of the current version's")
-    command.add_argument("--mend", metavar="QUARANTINE", help="a <split>.quarantine.tsv with lines mended by hand")
+        command.add_argument(
+            f"--{split}", metavar="TSV", help="without it the current version's is taken over"
+        )
+    command.add_argument(
+        "--pretrain", nargs="+", default=[], metavar="TSV", help="in place of the current version's"
+    )
+    command.add_argument(
+        "--mend", metavar="QUARANTINE", help="a <split>.quarantine.tsv with lines mended by hand"
+    )
     _add_config_options(command)
 
 
@@ -113,7 +141,11 @@ def _add_import(commands: "Commands[argparse.ArgumentParser]") -> None:
     command.add_argument("sources", nargs="+", metavar="source", help="files or folders")
     command.add_argument("--out", required=True, metavar="FOLDER", help="where the TSVs go")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the kind; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the kind; may be repeated",
     )
 
 
@@ -121,16 +153,31 @@ def _add_models(commands: "Commands[argparse.ArgumentParser]") -> None:
     what = "look at models of others, take them in and give them back"
     command = commands.add_parser("models", help=what, description=what)
     actions = command.add_subparsers(dest="action", required=True, metavar="action")
-    added = {name: actions.add_parser(name, help=about, description=about) for name, about in MODEL_COMMANDS.items()}
+    added = {
+        name: actions.add_parser(name, help=about, description=about)
+        for name, about in MODEL_COMMANDS.items()
+    }
     added["show"].add_argument("name", help="as `models list` has it")
     added["import"].add_argument("path", help="folder or weights file as published")
-    added["import"].add_argument("--as", dest="name", required=True, metavar="NAME", help="for model.pretrained")
-    added["import"].add_argument("--towers", help="a listed model, an open_clip name or JSON, where no file says it")
-    added["import"].add_argument("--activation", choices=("gelu", "quickgelu"), help="where no file says it")
+    added["import"].add_argument(
+        "--as", dest="name", required=True, metavar="NAME", help="for model.pretrained"
+    )
+    added["import"].add_argument(
+        "--towers", help="a listed model, an open_clip name or JSON, where no file says it"
+    )
+    added["import"].add_argument(
+        "--activation", choices=("gelu", "quickgelu"), help="where no file says it"
+    )
     added["import"].add_argument("--sha256", metavar="HEX", help="what the weights file must have")
-    added["import"].add_argument("--licence", help="of the weights, where neither the table nor a model card says it")
-    added["convert"].add_argument("source", help="models:/name@alias, models:/name/version, a name or a folder")
-    added["convert"].add_argument("--to", required=True, metavar="FORM", help="open_clip, easynlp or huggingface")
+    added["import"].add_argument(
+        "--licence", help="of the weights, where neither the table nor a model card says it"
+    )
+    added["convert"].add_argument(
+        "source", help="models:/name@alias, models:/name/version, a name or a folder"
+    )
+    added["convert"].add_argument(
+        "--to", required=True, metavar="FORM", help="open_clip, easynlp or huggingface"
+    )
     added["convert"].add_argument("--out", required=True, metavar="FOLDER", help="new folder")
 
 
@@ -145,19 +192,33 @@ def _add_predict(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="models:/name@alias, models:/name/version, an imported model or a model folder",
     )
     command.add_argument(
-        "--format", dest="form", default="parquet", choices=("parquet", "easynlp"), help="easynlp: floats between tabs"
+        "--format",
+        dest="form",
+        default="parquet",
+        choices=("parquet", "easynlp"),
+        help="easynlp: floats between tabs",
     )
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where it runs")
-    command.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="arithmetic of the towers")
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where it runs"
+    )
+    command.add_argument(
+        "--precision", default="fp32", choices=("fp32", "bf16"), help="arithmetic of the towers"
+    )
     command.add_argument(
         "--truncate",
         default="open_clip",
         choices=("open_clip", "easynlp"),
         help="how a caption of too many tokens is cut: easynlp leaves out the end of text, as EasyNLP's own code does",
     )
-    command.add_argument("--batch-size", type=_positive, default=256, help="lines embedded at a time")
-    command.add_argument("--workers", type=_positive, default=1, help="threads that decode images ahead")
-    command.add_argument("--context-length", type=_positive, help="tokens of a caption that a Chinese model reads")
+    command.add_argument(
+        "--batch-size", type=_positive, default=256, help="lines embedded at a time"
+    )
+    command.add_argument(
+        "--workers", type=_positive, default=1, help="threads that decode images ahead"
+    )
+    command.add_argument(
+        "--context-length", type=_positive, help="tokens of a caption that a Chinese model reads"
+    )
 
 
 def _positive(text: str) -> int:

@@ -23,7 +23,9 @@ def log() -> None:
             "name": known.name,
             "accepted pairs": rows_text(known.card.splits) if known.card else "?",
             "faults": str(sum(known.card.faults.values())) if known.card else "?",
-            "trained on it": ", ".join(models.get(known.version, [])) if models is not None else "?",
+            "trained on it": ", ".join(models.get(known.version, []))
+            if models is not None
+            else "?",
         }
         for known in known_versions()
     ]
@@ -36,13 +38,18 @@ def log() -> None:
 def status() -> None:
     """Print how it stands with the current data version."""
     facts = data_status()
-    print_facts("Data version", {fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in facts})
+    print_facts(
+        "Data version",
+        {fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in facts},
+    )
 
 
 def pull() -> None:
     """Bring the current data version into ``data/`` and check every file."""
     version = materialise(data_folder())
-    print_line(f"data version {version.version}: {len(version.file_md5)} files in {version.folder}, every MD5 right")
+    print_line(
+        f"data version {version.version}: {len(version.file_md5)} files in {version.folder}, every MD5 right"
+    )
 
 
 def diff(reference: str, current: str) -> None:
@@ -59,7 +66,11 @@ def diff(reference: str, current: str) -> None:
         }
         for split in found
     ]
-    print_table(f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs", rows, right=("before", "after", "in", "out"))
+    print_table(
+        f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs",
+        rows,
+        right=("before", "after", "in", "out"),
+    )
     drifted = [
         {
             "split": split.split,
@@ -79,7 +90,7 @@ def diff(reference: str, current: str) -> None:
 
 def _trained_on() -> dict[str, list[str]] | None:
     """Return registered versions by data version, None with a line about it where the registry does not answer."""
-    from tasks.registry.register import trained_on
+    from tasks.registry.versions import trained_on
 
     try:
         return trained_on()

@@ -1,4 +1,5 @@
-"""What `python -m flows evaluate` tells in the terminal, published figures beside ours where they are asked for.
+"""What `python -m flows evaluate` tells in the terminal, published figures beside ours where they
+are asked for.
 
 Tables that fit 80 columns; all of it, with every measure, stands in the report.
 """
@@ -39,20 +40,33 @@ def print_evaluation(evaluation: Evaluation, compared_with: str | None) -> None:
     figures = read_figures(evaluation.figures)
     about = f"{figures['captions']:,} captions and {figures['images']:,} pictures"
     for protocol in figures["models"][NEW]["protocols"]:
-        _print(f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %", rank_rows(figures, protocol))
-    _print("Queries that many products answer: precision (captions: recall), %", query_rows(figures))
+        _print(
+            f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %", rank_rows(figures, protocol)
+        )
+    _print(
+        "Queries that many products answer: precision (captions: recall), %", query_rows(figures)
+    )
     _print("Zero-shot labels: accuracy, %", label_rows(figures))
     worst = [{key: row[key] for key in SHOWN_SLICES} for row in slice_rows(figures, is_worst=True)]
     _print("Slices below the rest by more than noise: mean recall, %", worst)
     if compared_with == "published":
         for title, rows in published_tables(figures).items():
             _print(title, rows)
-        print_line("Comparable where data set and protocol are the same; sources: docs/published.md")
+        print_line(
+            "Comparable where data set and protocol are the same; sources: docs/published.md"
+        )
     for note in figures["notes"]:
         print_line(f"note: {note}")
     print_line(f"false negatives: {audit_sentence(figures)}")
     folder = evaluation.figures.parent
-    print_facts("", {name: _relative(folder / file) for name, file in FILES.items() if (folder / file).exists()})
+    print_facts(
+        "",
+        {
+            name: _relative(folder / file)
+            for name, file in FILES.items()
+            if (folder / file).exists()
+        },
+    )
 
 
 def rank_rows(figures: Figures, protocol: str) -> list[Row]:
@@ -62,7 +76,10 @@ def rank_rows(figures: Figures, protocol: str) -> list[Row]:
         for name, model in figures["models"].items():
             found = model["protocols"][protocol]
             row = {"direction": arrow, "model": name}
-            row |= {shown: _short(found[f"{way}_{key}"]) if way else "" for key, shown in MEASURES.items()}
+            row |= {
+                shown: _short(found[f"{way}_{key}"]) if way else ""
+                for key, shown in MEASURES.items()
+            }
             rows.append(row | {"mean": "" if way else _short(found["mean_recall"])})
     return rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.cli.terminal import print_line, print_table
 from model.errors import ConfigError
-from model.importers import ImportedSplit, import_pairs
+from model.importers.importing import ImportedSplit, import_pairs
 from tasks.runtime.progress import Progress, progress
 
 TOP_SPLITS = ("train", "valid", "test")
@@ -27,7 +27,12 @@ def import_files(kind: str, sources: list[str], out: str, overrides: list[str]) 
             shown[:] = [bars.enter_context(progress(f"import {split}", rows or 0, "rows"))]
 
         imported = import_pairs(
-            kind, list(map(Path, sources)), Path(out), _options(overrides), lambda rows: shown[0].advance(rows), begin
+            kind,
+            list(map(Path, sources)),
+            Path(out),
+            _options(overrides),
+            lambda rows: shown[0].advance(rows),
+            begin,
         )
     _print(imported)
 
@@ -68,9 +73,13 @@ def _left_out(split: ImportedSplit) -> list[str]:
 def _notes(split: ImportedSplit) -> list[str]:
     notes = []
     if split.cleaned_captions:
-        notes.append(f"{split.cleaned_captions:,} captions had a tab or a line break, which became a space")
+        notes.append(
+            f"{split.cleaned_captions:,} captions had a tab or a line break, which became a space"
+        )
     if split.dropped_columns:
-        notes.append(f"columns left out of the side table, which has a limit: {', '.join(split.dropped_columns)}")
+        notes.append(
+            f"columns left out of the side table, which has a limit: {', '.join(split.dropped_columns)}"
+        )
     return notes
 
 

@@ -35,7 +35,9 @@ def show(name: str) -> None:
     row = find_row(name)
     if row is None:
         names = [known.name for known in FAMILY]
-        raise ConfigError(f"{name}: no such model{nearest(name, names)}; `python -m flows models list` lists them")
+        raise ConfigError(
+            f"{name}: no such model{nearest(name, names)}; `python -m flows models list` lists them"
+        )
     facts = {
         "towers": row.towers,
         "open_clip name": row.architecture or "none; its files say it all",
@@ -52,7 +54,12 @@ def show(name: str) -> None:
 
 
 def import_files(
-    path: str, name: str, towers: str | None, activation: str | None, sha256: str | None, licence: str | None
+    path: str,
+    name: str,
+    towers: str | None,
+    activation: str | None,
+    sha256: str | None,
+    licence: str | None,
 ) -> None:
     """Import a published model and tell how to train from it."""
     folder, origin = import_published(Path(path), name, towers, activation, sha256, licence)

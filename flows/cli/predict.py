@@ -21,7 +21,18 @@ def predict(
 ) -> None:
     """Write the embeddings and tell what was embedded."""
     done = write_predictions(
-        Path(tsv), model, Path(out), form, device, precision, batch_size, workers, truncate, context_length
+        Path(tsv),
+        model,
+        Path(out),
+        form,
+        device,
+        precision,
+        batch_size,
+        workers,
+        truncate,
+        context_length,
     )
     what = {"pair": "captions and images", "text": "captions", "image": "images"}[done.columns]
-    print_line(f"{tsv}: {done.rows:,} {what} in {done.width} numbers each, {done.faulty:,} lines faulty → {out}")
+    print_line(
+        f"{tsv}: {done.rows:,} {what} in {done.width} numbers each, {done.faulty:,} lines faulty → {out}"
+    )

@@ -13,7 +13,8 @@ PIPED_COLUMNS = 160  # where no terminal says how wide it is
 
 
 def print_table(title: str, rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
-    """Print rows as a table with their keys as its head; columns named in ``right`` are aligned there.
+    """Print rows as a table with their keys as its head; columns named in ``right`` are aligned
+    there.
 
     The first column is what a person copies, so it is never broken.
     """

@@ -1,8 +1,9 @@
-"""Encoded images become the towers' input: RGB uint8 tensors, cut and resized without leaving uint8.
+"""Encoded images become the towers' input: RGB uint8 tensors, cut and resized without leaving
+uint8.
 
-Every image is [3, H, W], RGB, uint8, upright; a decoded one lies channels-last in memory, which the resize likes best.
-A 224-pixel JPEG takes about 0.2 ms to decode and 0.1 ms to crop on one core. Normalisation happens later, in the
-model's dtype on its device.
+Every image is [3, H, W], RGB, uint8, upright; a decoded one lies channels-last in memory, which the
+resize likes best. A 224-pixel JPEG takes about 0.2 ms to decode and 0.1 ms to crop on one core.
+Normalisation happens later, in the model's dtype on its device.
 """
 
 import math
@@ -34,7 +35,8 @@ CLIP_RESIZING = Resizing()
 
 
 def centre_crop(image: torch.Tensor, side: int, resizing: Resizing = CLIP_RESIZING) -> torch.Tensor:
-    """Return the centre [3, side, side] of a uint8 image whose shorter side was resized to ``side``, or all squashed.
+    """Return the centre [3, side, side] of a uint8 image whose shorter side was resized to
+    ``side``, or all squashed.
 
     At most 2 levels of 255 from open_clip's evaluation transform before normalisation.
     """
@@ -44,7 +46,9 @@ def centre_crop(image: torch.Tensor, side: int, resizing: Resizing = CLIP_RESIZI
     if max(height, width) > 8 * min(height, width):
         return _centre_of_strip(image, side, resizing.interpolation)
     shorter = min(height, width)
-    resized = _resize(image, int(side * height / shorter), int(side * width / shorter), resizing.interpolation)
+    resized = _resize(
+        image, int(side * height / shorter), int(side * width / shorter), resizing.interpolation
+    )
     top, left = (round((length - side) / 2) for length in resized.shape[1:])
     return _in_one_block(resized[:, top : top + side, left : left + side])
 
@@ -57,10 +61,12 @@ def random_crop(
     generator: torch.Generator,
     resizing: Resizing = CLIP_RESIZING,
 ) -> torch.Tensor:
-    """Return a random resized crop [3, side, side] of a uint8 image, a pure function of the generator's state.
+    """Return a random resized crop [3, side, side] of a uint8 image, a pure function of the
+    generator's state.
 
-    The area is uniform in [``min_scale``, 1] of the image's, the aspect log-uniform in [3/4, 4/3]; ``min_scale`` 1 is
-    the centre crop. With ``flip``, half the crops are mirrored. Every call draws 24 numbers, whatever it does.
+    The area is uniform in [``min_scale``, 1] of the image's, the aspect log-uniform in [3/4, 4/3];
+    ``min_scale`` 1 is the centre crop. With ``flip``, half the crops are mirrored. Every call draws
+    24 numbers, whatever it does.
     """
     draws = torch.rand(24, generator=generator).tolist()
     if min_scale >= 1:
@@ -77,8 +83,8 @@ def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) ->
     """Return a uint8 image [3, height, width] as Pillow's filter makes it, channels-last in memory."""
     if image.shape[1:] == (height, width):
         return image
-    # The outer stride of a batch of one, which torchvision leaves undefined, tells torch to write its result
-    # channels-last as well: the same pixels in 60 % of the time.
+    # The outer stride of a batch of one, which torchvision leaves undefined, tells torch to write
+    # its result channels-last as well: the same pixels in 60 % of the time.
     batch = _in_one_block(image.permute(1, 2, 0))[None].permute(0, 3, 1, 2)
     return interpolate(batch, (height, width), mode=interpolation, antialias=True)[0]
 
@@ -105,7 +111,10 @@ def _random_box(height: int, width: int, min_scale: float, draws: list[float]) -
         aspect = (4 / 3) ** (2 * aspect_draw - 1)
         crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < crop_height <= height and 0 < crop_width <= width:
-            top, left = int(draws[20] * (height - crop_height + 1)), int(draws[21] * (width - crop_width + 1))
+            top, left = (
+                int(draws[20] * (height - crop_height + 1)),
+                int(draws[21] * (width - crop_width + 1)),
+            )
             return _Box(top, left, crop_height, crop_width)
     crop_height = min(height, max(1, round(width * 4 / 3)))
     crop_width = min(width, max(1, round(height * 4 / 3)))
@@ -119,7 +128,8 @@ def _centre_of_strip(image: torch.Tensor, side: int, interpolation: str) -> torc
     top, left = round((new_height - side) / 2), round((new_width - side) / 2)
     x, y = width / new_width, height / new_height
     strip = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
-    # Columns first and rows second, as for the whole: the rounding between the two passes shows at hard edges.
+    # Columns first and rows second, as for the whole: the rounding between the two passes shows at
+    # hard edges.
     resample = Image.Resampling[interpolation.upper()]
     strip = strip.resize((side, height), resample, box=(left * x, 0, (left + side) * x, height))
     strip = strip.resize((side, side), resample, box=(0, top * y, side, (top + side) * y))

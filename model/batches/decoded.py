@@ -1,8 +1,9 @@
 """Images decoded once: the centre crops of a split as one mapped uint8 array.
 
-For what is only ever cropped at its centre: evaluation, and training stages with ``crop_scale`` 1. Nothing changes but
-the time: the pixels are those that decoding gives. An image of 224 pixels square takes 150 KB on disk, about 25 times
-its JPEG, so the disk must have room for it. At 48 pixels a batch of 256 takes 10 ms of a core in place of 145.
+For what is only ever cropped at its centre: evaluation, and training stages with ``crop_scale`` 1.
+Nothing changes but the time: the pixels are those that decoding gives. An image of 224 pixels
+square takes 150 KB on disk, about 25 times its JPEG, so the disk must have room for it. At 48
+pixels a batch of 256 takes 10 ms of a core in place of 145.
 """
 
 import hashlib
@@ -35,9 +36,13 @@ def decode_row(index: PairIndex, row: int) -> torch.Tensor:
     Raises:
         DataError: the line is not the one that was profiled, or its image cannot be decoded.
     """
-    image = decode_image(index.encoded_image(row), max_pixels=MAX_SIDE**2)  # the profile judged it by the config's
+    image = decode_image(
+        index.encoded_image(row), max_pixels=MAX_SIDE**2
+    )  # the profile judged it by the config's
     if isinstance(image, FaultReason):
-        raise DataError(f"{index.where(row)}: {image}, although its profile accepted it; validate the data again")
+        raise DataError(
+            f"{index.where(row)}: {image}, although its profile accepted it; validate the data again"
+        )
     return image
 
 
@@ -49,17 +54,21 @@ def decoded_images(
     on_rows: Callable[[int], None] = lambda rows: None,
     resizing: Resizing = CLIP_RESIZING,
 ) -> Decoded:
-    """Return the centre crops uint8 [N, 3, side, side] of an index's images, mapped from a cache in the folder.
+    """Return the centre crops uint8 [N, 3, side, side] of an index's images, mapped from a cache in
+    the folder.
 
     ``on_rows`` counts the images that had to be decoded.
 
     Raises:
         DataError: an image cannot be decoded any more.
-        CheckpointError: the disk lacks room, told before anything is decoded, or the folder cannot be written.
+        CheckpointError: the disk lacks room, told before anything is decoded, or the folder cannot
+        be written.
     """
 
     def crops(rows: Rows) -> Decoded:
-        return np.stack([centre_crop(decode_row(index, int(row)), side, resizing).numpy() for row in rows])
+        return np.stack(
+            [centre_crop(decode_row(index, int(row)), side, resizing).numpy() for row in rows]
+        )
 
     def blocks() -> Iterator[Decoded]:
         starts = range(0, len(index), IMAGES_A_BLOCK)
@@ -74,7 +83,10 @@ def decoded_images(
 def decoded_layout(index: PairIndex, side: int, resizing: Resizing = CLIP_RESIZING) -> Layout:
     """Return the form of the cache, its bytes on disk among it."""
     versions = [f"{name} {version(name)}" for name in DECODING_PACKAGES]
-    code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (images, pixels)]
+    code = [
+        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+        for module in (images, pixels)
+    ]
     key = hashlib.sha256(
         " ".join([index.digest(), str(side), str(tuple(resizing)), *versions, *code]).encode()
     ).hexdigest()

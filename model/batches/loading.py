@@ -1,8 +1,8 @@
 """Batches of pairs as the towers take them: uint8 images and token ids.
 
-Captions come tokenised from a cache, images are decoded ahead in threads, because decoding and resizing run outside
-the interpreter's lock, or come from a cache, too. A random crop is a pure function of (seed, epoch, row), so a batch is
-the same whoever loads it, and when.
+Captions come tokenised from a cache, images are decoded ahead in threads, because decoding and
+resizing run outside the interpreter's lock, or come from a cache, too. A random crop is a pure
+function of (seed, epoch, row), so a batch is the same whoever loads it, and when.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,16 @@ import torch
 
 from model.batches.crops import CLIP_RESIZING, Resizing, centre_crop, random_crop
 from model.batches.decoded import Decoded, decode_row, decoded_images
-from model.batches.tokens import Tokens, token_ids
+from model.batches.tokens import Tokenizer, Tokens, token_ids
 from model.pairs.index import PairIndex, Rows
-from model.towers.towers import Towers
+
+
+class InputSpec(NamedTuple):
+    """What towers take: the tokeniser of their captions, and how an image becomes a square of ``side`` pixels."""
+
+    tokenizer: Tokenizer
+    side: int
+    resizing: Resizing = CLIP_RESIZING
 
 
 @dataclass(frozen=True)
@@ -34,27 +41,33 @@ class PairInput:
 
 
 def pair_input(
-    towers: Towers,
+    spec: InputSpec,
     index: PairIndex,
     folder: Path | None = None,
     is_decoded: bool = False,
     workers: int = 0,
     on_rows: Callable[[str, int], None] = lambda what, rows: None,
 ) -> PairInput:
-    """Return the pairs of an index as these towers take them, by caches in the folder or, without, tokens in memory.
+    """Return the pairs of an index as towers of that spec take them, by caches in the folder or,
+    without, tokens in memory.
 
-    ``on_rows`` is told what is made (``tokens``, ``decoded images``) and how many rows more; nothing, where the caches
-    are found.
+    ``on_rows`` is told what is made (``tokens``, ``decoded images``) and how many rows more;
+    nothing, where the caches are found.
 
     Raises:
         DataError: a line is not the one that was profiled.
         CheckpointError: the disk lacks room or the folder cannot be written.
     """
-    tokens = token_ids(index, towers.tokenizer, folder, lambda rows: on_rows("tokens", rows))
+    tokens = token_ids(index, spec.tokenizer, folder, lambda rows: on_rows("tokens", rows))
     if folder is None or not is_decoded:
         return PairInput(index, tokens)
     decoded = decoded_images(
-        index, towers.image_size, folder, workers, lambda rows: on_rows("decoded images", rows), towers.resizing
+        index,
+        spec.side,
+        folder,
+        workers,
+        lambda rows: on_rows("decoded images", rows),
+        spec.resizing,
     )
     return PairInput(index, tokens, decoded)
 
@@ -74,7 +87,8 @@ class Crop:
 class Batch(NamedTuple):
     """Decoded pairs: their rows, uint8 images [B, 3, side, side] and token ids int64 [B, L].
 
-    ``ids``, int64 [B, 2], stand for each pair's caption and its encoded image: equal where those are.
+    ``ids``, int64 [B, 2], stand for each pair's caption and its encoded image: equal where those
+    are.
     """
 
     rows: Rows
@@ -90,14 +104,18 @@ def load_batch(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
         DataError: a line is not the one that was profiled, or cannot be decoded any more.
     """
     # Stacked by numpy, because torch would take the cores from the training for it.
-    images = torch.from_numpy(np.stack([_input_image(pairs, int(row), crop).numpy() for row in rows]))
+    images = torch.from_numpy(
+        np.stack([_input_image(pairs, int(row), crop).numpy() for row in rows])
+    )
     tokens = torch.from_numpy(pairs.tokens[rows].astype(np.int64))
     return Batch(rows, images, tokens, torch.from_numpy(_ids(pairs.index, rows)))
 
 
 def pinned(batch: Batch) -> Batch:
     """Return the batch in memory that a GPU copies from while it computes."""
-    return Batch(batch.rows, batch.images.pin_memory(), batch.tokens.pin_memory(), batch.ids.pin_memory())
+    return Batch(
+        batch.rows, batch.images.pin_memory(), batch.tokens.pin_memory(), batch.ids.pin_memory()
+    )
 
 
 def _ids(index: PairIndex, rows: Rows) -> npt.NDArray[np.int64]:
@@ -108,7 +126,9 @@ def _ids(index: PairIndex, rows: Rows) -> npt.NDArray[np.int64]:
 def _input_image(pairs: PairInput, row: int, crop: Crop) -> torch.Tensor:
     if pairs.decoded is not None and crop.min_scale >= 1:
         assert pairs.decoded.shape[-1] == crop.side, "the cache was made for these towers"
-        image = torch.from_numpy(np.array(pairs.decoded[row]))  # a centre crop is its own centre crop
+        image = torch.from_numpy(
+            np.array(pairs.decoded[row])
+        )  # a centre crop is its own centre crop
     else:
         image = decode_row(pairs.index, row)
     if crop.min_scale >= 1 and not crop.flip:

@@ -9,7 +9,9 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 
-def prefetch(items: Iterable[Item], load: Callable[[Item], Loaded], threads: int, depth: int = 4) -> Iterator[Loaded]:
+def prefetch(
+    items: Iterable[Item], load: Callable[[Item], Loaded], threads: int, depth: int = 4
+) -> Iterator[Loaded]:
     """Yield ``load(item)`` in order, loading up to ``depth`` items ahead in threads; 0 threads load in line."""
     if threads == 0:
         yield from map(load, items)

@@ -1,8 +1,8 @@
 """The order in which training reads the pairs of a split.
 
-An order is a pure function of (seed, epoch, position, rank, world size), so resuming replays nothing and two integers
-say where a sampler stands. All ranks together read what one would: rank r takes the r-th equal part of every batch. An
-epoch of 2,000,000 pairs costs 16 MB and about 50 ms.
+An order is a pure function of (seed, epoch, position, rank, world size), so resuming replays
+nothing and two integers say where a sampler stands. All ranks together read what one would: rank r
+takes the r-th equal part of every batch. An epoch of 2,000,000 pairs costs 16 MB and about 50 ms.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,9 @@
 """Captions as token ids, tokenised once for a data version and not at every step.
 
-The ids are those of the towers' tokeniser, id by id. Making them costs about 0.15 ms a caption of six words, once: a
-batch of 256 comes out of the cache in 0.04 ms, and would take the interpreter's lock for 40 ms without. 77 tokens a
-caption are 154 bytes on disk (308 for vocabularies of more than 65,536 ids); memory stays flat.
+The ids are those of the towers' tokeniser, id by id. Making them costs about 0.15 ms a caption of
+six words, once: a batch of 256 comes out of the cache in 0.04 ms, and would take the interpreter's
+lock for 40 ms without. 77 tokens a caption are 154 bytes on disk (308 for vocabularies of more than
+65,536 ids); memory stays flat.
 """
 
 import hashlib
@@ -34,7 +35,8 @@ def token_ids(
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Tokens:
-    """Return the token ids [N, L] of an index's captions, mapped from a cache in the folder or, without, in memory.
+    """Return the token ids [N, L] of an index's captions, mapped from a cache in the folder or,
+    without, in memory.
 
     ``on_rows`` counts the captions that had to be tokenised.
 
@@ -53,14 +55,25 @@ def token_ids(
             yield tokenizer(block).numpy().astype(dtype)
             on_rows(len(block))
 
-    return np.concatenate(list(blocks())) if folder is None else cached_array(folder, layout, blocks)
+    return (
+        np.concatenate(list(blocks())) if folder is None else cached_array(folder, layout, blocks)
+    )
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
     """Return the SHA-256 (hex) of what decides the ids: vocabulary, settings, and the versions of the code."""
-    settings = {name: value for name, value in vars(tokenizer).items() if isinstance(value, str | int | None)}
-    functions = {name: getattr(vars(tokenizer).get(name), "__name__", None) for name in ("clean_fn", "reduction_fn")}
-    backend = getattr(_inner(tokenizer), "backend_tokenizer", None)  # normalisation and merges of the fast kind
+    settings = {
+        name: value
+        for name, value in vars(tokenizer).items()
+        if isinstance(value, str | int | None)
+    }
+    functions = {
+        name: getattr(vars(tokenizer).get(name), "__name__", None)
+        for name in ("clean_fn", "reduction_fn")
+    }
+    backend = getattr(
+        _inner(tokenizer), "backend_tokenizer", None
+    )  # normalisation and merges of the fast kind
     whole = {
         "settings": settings,
         "functions": functions,

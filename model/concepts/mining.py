@@ -1,9 +1,10 @@
 """Concepts of the trade: phrases mined from captions, and which caption names which.
 
-A concept is a word or a phrase of two or three (``navy blue``, ``casual shoes``) that enough captions name, under the
-spelling that they use most. Each word of a caption belongs to one concept at most, the longest; spellings together and
-apart (``t-shirt``, ``tshirt``), singular and plural are one. Mining 2,000,000 captions of seven words takes about five
-minutes of one core beside reading them, with at most `MAX_TALLIED` words and as many phrases in memory.
+A concept is a word or a phrase of two or three (``navy blue``, ``casual shoes``) that enough
+captions name, under the spelling that they use most. Each word of a caption belongs to one concept
+at most, the longest; spellings together and apart (``t-shirt``, ``tshirt``), singular and plural
+are one. Mining 2,000,000 captions of seven words takes about five minutes of one core beside
+reading them, with at most `MAX_TALLIED` words and as many phrases in memory.
 
 Shapes: N captions, C concepts, M most concepts a caption (padded with -1).
 """
@@ -28,10 +29,10 @@ MAX_CONCEPTS_A_CAPTION = 16
 MAX_TALLIED = 1_000_000
 COMMON_SHARE = 0.25
 MIN_TOGETHER = 5
-# Of 13 phrases that the side table of 7,583 real pairs has as a colour or an article type, the first pass finds 6 that
-# hardly stand apart, and 9 with this beside it (casual shoe, sport shoe, laptop bag); with 0.55 7, with 0.4 no more.
-# Log-likelihood finds 9 of them among as many phrases, but joins colours to things, which shoppers combine freely
-# (brown belt, blue jean).
+# Of 13 phrases that the side table of 7,583 real pairs has as a colour or an article type, the
+# first pass finds 6 that hardly stand apart, and 9 with this beside it (casual shoe, sport shoe,
+# laptop bag); with 0.55 7, with 0.4 no more. Log-likelihood finds 9 of them among as many phrases,
+# but joins colours to things, which shoppers combine freely (brown belt, blue jean).
 MIN_NPMI = 0.5
 EXAMPLES = 3
 STOP_WORDS = frozenset(
@@ -112,14 +113,18 @@ class Vocabulary(Phrases):
 
     def idf(self) -> torch.Tensor:
         """Return log(captions / count) of each concept, float32 [C]; one that no caption names counts as named once."""
-        return torch.tensor([math.log(self.captions / max(count, 1)) for count in self.counts], dtype=torch.float32)
+        return torch.tensor(
+            [math.log(self.captions / max(count, 1)) for count in self.counts], dtype=torch.float32
+        )
 
     def label(self, captions: Iterable[str]) -> npt.NDArray[np.int32]:
         """Return the concepts that each caption names, ascending, int32 [N, M], padded with -1; of more the rarest."""
 
         def rows() -> Iterator[list[int]]:
             for caption in captions:
-                rarest = sorted(self.find(caption), key=lambda number: (self.counts[number], number))
+                rarest = sorted(
+                    self.find(caption), key=lambda number: (self.counts[number], number)
+                )
                 named = sorted(rarest[:MAX_CONCEPTS_A_CAPTION])
                 yield named + [-1] * (MAX_CONCEPTS_A_CAPTION - len(named))
 
@@ -131,13 +136,15 @@ def phrase_key(phrase: str) -> str:
     return "".join(map(singular, spellings(phrase)))
 
 
-def mine_concepts(captions: Iterable[str], min_count: int, max_concepts: int | None = None) -> Vocabulary:
+def mine_concepts(
+    captions: Iterable[str], min_count: int, max_concepts: int | None = None
+) -> Vocabulary:
     """Mine the concepts that at least ``min_count`` captions name; digits and stop words are none.
 
-    Neighbouring words become a phrase, in up to four passes, when they hardly stand apart or occur together far more
-    often than chance; a part that nearly always stands in a longer phrase is then too rare to be a concept by itself.
-    The captions are iterated over a few times, so that millions of them need not be held. Of more than
-    ``max_concepts`` the most frequent are kept.
+    Neighbouring words become a phrase, in up to four passes, when they hardly stand apart or occur
+    together far more often than chance; a part that nearly always stands in a longer phrase is then
+    too rare to be a concept by itself. The captions are iterated over a few times, so that millions
+    of them need not be held. Of more than ``max_concepts`` the most frequent are kept.
     """
     merges: list[frozenset[tuple[str, str]]] = []
     while len(merges) < MERGE_PASSES and (found := _pairs_to_merge(_units(captions, merges))):
@@ -145,7 +152,11 @@ def mine_concepts(captions: Iterable[str], min_count: int, max_concepts: int | N
     keys = _candidates(_units(captions, merges), min_count)
     while True:
         tally = _tally(captions, _Finder(keys))
-        kept = [number for number, count in enumerate(tally.counts) if min_count <= count < tally.captions]
+        kept = [
+            number
+            for number, count in enumerate(tally.counts)
+            if min_count <= count < tally.captions
+        ]
         kept = sorted(kept, key=lambda number: (-tally.counts[number], keys[number]))[:max_concepts]
         if len(kept) == len(keys):
             return _vocabulary(tally)
@@ -156,7 +167,9 @@ def mine_concepts(captions: Iterable[str], min_count: int, max_concepts: int | N
 def count_concepts(captions: Iterable[str], phrases: Phrases) -> Vocabulary:
     """Return given phrases, in their order and spelling, with the counts that they have in these captions."""
     tally = _tally(captions, phrases.finder)
-    return Vocabulary(phrases.phrases, tuple(tally.counts), tally.captions, tuple(map(tuple, tally.examples)))
+    return Vocabulary(
+        phrases.phrases, tuple(tally.counts), tally.captions, tuple(map(tuple, tally.examples))
+    )
 
 
 class _Tally(NamedTuple):
@@ -169,7 +182,12 @@ class _Tally(NamedTuple):
 
 
 def _tally(captions: Iterable[str], finder: _Finder) -> _Tally:
-    tally = _Tally([0] * len(finder), [Counter() for _ in range(len(finder))], [[] for _ in range(len(finder))], 0)
+    tally = _Tally(
+        [0] * len(finder),
+        [Counter() for _ in range(len(finder))],
+        [[] for _ in range(len(finder))],
+        0,
+    )
     total = 0
     for caption in captions:
         total += 1
@@ -208,7 +226,9 @@ def _is_eligible(word: str) -> bool:
     return word not in STOP_WORDS and not any(map(str.isdigit, word))
 
 
-def _units(captions: Iterable[str], merges: Sequence[frozenset[tuple[str, str]]]) -> Iterator[list[str]]:
+def _units(
+    captions: Iterable[str], merges: Sequence[frozenset[tuple[str, str]]]
+) -> Iterator[list[str]]:
     for caption in captions:
         words = list(map(singular, spellings(caption)))
         for pairs in merges:
@@ -258,7 +278,8 @@ def _is_phrase(together: int, x: int, y: int, total: int) -> bool:
 
 
 def npmi(together: int, x: int, y: int, total: int) -> float:
-    """Return the normalised pointwise mutual information of two events: 1 always together, 0 by chance, -1 never.
+    """Return the normalised pointwise mutual information of two events: 1 always together, 0 by
+    chance, -1 never.
 
     Source: G. Bouma, Normalized (Pointwise) Mutual Information in Collocation Extraction (2009).
     """

@@ -1,7 +1,9 @@
-"""Which pictures lie nearest to each concept: what training made of the concepts, seen from outside.
+"""Which pictures lie nearest to each concept: what training made of the concepts, seen from
+outside.
 
-A prototype is made of some pairs as `model.concepts.prototypes` makes it of the queue's, and pictures of other pairs are ranked
-by it, so that no picture is near because it is a part of what it is compared with.
+A prototype is made of some pairs as `model.concepts.prototypes` makes it of the queue's, and
+pictures of other pairs are ranked by it, so that no picture is near because it is a part of what it
+is compared with.
 """
 
 from typing import NamedTuple
@@ -31,8 +33,11 @@ def spread_pairs(pairs: PairInput, most: int) -> PairInput:
     return PairInput(pairs.index.take(rows), pairs.tokens[rows], decoded)
 
 
-def weightiest_concepts(vocabulary: Vocabulary, labels: npt.NDArray[np.int32], most: int) -> list[int]:
-    """Return the concepts that weigh most in the concept loss of the labelled pairs: by members times idf.
+def weightiest_concepts(
+    vocabulary: Vocabulary, labels: npt.NDArray[np.int32], most: int
+) -> list[int]:
+    """Return the concepts that weigh most in the concept loss of the labelled pairs: by members
+    times idf.
 
     Only those that have a prototype: two pairs at least name them, and not all do.
     """

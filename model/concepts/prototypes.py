@@ -1,10 +1,11 @@
 """Prototypes of concepts, held in a feature queue.
 
-A concept's prototype is the normalised mean of the queued image and text embeddings of the pairs that name it, each
-less the mean of its modality. The queue keeps running sums, so a step costs O(batch · concepts a caption · D) whatever
-the queue's length.
+A concept's prototype is the normalised mean of the queued image and text embeddings of the pairs
+that name it, each less the mean of its modality. The queue keeps running sums, so a step costs
+O(batch · concepts a caption · D) whatever the queue's length.
 
-Shapes: B pairs, C concepts, D embedding width, Q queue rows, M most concepts a caption (padded with -1).
+Shapes: B pairs, C concepts, D embedding width, Q queue rows, M most concepts a caption (padded with
+-1).
 """
 
 import torch
@@ -14,7 +15,8 @@ from model.concepts.mining import MAX_CONCEPTS_A_CAPTION
 
 
 class FeatureQueue(torch.nn.Module):
-    """The latest Q pairs' embeddings as a ring buffer, with the running sums that prototypes are made of.
+    """The latest Q pairs' embeddings as a ring buffer, with the running sums that prototypes are
+    made of.
 
     Everything lives in buffers, so ``state_dict`` is the whole state.
     """
@@ -42,7 +44,11 @@ class FeatureQueue(torch.nn.Module):
 
     @torch.no_grad()
     def push(
-        self, image_BD: torch.Tensor, text_BD: torch.Tensor, concepts_BM: torch.Tensor, captions_B: torch.Tensor
+        self,
+        image_BD: torch.Tensor,
+        text_BD: torch.Tensor,
+        concepts_BM: torch.Tensor,
+        captions_B: torch.Tensor,
     ) -> None:
         """Put a batch in the place of the oldest rows; ``captions_B``, int64, are equal for equal captions."""
         size = self.features.shape[1]
@@ -50,7 +56,11 @@ class FeatureQueue(torch.nn.Module):
         concepts_BM, captions_B = concepts_BM[-size:], captions_B[-size:]
         rows = (self.cursor + torch.arange(new.shape[1], device=new.device)) % size
         self._account(self.features[:, rows], self.concepts[rows], sign=-1)
-        self.features[:, rows], self.concepts[rows], self.captions[rows] = new, concepts_BM, captions_B
+        self.features[:, rows], self.concepts[rows], self.captions[rows] = (
+            new,
+            concepts_BM,
+            captions_B,
+        )
         self._account(new, concepts_BM, sign=1)
         self.cursor.copy_((self.cursor + len(rows)) % size)
         self.filled.copy_((self.filled + len(rows)).clamp(max=size))
@@ -65,15 +75,21 @@ class FeatureQueue(torch.nn.Module):
 
     @torch.no_grad()
     def nearest_texts(self, text_BD: torch.Tensor, captions_B: torch.Tensor) -> torch.Tensor:
-        """Return for each text the queue's nearest one of another caption [B, D]; itself, where there is none.
+        """Return for each text the queue's nearest one of another caption [B, D]; itself, where
+        there is none.
 
-        Called before the batch is pushed. Comparing with 65,536 rows takes under 1 % of a ViT-B-32 step.
+        Called before the batch is pushed. Comparing with 65,536 rows takes under 1 % of a ViT-B-32
+        step.
         """
         is_empty_Q = torch.arange(self.features.shape[1], device=text_BD.device) >= self.filled
         is_barred_BQ = (captions_B[:, None] == self.captions) | is_empty_Q
-        similarity_BQ = (text_BD.detach().float() @ self.features[1].T).masked_fill(is_barred_BQ, -torch.inf)
+        similarity_BQ = (text_BD.detach().float() @ self.features[1].T).masked_fill(
+            is_barred_BQ, -torch.inf
+        )
         best_B, row_B = similarity_BQ.max(dim=1)
-        return torch.where(best_B[:, None].isfinite(), self.features[1, row_B], text_BD.detach().float())
+        return torch.where(
+            best_B[:, None].isfinite(), self.features[1, row_B], text_BD.detach().float()
+        )
 
     @torch.no_grad()
     def rebuild(self) -> None:
@@ -99,14 +115,17 @@ class FeatureQueue(torch.nn.Module):
         return self.filled / self.features.shape[1]
 
     def is_known(self) -> torch.Tensor:
-        """Return which concepts have a prototype, bool [C]: at least two queued pairs name them, and not all do.
+        """Return which concepts have a prototype, bool [C]: at least two queued pairs name them,
+        and not all do.
 
         What all name lies at the mean itself, so only rounding would give it a direction.
         """
         return (self.members > 1.5) & (self.members < self.filled)
 
 
-def concept_targets(concepts_BM: torch.Tensor, idf_C: torch.Tensor, is_known_C: torch.Tensor) -> torch.Tensor:
+def concept_targets(
+    concepts_BM: torch.Tensor, idf_C: torch.Tensor, is_known_C: torch.Tensor
+) -> torch.Tensor:
     """Return the weights of each pair's known concepts, proportional to idf and summing to 1, float32 [B, C]."""
     weights = torch.zeros(len(concepts_BM), len(idf_C), device=idf_C.device)
     row, slot = torch.nonzero(concepts_BM >= 0, as_tuple=True)

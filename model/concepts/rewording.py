@@ -1,15 +1,15 @@
 """Keyword queries, as shops get them: two to four concepts of a caption instead of its sentence.
 
-They are made for training, in the place of some captions, and for evaluation, from the captions of a split. Both are
-pure functions of their seeds. A caption that is reworded costs its line's caption (12 µs), its concepts (20 µs) and its
-tokens (150 µs) at every step; one that stays as it is costs a draw (45 µs).
+They are made for training, in the place of some captions, and for evaluation, from the captions of
+a split. Both are pure functions of their seeds. A caption that is reworded costs its line's caption
+(12 µs), its concepts (20 µs) and its tokens (150 µs) at every step; one that stays as it is costs a
+draw (45 µs).
 
 Shapes: B pairs, L tokens; Q queries, P pairs of a query with a right candidate.
 """
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +19,17 @@ from model.batches.loading import Batch
 from model.batches.tokens import Tokenizer
 from model.concepts.mining import Phrases
 from model.config.sections import StageConfig
-from model.evaluation.retrieval import RANK_AT, RelevantPairs, chance, ranks
 from model.pairs.index import PairIndex
 from model.pairs.line_facts import caption_hash
 
 FEWEST, MOST = 2, 4
-MAX_QUERIES = 2000
 # Part of the seed, so that a pair's words and its crop are drawn apart.
 WORDS_STREAM = 1
 
 
-def keyword_query(concepts: Sequence[int], phrases: Phrases, generator: np.random.Generator) -> str | None:
+def keyword_query(
+    concepts: Sequence[int], phrases: Phrases, generator: np.random.Generator
+) -> str | None:
     """Return two to four of a caption's concepts in its order, as a shopper would type them; None of fewer than two."""
     chosen = choose_concepts(concepts, generator)
     return " ".join(phrases.phrases[number] for number in chosen) if chosen else None
@@ -40,11 +40,15 @@ def choose_concepts(concepts: Sequence[int], generator: np.random.Generator) -> 
     if len(concepts) < FEWEST:
         return []
     wanted = int(generator.integers(FEWEST, min(MOST, len(concepts)), endpoint=True))
-    return [concepts[place] for place in sorted(generator.choice(len(concepts), wanted, replace=False).tolist())]
+    return [
+        concepts[place]
+        for place in sorted(generator.choice(len(concepts), wanted, replace=False).tolist())
+    ]
 
 
 def drop_words(caption: str, share: float, generator: np.random.Generator) -> str:
-    """Return a caption without a random share of its words (as spaces divide it), in its order, but never without any.
+    """Return a caption without a random share of its words (as spaces divide it), in its order, but
+    never without any.
 
     Each word goes by itself; where all would go, one stays.
     """
@@ -69,7 +73,8 @@ class Rewording:
     seed: int
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch with the tokens of its reworded captions; the caption's id is that of the new words.
+        """Return the batch with the tokens of its reworded captions; the caption's id is that of
+        the new words.
 
         Raises:
             DataError: a caption is not the one that was profiled.
@@ -88,10 +93,16 @@ class Rewording:
         """Return the new words of a row's caption; None where it stays as it is."""
         generator = np.random.default_rng((self.seed, epoch, row, WORDS_STREAM))
         if self.phrases is not None and generator.random() < self.keyword_share:
-            query = keyword_query(self.phrases.find(self.index.caption(row)), self.phrases, generator)
+            query = keyword_query(
+                self.phrases.find(self.index.caption(row)), self.phrases, generator
+            )
             if query is not None:
                 return query
-        return drop_words(self.index.caption(row), self.word_drop, generator) if self.word_drop else None
+        return (
+            drop_words(self.index.caption(row), self.word_drop, generator)
+            if self.word_drop
+            else None
+        )
 
 
 def rewording(
@@ -101,71 +112,3 @@ def rewording(
     if stage.keyword_share == 0 and stage.word_drop == 0:
         return None
     return Rewording(index, tokenizer, phrases, stage.keyword_share, stage.word_drop, seed)
-
-
-@dataclass(frozen=True)
-class KeywordQueries:
-    """Q distinct keyword queries; ``query`` and ``candidate``, int64 [P], are their right answers among the images."""
-
-    texts: tuple[str, ...]
-    query: torch.Tensor
-    candidate: torch.Tensor
-
-    def metrics(self, text_QD: torch.Tensor, image_CD: torch.Tensor, block_rows: int) -> dict[str, float]:
-        """Return ``keyword_rank_at_1``, …, ``keyword_chance_at_1``, … and ``keyword_mean_recall``, shares 0 to 1.
-
-        Nothing where there are no queries.
-        ``text_QD`` are the normalised embeddings of the queries, ``image_CD`` those of the distinct images.
-        """
-        if not self.texts:
-            return {}
-        rank_Q = ranks(text_QD, image_CD, self.query, self.candidate, block_rows)
-        right_Q = np.bincount(self.query.numpy())
-        found = {k: float((rank_Q <= k).double().mean()) for k in RANK_AT}
-        return {
-            "keyword_mean_recall": sum(found.values()) / len(found),
-            **{f"keyword_rank_at_{k}": share for k, share in found.items()},
-            **{f"keyword_chance_at_{k}": chance(right_Q, len(image_CD), k) for k in RANK_AT},
-        }
-
-
-def keyword_queries(
-    captions: Sequence[str], related: RelevantPairs, phrases: Phrases, most: int = MAX_QUERIES, seed: int = 0
-) -> KeywordQueries:
-    """Return a query of each caption that names two concepts or more, of at most ``most`` spread evenly over them.
-
-    ``captions`` are the distinct ones of a split, at ``related.caption_row``. Right answers to a query are the images
-    of all captions that name all of its concepts, whatever else they say.
-    """
-    named = [phrases.find(caption) for caption in captions]
-    able = [number for number, concepts in enumerate(named) if len(concepts) >= FEWEST]
-    spread = np.unique(np.linspace(0, len(able) - 1, min(most, len(able))).round().astype(int))
-    naming, images = _holders(enumerate(named)), _images(related)
-    chosen: dict[frozenset[int], tuple[str, list[int]]] = {}
-    for caption in (able[place] for place in spread):
-        concepts = choose_concepts(named[caption], np.random.default_rng((seed, caption)))
-        if frozenset(concepts) not in chosen:
-            all_named = set.intersection(*sorted((naming[number] for number in concepts), key=len))
-            right = sorted({image for each in all_named for image in images[each]})
-            chosen[frozenset(concepts)] = " ".join(phrases.phrases[number] for number in concepts), right
-    texts, rights = [text for text, _ in chosen.values()], [right for _, right in chosen.values()]
-    query = np.repeat(np.arange(len(texts)), [len(right) for right in rights])
-    candidate = np.fromiter(itertools.chain.from_iterable(rights), np.int64, len(query))
-    return KeywordQueries(tuple(texts), torch.from_numpy(query), torch.from_numpy(candidate))
-
-
-def _holders(named: Iterable[tuple[int, list[int]]]) -> Mapping[int, set[int]]:
-    """Return the captions that name each concept."""
-    naming = defaultdict[int, set[int]](set)
-    for caption, concepts in named:
-        for number in concepts:
-            naming[number].add(caption)
-    return naming
-
-
-def _images(related: RelevantPairs) -> Mapping[int, list[int]]:
-    """Return the images of each caption."""
-    images = defaultdict[int, list[int]](list)
-    for caption, image in zip(related.query.tolist(), related.candidate.tolist(), strict=True):
-        images[caption].append(image)
-    return images

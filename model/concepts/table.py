@@ -1,7 +1,9 @@
-"""Concepts as a table that a person can read, edit and train with again: `concepts.parquet`, a row a concept.
+"""Concepts as a table that a person can read, edit and train with again: `concepts.parquet`, a row
+a concept.
 
-Only the column ``concept`` is read back: rows may be deleted, added and respelled by hand. Counts, weights and examples
-are those of the captions that are trained on, so nobody has to keep them right.
+Only the column ``concept`` is read back: rows may be deleted, added and respelled by hand. Counts,
+weights and examples are those of the captions that are trained on, so nobody has to keep them
+right.
 """
 
 from collections.abc import Iterable
@@ -17,7 +19,12 @@ from model.storage.tables import write_table
 
 CONCEPTS_FILE = "concepts.parquet"
 CONCEPTS_SCHEMA = pa.schema(
-    {"concept": pa.string(), "count": pa.int64(), "idf": pa.float32(), "examples": pa.list_(pa.string())}
+    {
+        "concept": pa.string(),
+        "count": pa.int64(),
+        "idf": pa.float32(),
+        "examples": pa.list_(pa.string()),
+    }
 )
 MAX_PHRASE_CHARS = 100
 
@@ -28,7 +35,12 @@ def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    columns = [list(vocabulary.phrases), list(vocabulary.counts), vocabulary.idf().numpy(), list(vocabulary.examples)]
+    columns = [
+        list(vocabulary.phrases),
+        list(vocabulary.counts),
+        vocabulary.idf().numpy(),
+        list(vocabulary.examples),
+    ]
     table = pa.table(columns, schema=CONCEPTS_SCHEMA)
     write_table(table.sort_by([("count", "descending"), ("concept", "ascending")]), path)
 
@@ -37,10 +49,13 @@ def read_concepts(path: Path) -> Phrases:
     """Return the phrases of a table of concepts, in its order.
 
     Raises:
-        ConfigError: the table is missing, damaged or empty, or a phrase cannot be found in captions or stands twice.
+        ConfigError: the table is missing, damaged or empty, or a phrase cannot be found in captions
+        or stands twice.
     """
     try:
-        column = pq.read_table(path, columns=["concept"], page_checksum_verification=True)["concept"]
+        column = pq.read_table(path, columns=["concept"], page_checksum_verification=True)[
+            "concept"
+        ]
         phrases = pc.cast(column, pa.string()).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ConfigError(
@@ -55,7 +70,9 @@ def _checked(phrases: Iterable[str | None], path: Path) -> list[str]:
     for row, phrase in enumerate(phrases, start=1):
         key = phrase_key(phrase or "")
         if not phrase or not key:
-            raise ConfigError(f"{path} row {row}: {phrase!r} has no letter or digit; delete the row or name a concept")
+            raise ConfigError(
+                f"{path} row {row}: {phrase!r} has no letter or digit; delete the row or name a concept"
+            )
         if len(phrase) > MAX_PHRASE_CHARS:
             raise ConfigError(
                 f"{path} row {row}: a concept of {len(phrase)} characters; at most {MAX_PHRASE_CHARS} are allowed"

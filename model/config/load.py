@@ -1,8 +1,9 @@
 """Every knob of a run: one YAML file, validated once, frozen afterwards.
 
-A key that does not exist is refused with the nearest one that does. Overrides (``--set finetune.epochs=2`` or the
-environment variable ``COMMERCE_CLIP__FINETUNE__EPOCHS=2``) pass through the same validation as the file; the command
-line wins over the environment, the environment over the file.
+A key that does not exist is refused with the nearest one that does. Overrides (``--set
+finetune.epochs=2`` or the environment variable ``COMMERCE_CLIP__FINETUNE__EPOCHS=2``) pass through
+the same validation as the file; the command line wins over the environment, the environment over
+the file.
 """
 
 import hashlib
@@ -37,18 +38,28 @@ class RunConfig(Section):
     """Everything that a run depends on besides its data and its code."""
 
     name: Name = Field(description="Name of the config in runs, deployments and reports.")
-    registered_model: Name = Field("commerce-clip", description="Name in the MLflow model registry.")
+    registered_model: Name = Field(
+        "commerce-clip", description="Name in the MLflow model registry."
+    )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of weights, order and augmentation.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where the towers run.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16 runs the towers under autocast.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where the towers run."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 runs the towers under autocast."
+    )
     compile: bool = Field(
         False,
         description="Whether training runs the towers as code that torch.compile makes on the first step, in a minute "
         "or two; where that fails, the run says so and goes on without.",
     )
-    workers: int = Field(1, ge=0, description="Threads that decode images ahead; 0 decodes between the steps.")
+    workers: int = Field(
+        1, ge=0, description="Threads that decode images ahead; 0 decodes between the steps."
+    )
     profile_processes: int | None = Field(
-        None, ge=1, description="Processes that profile a TSV; null takes one a core, and one for a small file."
+        None,
+        ge=1,
+        description="Processes that profile a TSV; null takes one a core, and one for a small file.",
     )
     decoded_cache: bool = Field(
         False,
@@ -57,9 +68,15 @@ class RunConfig(Section):
     )
     data: DataConfig = Field(default_factory=DataConfig, description="Pairs and their limits.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Towers and base weights.")
-    pretrain: StageConfig = Field(default_factory=StageConfig, description="Continued pretraining on data/pretrain.")
-    finetune: StageConfig = Field(default_factory=StageConfig, description="Fine-tuning on the train split.")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Rank@K and gallery.")
+    pretrain: StageConfig = Field(
+        default_factory=StageConfig, description="Continued pretraining on data/pretrain."
+    )
+    finetune: StageConfig = Field(
+        default_factory=StageConfig, description="Fine-tuning on the train split."
+    )
+    evaluate: EvaluateConfig = Field(
+        default_factory=EvaluateConfig, description="Rank@K and gallery."
+    )
     gate: GateConfig = Field(default_factory=GateConfig, description="What promotes a challenger.")
     export: ExportConfig = Field(default_factory=ExportConfig, description="Embedding export.")
 
@@ -73,9 +90,13 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that changes results; where the data lie and the name do not."""
-        same_results = dict.fromkeys(("name", "workers", "profile_processes", "decoded_cache"), True)
+        same_results = dict.fromkeys(
+            ("name", "workers", "profile_processes", "decoded_cache"), True
+        )
         asked = {"approval", "approval_timeout_s"}
-        values = self.model_dump(mode="json", exclude={**same_results, "data": {"path"}, "gate": asked})
+        values = self.model_dump(
+            mode="json", exclude={**same_results, "data": {"path"}, "gate": asked}
+        )
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -85,16 +106,21 @@ def load_config(
     """Read a YAML config, apply environment and ``a.b=c`` overrides, validate.
 
     Raises:
-        ConfigError: the file is missing or no YAML mapping, a key is unknown, or a value is impossible.
+        ConfigError: the file is missing or no YAML mapping, a key is unknown, or a value is
+        impossible.
     """
     values = _read_yaml(Path(path))
     for key, text in sorted((environment or {}).items()):
         if key.startswith(ENVIRONMENT_PREFIX):
-            _assign(values, key.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), text, origin=key)
+            _assign(
+                values, key.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), text, origin=key
+            )
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"--set {override}: expected section.key=value, for example finetune.epochs=2")
+            raise ConfigError(
+                f"--set {override}: expected section.key=value, for example finetune.epochs=2"
+            )
         _assign(values, key.strip().split("."), text, origin=f"--set {override}")
     try:
         return RunConfig.model_validate(values)
@@ -104,19 +130,29 @@ def load_config(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        known = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        known = (
+            sorted(str(other) for other in path.parent.glob("*.yaml"))
+            if path.parent.is_dir()
+            else []
+        )
         hint = nearest(str(path), known) or (f"; known: {', '.join(known)}" if known else "")
         raise ConfigError(f"{path}: no such config file{hint}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: a config is at most {MAX_CONFIG_BYTES:,} bytes; is this the right file?")
+        raise ConfigError(
+            f"{path}: a config is at most {MAX_CONFIG_BYTES:,} bytes; is this the right file?"
+        )
     try:
         values = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from None
     except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML ({error}); mend the file") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of config keys, found {type(values).__name__}")
+        raise ConfigError(
+            f"{path}: expected a mapping of config keys, found {type(values).__name__}"
+        )
     return values
 
 
@@ -124,12 +160,17 @@ def _parse_yaml(text: str) -> Any:
     """Parse YAML into plain values.
 
     Raises:
-        ValueError: it is no YAML, a value does not fit its tag, or it nests or repeats itself without measure.
+        ValueError: it is no YAML, a value does not fit its tag, or it nests or repeats itself
+        without measure.
     """
     try:
         _check_measure(text)
         return yaml.safe_load(text)
-    except (yaml.YAMLError, AttributeError, LookupError) as error:  # PyYAML's own on a tag such as !!bool maybe
+    except (
+        yaml.YAMLError,
+        AttributeError,
+        LookupError,
+    ) as error:  # PyYAML's own on a tag such as !!bool maybe
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
@@ -137,7 +178,9 @@ def _check_measure(text: str) -> None:
     """Refuse YAML that would grow in memory or in the parser's time, before anything is made of it."""
     depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > MAX_YAML_DEPTH:
             raise ValueError(f"nested more than {MAX_YAML_DEPTH} levels deep")
@@ -151,7 +194,9 @@ def _assign(values: dict[str, Any], keys: list[str], text: str, origin: str) -> 
         section = values.get(key, {})
         if not isinstance(section, dict):
             raise ConfigError(f"{origin}: '{key}' is a value, not a section")
-        values[key] = dict(section)  # a copy, because a section that the file names by an alias stands twice
+        values[key] = dict(
+            section
+        )  # a copy, because a section that the file names by an alias stands twice
         values = values[key]
     try:
         values[keys[-1]] = _parse_yaml(text)
@@ -165,11 +210,15 @@ def _explain(error: ValidationError) -> str:
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            problems.append(f"unknown key '{where}'{nearest(where.split('.')[-1], _known_keys(detail['loc'][:-1]))}")
+            problems.append(
+                f"unknown key '{where}'{nearest(where.split('.')[-1], _known_keys(detail['loc'][:-1]))}"
+            )
         elif detail["type"] == "missing":
             problems.append(f"{where} is missing; the config must set it")
         elif where:
-            problems.append(f"{where} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+            problems.append(
+                f"{where} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+            )
         else:
             problems.append(detail["msg"].removeprefix("Value error, "))
     return "; ".join(problems)

@@ -29,7 +29,8 @@ class DataConfig(Section):
         "test.tsv. 'data' is the DVC-tracked folder of this repository.",
     )
     valid_share: Share = Field(
-        0.1, description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1."
+        0.1,
+        description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1.",
     )
     pretrain_valid_share: Share = Field(
         0.05,
@@ -48,7 +49,8 @@ class DataConfig(Section):
         "on all faults, 0 to 1.",
     )
     max_duplicate_share: Share = Field(
-        0.3, description="Largest share of pairs in a split that repeat an earlier pair's words and image, 0 to 1."
+        0.3,
+        description="Largest share of pairs in a split that repeat an earlier pair's words and image, 0 to 1.",
     )
     on_leak: Literal["refuse", "drop"] = Field(
         "refuse",
@@ -60,7 +62,9 @@ class DataConfig(Section):
         1, ge=0, description="Fewest words of a caption; in scripts without spaces, characters."
     )
     max_caption_words: int = Field(
-        200, ge=1, description="Most words of a caption; a model reads about 60, and about 50 characters of Chinese."
+        200,
+        ge=1,
+        description="Most words of a caption; a model reads about 60, and about 50 characters of Chinese.",
     )
     max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
     scripts: tuple[ScriptName, ...] = Field(
@@ -69,16 +73,23 @@ class DataConfig(Section):
         "any.",
     )
     min_script_share: Share = Field(
-        0.9, description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 to 1."
+        0.9,
+        description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 to 1.",
     )
     min_image_side: int = Field(16, ge=2, description="Shortest side an image may have, pixels.")
-    max_pixels: int = Field(25_000_000, ge=4, description="Largest image that is decoded, pixels (width times height).")
-    max_line_bytes: int = Field(16_000_000, ge=1000, description="Longest line of a TSV that is read, bytes.")
+    max_pixels: int = Field(
+        25_000_000, ge=4, description="Largest image that is decoded, pixels (width times height)."
+    )
+    max_line_bytes: int = Field(
+        16_000_000, ge=1000, description="Longest line of a TSV that is read, bytes."
+    )
     require_side_table: bool = Field(
-        False, description="Whether every split needs its <split>.products.csv (id, title, category, …)."
+        False,
+        description="Whether every split needs its <split>.products.csv (id, title, category, …).",
     )
     side_table_columns: tuple[ColumnName, ...] = Field(
-        (), description="Columns that every side table must have beside id, with a value in every row."
+        (),
+        description="Columns that every side table must have beside id, with a value in every row.",
     )
     drift_warn: float = Field(
         0.1,
@@ -87,7 +98,9 @@ class DataConfig(Section):
         "above what chance alone gives. 0.1 is usually called some, 0.25 a lot.",
     )
     max_drift: float | None = Field(
-        None, ge=0, description="Drift that stops the run, measured as drift_warn is; null never stops it."
+        None,
+        ge=0,
+        description="Drift that stops the run, measured as drift_warn is; null never stops it.",
     )
 
 
@@ -95,7 +108,8 @@ class ModelConfig(Section):
     """Which towers, and the weights that they start from."""
 
     name: str = Field(
-        "ViT-B-32", description="An open_clip model name, or the path of an open_clip JSON config (configs/models/…)."
+        "ViT-B-32",
+        description="An open_clip model name, or the path of an open_clip JSON config (configs/models/…).",
     )
     pretrained: str | None = Field(
         None,
@@ -124,7 +138,9 @@ class ModelConfig(Section):
 class StageConfig(Section):
     """One training stage (pretrain or finetune)."""
 
-    epochs: int = Field(1, ge=0, description="Passes over the stage's pairs; 0 leaves the stage out.")
+    epochs: int = Field(
+        1, ge=0, description="Passes over the stage's pairs; 0 leaves the stage out."
+    )
     batch_size: int = Field(256, ge=2, description="Pairs a step.")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
@@ -132,14 +148,21 @@ class StageConfig(Section):
         "by AdamW: for towers from scratch, not for pretrained ones.",
     )
     lr: float = Field(5e-4, gt=0, description="Peak learning rate.")
-    matrix_lr: float = Field(2e-3, gt=0, description="Peak learning rate of the matrices that muon updates.")
-    min_lr: float = Field(0.0, ge=0, description="Learning rate that the cosine falls to after the last step.")
+    matrix_lr: float = Field(
+        2e-3, gt=0, description="Peak learning rate of the matrices that muon updates."
+    )
+    min_lr: float = Field(
+        0.0, ge=0, description="Learning rate that the cosine falls to after the last step."
+    )
     warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up from 0 to lr.")
-    weight_decay: float = Field(0.2, ge=0, description="AdamW decay of weights; norms, biases and scales have none.")
+    weight_decay: float = Field(
+        0.2, ge=0, description="AdamW decay of weights; norms, biases and scales have none."
+    )
     beta2: float = Field(0.98, gt=0, lt=1, description="AdamW's second moment decay.")
     grad_clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
     crop_scale: Share = Field(
-        0.9, description="Smallest share of the image's area that a random training crop keeps; 1 crops the centre."
+        0.9,
+        description="Smallest share of the image's area that a random training crop keeps; 1 crops the centre.",
     )
     flip: bool = Field(False, description="Whether training images are mirrored at random.")
     loss: Literal["auto", "info_nce", "sigmoid"] = Field(
@@ -148,7 +171,9 @@ class StageConfig(Section):
         " auto, sigmoid where the towers have one.",
     )
     concept_weight: float = Field(
-        0.0, ge=0, description="Weight of the concept-matching loss beside InfoNCE; 0 leaves it out."
+        0.0,
+        ge=0,
+        description="Weight of the concept-matching loss beside InfoNCE; 0 leaves it out.",
     )
     nearest_weight: float = Field(
         0.0,
@@ -157,10 +182,15 @@ class StageConfig(Section):
         "is nearest to its own caption; 0 leaves it out.",
     )
     term_warmup: bool = Field(
-        False, description="Whether concept_weight and nearest_weight grow with the share of the queue that is filled."
+        False,
+        description="Whether concept_weight and nearest_weight grow with the share of the queue that is filled.",
     )
-    queue_size: int = Field(65_536, ge=1, description="Rows of the feature queue that prototypes are means over.")
-    min_concept_count: int = Field(5, ge=2, description="Captions that must name a concept before it is one.")
+    queue_size: int = Field(
+        65_536, ge=1, description="Rows of the feature queue that prototypes are means over."
+    )
+    min_concept_count: int = Field(
+        5, ge=2, description="Captions that must name a concept before it is one."
+    )
     layer_decay: float = Field(
         1.0,
         gt=0,
@@ -169,10 +199,13 @@ class StageConfig(Section):
         "pretrained towers; projections and scales learn at lr. 1 is off.",
     )
     freeze: Literal["none", "image", "text"] = Field(
-        "none", description="Tower that keeps still, its projection and running statistics included."
+        "none",
+        description="Tower that keeps still, its projection and running statistics included.",
     )
     frozen_epochs: int = Field(
-        0, ge=0, description="First epochs in which the tower that freeze names keeps still; 0 for all of them."
+        0,
+        ge=0,
+        description="First epochs in which the tower that freeze names keeps still; 0 for all of them.",
     )
     ema_decay: float = Field(
         0.0,
@@ -182,7 +215,9 @@ class StageConfig(Section):
         "from 0.1 as (1 + step) / (10 + step) does. 0 is off.",
     )
     distill_weight: float = Field(
-        0.0, ge=0, description="Weight of the distance from the embeddings that the start weights give; 0 is off."
+        0.0,
+        ge=0,
+        description="Weight of the distance from the embeddings that the start weights give; 0 is off.",
     )
     distill_form: Literal["embedding", "similarity"] = Field(
         "embedding",
@@ -211,7 +246,8 @@ class StageConfig(Section):
         "for about a third of a step's time, the same gradients.",
     )
     mask_duplicates: bool = Field(
-        True, description="Whether pairs of a batch that share a caption or an image are no negatives of each other."
+        True,
+        description="Whether pairs of a batch that share a caption or an image are no negatives of each other.",
     )
     patch_dropout: float | None = Field(
         None,
@@ -231,7 +267,9 @@ class StageConfig(Section):
         "back to the last checkpoint and on with half the rate, once.",
     )
     max_concepts: int = Field(
-        20_000, ge=1, description="Most concepts that are mined, the most frequent; each costs memory at every step."
+        20_000,
+        ge=1,
+        description="Most concepts that are mined, the most frequent; each costs memory at every step.",
     )
     concepts: str | None = Field(
         None,
@@ -244,7 +282,10 @@ class StageConfig(Section):
         "as shoppers type them; captions that name fewer stay. 0 is off.",
     )
     word_drop: float = Field(
-        0.0, ge=0, lt=1, description="Share of words left out of each train caption, anew at every epoch. 0 is off."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of words left out of each train caption, anew at every epoch. 0 is off.",
     )
 
 
@@ -252,7 +293,9 @@ class EvaluateConfig(Section):
     """How a model is judged."""
 
     batch_size: int = Field(256, ge=1, description="Captions or images encoded at a time.")
-    block_rows: int = Field(1024, ge=1, description="Queries ranked at a time; memory is block_rows times candidates.")
+    block_rows: int = Field(
+        1024, ge=1, description="Queries ranked at a time; memory is block_rows times candidates."
+    )
     gallery_queries: int = Field(12, ge=1, description="Captions shown in the gallery.")
     bootstrap_draws: int = Field(
         2000, ge=100, description="Bootstrap draws behind the interval of a mean recall difference."
@@ -263,10 +306,12 @@ class EvaluateConfig(Section):
         "beside it, the right answer among 100 wrong ones drawn from its subcategory.",
     )
     sampled_column: ColumnName = Field(
-        "subcategory", description="Column of the side table that the wrong candidates of protocol 101 share."
+        "subcategory",
+        description="Column of the side table that the wrong candidates of protocol 101 share.",
     )
     slice_columns: tuple[ColumnName, ...] = Field(
-        ("category", "subcategory", "colour"), description="Columns of the side table by whose values test is sliced."
+        ("category", "subcategory", "colour"),
+        description="Columns of the side table by whose values test is sliced.",
     )
     age_column: ColumnName = Field(
         "date",
@@ -298,9 +343,12 @@ class EvaluateConfig(Section):
         "all of them as an ensemble.",
     )
     gallery_lines: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="Lines of test.tsv, from 1, shown in the gallery in place of captions spread over test."
+        (),
+        description="Lines of test.tsv, from 1, shown in the gallery in place of captions spread over test.",
     )
-    gallery_worst: int = Field(6, ge=0, description="Captions shown in the gallery that the new model does worst on.")
+    gallery_worst: int = Field(
+        6, ge=0, description="Captions shown in the gallery that the new model does worst on."
+    )
 
 
 class GateConfig(Section):
@@ -323,7 +371,9 @@ class GateConfig(Section):
         "(category: 0.3), 0 to 1.",
     )
     min_slice_pairs: int = Field(
-        30, ge=1, description="Pairs below which a value of a column is no slice: its recall would be chance."
+        30,
+        ge=1,
+        description="Pairs below which a value of a column is no slice: its recall would be chance.",
     )
     floors: dict[str, float] = Field(
         default_factory=dict,
@@ -335,7 +385,9 @@ class GateConfig(Section):
         description="auto promotes what passes; manual pauses the run until a person approves it in Prefect's page.",
     )
     approval_timeout_s: int = Field(
-        86_400, ge=1, description="Seconds that a run waits for approval; after that nothing is promoted."
+        86_400,
+        ge=1,
+        description="Seconds that a run waits for approval; after that nothing is promoted.",
     )
 
 
@@ -343,6 +395,8 @@ class ExportConfig(Section):
     """Which products get embeddings."""
 
     files: tuple[str, ...] = Field(
-        ("test.tsv",), min_length=1, description="TSV files to embed, relative to the folder of the finetune splits."
+        ("test.tsv",),
+        min_length=1,
+        description="TSV files to embed, relative to the folder of the finetune splits.",
     )
     batch_size: int = Field(256, ge=1, description="Rows encoded at a time.")

@@ -12,4 +12,6 @@ def fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
     """Return embeddings [N, D] as an array of N lists of D floats, None for none."""
     if embeddings is None:
         return None
-    return pa.FixedSizeListArray.from_arrays(pa.array(embeddings.numpy().ravel()), embeddings.shape[1])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(embeddings.numpy().ravel()), embeddings.shape[1]
+    )

@@ -1,4 +1,5 @@
-"""Pairs to embeddings, a batch at a time: what evaluation, validation, export and the served model share.
+"""Pairs to embeddings, a batch at a time: what evaluation, validation, export and the served model
+share.
 
 Shapes: N pairs, D embedding width.
 """
@@ -16,7 +17,6 @@ from model.batches.loading import Crop, PairInput, load_batch
 from model.batches.prefetch import prefetch
 from model.config.sections import DataConfig
 from model.errors import FaultReason
-from model.evaluation.retrieval import RetrievalResult, evaluate_retrieval, relate
 from model.pairs.images import inspect_image
 from model.pairs.tsv import Columns, RawLine, parse_line, read_lines
 from model.towers.towers import Towers, encode_images, encode_texts, encode_tokens
@@ -30,9 +30,11 @@ def embed_pairs(
     workers: int,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the text and the image embeddings of a split, float32 L2-normalised on the CPU, [N, D] each.
+    """Return the text and the image embeddings of a split, float32 L2-normalised on the CPU, [N, D]
+    each.
 
-    Captions of equal tokens are embedded once: beside other captions their last bits would differ, and no tie be one.
+    Captions of equal tokens are embedded once: beside other captions their last bits would differ,
+    and no tie be one.
 
     Raises:
         DataError: a line cannot be decoded any more.
@@ -42,25 +44,14 @@ def embed_pairs(
     parts = torch.split(torch.from_numpy(distinct.astype(np.int64)), batch_size)
     texts = torch.cat([encode_tokens(towers, part).cpu() for part in parts])
     crop, images = Crop(towers.image_size, resizing=towers.resizing), []
-    batches = [np.arange(start, min(start + batch_size, len(pairs))) for start in range(0, len(pairs), batch_size)]
+    batches = [
+        np.arange(start, min(start + batch_size, len(pairs)))
+        for start in range(0, len(pairs), batch_size)
+    ]
     for batch in prefetch(batches, lambda rows: load_batch(pairs, rows, crop), workers):
         images.append(encode_images(towers, batch.images).cpu())
         on_rows(len(batch.rows))
     return texts[torch.from_numpy(text_row.reshape(-1))], torch.cat(images)
-
-
-def judge(
-    towers: Towers,
-    pairs: PairInput,
-    batch_size: int,
-    block_rows: int,
-    workers: int,
-    on_rows: Callable[[int], None] = lambda rows: None,
-) -> RetrievalResult:
-    """Return Rank@K of the towers on a split, exact over all its distinct captions and images."""
-    text_ND, image_ND = embed_pairs(towers, pairs, batch_size, workers, on_rows)
-    related = relate(pairs.index.caption_hash.tolist(), pairs.index.image_hash.tolist())
-    return evaluate_retrieval(text_ND[related.caption_row], image_ND[related.image_row], related, block_rows)
 
 
 @torch.inference_mode()
@@ -68,13 +59,18 @@ def embed_captions(towers: Towers, captions: list[str], batch_size: int = 256) -
     """Return the embeddings of captions, float32 L2-normalised on the CPU, [N, D]."""
     towers.clip.eval()
     starts = range(0, len(captions), batch_size)
-    embedded = [encode_texts(towers, captions[start : start + batch_size]).cpu() for start in starts]
+    embedded = [
+        encode_texts(towers, captions[start : start + batch_size]).cpu() for start in starts
+    ]
     return torch.cat([torch.empty(0, towers.embed_dim), *embedded])
 
 
 @torch.inference_mode()
-def embed_encoded_images(towers: Towers, images: list[bytes], batch_size: int = 256) -> torch.Tensor:
-    """Return the embeddings of encoded images (JPEG, PNG, …), float32 L2-normalised on the CPU, [N, D].
+def embed_encoded_images(
+    towers: Towers, images: list[bytes], batch_size: int = 256
+) -> torch.Tensor:
+    """Return the embeddings of encoded images (JPEG, PNG, …), float32 L2-normalised on the CPU, [N,
+    D].
 
     Raises:
         ValueError: an image cannot be decoded; names its row and fault.
@@ -87,7 +83,11 @@ def embed_encoded_images(towers: Towers, images: list[bytes], batch_size: int = 
             if isinstance(image, FaultReason):
                 raise ValueError(f"image in row {row}: {image}")
         side, resizing = towers.image_size, towers.resizing
-        cropped = [centre_crop(image, side, resizing) for image in decoded if not isinstance(image, FaultReason)]
+        cropped = [
+            centre_crop(image, side, resizing)
+            for image in decoded
+            if not isinstance(image, FaultReason)
+        ]
         embedded.append(encode_images(towers, torch.stack(cropped)).cpu())
     return torch.cat(embedded)
 
@@ -120,7 +120,9 @@ def embed_products(
     def decode(lines: list[RawLine]) -> tuple[int, _Decoded]:
         return len(lines), _decode_lines(lines, columns, towers, limits)
 
-    for read, decoded in prefetch(_in_batches(read_lines(tsv, limits.max_line_bytes), batch_size), decode, workers):
+    for read, decoded in prefetch(
+        _in_batches(read_lines(tsv, limits.max_line_bytes), batch_size), decode, workers
+    ):
         on_rows(read)
         if not decoded.lines:
             continue
@@ -134,7 +136,9 @@ def _in_batches(lines: Iterator[RawLine], size: int) -> Iterator[list[RawLine]]:
         yield batch
 
 
-def _decode_lines(lines: list[RawLine], columns: Columns, towers: Towers, limits: DataConfig) -> _Decoded:
+def _decode_lines(
+    lines: list[RawLine], columns: Columns, towers: Towers, limits: DataConfig
+) -> _Decoded:
     decoded = _Decoded([], [], [])
     for line in lines:
         pair = FaultReason.LINE_TOO_LONG if line.data is None else parse_line(line.data, columns)
@@ -142,7 +146,11 @@ def _decode_lines(lines: list[RawLine], columns: Columns, towers: Towers, limits
             continue
         if pair.image is not None:
             facts = inspect_image(pair.image, limits.max_pixels, limits.min_image_side)
-            image = facts if isinstance(facts, FaultReason) else decode_image(pair.image, limits.max_pixels)
+            image = (
+                facts
+                if isinstance(facts, FaultReason)
+                else decode_image(pair.image, limits.max_pixels)
+            )
             if isinstance(image, FaultReason):
                 continue
             decoded.images.append(centre_crop(image, towers.image_size, towers.resizing))

@@ -1,10 +1,11 @@
 """How sure a difference between two models is: the paired bootstrap behind the gate.
 
-Both models answer the same queries, so it is the per-query difference that is resampled. A product's captions and
-images succeed and fail together: the mean recall resamples whole groups, both directions at once, because resampling
-the directions apart makes the interval up to 30 % too narrow. Units with equal values are drawn together (how often
-each value occurs in a resample is multinomial), so 2,000 draws over the hits of 32,528 queries take 0.2 s; over as many
-values that all differ, 9 s.
+Both models answer the same queries, so it is the per-query difference that is resampled. A
+product's captions and images succeed and fail together: the mean recall resamples whole groups,
+both directions at once, because resampling the directions apart makes the interval up to 30 % too
+narrow. Units with equal values are drawn together (how often each value occurs in a resample is
+multinomial), so 2,000 draws over the hits of 32,528 queries take 0.2 s; over as many values that
+all differ, 9 s.
 """
 
 from dataclasses import dataclass
@@ -30,23 +31,30 @@ class Interval:
 
 
 def paired_bootstrap(new: npt.ArrayLike, old: npt.ArrayLike, draws: int, seed: int) -> Interval:
-    """Return the mean difference of two models' values on the same queries, each [Q], with its percentile interval.
+    """Return the mean difference of two models' values on the same queries, each [Q], with its
+    percentile interval.
 
     Raises:
         ValueError: the two differ in shape, are empty or have a NaN.
     """
     new_Q, old_Q = np.asarray(new, np.float64), np.asarray(old, np.float64)
     if new_Q.shape != old_Q.shape or new_Q.ndim != 1:
-        raise ValueError(f"values of shapes {new_Q.shape} and {old_Q.shape} are not of the same queries")
+        raise ValueError(
+            f"values of shapes {new_Q.shape} and {old_Q.shape} are not of the same queries"
+        )
     sums = _resampled_sums((new_Q - old_Q)[:, None], draws, seed)
     return _interval(float((new_Q - old_Q).mean()), sums[:, 0] / len(new_Q))
 
 
-def mean_recall_difference(new: RetrievalResult, old: RetrievalResult, draws: int, seed: int) -> Interval:
-    """Return the difference in mean recall of two models measured on the same split, with its percentile interval.
+def mean_recall_difference(
+    new: RetrievalResult, old: RetrievalResult, draws: int, seed: int
+) -> Interval:
+    """Return the difference in mean recall of two models measured on the same split, with its
+    percentile interval.
 
     Raises:
-        ValueError: the two were not measured on the same queries, or their ranks are gone (read from JSON).
+        ValueError: the two were not measured on the same queries, or their ranks are gone (read
+        from JSON).
     """
     text, image = (
         _group_sums(new.text_to_image, old.text_to_image),
@@ -58,10 +66,12 @@ def mean_recall_difference(new: RetrievalResult, old: RetrievalResult, draws: in
 
 
 def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed: int) -> float:
-    """Return how often the new model would be as far ahead if each product's two results were exchanged by a coin.
+    """Return how often the new model would be as far ahead if each product's two results were
+    exchanged by a coin.
 
-    Were the two models equally good, this share would be at most x in x of all cases, whatever the number and size of
-    products; the bootstrap's interval, on few or uneven products, is a third too sure.
+    Were the two models equally good, this share would be at most x in x of all cases, whatever the
+    number and size of products; the bootstrap's interval, on few or uneven products, is a third too
+    sure.
 
     Raises:
         ValueError: as `mean_recall_difference`.
@@ -72,7 +82,11 @@ def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed
     )
     weight_G = (text[:, 0] / text[:, 1].sum() + image[:, 0] / image[:, 1].sum()) / 2
     distinct, times = np.unique(np.abs(weight_G).round(12), return_counts=True)
-    generator, ahead, at_once = np.random.default_rng(seed), 0, max(1, COUNTS_AT_ONCE // len(distinct))
+    generator, ahead, at_once = (
+        np.random.default_rng(seed),
+        0,
+        max(1, COUNTS_AT_ONCE // len(distinct)),
+    )
     for done in range(0, draws, at_once):
         kept = generator.binomial(times, 0.5, (min(at_once, draws - done), len(distinct)))
         ahead += int(((2 * kept - times) @ distinct >= weight_G.sum() - 1e-9).sum())
@@ -82,7 +96,9 @@ def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed
 def _group_sums(new: Direction, old: Direction) -> Floats:
     """Return the summed difference and the number of queries of each group, [groups, 2]."""
     if not len(new.ranks) or not len(old.ranks):
-        raise ValueError("a result read from JSON has no ranks; evaluate the model again to compare it")
+        raise ValueError(
+            "a result read from JSON has no ranks; evaluate the model again to compare it"
+        )
     if not np.array_equal(new.group, old.group) or new.candidates != old.candidates:
         raise ValueError(
             f"the models answered different queries ({new.queries} among {new.candidates} candidates, {old.queries} "
@@ -108,7 +124,8 @@ def _resampled_sums(values_NF: Floats, draws: int, seed: int) -> Floats:
     distinct, times = np.unique(values_NF, axis=0, return_counts=True)
     at_once = max(1, COUNTS_AT_ONCE // len(distinct))
     sums = [
-        generator.multinomial(len(values_NF), times / len(values_NF), min(at_once, draws - done)) @ distinct
+        generator.multinomial(len(values_NF), times / len(values_NF), min(at_once, draws - done))
+        @ distinct
         for done in range(0, draws, at_once)
     ]
     return np.concatenate(sums)

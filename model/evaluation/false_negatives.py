@@ -1,8 +1,9 @@
 """False negatives: top answers that count as wrong although they are what the caption says.
 
-A catalogue holds many navy blue shirts; the one that belongs to a caption is right, all others count as wrong. The
-audit looks at the first answer of every caption that misses at rank 1 and asks whether that picture's own captions name
-all concepts that the caption names. It can only say so far as captions do: what no caption says is not seen.
+A catalogue holds many navy blue shirts; the one that belongs to a caption is right, all others
+count as wrong. The audit looks at the first answer of every caption that misses at rank 1 and asks
+whether that picture's own captions name all concepts that the caption names. It can only say so far
+as captions do: what no caption says is not seen.
 
 Shapes: Q captions, C images, D dimensions.
 """
@@ -20,8 +21,9 @@ from model.evaluation.retrieval import RelevantPairs, ranks, top_k
 class Audit:
     """Rank@1 as it is and as audited, text → image.
 
-    Of ``misses`` captions that miss at rank 1, ``judged`` name a concept; the top answer of ``satisfied`` of those
-    names all of them. ``by_chance`` is the expected number if the top answer were any wrong picture.
+    Of ``misses`` captions that miss at rank 1, ``judged`` name a concept; the top answer of
+    ``satisfied`` of those names all of them. ``by_chance`` is the expected number if the top answer
+    were any wrong picture.
     """
 
     queries: int
@@ -66,7 +68,9 @@ def audit(
         if not concepts[query]:
             continue
         judged += 1
-        all_named = set.intersection(*sorted((naming[concept] for concept in concepts[query]), key=len))
+        all_named = set.intersection(
+            *sorted((naming[concept] for concept in concepts[query]), key=len)
+        )
         satisfied += answer in all_named
         # A caption's own pictures name all that it names.
         by_chance += (len(all_named) - rights[query]) / (len(image_CD) - rights[query])

@@ -1,8 +1,10 @@
-"""Ranks and hits as figures: each with its 95 % interval, and with the value if ties went to the model beside it.
+"""Ranks and hits as figures: each with its 95 % interval, and with the value if ties went to the
+model beside it.
 
-Intervals are percentiles of a seeded bootstrap that draws whole products (groups of captions and pictures that belong
-together) with replacement, both directions at once, since those succeed and fail together. 2,000 draws over 32,528
-products take about three seconds for all figures of a protocol.
+Intervals are percentiles of a seeded bootstrap that draws whole products (groups of captions and
+pictures that belong together) with replacement, both directions at once, since those succeed and
+fail together. 2,000 draws over 32,528 products take about three seconds for all figures of a
+protocol.
 
 Shapes: Q queries, N groups, F figures, B draws at a time.
 """
@@ -32,8 +34,11 @@ class Figure:
     optimistic: float | None = None
 
 
-def measure(result: RetrievalResult, groups: tuple[Ints, Ints], draws: int, seed: int) -> dict[str, Figure]:
-    """Return ``mean_recall`` and, for each direction, ``text_to_image_rank_at_1``, …, ``_median_rank`` and ``_mrr``.
+def measure(
+    result: RetrievalResult, groups: tuple[Ints, Ints], draws: int, seed: int
+) -> dict[str, Figure]:
+    """Return ``mean_recall`` and, for each direction, ``text_to_image_rank_at_1``, …,
+    ``_median_rank`` and ``_mrr``.
 
     ``groups`` says which product each caption and each image belongs to, int64 [Q] each.
 
@@ -42,11 +47,14 @@ def measure(result: RetrievalResult, groups: tuple[Ints, Ints], draws: int, seed
     """
     sides = [getattr(result, name) for name in DIRECTIONS]
     if not all(len(side.ranks) for side in sides):
-        raise ValueError("a result read from JSON has no ranks; evaluate the model again to measure it")
+        raise ValueError(
+            "a result read from JSON has no ranks; evaluate the model again to measure it"
+        )
     _, group = np.unique(np.concatenate(groups), return_inverse=True)
     of_side = np.split(group, [len(groups[0])])
     drawn = [
-        _resampled_side(side, part, group.max() + 1, draws, seed) for side, part in zip(sides, of_side, strict=True)
+        _resampled_side(side, part, group.max() + 1, draws, seed)
+        for side, part in zip(sides, of_side, strict=True)
     ]
     recall = np.mean([values[:, : len(RANK_AT)] for values in drawn], axis=(0, 2))
     best = np.mean([_side_values(side, side.ranks - side.tied)[: len(RANK_AT)] for side in sides])
@@ -82,12 +90,16 @@ def _resampled_side(side: Direction, group_Q: Ints, groups: int, draws: int, see
         sums = counts_BN @ sums_NF
         upto = counts_BN[:, sorted_group].cumsum(axis=1)
         total = upto[:, -1:]
-        middle = [sorted_ranks[(upto > np.floor((total - less) / 2)).argmax(axis=1)] for less in (1, 0)]
+        middle = [
+            sorted_ranks[(upto > np.floor((total - less) / 2)).argmax(axis=1)] for less in (1, 0)
+        ]
         resampled.append(np.column_stack([sums[:, :-1] / sums[:, -1:], np.mean(middle, axis=0)]))
     return np.concatenate(resampled)
 
 
-def figures_of(values: Mapping[str, Floats], group_Q: Ints, draws: int, seed: int) -> dict[str, Figure]:
+def figures_of(
+    values: Mapping[str, Floats], group_Q: Ints, draws: int, seed: int
+) -> dict[str, Figure]:
     """Return the mean of each kind of value over the queries, [Q] each, with its interval over groups of them."""
     _, group = np.unique(group_Q, return_inverse=True)
     groups = int(group.max()) + 1
@@ -95,7 +107,10 @@ def figures_of(values: Mapping[str, Floats], group_Q: Ints, draws: int, seed: in
     sums_NF = _group_sums(columns, group, groups)
     sums = np.concatenate([counts_BN @ sums_NF for counts_BN in resamples(groups, draws, seed)])
     means = sums[:, :-1] / sums[:, -1:]
-    return {key: _figure(float(each.mean()), means[:, at]) for at, (key, each) in enumerate(values.items())}
+    return {
+        key: _figure(float(each.mean()), means[:, at])
+        for at, (key, each) in enumerate(values.items())
+    }
 
 
 def resamples(groups: int, draws: int, seed: int) -> Iterator[Floats]:
@@ -105,11 +120,17 @@ def resamples(groups: int, draws: int, seed: int) -> Iterator[Floats]:
     for done in range(0, draws, at_once):
         rows = min(at_once, draws - done)
         drawn = generator.integers(0, groups, (rows, groups)) + groups * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups).astype(np.float64)
+        yield (
+            np.bincount(drawn.ravel(), minlength=rows * groups)
+            .reshape(rows, groups)
+            .astype(np.float64)
+        )
 
 
 def _group_sums(values_QF: Floats, group_Q: Ints, groups: int) -> Floats:
-    return np.stack([np.bincount(group_Q, column, minlength=groups) for column in values_QF.T], axis=1)
+    return np.stack(
+        [np.bincount(group_Q, column, minlength=groups) for column in values_QF.T], axis=1
+    )
 
 
 def _figure(value: float, resampled: Floats, optimistic: float | None = None) -> Figure:

@@ -1,11 +1,14 @@
-"""How a model is judged beside the full set: product-level right answers, and 101 candidates a query.
+"""How a model is judged beside the full set: product-level right answers, and 101 candidates a
+query.
 
-The 101-candidate protocol (FashionBERT, KaleidoBERT, CommerceMM) ranks the right answer among 100 wrong ones drawn from
-its subcategory. Here they are drawn without replacement, a pure function of seed, direction and query, and never from
-the products that the query belongs to. A subcategory that holds fewer gives all that it has: candidates from elsewhere
-would be told apart at a glance and only look like a full set.
+The 101-candidate protocol (FashionBERT, KaleidoBERT, CommerceMM) ranks the right answer among 100
+wrong ones drawn from its subcategory. Here they are drawn without replacement, a pure function of
+seed, direction and query, and never from the products that the query belongs to. A subcategory that
+holds fewer gives all that it has: candidates from elsewhere would be told apart at a glance and
+only look like a full set.
 
-Shapes: Q captions, C images, P pairs, K candidates of a query (the right one first, padded with -1), D dimensions.
+Shapes: Q captions, C images, P pairs, K candidates of a query (the right one first, padded with
+-1), D dimensions.
 """
 
 from collections import defaultdict
@@ -24,24 +27,31 @@ WRONG = 100
 
 
 def relate_products(
-    caption_hashes: Sequence[Hashable], image_hashes: Sequence[Hashable], products: Sequence[Hashable]
+    caption_hashes: Sequence[Hashable],
+    image_hashes: Sequence[Hashable],
+    products: Sequence[Hashable],
 ) -> RelevantPairs:
-    """Say which captions and images belong to one product, given the hashes and the product of each pair.
+    """Say which captions and images belong to one product, given the hashes and the product of each
+    pair.
 
-    Captions and images are those of `relate`, in its order; right answers to a caption are all images of every product
-    that it names, and the other way round.
+    Captions and images are those of `relate`, in its order; right answers to a caption are all
+    images of every product that it names, and the other way round.
 
     Raises:
         ValueError: the sequences differ in length.
     """
     related = relate(caption_hashes, image_hashes)
-    caption_at = {caption_hashes[row]: number for number, row in enumerate(related.caption_row.tolist())}
+    caption_at = {
+        caption_hashes[row]: number for number, row in enumerate(related.caption_row.tolist())
+    }
     image_at = {image_hashes[row]: number for number, row in enumerate(related.image_row.tolist())}
     captions, images = defaultdict[Hashable, set[int]](set), defaultdict[Hashable, set[int]](set)
     for caption, image, product in zip(caption_hashes, image_hashes, products, strict=True):
         captions[product].add(caption_at[caption])
         images[product].add(image_at[image])
-    edges = sorted({(c, i) for product, named in captions.items() for c in named for i in images[product]})
+    edges = sorted(
+        {(c, i) for product, named in captions.items() for c in named for i in images[product]}
+    )
     query, candidate = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
     return RelevantPairs(related.caption_row, related.image_row, query, candidate)
 
@@ -55,14 +65,22 @@ class CandidateSets:
 
 
 def draw_candidates(
-    pairs: RelevantPairs, products: RelevantPairs, caption_label: Sequence[str], image_label: Sequence[str], seed: int
+    pairs: RelevantPairs,
+    products: RelevantPairs,
+    caption_label: Sequence[str],
+    image_label: Sequence[str],
+    seed: int,
 ) -> CandidateSets:
     """Draw one right answer and `WRONG` wrong ones with its label for every caption and image.
 
-    ``pairs`` are the pair-level relations, of which the right answer is drawn; ``products`` the product-level ones,
-    none of which is a wrong answer. ``caption_label`` [Q] and ``image_label`` [C] are the subcategories.
+    ``pairs`` are the pair-level relations, of which the right answer is drawn; ``products`` the
+    product-level ones, none of which is a wrong answer. ``caption_label`` [Q] and ``image_label``
+    [C] are the subcategories.
     """
-    turned = [RelevantPairs(each.image_row, each.caption_row, each.candidate, each.query) for each in (pairs, products)]
+    turned = [
+        RelevantPairs(each.image_row, each.caption_row, each.candidate, each.query)
+        for each in (pairs, products)
+    ]
     return CandidateSets(
         text_to_image=_draw(pairs, products, caption_label, image_label, (seed, 0)),
         image_to_text=_draw(turned[0], turned[1], image_label, caption_label, (seed, 1)),
@@ -120,5 +138,8 @@ def _rank_among(query_QD: Tensor, candidate_CD: Tensor, drawn_QK: Ints, group_Q:
     right, wrong = similarity[:, :1], similarity[:, 1:]
     ahead, tied = (wrong >= right).sum(1), (wrong == right).sum(1)
     return Direction.of(
-        Found((ahead + 1).numpy(), tied.numpy()), np.ones(len(drawn_QK), np.int64), is_there.sum(axis=1), group_Q
+        Found((ahead + 1).numpy(), tied.numpy()),
+        np.ones(len(drawn_QK), np.int64),
+        is_there.sum(axis=1),
+        group_Q,
     )

@@ -1,7 +1,8 @@
-"""Similarities of embeddings: exact ones, which decide ranks, and fast ones, which say where it is worth looking.
+"""Similarities of embeddings: exact ones, which decide ranks, and fast ones, which say where it is
+worth looking.
 
-Exact is the dot product in float64, rounded to float32; fast is a full float32 product, whatever autocast or TF32
-setting a training left behind.
+Exact is the dot product in float64, rounded to float32; fast is a full float32 product, whatever
+autocast or TF32 setting a training left behind.
 
 Shapes: R rows, W columns, P pairs of a row and a column, D dimensions.
 """

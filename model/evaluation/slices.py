@@ -1,10 +1,12 @@
-"""Slices of a split: how a model does on each category, colour, length of caption, and which are worse than by chance.
+"""Slices of a split: how a model does on each category, colour, length of caption, and which are
+worse than by chance.
 
-The unit is a product (a group of captions and pictures that belong together) and its value the mean recall of its
-queries, both directions, so a slice's figure is comparable with the whole's. Hundreds of slices are looked at, and some
-look bad by chance: values are permuted among the products, and a slice counts as worse only where its gap to the rest
-exceeds what the worst gap of all slices reaches in 95 % of the permutations (Westfall and Young's maximum statistic).
-2,000 permutations of 32,528 products in 200 slices take a few seconds.
+The unit is a product (a group of captions and pictures that belong together) and its value the mean
+recall of its queries, both directions, so a slice's figure is comparable with the whole's. Hundreds
+of slices are looked at, and some look bad by chance: values are permuted among the products, and a
+slice counts as worse only where its gap to the rest exceeds what the worst gap of all slices
+reaches in 95 % of the permutations (Westfall and Young's maximum statistic). 2,000 permutations of
+32,528 products in 200 slices take a few seconds.
 
 Shapes: N products, S slices.
 """
@@ -29,8 +31,9 @@ Z = 1.959964  # of a 95 % interval
 class Slice:
     """The products that share a value of a column.
 
-    ``value`` is their mean recall with Wilson's 95 % interval, ``gap`` the difference from the rest of the split, and
-    ``p`` the share of permutations in which some slice falls as far below the rest, measured in standard errors.
+    ``value`` is their mean recall with Wilson's 95 % interval, ``gap`` the difference from the rest
+    of the split, and ``p`` the share of permutations in which some slice falls as far below the
+    rest, measured in standard errors.
     """
 
     column: str
@@ -44,7 +47,8 @@ class Slice:
 
 
 def product_recall(result: RetrievalResult, groups: tuple[Ints, Ints]) -> tuple[Ints, Floats]:
-    """Return the groups, ascending, int64 [N], and the mean recall of each over both directions, float64 [N].
+    """Return the groups, ascending, int64 [N], and the mean recall of each over both directions,
+    float64 [N].
 
     ``groups`` says which group each caption and each image belongs to.
     """
@@ -53,16 +57,22 @@ def product_recall(result: RetrievalResult, groups: tuple[Ints, Ints]) -> tuple[
     for side, group in zip((result.text_to_image, result.image_to_text), groups, strict=True):
         at = np.searchsorted(names, group)
         hits = np.mean([side.ranks <= k for k in RANK_AT], axis=0, dtype=np.float64)
-        means.append(np.bincount(at, hits, minlength=len(names)) / np.bincount(at, minlength=len(names)))
+        means.append(
+            np.bincount(at, hits, minlength=len(names)) / np.bincount(at, minlength=len(names))
+        )
     return names, np.mean(means, axis=0)
 
 
 def slice_products(
-    value_N: Floats, labels: Mapping[str, Sequence[str]], seed: int, permutations: int = PERMUTATIONS
+    value_N: Floats,
+    labels: Mapping[str, Sequence[str]],
+    seed: int,
+    permutations: int = PERMUTATIONS,
 ) -> list[Slice]:
     """Return every slice of every column, in the order of columns and names; no label is no slice.
 
-    ``labels`` holds the label of each product, [N] a column. A slice that is the whole split has no rest and no gap.
+    ``labels`` holds the label of each product, [N] a column. A slice that is the whole split has no
+    rest and no gap.
     """
     names, member_SN = _members(labels, len(value_N))
     if not names:
@@ -78,7 +88,9 @@ def slice_products(
         rest = (total - inside) / (len(value_N) - size) if size < len(value_N) else value
         # The observed order is one of the permutations, so p is never 0.
         p = (1 + int((worst <= observed_S[number] + 1e-12).sum())) / (1 + permutations)
-        slices.append(Slice(column, name, size, value, *wilson(value, size), float(value - rest), p))
+        slices.append(
+            Slice(column, name, size, value, *wilson(value, size), float(value - rest), p)
+        )
     return slices
 
 
@@ -98,7 +110,9 @@ def wilson(share: float, size: int) -> tuple[float, float]:
 def length_labels(captions: Sequence[str]) -> list[str]:
     """Return the quarter of the split that each caption's number of words falls into: ``3 to 5 words``."""
     lengths = np.array([len(words_of(caption)) for caption in captions])
-    return _quarters(lengths, lambda low, high: f"{low} words" if low == high else f"{low} to {high} words")
+    return _quarters(
+        lengths, lambda low, high: f"{low} words" if low == high else f"{low} to {high} words"
+    )
 
 
 def age_labels(dates: Sequence[str]) -> list[str]:
@@ -107,19 +121,30 @@ def age_labels(dates: Sequence[str]) -> list[str]:
     if not len(known):
         return [""] * len(dates)
     order = np.searchsorted(known, np.array([date for date in dates if date]))
-    named = iter(_quarters(order, lambda low, high: known[low] if low == high else f"{known[low]} to {known[high]}"))
+    named = iter(
+        _quarters(
+            order, lambda low, high: known[low] if low == high else f"{known[low]} to {known[high]}"
+        )
+    )
     return [next(named) if date else "" for date in dates]
 
 
 def _quarters(values: Ints, name: Callable[[int, int], str]) -> list[str]:
     """Cut values into at most four parts of about equal size, equal values together, and name each by its ends."""
-    cuts = np.unique(np.quantile(values, np.arange(1, QUANTILES) / QUANTILES, method="inverted_cdf"))
+    cuts = np.unique(
+        np.quantile(values, np.arange(1, QUANTILES) / QUANTILES, method="inverted_cdf")
+    )
     part = np.searchsorted(cuts, values)
-    ends = {number: (values[part == number].min(), values[part == number].max()) for number in np.unique(part)}
+    ends = {
+        number: (values[part == number].min(), values[part == number].max())
+        for number in np.unique(part)
+    }
     return [name(*ends[number]) for number in part]
 
 
-def _members(labels: Mapping[str, Sequence[str]], products: int) -> tuple[list[tuple[str, str]], Floats]:
+def _members(
+    labels: Mapping[str, Sequence[str]], products: int
+) -> tuple[list[tuple[str, str]], Floats]:
     names, rows = list[tuple[str, str]](), []
     for column, label_N in labels.items():
         label = np.array(label_N, dtype=object)

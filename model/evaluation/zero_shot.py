@@ -1,7 +1,7 @@
 """Zero-shot classification: which label's prompt lies nearest to a picture.
 
-A label's classifier is the normalised mean of the embeddings of its prompts, one for a single template or an ensemble.
-Ties count against the model.
+A label's classifier is the normalised mean of the embeddings of its prompts, one for a single
+template or an ensemble. Ties count against the model.
 
 Shapes: C images, L labels, T templates, D dimensions.
 """
@@ -19,8 +19,9 @@ from model.evaluation.figures import Figure, Floats, Ints, figures_of
 class Classified:
     """What a column's labels are taken for.
 
-    ``confusion`` [L, L] counts pictures by their label (rows) and the label that they are given (columns), labels in
-    the order of ``labels``, the most frequent first. ``macro`` is the mean of the labels' own accuracies.
+    ``confusion`` [L, L] counts pictures by their label (rows) and the label that they are given
+    (columns), labels in the order of ``labels``, the most frequent first. ``macro`` is the mean of
+    the labels' own accuracies.
     """
 
     labels: tuple[str, ...]
@@ -38,7 +39,9 @@ def prompt_embeddings(
     labels: Sequence[str], templates: Sequence[str], embed: Callable[[list[str]], torch.Tensor]
 ) -> torch.Tensor:
     """Return a classifier a label, L2-normalised [L, D]; ``{label}`` in a template is the label in lower case."""
-    prompts = [template.replace("{label}", label.lower()) for label in labels for template in templates]
+    prompts = [
+        template.replace("{label}", label.lower()) for label in labels for template in templates
+    ]
     embedded = embed(prompts).reshape(len(labels), len(templates), -1)
     return torch.nn.functional.normalize(embedded.mean(dim=1), dim=1)
 

@@ -1,16 +1,20 @@
-"""MUGE and every data set in Chinese-CLIP's layout: queries as JSON lines, images as a TSV of their own.
+"""MUGE and every data set in Chinese-CLIP's layout: queries as JSON lines, images as a TSV of their
+own.
 
-Format (Chinese-CLIP, OFA-Sys; MUGE multimodal retrieval, Tianchi), two UTF-8 files a split in one folder:
+Format (Chinese-CLIP, OFA-Sys; MUGE multimodal retrieval, Tianchi), two UTF-8 files a split in one
+folder:
 
     {split}_texts.jsonl     {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}
     {split}_imgs.tsv        1076345<TAB>base64 of the encoded image
 
-MUGE's own release says MR_{split}_queries.jsonl with query_id, query_text and item_ids, and means the same. A query
-has many images and an image many queries: each (text, image) becomes a pair, the image's id is the product. Queries
-without image_ids, as in the published test split, are no pairs; they are counted as ``no_image_ids``.
+MUGE's own release says MR_{split}_queries.jsonl with query_id, query_text and item_ids, and means
+the same. A query has many images and an image many queries: each (text, image) becomes a pair, the
+image's id is the product. Queries without image_ids, as in the published test split, are no pairs;
+they are counted as ``no_image_ids``.
 
-Images are found by an index of offsets, about 150 bytes of memory an image; a queries file is read twice, an images
-file once from end to end and then by random access: about 4,600 pairs/s from a warm disk.
+Images are found by an index of offsets, about 150 bytes of memory an image; a queries file is read
+twice, an images file once from end to end and then by random access: about 4,600 pairs/s from a
+warm disk.
 """
 
 import json
@@ -22,7 +26,14 @@ from typing import IO, NamedTuple
 
 from model.errors import DataError
 from model.importers.options import ImportOptions
-from model.importers.records import MAX_IMAGE_BYTES, LeftOut, LeftOutReason, Record, Row, SplitSource
+from model.importers.records import (
+    MAX_IMAGE_BYTES,
+    LeftOut,
+    LeftOutReason,
+    Record,
+    Row,
+    SplitSource,
+)
 from model.importers.sources import SPLIT_WORDS, find_files, reading
 from model.pairs.tsv import check_file, decode_base64, read_lines
 
@@ -54,7 +65,9 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     texts = [path for path in files if TEXTS_NAME.fullmatch(path.name)]
     if not texts:
         names = ", ".join(path.name for path in files)
-        raise DataError(f"{names}: no {{split}}_texts.jsonl or MR_{{split}}_queries.jsonl; name it or its folder")
+        raise DataError(
+            f"{names}: no {{split}}_texts.jsonl or MR_{{split}}_queries.jsonl; name it or its folder"
+        )
     return [_find_split(path, files, options) for path in texts]
 
 
@@ -62,9 +75,13 @@ def _find_split(texts: Path, files: Sequence[Path], options: Options) -> SplitSo
     match = TEXTS_NAME.fullmatch(texts.name)
     assert match is not None
     images_name = texts.name[: match.end(1)] + IMAGES_ENDING
-    images = next((path for path in files if path.name == images_name), texts.with_name(images_name))
+    images = next(
+        (path for path in files if path.name == images_name), texts.with_name(images_name)
+    )
     if not images.is_file():
-        raise DataError(f"{texts}: no {images_name} beside it; a split needs both its texts and its images")
+        raise DataError(
+            f"{texts}: no {images_name} beside it; a split needs both its texts and its images"
+        )
     for path in (texts, images):
         check_file(path)
     word = match[1].lower()
@@ -73,7 +90,10 @@ def _find_split(texts: Path, files: Sequence[Path], options: Options) -> SplitSo
 
 
 def _count_rows(texts: Path) -> int:
-    return sum(max(1, len(query.images)) if isinstance(query, Query) else 1 for query in _read_queries(texts))
+    return sum(
+        max(1, len(query.images)) if isinstance(query, Query) else 1
+        for query in _read_queries(texts)
+    )
 
 
 def _read(texts: Path, images: Path) -> Iterator[Row]:
@@ -86,7 +106,9 @@ def _read(texts: Path, images: Path) -> Iterator[Row]:
                 yield LeftOut(LeftOutReason.NO_IMAGE_IDS, f"text {query.id}")
             else:
                 for image_id in query.images:
-                    yield _pair(query, image_id, file, offsets.get(image_id.encode("utf-8", "replace")))
+                    yield _pair(
+                        query, image_id, file, offsets.get(image_id.encode("utf-8", "replace"))
+                    )
 
 
 def _pair(query: Query, image_id: str, file: IO[bytes], offset: int | None) -> Row:
@@ -123,7 +145,9 @@ def _parse_query(data: bytes, name: str) -> Query | LeftOut:
         values = json.loads(data)
     except (ValueError, RecursionError):
         return LeftOut(LeftOutReason.BAD_JSON, name)
-    fields = next((fields for fields in FIELDS if isinstance(values, dict) and fields[1] in values), None)
+    fields = next(
+        (fields for fields in FIELDS if isinstance(values, dict) and fields[1] in values), None
+    )
     if fields is None:
         return LeftOut(LeftOutReason.BAD_JSON, name)
     query_id, text, images = (values.get(field) for field in fields)

@@ -1,16 +1,18 @@
 """EasyNLP's own TSV files, which are nearly ours.
 
-Formats (EasyNLP, appzoo ``clip`` and ``text2image_generation``), UTF-8, no header, base64 in the URL-safe or the
-standard alphabet:
+Formats (EasyNLP, appzoo ``clip`` and ``text2image_generation``), UTF-8, no header, base64 in the
+URL-safe or the standard alphabet:
 
     caption<TAB>base64            train and evaluation of ``clip``; becomes <split>.tsv
-    id<TAB>caption<TAB>base64     train and evaluation of ``text2image_generation`` (idx, text, imgbase64); becomes
+    id<TAB>caption<TAB>base64     train and evaluation of ``text2image_generation`` (idx, text,
+    imgbase64); becomes
                                   <split>.tsv, the ids its side table
     caption, or base64            prediction; becomes <name>.tsv, which embedding export takes
 
-The split is a word of the file's name (``MUGE_MR_valid_base64_part.tsv`` is valid), else train. The tar files of
-``clip`` are webdataset shards: kind webdataset. Every line passes through byte for byte, good or faulty, without its
-BOM and its CR; validation judges it later. Only lines over 85 MB are left out. About 17,000 rows/s a core.
+The split is a word of the file's name (``MUGE_MR_valid_base64_part.tsv`` is valid), else train. The
+tar files of ``clip`` are webdataset shards: kind webdataset. Every line passes through byte for
+byte, good or faulty, without its BOM and its CR; validation judges it later. Only lines over 85 MB
+are left out. About 17,000 rows/s a core.
 """
 
 import re
@@ -22,7 +24,14 @@ from pathlib import Path
 
 from model.errors import DataError
 from model.importers.options import ImportOptions
-from model.importers.records import MAX_IMAGE_BYTES, LeftOut, LeftOutReason, Row, SplitSource, Untouched
+from model.importers.records import (
+    MAX_IMAGE_BYTES,
+    LeftOut,
+    LeftOutReason,
+    Row,
+    SplitSource,
+    Untouched,
+)
 from model.importers.sources import by_split, find_files, reading
 from model.pairs.tsv import BOM, HEAD_BYTES, check_file, count_lines, read_lines
 
@@ -56,7 +65,9 @@ def _name(path: Path) -> str:
 
 def _split_source(split: str, files: tuple[Path, ...], columns: int) -> SplitSource:
     rows = sum(count_lines(path) for path in files)
-    return SplitSource(split, files, partial(_read, files, columns), rows, has_side_table=columns == 3)
+    return SplitSource(
+        split, files, partial(_read, files, columns), rows, has_side_table=columns == 3
+    )
 
 
 def _count_columns(path: Path) -> int:
@@ -67,7 +78,9 @@ def _count_columns(path: Path) -> int:
     whole = [line for line in lines[:-1] if line.strip()]
     columns = Counter(line.count(b"\t") + 1 for line in whole or lines).most_common(1)[0][0]
     if columns > 3:
-        raise DataError(f"{path}: {columns} columns, expected caption and base64, with an id before them or alone")
+        raise DataError(
+            f"{path}: {columns} columns, expected caption and base64, with an id before them or alone"
+        )
     return columns
 
 

@@ -1,15 +1,17 @@
 """Fashion-Gen: HDF5 files of raw pixels and product texts.
 
-Format (Rostamzadeh et al. 2018, "Fashion-Gen: The Generative Fashion Dataset and Challenge"): one file a split,
-``fashiongen_256_256_train.h5`` and ``fashiongen_256_256_validation.h5``. Every dataset has N rows, one a picture:
-``input_image`` uint8 [N, 256, 256, 3] in RGB, the others [N, 1]: ``input_productID`` (integers; a product has a row for
-each of its poses), and Latin-1 bytes in ``input_description``, ``input_name``, ``input_category``, … .
+Format (Rostamzadeh et al. 2018, "Fashion-Gen: The Generative Fashion Dataset and Challenge"): one
+file a split, ``fashiongen_256_256_train.h5`` and ``fashiongen_256_256_validation.h5``. Every
+dataset has N rows, one a picture: ``input_image`` uint8 [N, 256, 256, 3] in RGB, the others [N, 1]:
+``input_productID`` (integers; a product has a row for each of its poses), and Latin-1 bytes in
+``input_description``, ``input_name``, ``input_category``, … .
 
-The validation file becomes **test.tsv**, because it is the split that the benchmark is judged on (32,528 pairs);
-without a valid.tsv a run carves its own out of train.
+The validation file becomes **test.tsv**, because it is the split that the benchmark is judged on
+(32,528 pairs); without a valid.tsv a run carves its own out of train.
 
-The source holds pixels, so this is the one importer that encodes: JPEG of quality 95 with full colour resolution
-(option ``quality``). That is about 1,100 rows/s a core. Memory is one block of rows, 200 MB at most.
+The source holds pixels, so this is the one importer that encodes: JPEG of quality 95 with full
+colour resolution (option ``quality``). That is about 1,100 rows/s a core. Memory is one block of
+rows, 200 MB at most.
 """
 
 import io
@@ -59,7 +61,9 @@ class Options(ImportOptions):
         description="The text that becomes the caption, a dataset without its input_; "
         "where it is empty the product's name is taken.",
     )
-    quality: int = Field(95, ge=1, le=100, description="JPEG quality that the raw pixels are encoded with, 1 to 100.")
+    quality: int = Field(
+        95, ge=1, le=100, description="JPEG quality that the raw pixels are encoded with, 1 to 100."
+    )
 
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
@@ -76,7 +80,9 @@ def _find_split(path: Path, options: Options) -> SplitSource:
         images = _check(path, file, options)
         rows = len(images)
     split = split_of(path, None)
-    return SplitSource(options.split or SPLITS.get(split, split), (path,), partial(_read, path, options), rows)
+    return SplitSource(
+        options.split or SPLITS.get(split, split), (path,), partial(_read, path, options), rows
+    )
 
 
 def _check(path: Path, file: h5py.File, options: Options) -> h5py.Dataset:
@@ -84,11 +90,15 @@ def _check(path: Path, file: h5py.File, options: Options) -> h5py.Dataset:
     images = _dataset(path, file, IMAGE)
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
     if not (fits and 0 < math.prod(images.shape[1:]) <= MAX_BLOCK_BYTES):
-        raise DataError(f"{path}: {IMAGE} is {images.dtype} {images.shape}, expected uint8 [rows, height, width, 3]")
+        raise DataError(
+            f"{path}: {IMAGE} is {images.dtype} {images.shape}, expected uint8 [rows, height, width, 3]"
+        )
     for name in (PRODUCT, f"input_{options.caption}", *_text_names(file)):
         values = _dataset(path, file, name)
         if values.shape not in ((len(images),), (len(images), 1)):
-            raise DataError(f"{path}: {name} has shape {values.shape} beside {len(images):,} images; fetch it again")
+            raise DataError(
+                f"{path}: {name} has shape {values.shape} beside {len(images):,} images; fetch it again"
+            )
     return images
 
 
@@ -100,7 +110,9 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     """Return a dataset whose values lie in this very file: HDF5 can point at any other file of the machine."""
     link = file.get(name, getlink=True)
     if link is None:
-        raise DataError(f"{path}: no dataset {name}{nearest(name, file)} (found: {', '.join(file) or 'none'})")
+        raise DataError(
+            f"{path}: no dataset {name}{nearest(name, file)} (found: {', '.join(file) or 'none'})"
+        )
     found = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
         raise DataError(f"{path}: {name} does not hold its values itself; fetch the original file")
@@ -110,15 +122,20 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
 def _read(path: Path, options: Options) -> Iterator[Row]:
     for pixels, texts in _read_blocks(path, options):
         for row, image in enumerate(pixels):
-            yield _record({name: _text(values[row]) for name, values in texts.items()}, image, options)
+            yield _record(
+                {name: _text(values[row]) for name, values in texts.items()}, image, options
+            )
 
 
-def _read_blocks(path: Path, options: Options) -> Iterator[tuple[Pixels, dict[str, npt.NDArray[Any]]]]:
+def _read_blocks(
+    path: Path, options: Options
+) -> Iterator[tuple[Pixels, dict[str, npt.NDArray[Any]]]]:
     """Yield images uint8 [rows, H, W, 3] and the texts beside them, [rows] each."""
     with reading(path, *DAMAGES), h5py.File(path, "r") as file:
         images = _check(path, file, options)
         names = {PRODUCT, f"input_{options.caption}", *_text_names(file)}
-        # A block takes whole chunks, because a chunk is decompressed again for each block that touches it.
+        # A block takes whole chunks, because a chunk is decompressed again for each block that
+        # touches it.
         whole = max(BLOCK_ROWS, (images.chunks or (1,))[0])
         block = min(whole, MAX_BLOCK_BYTES // math.prod(images.shape[1:]))
         for start in range(0, len(images), block):

@@ -9,5 +9,6 @@ class ImportOptions(Section):
     """Options that every kind understands."""
 
     split: Name | None = Field(
-        None, description="Name of the one split that all sources become; by default their file names tell."
+        None,
+        description="Name of the one split that all sources become; by default their file names tell.",
     )

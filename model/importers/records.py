@@ -1,8 +1,9 @@
 """What an importer yields and what the writer makes of it: the one shape that all formats share.
 
-An importer finds the splits of its sources (`SplitSource`) and reads each as a stream of rows: a `Record`, a line that
-is a TSV line already (`Untouched`), or a row that cannot become a pair (`LeftOut`). Whatever is read is written or
-left out with a reason, so that the two counts add up to the rows.
+An importer finds the splits of its sources (`SplitSource`) and reads each as a stream of rows: a
+`Record`, a line that is a TSV line already (`Untouched`), or a row that cannot become a pair
+(`LeftOut`). Whatever is read is written or left out with a reason, so that the two counts add up to
+the rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -77,10 +78,11 @@ class LeftOutRows(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """What was read and written; ``tsv`` is None where no row became a pair, and then nothing was written.
+    """What was read and written; ``tsv`` is None where no row became a pair, and then nothing was
+    written.
 
-    ``cleaned_captions`` held a tab or a line break that became a space; ``dropped_columns`` found no place in the side
-    table, which has a limit.
+    ``cleaned_captions`` held a tab or a line break that became a space; ``dropped_columns`` found
+    no place in the side table, which has a limit.
     """
 
     split: str

@@ -28,9 +28,13 @@ def find_files(sources: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
     files: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.iterdir() if path.name.endswith(endings) and path.is_file())
+            inside = sorted(
+                path for path in source.iterdir() if path.name.endswith(endings) and path.is_file()
+            )
             if not inside:
-                raise DataError(f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves")
+                raise DataError(
+                    f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves"
+                )
             files.extend(inside)
         elif source.is_file():
             files.append(source)
@@ -41,12 +45,15 @@ def find_files(sources: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
 
 
 def split_of(path: Path, chosen: str | None) -> str:
-    """Return the chosen split, else the one that a word of the file's name or its folder's whole name says, else train.
+    """Return the chosen split, else the one that a word of the file's name or its folder's whole
+    name says, else train.
 
     Words are what stands between signs: ``products-val.csv`` is valid, ``latest.csv`` is train.
     """
     words = re.split(r"[^a-z0-9]+", path.name.lower())
-    named = [SPLIT_WORDS[word] for word in (*words, path.parent.name.lower()) if word in SPLIT_WORDS]
+    named = [
+        SPLIT_WORDS[word] for word in (*words, path.parent.name.lower()) if word in SPLIT_WORDS
+    ]
     return chosen or next(iter(named), DEFAULT_SPLIT)
 
 
@@ -60,8 +67,11 @@ def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path,
 
 
 @contextmanager
-def reading(path: Path, *damages: type[Exception], mend: str = "check the file or fetch it again") -> Iterator[None]:
-    """Turn a failure to read a source into one sentence; ``damages`` are what its format's reader raises.
+def reading(
+    path: Path, *damages: type[Exception], mend: str = "check the file or fetch it again"
+) -> Iterator[None]:
+    """Turn a failure to read a source into one sentence; ``damages`` are what its format's reader
+    raises.
 
     Raises:
         DataError: the file cannot be read or is damaged.

@@ -1,13 +1,16 @@
-"""CSV or Parquet with image files already on disk: the export of any shop, Kaggle's and Hugging Face's tables.
+"""CSV or Parquet with image files already on disk: the export of any shop, Kaggle's and Hugging
+Face's tables.
 
-Format: a CSV with a header (comma, semicolon or tab, quotes as RFC 4180, UTF-8) or a Parquet file, one row a pair. One
-column is the caption. One names the image: a path relative to the table's folder or to the option ``images``, with or
-without its extension, or a URL whose file lies there under the URL's path or file name (nothing is ever downloaded);
-in Parquet the image may also be the bytes themselves, or Hugging Face's ``{bytes, path}``. All other columns go to the
-side table as text, where ``NA`` stays ``NA``; binary ones do not.
+Format: a CSV with a header (comma, semicolon or tab, quotes as RFC 4180, UTF-8) or a Parquet file,
+one row a pair. One column is the caption. One names the image: a path relative to the table's
+folder or to the option ``images``, with or without its extension, or a URL whose file lies there
+under the URL's path or file name (nothing is ever downloaded); in Parquet the image may also be the
+bytes themselves, or Hugging Face's ``{bytes, path}``. All other columns go to the side table as
+text, where ``NA`` stays ``NA``; binary ones do not.
 
-Columns are chosen by name unless an option says otherwise, see ``ROLES``. An image outside its root (``../``, a link
-that leads away) is refused and a missing one counted. Tables are read in batches: 60 MB, 4,500 rows/s from a warm disk.
+Columns are chosen by name unless an option says otherwise, see ``ROLES``. An image outside its root
+(``../``, a link that leads away) is refused and a missing one counted. Tables are read in batches:
+60 MB, 4,500 rows/s from a warm disk.
 """
 
 import json
@@ -29,7 +32,16 @@ from model.importers.records import LeftOut, LeftOutReason, Record, Row, SplitSo
 from model.importers.sources import by_split, find_files, reading
 
 ROLES: Mapping[str, tuple[str, ...]] = {
-    "caption": ("caption", "title", "text", "description", "productdisplayname", "productname", "producttitle", "name"),
+    "caption": (
+        "caption",
+        "title",
+        "text",
+        "description",
+        "productdisplayname",
+        "productname",
+        "producttitle",
+        "name",
+    ),
     "image": (
         "image",
         "imagepath",
@@ -59,13 +71,23 @@ PARQUET_BATCH_ROWS = 256
 class Options(ImportOptions):
     """Options of CSV and Parquet tables."""
 
-    images: Path | None = Field(None, description="Folder of the image files; by default the table's own.")
+    images: Path | None = Field(
+        None, description="Folder of the image files; by default the table's own."
+    )
     caption: str | None = Field(None, description="Column that is the caption.")
-    image: str | None = Field(None, description="Column that names the image file, holds its URL or its bytes.")
-    id: str | None = Field(None, description="Column that is the product's id; without one, the image's name is.")
+    image: str | None = Field(
+        None, description="Column that names the image file, holds its URL or its bytes."
+    )
+    id: str | None = Field(
+        None, description="Column that is the product's id; without one, the image's name is."
+    )
     title: str | None = Field(None, description="Column that becomes title in the side table.")
-    category: str | None = Field(None, description="Column that becomes category in the side table.")
-    subcategory: str | None = Field(None, description="Column that becomes subcategory in the side table.")
+    category: str | None = Field(
+        None, description="Column that becomes category in the side table."
+    )
+    subcategory: str | None = Field(
+        None, description="Column that becomes subcategory in the side table."
+    )
 
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
@@ -116,12 +138,18 @@ def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[
     for role, candidates in ROLES.items():
         named = getattr(options, role)
         if named is not None and named not in names:
-            raise DataError(f"{path}: no column {named}{nearest(named, names)} (found: {', '.join(names)})")
-        found = named or next((by_plain_name[plain] for plain in candidates if plain in by_plain_name), None)
+            raise DataError(
+                f"{path}: no column {named}{nearest(named, names)} (found: {', '.join(names)})"
+            )
+        found = named or next(
+            (by_plain_name[plain] for plain in candidates if plain in by_plain_name), None
+        )
         if found is not None:
             chosen[role] = found
         elif role in NEEDED:
-            raise DataError(f"{path}: no column for the {role} among {', '.join(names)}; name it by the option {role}")
+            raise DataError(
+                f"{path}: no column for the {role} among {', '.join(names)}; name it by the option {role}"
+            )
     return chosen
 
 
@@ -131,7 +159,11 @@ def _read(tables: Sequence[Path], options: Options) -> Iterator[Row]:
         root = (options.images or path.parent).resolve()
         rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
         for number, row in enumerate(rows, 1):
-            yield row if isinstance(row, LeftOut) else _row(row, columns, root, f"{path.name} row {number}")
+            yield (
+                row
+                if isinstance(row, LeftOut)
+                else _row(row, columns, root, f"{path.name} row {number}")
+            )
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -146,7 +178,9 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
 
     def refuse(row: csv.InvalidRow) -> str:
         fields = f"{row.actual_columns} fields for {row.expected_columns} columns"
-        refused[row.number] = LeftOut(LeftOutReason.BAD_ROW, f"{path.name} row {row.number - 1}, {fields}: {row.text}")
+        refused[row.number] = LeftOut(
+            LeftOutReason.BAD_ROW, f"{path.name} row {row.number - 1}, {fields}: {row.text}"
+        )
         return "skip"
 
     number = 2  # pyarrow counts the header as row 1
@@ -168,9 +202,13 @@ def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CS
         path,
         read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
         parse_options=csv.ParseOptions(
-            delimiter=max(DELIMITERS, key=header.count), newlines_in_values=True, invalid_row_handler=on_bad_row
+            delimiter=max(DELIMITERS, key=header.count),
+            newlines_in_values=True,
+            invalid_row_handler=on_bad_row,
         ),
-        convert_options=csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
+        convert_options=csv.ConvertOptions(
+            default_column_type=pa.string(), strings_can_be_null=False
+        ),
     )
 
 
@@ -183,7 +221,9 @@ def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str)
     if isinstance(image, LeftOutReason):
         return LeftOut(image, label or name)
     product = _text(row[columns["id"]]) if "id" in columns else label
-    return Record(product or name, _text(row[columns["caption"]]), image, _side_columns(row, columns))
+    return Record(
+        product or name, _text(row[columns["caption"]]), image, _side_columns(row, columns)
+    )
 
 
 def _side_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:

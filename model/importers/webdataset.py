@@ -1,14 +1,14 @@
 """Webdataset: tar shards in which files of one key make a pair.
 
-Format (webdataset library; img2dataset writes it): members ``key.ext`` follow each other, where the key is the path up
-to the first dot of the file's name: ``00012.jpg 00012.txt 00012.json``. The image is ``.jpg``, ``.jpeg``, ``.png`` or
-``.webp``; the caption is ``.txt`` (UTF-8) or else a field of ``.json``. Other scalars of the JSON become columns of the
-side table, its ``id`` (or else the key) the product's id. Shards, plain or compressed, are read in the order of their
-names.
+Format (webdataset library; img2dataset writes it): members ``key.ext`` follow each other, where the
+key is the path up to the first dot of the file's name: ``00012.jpg 00012.txt 00012.json``. The
+image is ``.jpg``, ``.jpeg``, ``.png`` or ``.webp``; the caption is ``.txt`` (UTF-8) or else a field
+of ``.json``. Other scalars of the JSON become columns of the side table, its ``id`` (or else the
+key) the product's id. Shards, plain or compressed, are read in the order of their names.
 
-A shard is streamed once, front to back, about 2,500 keys/s (tarfile's headers); memory is one key. Nothing is unpacked
-and a member's name is never a path here, so ``../x.jpg`` is an id like any other. A shard that was cut short is
-refused: what it lost cannot be counted.
+A shard is streamed once, front to back, about 2,500 keys/s (tarfile's headers); memory is one key.
+Nothing is unpacked and a member's name is never a path here, so ``../x.jpg`` is an id like any
+other. A shard that was cut short is refused: what it lost cannot be counted.
 """
 
 import json
@@ -25,7 +25,14 @@ from typing import IO, Any, NamedTuple
 from pydantic import Field
 
 from model.importers.options import ImportOptions
-from model.importers.records import MAX_IMAGE_BYTES, LeftOut, LeftOutReason, Record, Row, SplitSource
+from model.importers.records import (
+    MAX_IMAGE_BYTES,
+    LeftOut,
+    LeftOutReason,
+    Record,
+    Row,
+    SplitSource,
+)
 from model.importers.sources import by_split, find_files, reading
 
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -61,7 +68,10 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
         DataError: a source does not exist or holds no shard.
     """
     groups = by_split(find_files(sources, SHARD_ENDINGS), options.split)
-    return [SplitSource(split, shards, partial(_read, shards, options)) for split, shards in groups.items()]
+    return [
+        SplitSource(split, shards, partial(_read, shards, options))
+        for split, shards in groups.items()
+    ]
 
 
 def _read(shards: Sequence[Path], options: Options) -> Iterator[Row]:
@@ -74,7 +84,10 @@ def _read(shards: Sequence[Path], options: Options) -> Iterator[Row]:
 
 def _read_members(shard: Path) -> Iterator[Member]:
     """Yield the files of a shard; a file without a key has no extension, one that is no part of a pair has ``?``."""
-    with reading(shard, *DAMAGES), tarfile.open(shard, "r|*", tarinfo=_checked_headers(), ignore_zeros=True) as archive:
+    with (
+        reading(shard, *DAMAGES),
+        tarfile.open(shard, "r|*", tarinfo=_checked_headers(), ignore_zeros=True) as archive,
+    ):
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would remember every member, 1 KB each
             match = KEY.fullmatch(info.name.removeprefix("./"))
@@ -133,7 +146,9 @@ def _row(key: str, members: Iterator[Member], options: Options) -> Row:
     return _record(key, image, files.get("txt"), fields, options)
 
 
-def _record(key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options) -> Row:
+def _record(
+    key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options
+) -> Row:
     names = CAPTION_FIELDS if options.caption is None else (options.caption,)
     caption = next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
     if text is not None and options.caption is None:
@@ -141,10 +156,14 @@ def _record(key: str, image: bytes, text: bytes | None, fields: dict[str, Any], 
             caption = text.decode("utf-8-sig").strip("\r\n")
         except UnicodeDecodeError:
             return LeftOut(LeftOutReason.BAD_UTF8, key)
-    columns = {name: _scalar(value) for name, value in fields.items() if not isinstance(value, dict | list)}
+    columns = {
+        name: _scalar(value) for name, value in fields.items() if not isinstance(value, dict | list)
+    }
     product = columns.pop("id", "") or key
     for name in names:
-        if name != "title" and columns.get(name) == caption:  # a title has its column even where it is the caption
+        if (
+            name != "title" and columns.get(name) == caption
+        ):  # a title has its column even where it is the caption
             del columns[name]
     return Record(product, caption, image, columns)
 

@@ -1,11 +1,13 @@
 """Rows of any importer → ``<split>.tsv`` and ``<split>.products.csv``, both or none.
 
-One pass and flat memory. The columns of a side table need not be known before the last row (the JSON of a webdataset
-may show a new field at any time), so its rows wait in a nameless temporary file beside the output, each a JSON list,
-and become CSV when all columns are known, in the order of their first appearance; that costs their size on disk once
-more. Tabs and line breaks become spaces in captions and in the side table, whose line N+1 is thus line N of the TSV.
+One pass and flat memory. The columns of a side table need not be known before the last row (the
+JSON of a webdataset may show a new field at any time), so its rows wait in a nameless temporary
+file beside the output, each a JSON list, and become CSV when all columns are known, in the order of
+their first appearance; that costs their size on disk once more. Tabs and line breaks become spaces
+in captions and in the side table, whose line N+1 is thus line N of the TSV.
 
-The TSV is renamed last and an old one removed first: whenever a TSV is there, its own side table lies beside it.
+The TSV is renamed last and an old one removed first: whenever a TSV is there, its own side table
+lies beside it.
 """
 
 import base64
@@ -21,7 +23,15 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from model.importers.records import ImportedSplit, LeftOut, LeftOutReason, LeftOutRows, Record, Row, SplitSource
+from model.importers.records import (
+    ImportedSplit,
+    LeftOut,
+    LeftOutReason,
+    LeftOutRows,
+    Record,
+    Row,
+    SplitSource,
+)
 from model.pairs.splits import side_table_path
 from model.storage.files import atomic_write
 
@@ -44,9 +54,11 @@ def tsv_path(out: Path, split: str) -> Path:
 
 
 def write_split(source: SplitSource, out: Path, on_rows: OnRows | None = None) -> ImportedSplit:
-    """Write the pairs of a split and their side table into a folder, replacing what an earlier import left there.
+    """Write the pairs of a split and their side table into a folder, replacing what an earlier
+    import left there.
 
-    ``on_rows`` is called with the rows read since its last call. Nothing is written where no row becomes a pair.
+    ``on_rows`` is called with the rows read since its last call. Nothing is written where no row
+    becomes a pair.
 
     Raises:
         DataError: the source cannot be read.
@@ -71,7 +83,14 @@ def write_split(source: SplitSource, out: Path, on_rows: OnRows | None = None) -
     except _NothingToWrite:
         written = (None, None)
     return ImportedSplit(
-        source.split, source.files, *written, tally.rows, tally.pairs, tally.left_out, tally.cleaned, table.dropped
+        source.split,
+        source.files,
+        *written,
+        tally.rows,
+        tally.pairs,
+        tally.left_out,
+        tally.cleaned,
+        table.dropped,
     )
 
 
@@ -99,7 +118,9 @@ def _with_reports(rows: Iterator[Row], on_rows: OnRows | None) -> Iterator[Row]:
         on_rows(done)
 
 
-def _write_row(row: Row, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable") -> None:
+def _write_row(
+    row: Row, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable"
+) -> None:
     tally.rows += 1
     if isinstance(row, Record):
         row = tally.judge(row)
@@ -152,7 +173,9 @@ def _is_encodable(text: str) -> bool:
 def printable(text: str) -> str:
     r"""Return the text with its control characters spelled out (``\x1b``), cut where it is long."""
     cut = text if len(text) <= MAX_NAME_CHARS else text[:MAX_NAME_CHARS] + "…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut
+    )
 
 
 class _SideTable:

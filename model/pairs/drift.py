@@ -1,10 +1,11 @@
 """Whether two data versions are alike: shares of values before and after, column by column.
 
-A split is kept as a table of counts (column, value, count) of a few thousand rows, so that a version can be compared
-long after its pairs are gone. Numbers are counted in bins, four an octave; words and columns of the side table by their
-most frequent values. What is measured is the population stability index, and beside it the index that 999 of 1,000
-columns without any drift stay under, because of 200 lines no two draws are alike. A comparison takes milliseconds,
-counting two million lines about 6 s.
+A split is kept as a table of counts (column, value, count) of a few thousand rows, so that a
+version can be compared long after its pairs are gone. Numbers are counted in bins, four an octave;
+words and columns of the side table by their most frequent values. What is measured is the
+population stability index, and beside it the index that 999 of 1,000 columns without any drift stay
+under, because of 200 lines no two draws are alike. A comparison takes milliseconds, counting two
+million lines about 6 s.
 """
 
 import math
@@ -60,18 +61,28 @@ class ColumnDrift(NamedTuple):
 def counts_of(profile: pa.Table, words: pa.Table, products: pa.Table | None) -> pa.Table:
     """Count the values of a split's accepted lines: rows of ``COUNTS_SCHEMA``.
 
-    ``profile`` has ``COUNTED_COLUMNS`` and a row a line, ``words`` the columns ``word`` and ``count``, ``products`` is
-    the side table, a row a line; its column ``id`` is not counted.
+    ``profile`` has ``COUNTED_COLUMNS`` and a row a line, ``words`` the columns ``word`` and
+    ``count``, ``products`` is the side table, a row a line; its column ``id`` is not counted.
     """
     accepted = pc.is_null(profile["fault"])
     kept = profile.filter(accepted)
-    counts = {name: _binned(kept[name]) for name in NUMBERS} | {name: _top(kept[name]) for name in LABELS}
+    counts = {name: _binned(kept[name]) for name in NUMBERS} | {
+        name: _top(kept[name]) for name in LABELS
+    }
     order = words.sort_by([("count", "descending"), ("word", "ascending")])
-    counts[WORDS] = _cut(dict(zip(order["word"].to_pylist(), order["count"].to_pylist(), strict=True)), TOP_WORDS)
+    counts[WORDS] = _cut(
+        dict(zip(order["word"].to_pylist(), order["count"].to_pylist(), strict=True)), TOP_WORDS
+    )
     if products is not None and len(products) == len(profile):
         table = products.filter(accepted)
-        counts |= {PRODUCTS + name: _top(table[name]) for name in table.column_names if name != "id"}
-    rows = [(column, value, count) for column, values in counts.items() for value, count in values.items()]
+        counts |= {
+            PRODUCTS + name: _top(table[name]) for name in table.column_names if name != "id"
+        }
+    rows = [
+        (column, value, count)
+        for column, values in counts.items()
+        for value, count in values.items()
+    ]
     return pa.table([[row[part] for row in rows] for part in range(3)], schema=COUNTS_SCHEMA)
 
 
@@ -86,26 +97,38 @@ def read_counts(path: Path) -> pa.Table:
 
 def added(parts: list[pa.Table]) -> pa.Table:
     """Return the counts of several splits together."""
-    return pa.concat_tables(parts).group_by(["column", "value"], use_threads=False).aggregate([("count", "sum")])
+    return (
+        pa.concat_tables(parts)
+        .group_by(["column", "value"], use_threads=False)
+        .aggregate([("count", "sum")])
+    )
 
 
 def drift(reference: pa.Table, current: pa.Table) -> list[ColumnDrift]:
     """Return the drift of every column of the reference, farthest above chance first.
 
-    A column that is not there any more has the one value ``(none)``; a new one has nothing to be compared with.
+    A column that is not there any more has the one value ``(none)``; a new one has nothing to be
+    compared with.
     """
     before, after = _by_column(reference), _by_column(current)
-    lines = max((sum(values.values()) for name, values in after.items() if name != WORDS), default=0)
-    found = [column_drift(name, values, after.get(name, {NONE: lines})) for name, values in before.items()]
+    lines = max(
+        (sum(values.values()) for name, values in after.items() if name != WORDS), default=0
+    )
+    found = [
+        column_drift(name, values, after.get(name, {NONE: lines}))
+        for name, values in before.items()
+    ]
     return sorted(found, key=lambda each: (-each.excess, -each.psi, each.column))
 
 
 def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int]) -> ColumnDrift:
-    """Return the population stability index of two counts of values, sum over values of (q - p) ln(q / p).
+    """Return the population stability index of two counts of values, sum over values of (q - p)
+    ln(q / p).
 
-    Half a count is added to each value, so that one that came or went has a finite weight. Without drift the index
-    follows chi-square with B - 1 degrees of freedom, times 1/n + 1/m, for B values of n and m rows.
-    Source: B. Yurdakul, Statistical Properties of Population Stability Index (2018).
+    Half a count is added to each value, so that one that came or went has a finite weight. Without
+    drift the index follows chi-square with B - 1 degrees of freedom, times 1/n + 1/m, for B values
+    of n and m rows. Source: B. Yurdakul, Statistical Properties of Population Stability Index
+    (2018).
     """
     before, after = _comparable(before, after)
     values = sorted(before.keys() | after.keys())
@@ -113,8 +136,12 @@ def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int
     terms = (q - p) * np.log(q / p)
     n, m = (max(1, sum(counts.values())) for counts in (before, after))
     most = [values[row] for row in np.argsort(-terms, kind="stable")[:MOVERS] if terms[row] > 0]
-    movers = tuple(Mover(value, before.get(value, 0) / n, after.get(value, 0) / m) for value in most)
-    return ColumnDrift(column, float(terms.sum()), (1 / n + 1 / m) * _chi_square(len(values) - 1), movers)
+    movers = tuple(
+        Mover(value, before.get(value, 0) / n, after.get(value, 0) / m) for value in most
+    )
+    return ColumnDrift(
+        column, float(terms.sum()), (1 / n + 1 / m) * _chi_square(len(values) - 1), movers
+    )
 
 
 def _binned(column: pa.ChunkedArray) -> dict[str, int]:
@@ -150,11 +177,16 @@ def _by_column(counts: pa.Table) -> dict[str, dict[str, int]]:
     return found
 
 
-def _comparable(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+def _comparable(
+    before: Mapping[str, int], after: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Put together what cannot be judged by itself: values cut off on one side, and those that are rare."""
     before, after = (_merged(counts, _cut_off(before, after), OTHER) for counts in (before, after))
     n, m = (max(1, sum(counts.values())) for counts in (before, after))
-    means = {value: (before.get(value, 0) / n + after.get(value, 0) / m) / 2 for value in before.keys() | after.keys()}
+    means = {
+        value: (before.get(value, 0) / n + after.get(value, 0) / m) / 2
+        for value in before.keys() | after.keys()
+    }
     rare = {value for value, mean in means.items() if mean * min(n, m) < MIN_EXPECTED}
     return _merged(before, rare, RARE), _merged(after, rare, RARE)
 
@@ -162,13 +194,20 @@ def _comparable(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[di
 def _cut_off(before: Mapping[str, int], after: Mapping[str, int]) -> set[str]:
     """Return the values that one side counts and the other may have counted among its rest."""
     return {
-        value for one, other in ((before, after), (after, before)) if OTHER in other for value in one.keys() - other
+        value
+        for one, other in ((before, after), (after, before))
+        if OTHER in other
+        for value in one.keys() - other
     }
 
 
 def _merged(counts: Mapping[str, int], values: set[str], name: str) -> dict[str, int]:
     kept = {value: count for value, count in counts.items() if value not in values}
-    return kept | {name: kept.get(name, 0) + sum(counts.get(value, 0) for value in values)} if values else kept
+    return (
+        kept | {name: kept.get(name, 0) + sum(counts.get(value, 0) for value in values)}
+        if values
+        else kept
+    )
 
 
 def _shares(counts: Mapping[str, int], values: list[str]) -> npt.NDArray[np.float64]:

@@ -1,7 +1,8 @@
-"""Which pairs to hold out so that nothing of them is trained on: whole groups that share captions, images, products.
+"""Which pairs to hold out so that nothing of them is trained on: whole groups that share captions,
+images, products.
 
-Groups are found by passing the least row number on through every shared key until nothing changes: some ten passes,
-0.3 s each over two million pairs.
+Groups are found by passing the least row number on through every shared key until nothing changes:
+some ten passes, 0.3 s each over two million pairs.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ Rows = npt.NDArray[np.int64]
 
 
 def group_rows(keys: Sequence[npt.NDArray[Any]]) -> Rows:
-    """Return the group of each row, int64 [N], named by its first row: rows with an equal value in any key, or linked.
+    """Return the group of each row, int64 [N], named by its first row: rows with an equal value in
+    any key, or linked.
 
     ``keys`` are at least one array of N values.
     """
@@ -32,7 +34,8 @@ def group_rows(keys: Sequence[npt.NDArray[Any]]) -> Rows:
 
 
 def hold_out(group: Rows, is_trained: npt.NDArray[np.bool_], wanted: int, seed: int) -> Rows:
-    """Return at most ``wanted`` rows, ascending: whole groups drawn from the seed, none with a row that is trained on.
+    """Return at most ``wanted`` rows, ascending: whole groups drawn from the seed, none with a row
+    that is trained on.
 
     A group that is larger than what is still wanted is passed over.
     """

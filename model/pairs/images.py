@@ -1,9 +1,11 @@
-"""What an encoded picture is: judged by its header, decoded to RGB, told in a row of facts; the only decoder.
+"""What an encoded picture is: judged by its header, decoded to RGB, told in a row of facts; the
+only decoder.
 
-What a header promises is judged before a pixel is decoded, so a small file with a huge picture costs nothing. Plain
-RGB JPEGs (nearly all of a shop's) take libjpeg-turbo through simplejpeg, about 0.19 ms for 224 pixels square on one
-core; what needs judgement (orientation, alpha, palettes, CMYK, 16 bit, animation) takes Pillow, about 0.5 ms. Nothing
-here raises on bad bytes: a fault is a value. Torch is not imported, so that a profiling process stays small.
+What a header promises is judged before a pixel is decoded, so a small file with a huge picture
+costs nothing. Plain RGB JPEGs (nearly all of a shop's) take libjpeg-turbo through simplejpeg, about
+0.19 ms for 224 pixels square on one core; what needs judgement (orientation, alpha, palettes, CMYK,
+16 bit, animation) takes Pillow, about 0.5 ms. Nothing here raises on bad bytes: a fault is a value.
+Torch is not imported, so that a profiling process stays small.
 """
 
 import io
@@ -32,10 +34,12 @@ PREVIEW_SIDE = 24
 # Real progressive files have about ten scans; each further one costs a pass over all pixels.
 MAX_SCANS = 100
 STRIP_PIXELS = 1_000_000
-# Tables, restart intervals, comments and application data; not APP1 (EXIF, XMP) and APP14 (Adobe's colour space).
+# Tables, restart intervals, comments and application data; not APP1 (EXIF, XMP) and APP14 (Adobe's
+# colour space).
 PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1, 0xEE})
 
-# Whatever Pillow's parsers let through on hostile bytes: listed, so that a fault of ours outside them still shows.
+# Whatever Pillow's parsers let through on hostile bytes: listed, so that a fault of ours outside
+# them still shows.
 PILLOW_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -61,7 +65,8 @@ MODE_NOTES = {
     "I": "grey",
     "I;16": "grey",
 }
-# Values 2 to 8 of the EXIF tag, https://www.cipa.jp/std/documents/e/DC-X008-Translation-2019-E.pdf, 4.6.4 A.
+# Values 2 to 8 of the EXIF tag, https://www.cipa.jp/std/documents/e/DC-X008-Translation-2019-E.pdf,
+# 4.6.4 A.
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -84,11 +89,13 @@ class ImageFacts:
     notes: tuple[str, ...]
 
 
-def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) -> ImageFacts | FaultReason:
+def inspect_image(
+    data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1
+) -> ImageFacts | FaultReason:
     """Judge encoded bytes by their header alone, without decoding a pixel.
 
-    Checked in this order: NOT_AN_IMAGE, TRUNCATED_IMAGE (the header itself is cut), TOO_MANY_PIXELS (more than
-    ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under ``min_side``).
+    Checked in this order: NOT_AN_IMAGE, TRUNCATED_IMAGE (the header itself is cut), TOO_MANY_PIXELS
+    (more than ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under ``min_side``).
     """
     return _judge(_facts(data, _plain_jpeg_size(data)), max_pixels, min_side)
 
@@ -96,8 +103,9 @@ def inspect_image(data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1) 
 def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels | FaultReason:
     """Decode to a uint8 array [H, W, 3], or say why that is impossible.
 
-    EXIF orientation is applied, 16 bit scaled by 1/257, alpha composited on white, the first frame of an animation
-    taken. Whatever is cut off (2 bytes are enough) is TRUNCATED_IMAGE; damage inside is decoded as far as it goes.
+    EXIF orientation is applied, 16 bit scaled by 1/257, alpha composited on white, the first frame
+    of an animation taken. Whatever is cut off (2 bytes are enough) is TRUNCATED_IMAGE; damage
+    inside is decoded as far as it goes.
     """
     plain_size = _plain_jpeg_size(data)
     facts = _judge(_facts(data, plain_size), max_pixels, min_side=1)
@@ -106,7 +114,8 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels | FaultReaso
     if plain_size is None:
         return _decode_with_pillow(data, facts.format)
     pixels = _decode_plain_jpeg(data)
-    # Pillow has the last word on what the fast decoder refuses, so that both roads give the same reason.
+    # Pillow has the last word on what the fast decoder refuses, so that both roads give the same
+    # reason.
     return _decode_with_pillow(data, facts.format) if pixels is None else pixels
 
 
@@ -120,10 +129,12 @@ class Preview(NamedTuple):
 def preview_image(
     data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1, preview_side: int = PREVIEW_SIDE
 ) -> Preview | FaultReason:
-    """Judge an encoded image as `inspect_image` and `decode_rgb` do, for a third of the time of the latter.
+    """Judge an encoded image as `inspect_image` and `decode_rgb` do, for a third of the time of the
+    latter.
 
-    All data is decoded, but to a picture whose sides may be 2 to 8 times smaller (``preview_side`` pixels at least).
-    Its notes tell also what only decoding can: ``damaged`` (the decoder met corrupt data and went on), ``flat_below``.
+    All data is decoded, but to a picture whose sides may be 2 to 8 times smaller (``preview_side``
+    pixels at least). Its notes tell also what only decoding can: ``damaged`` (the decoder met
+    corrupt data and went on), ``flat_below``.
     """
     plain_size = _plain_jpeg_size(data)
     facts = _judge(_facts(data, plain_size), max_pixels, min_side)
@@ -139,7 +150,9 @@ def preview_image(
         return pixels
     if _is_flat_below(pixels):
         notes.append("flat_below")
-    return Preview(facts if len(notes) == len(facts.notes) else replace(facts, notes=tuple(notes)), pixels)
+    return Preview(
+        facts if len(notes) == len(facts.notes) else replace(facts, notes=tuple(notes)), pixels
+    )
 
 
 def has_signature(data: bytes) -> bool:
@@ -148,13 +161,22 @@ def has_signature(data: bytes) -> bool:
         return True
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return True
-    return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)
+    return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in (
+        12,
+        40,
+        52,
+        56,
+        64,
+        108,
+        124,
+    )
 
 
 def _is_flat_below(pixels: Pixels) -> bool:
     """Whether over 30 % of the rows of an image, from the last one up, are one colour.
 
-    What a decoder leaves behind damage looks so, and so does a plain background: worth a note, never a fault.
+    What a decoder leaves behind damage looks so, and so does a plain background: worth a note,
+    never a fault.
     """
     rows = pixels[math.floor(len(pixels) * (1 - FLAT_SHARE)) :].tobytes()
     return rows == rows[:3] * (len(rows) // 3)
@@ -163,7 +185,8 @@ def _is_flat_below(pixels: Pixels) -> bool:
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Return (width, height) of a complete 8-bit RGB JPEG that needs no judgement, else None.
 
-    Walks the markers up to the first scan (about 5 µs), because opening a file in Pillow costs a tenth of a decode.
+    Walks the markers up to the first scan (about 5 µs), because opening a file in Pillow costs a
+    tenth of a decode.
     """
     if not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")):
         return None
@@ -175,7 +198,9 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker in PASSED_SEGMENTS:
             pass
         elif 0xC0 <= marker <= 0xC2 and size is None and end - at >= 10:
-            precision, height, width, components = struct.unpack_from(">BHHB", data.ljust(at + 10), at + 4)
+            precision, height, width, components = struct.unpack_from(
+                ">BHHB", data.ljust(at + 10), at + 4
+            )
             if (precision, components) != (8, 3) or not height * width:
                 return None
             size = (width, height)
@@ -197,10 +222,16 @@ def _needs_pillow(marker: int, body: bytes) -> bool:
 def _facts(data: bytes, plain_size: tuple[int, int] | None) -> ImageFacts | FaultReason:
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
         return FaultReason.TOO_MANY_PIXELS
-    return _inspect_with_pillow(data) if plain_size is None else ImageFacts("JPEG", *plain_size, "RGB", ())
+    return (
+        _inspect_with_pillow(data)
+        if plain_size is None
+        else ImageFacts("JPEG", *plain_size, "RGB", ())
+    )
 
 
-def _judge(facts: ImageFacts | FaultReason, max_pixels: int, min_side: int) -> ImageFacts | FaultReason:
+def _judge(
+    facts: ImageFacts | FaultReason, max_pixels: int, min_side: int
+) -> ImageFacts | FaultReason:
     """Put a size that is out of bounds in the place of the facts."""
     if isinstance(facts, FaultReason):
         return facts
@@ -212,7 +243,9 @@ def _judge(facts: ImageFacts | FaultReason, max_pixels: int, min_side: int) -> I
 def _decode_plain_jpeg(data: bytes, min_side: int = 0) -> Pixels | None:
     """Decode with libjpeg-turbo, to the smallest scale whose sides are ``min_side`` at least; None on corrupt data."""
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=min_side, min_width=min_side)
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=min_side, min_width=min_side
+        )
     except ValueError:
         return None
     return pixels
@@ -232,7 +265,9 @@ def _inspect_with_pillow(data: bytes) -> ImageFacts | FaultReason:
     try:
         with _open(data) as image:
             container = "JPEG" if image.format == "MPO" else str(image.format)
-            return ImageFacts(container, *image.size, image.mode, tuple(_notes(image, container, data)))
+            return ImageFacts(
+                container, *image.size, image.mode, tuple(_notes(image, container, data))
+            )
     except Image.DecompressionBombError:
         return FaultReason.TOO_MANY_PIXELS
     except PILLOW_ERRORS:
@@ -270,7 +305,9 @@ def _to_array(image: Image.Image) -> Pixels:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255; 257 maps 65,535 to 255.
-        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        ).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -282,7 +319,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int | None:
     """Return the EXIF orientation, 1 where none is given, None where the EXIF block is malformed."""
     try:
-        # Opening a JPEG swallows what is wrong with its EXIF block; parsing the block once more says it.
+        # Opening a JPEG swallows what is wrong with its EXIF block; parsing the block once more
+        # says it.
         Image.Exif().load(image.info.get("exif", b""))
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except PILLOW_ERRORS:

@@ -1,9 +1,10 @@
 """Random access to the accepted pairs of a split, by the offsets of their profile.
 
-A TSV is read in place: nothing is unpacked, and nothing mapped, because a mapped file that is cut kills its readers
-with a signal. Each pair that is read is compared with the hashes in its profile, so nothing is trained on that was not
-judged. Opening 10 GB of 500,000 pairs takes about 0.06 s of one core and 90 MB; a shuffled read about 25 µs for a line
-of 7 KB (7 of them the hashes), a caption alone 12 µs; an index 48 bytes a pair.
+A TSV is read in place: nothing is unpacked, and nothing mapped, because a mapped file that is cut
+kills its readers with a signal. Each pair that is read is compared with the hashes in its profile,
+so nothing is trained on that was not judged. Opening 10 GB of 500,000 pairs takes about 0.06 s of
+one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them the hashes), a caption
+alone 12 µs; an index 48 bytes a pair.
 """
 
 import hashlib
@@ -48,7 +49,8 @@ class PairSource(NamedTuple):
 class PairIndex:
     """Where the accepted pairs of a split lie: one row a pair, N rows.
 
-    Threads share an index; processes may fork with it or get it sent, and then open the files by themselves.
+    Threads share an index; processes may fork with it or get it sent, and then open the files by
+    themselves.
     """
 
     files: tuple[Path, ...]
@@ -159,7 +161,9 @@ class PairIndex:
         return descriptor
 
     def _changed(self, row: int) -> DataError:
-        return DataError(f"{self.where(row)}: not the line that was profiled, so the file changed; validate it again")
+        return DataError(
+            f"{self.where(row)}: not the line that was profiled, so the file changed; validate it again"
+        )
 
 
 class Captions:
@@ -177,8 +181,8 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
     """Return the index of the accepted lines of the sources, in the order of the files.
 
     Raises:
-        DataError: a profile is missing or damaged, a TSV is not of the size that its profile saw, or a line of some 32
-            to 63 in it is another.
+        DataError: a profile is missing or damaged, a TSV is not of the size that its profile saw,
+            or a line of some 32 to 63 in it is another.
     """
     profiles = [_accepted(source) for source in sources]
     index = PairIndex(
@@ -213,7 +217,9 @@ def _accepted(source: PairSource) -> _Accepted:
     # The last profiled line, with its newline or without, ends where the file does.
     end = profile["offset"][-1].as_py() + profile["length"][-1].as_py()
     if not source.tsv.is_file() or source.tsv.stat().st_size not in (end, end + 1):
-        raise DataError(f"{source.tsv}: missing, or not the file that was profiled; validate the data again")
+        raise DataError(
+            f"{source.tsv}: missing, or not the file that was profiled; validate the data again"
+        )
     rows = pc.indices_nonzero(pc.is_null(profile["fault"]))
     accepted = profile if len(rows) == len(profile) else profile.take(rows)
     return _Accepted(np.from_dlpack(rows).astype(np.int64) + 1, accepted)
@@ -228,7 +234,8 @@ def _column(profiles: Sequence[_Accepted], name: str) -> npt.NDArray[Any]:
 def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:
     """Split an index into (train, valid) so that no caption and no image is in both.
 
-    Pairs whose caption and image occur once are drawn; where they are too few, whole groups of pairs that share some.
+    Pairs whose caption and image occur once are drawn; where they are too few, whole groups of
+    pairs that share some.
     """
     alone = np.flatnonzero(_occurs_once(index.caption_hash) & _occurs_once(index.image_hash))
     wanted = round(share * len(index))

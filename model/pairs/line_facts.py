@@ -1,8 +1,8 @@
 """What a profile keeps of each line: caption facts, image facts, signatures, and the one fault.
 
-A piece of a TSV becomes columns of plain values, so that several processes can share a file and send back little. A
-line of a 256-pixel JPEG takes about 0.35 ms, hardly more than decoding the JPEG alone; neither torch nor Arrow is
-imported here, so a process takes about 60 MB.
+A piece of a TSV becomes columns of plain values, so that several processes can share a file and
+send back little. A line of a 256-pixel JPEG takes about 0.35 ms, hardly more than decoding the JPEG
+alone; neither torch nor Arrow is imported here, so a process takes about 60 MB.
 """
 
 import hashlib
@@ -68,7 +68,12 @@ def profile_piece(piece: Piece) -> Rows:
 
 def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
     """Return what is known of a line; ``fault`` is there only where it has one."""
-    row: dict[str, Any] = {"line": line.line, "offset": line.offset, "length": line.length, "notes": []}
+    row: dict[str, Any] = {
+        "line": line.line,
+        "offset": line.offset,
+        "length": line.length,
+        "notes": [],
+    }
     if line.data is None:
         return row | {"fault": FaultReason.LINE_TOO_LONG.value}
     pair = parse_line(line.data, piece.columns)
@@ -101,7 +106,12 @@ def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
         row["fault"] = preview.value
         return
     facts = preview.facts
-    row |= {"image_format": facts.format, "width": facts.width, "height": facts.height, "mode": facts.mode}
+    row |= {
+        "image_format": facts.format,
+        "width": facts.width,
+        "height": facts.height,
+        "mode": facts.mode,
+    }
     row["notes"].extend(facts.notes)
     row["image_phash"], row["image_thumb"] = image_signature(preview.pixels)
 

@@ -1,11 +1,13 @@
-"""Pictures that are the same to the eye: the signature that a profile keeps of each image, and who looks like whom.
+"""Pictures that are the same to the eye: the signature that a profile keeps of each image, and who
+looks like whom.
 
-A signature is a perceptual hash, which finds candidates, and a thumbnail, which tells the true ones among them: shop
-photos of one kind (a shirt, centred, on white) share hashes by the hundred, but not their colours in 36 places.
-Measured on 4,000 x 1,000 real product photos: of copies saved again (JPEG quality 30 to 90, or as PNG) 99 to 100 %
-were found, of resized ones (100 to 800 pixels) 97 to 100 %, and one of 4,000,000 pairs of other photos. Against a test
-split of 32,000 that would be one picture in a hundred, so the few that are left are decoded and compared in 1,024
-places: all copies pass and no other photo. A copy cropped by 2 % at each side is another picture.
+A signature is a perceptual hash, which finds candidates, and a thumbnail, which tells the true ones
+among them: shop photos of one kind (a shirt, centred, on white) share hashes by the hundred, but
+not their colours in 36 places. Measured on 4,000 x 1,000 real product photos: of copies saved again
+(JPEG quality 30 to 90, or as PNG) 99 to 100 % were found, of resized ones (100 to 800 pixels) 97 to
+100 %, and one of 4,000,000 pairs of other photos. Against a test split of 32,000 that would be one
+picture in a hundred, so the few that are left are decoded and compared in 1,024 places: all copies
+pass and no other photo. A copy cropped by 2 % at each side is another picture.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,9 +28,11 @@ MAX_BITS = 4
 MAX_LEVELS = 10
 FIRST_BYTES = THUMB_SIDE * 3
 PLACES_SIDE = 32
-# Copies, resized ones too, differed by at most 32 levels, other photos with the same signature by at least 71.
+# Copies, resized ones too, differed by at most 32 levels, other photos with the same signature by
+# at least 71.
 MAX_PLACE_LEVELS = 50
-# Of six bands of a hash, four flipped bits leave two as they are; keys of two bands (21 bits) make few candidates.
+# Of six bands of a hash, four flipped bits leave two as they are; keys of two bands (21 bits) make
+# few candidates.
 BANDS = (0, 11, 22, 33, 44, 54, 64)
 KEY_BANDS = 2
 # Candidates compared at a time, about 10 MB.
@@ -58,9 +62,9 @@ class Signatures(NamedTuple):
 def image_signature(pixels: Pixels) -> Signature:
     """Return the signature of an RGB image uint8 [H, W, 3]; about 30 µs for 32 pixels square.
 
-    A bit of the hash says whether one of the 64 lowest frequencies of the brightness is above their median.
-    Source: the DCT hash of perceptual hashing (C. Zauner, 2010). All sums are of whole numbers below 2^53, so they are
-    exact on every machine, in whatever order a matrix product adds.
+    A bit of the hash says whether one of the 64 lowest frequencies of the brightness is above their
+    median. Source: the DCT hash of perceptual hashing (C. Zauner, 2010). All sums are of whole
+    numbers below 2^53, so they are exact on every machine, in whatever order a matrix product adds.
     """
     height, width, channels = pixels.shape
     levels = pixels.astype(np.float64)
@@ -92,7 +96,9 @@ def _cell_shares(side: int) -> npt.NDArray[np.float64]:
 
 def picture_places(pixels: Pixels) -> Pixels:
     """Return an RGB image uint8 [H, W, 3] in 32 x 32 places: uint8 [32, 32, 3]."""
-    return np.asarray(Image.fromarray(pixels).resize((PLACES_SIDE, PLACES_SIDE), Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(pixels).resize((PLACES_SIDE, PLACES_SIDE), Image.Resampling.BILINEAR)
+    )
 
 
 def is_same_picture(one: Pixels, other: Pixels) -> bool:
@@ -100,12 +106,15 @@ def is_same_picture(one: Pixels, other: Pixels) -> bool:
     return bool((np.maximum(one, other) - np.minimum(one, other) <= MAX_PLACE_LEVELS).all())
 
 
-def near_duplicates(left: Signatures, right: Signatures, confirm: Confirm = lambda row, other: True) -> Rows:
+def near_duplicates(
+    left: Signatures, right: Signatures, confirm: Confirm = lambda row, other: True
+) -> Rows:
     """Return for each of N left images the first right row that looks the same, or -1: int64 [N].
 
-    The same: hashes at most 4 bits apart, no byte of the thumbnails more than 10 levels, and ``confirm(row, other)``.
-    No such pair is missed. Memory is flat in the left images but for the answer; the right ones take about 150 bytes
-    each. Two million against 32,000 of the variety of shop photos take about 35 s of one core.
+    The same: hashes at most 4 bits apart, no byte of the thumbnails more than 10 levels, and
+    ``confirm(row, other)``. No such pair is missed. Memory is flat in the left images but for the
+    answer; the right ones take about 150 bytes each. Two million against 32,000 of the variety of
+    shop photos take about 35 s of one core.
     """
     found, refuted = np.full(len(left.phash), len(right.phash), np.int64), set[tuple[int, int]]()
     for mask in _key_masks():
@@ -123,8 +132,9 @@ def near_duplicates(left: Signatures, right: Signatures, confirm: Confirm = lamb
 def earlier_duplicates(images: Signatures, confirm: Confirm = lambda row, other: True) -> Rows:
     """Return for each of N images an earlier row that looks the same, or its own: int64 [N].
 
-    The same as in `near_duplicates`, but of pictures that share part of their hash each is compared with the next four
-    alone, so time grows with N and no bucket of ten thousand explodes. All are compared where there are few.
+    The same as in `near_duplicates`, but of pictures that share part of their hash each is compared
+    with the next four alone, so time grows with N and no bucket of ten thousand explodes. All are
+    compared where there are few.
     """
     found, refuted = np.arange(len(images.phash)), set[tuple[int, int]]()
     by_hash = np.argsort(images.phash, kind="stable")
@@ -133,14 +143,24 @@ def earlier_duplicates(images: Signatures, confirm: Confirm = lambda row, other:
         ordered = images.phash[order]
         for step in range(1, min(NEIGHBOURS + 1, len(order))):
             differing = ordered[step:] ^ ordered[:-step]
-            places = np.flatnonzero(((differing & mask) == 0) & (np.bitwise_count(differing) <= MAX_BITS))
+            places = np.flatnonzero(
+                ((differing & mask) == 0) & (np.bitwise_count(differing) <= MAX_BITS)
+            )
             one, other = order[places], order[places + step]
             alike = same_colours(images.thumb, one, images.thumb, other)
-            _settle(found, np.maximum(one, other)[alike], np.minimum(one, other)[alike], confirm, refuted)
+            _settle(
+                found,
+                np.maximum(one, other)[alike],
+                np.minimum(one, other)[alike],
+                confirm,
+                refuted,
+            )
     return found
 
 
-def _settle(found: Rows, rows: Rows, others: Rows, confirm: Confirm, refuted: set[tuple[int, int]]) -> None:
+def _settle(
+    found: Rows, rows: Rows, others: Rows, confirm: Confirm, refuted: set[tuple[int, int]]
+) -> None:
     """Put the confirmed pairs into ``found`` where they name an earlier row than it does."""
     better = others < found[rows]
     for row, other in zip(rows[better].tolist(), others[better].tolist(), strict=True):
@@ -155,7 +175,8 @@ def _settle(found: Rows, rows: Rows, others: Rows, confirm: Confirm, refuted: se
 def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.NDArray[np.bool_]:
     """Return whether no byte of thumbnail ``rows[i]`` differs much from ``others[i]``: bool [P].
 
-    The first row of cells tells most of the different ones; only for the rest are all bytes compared.
+    The first row of cells tells most of the different ones; only for the rest are all bytes
+    compared.
     """
     alike = _are_within(left[rows, :FIRST_BYTES], right[others, :FIRST_BYTES])
     rest = np.flatnonzero(alike)
@@ -164,7 +185,9 @@ def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.N
 
 
 def _are_within(one: Pixels, other: Pixels) -> npt.NDArray[np.bool_]:
-    within: npt.NDArray[np.bool_] = np.all(np.maximum(one, other) - np.minimum(one, other) <= MAX_LEVELS, axis=1)
+    within: npt.NDArray[np.bool_] = np.all(
+        np.maximum(one, other) - np.minimum(one, other) <= MAX_LEVELS, axis=1
+    )
     return within
 
 
@@ -175,7 +198,9 @@ def _key_masks() -> Iterator[np.uint64]:
         yield np.uint64(sum(chosen))
 
 
-def _candidates(keys: npt.NDArray[np.uint64], ordered: npt.NDArray[np.uint64]) -> Iterator[tuple[Rows, Rows]]:
+def _candidates(
+    keys: npt.NDArray[np.uint64], ordered: npt.NDArray[np.uint64]
+) -> Iterator[tuple[Rows, Rows]]:
     """Yield (rows of keys, places in ordered) with equal values, about CANDIDATES at a time."""
     first = np.searchsorted(ordered, keys, "left")
     counts = np.searchsorted(ordered, keys, "right") - first

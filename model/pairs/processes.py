@@ -16,11 +16,13 @@ Result = TypeVar("Result")
 AHEAD = 3
 
 
-def in_processes(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+def in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], processes: int
+) -> Iterator[Result]:
     """Yield ``function(item)`` in order, computed by that many processes; with 1, in this one.
 
-    The processes are spawned, because a fork of one that runs threads can hang. ``function`` must be importable, items
-    and results are sent between the processes.
+    The processes are spawned, because a fork of one that runs threads can hang. ``function`` must
+    be importable, items and results are sent between the processes.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
@@ -28,7 +30,11 @@ def in_processes(function: Callable[[Item], Result], items: Iterable[Item], proc
     if processes <= 1:
         yield from map(function, items)
         return
-    context, waiting, remaining = multiprocessing.get_context("spawn"), deque[Future[Result]](), iter(items)
+    context, waiting, remaining = (
+        multiprocessing.get_context("spawn"),
+        deque[Future[Result]](),
+        iter(items),
+    )
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
     try:
         waiting.extend(pool.submit(function, item) for item in islice(remaining, processes * AHEAD))

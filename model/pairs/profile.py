@@ -1,8 +1,9 @@
 """The profile: a Parquet row for every line of a TSV, and the faulty lines put aside.
 
-One pass over the file, shared by several processes; the files are the same to the byte however many there are. In a
-profile, accepted plus quarantined are the lines. Memory is flat: a few pieces of 4 MB and one row group. On two cores
-about 6,000 lines/s of 224-pixel JPEGs; each image is decoded once, to know that it can be.
+One pass over the file, shared by several processes; the files are the same to the byte however many
+there are. In a profile, accepted plus quarantined are the lines. Memory is flat: a few pieces of 4
+MB and one row group. On two cores about 6,000 lines/s of 224-pixel JPEGs; each image is decoded
+once, to know that it can be.
 """
 
 import hashlib
@@ -29,7 +30,8 @@ PIECE_BYTES = 4 << 20
 # Starting a process costs about as much as profiling this many pieces.
 PIECES_A_PROCESS = 4
 ROWS_A_GROUP = 8192
-# Words seen once are dropped when this many are known: no vocabulary that drift is measured on needs them.
+# Words seen once are dropped when this many are known: no vocabulary that drift is measured on
+# needs them.
 MAX_WORDS = 200_000
 
 PROFILE_SCHEMA = pa.schema(
@@ -79,7 +81,11 @@ class ProfileSummary:
     notes: dict[str, int]
 
     def __post_init__(self) -> None:
-        if not self.accepted + self.quarantined == self.lines == self.accepted + sum(self.faults.values()):
+        if (
+            not self.accepted + self.quarantined
+            == self.lines
+            == self.accepted + sum(self.faults.values())
+        ):
             raise ValueError(f"accepted and quarantined are not the lines: {self}")
 
 
@@ -101,44 +107,60 @@ def write_profile(
     on_rows: Callable[[int], None] = lambda rows: None,
     processes: int | None = None,
 ) -> ProfileSummary:
-    """Judge every line of a TSV in one streaming pass; ``on_rows`` is called with the lines done since its last call.
+    """Judge every line of a TSV in one streaming pass; ``on_rows`` is called with the lines done
+    since its last call.
 
-    The table has the columns of ``PROFILE_SCHEMA``. The quarantine gets ``line number<TAB>reason<TAB>original bytes`` a
-    faulty line and does not exist when there is none. By default there are as many processes as cores, and one for a
-    small file.
+    The table has the columns of ``PROFILE_SCHEMA``. The quarantine gets ``line
+    number<TAB>reason<TAB>original bytes`` a faulty line and does not exist when there is none. By
+    default there are as many processes as cores, and one for a small file.
 
     Raises:
-        DataError: the file cannot be a TSV, changed while it was read, or one of the processes was killed.
+        DataError: the file cannot be a TSV, changed while it was read, or one of the processes was
+        killed.
     """
     check_file(tsv)
     before, tally = _stamp(tsv), _Tally()
     with atomic_write(files.table) as table_file, atomic_write(files.quarantine) as quarantined:
-        with pq.ParquetWriter(table_file, PROFILE_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-            for group in _row_groups(_profiled(tsv, limits, columns, processes), tally.words, on_rows):
+        with pq.ParquetWriter(
+            table_file, PROFILE_SCHEMA, compression="zstd", write_page_checksum=True
+        ) as writer:
+            for group in _row_groups(
+                _profiled(tsv, limits, columns, processes), tally.words, on_rows
+            ):
                 writer.write_table(group)
                 tally.add(group)
                 _copy_faulty(tsv, group, quarantined)
         if _stamp(tsv) != before:
-            raise DataError(f"{tsv}: changed while it was read; wait until it is complete and run again")
+            raise DataError(
+                f"{tsv}: changed while it was read; wait until it is complete and run again"
+            )
     if not tally.faults:
         files.quarantine.unlink(missing_ok=True)
     _write_words(tally.words, files.words)
     summary = tally.summary()
     with atomic_write(files.summary) as file:
-        file.write(json.dumps(asdict(summary) | _identity(tsv, files, limits, columns, summary), indent=2).encode())
+        file.write(
+            json.dumps(
+                asdict(summary) | _identity(tsv, files, limits, columns, summary), indent=2
+            ).encode()
+        )
     return summary
 
 
 def existing_profile(
     tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns = "pair"
 ) -> ProfileSummary | None:
-    """Return the counts of a profile that `write_profile` left for these bytes and limits, None where it must run.
+    """Return the counts of a profile that `write_profile` left for these bytes and limits, None
+    where it must run.
 
-    The caller knows that the TSV's content is that of the profile's folder, which is named by its hash.
+    The caller knows that the TSV's content is that of the profile's folder, which is named by its
+    hash.
     """
     try:
         left = json.loads(files.summary.read_bytes())
-        summary = ProfileSummary(**{field.name: left[field.name] for field in fields(ProfileSummary)})
+        summary = ProfileSummary(
+            **{field.name: left[field.name] for field in fields(ProfileSummary)}
+        )
         expected = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -146,7 +168,8 @@ def existing_profile(
 
 
 def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return the table that `write_profile` wrote, or some of its columns; a flipped bit in a column is found.
+    """Return the table that `write_profile` wrote, or some of its columns; a flipped bit in a
+    column is found.
 
     Raises:
         DataError: it is missing or damaged.
@@ -154,12 +177,18 @@ def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(PROFILE_SCHEMA):
-                raise DataError(f"{path}: is no profile of this version; delete it and validate again")
-            return file.read(columns, use_threads=False)  # starting threads costs more than they save
+                raise DataError(
+                    f"{path}: is no profile of this version; delete it and validate again"
+                )
+            return file.read(
+                columns, use_threads=False
+            )  # starting threads costs more than they save
     except FileNotFoundError:
         raise DataError(f"{path}: no such profile; validate the data first") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: damaged profile; delete it and validate the data again") from error
+        raise DataError(
+            f"{path}: damaged profile; delete it and validate the data again"
+        ) from error
 
 
 class _Tally:
@@ -173,7 +202,9 @@ class _Tally:
         """Count the rows of a group."""
         self.lines += len(group)
         self.faults.update(group["fault"].drop_null().to_pylist())
-        self.notes.update(note for notes in group["notes"].to_pylist() if notes for note in notes.split())
+        self.notes.update(
+            note for notes in group["notes"].to_pylist() if notes for note in notes.split()
+        )
 
     def summary(self) -> ProfileSummary:
         """Return the counts so far, in the order of their names."""
@@ -182,10 +213,14 @@ class _Tally:
         return ProfileSummary(self.lines, self.lines - quarantined, quarantined, faults, notes)
 
 
-def _profiled(tsv: Path, limits: DataConfig, columns: Columns, processes: int | None) -> Iterator[Rows]:
+def _profiled(
+    tsv: Path, limits: DataConfig, columns: Columns, processes: int | None
+) -> Iterator[Rows]:
     """Yield the rows of each piece of a TSV in order."""
     judged = Limits(limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
-    pieces = (Piece(tsv, start, stop, columns, judged) for start, stop in chunk_bounds(tsv, PIECE_BYTES))
+    pieces = (
+        Piece(tsv, start, stop, columns, judged) for start, stop in chunk_bounds(tsv, PIECE_BYTES)
+    )
     if processes is None:
         processes = min(usable_cores(), tsv.stat().st_size // (PIECES_A_PROCESS * PIECE_BYTES))
     try:
@@ -199,7 +234,9 @@ def _profiled(tsv: Path, limits: DataConfig, columns: Columns, processes: int | 
         raise _unreadable(tsv, error) from error
 
 
-def _row_groups(rows: Iterator[Rows], words: Counter[str], on_rows: Callable[[int], None]) -> Iterator[pa.Table]:
+def _row_groups(
+    rows: Iterator[Rows], words: Counter[str], on_rows: Callable[[int], None]
+) -> Iterator[pa.Table]:
     """Yield tables of at least ROWS_A_GROUP rows but for the last, lines numbered through, and count the words."""
     lines, waiting = 0, list[pa.Table]()
     for piece in rows:
@@ -246,13 +283,17 @@ def _read_blocks(tsv: Path, offset: int, length: int) -> Iterator[bytes]:
 
 
 def _unreadable(tsv: Path, error: OSError) -> DataError:
-    return DataError(f"{tsv}: cannot be read any more ({error.strerror}); check its disk and run again")
+    return DataError(
+        f"{tsv}: cannot be read any more ({error.strerror}); check its disk and run again"
+    )
 
 
 def _write_words(words: Counter[str], path: Path) -> None:
     names = sorted(words)
     with atomic_write(path) as file:
-        pq.write_table(pa.table([names, [words[name] for name in names]], schema=WORDS_SCHEMA), file)
+        pq.write_table(
+            pa.table([names, [words[name] for name in names]], schema=WORDS_SCHEMA), file
+        )
 
 
 def _identity(

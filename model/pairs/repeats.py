@@ -1,10 +1,11 @@
 """Which accepted lines say again what an earlier line or the test split says.
 
-Within a split a line is named once, by the strongest of: ``pair`` (same picture and same words), ``image`` (same
-bytes), ``near_image`` (looks the same), ``caption`` (same words). What leaks from test is named once a kind. There all
-pictures with like signatures are compared; within a split each with four neighbours that share part of its hash, so
-that ten thousand of one kind cost no more than others do. Two million lines take about 100 s of one core (40 of them
-against 32,000 of test) and 1.4 GB at most.
+Within a split a line is named once, by the strongest of: ``pair`` (same picture and same words),
+``image`` (same bytes), ``near_image`` (looks the same), ``caption`` (same words). What leaks from
+test is named once a kind. There all pictures with like signatures are compared; within a split each
+with four neighbours that share part of its hash, so that ten thousand of one kind cost no more than
+others do. Two million lines take about 100 s of one core (40 of them against 32,000 of test) and
+1.4 GB at most.
 """
 
 import os
@@ -40,8 +41,18 @@ REPEATS_SCHEMA = pa.schema({"kind": pa.string(), "line": pa.int64(), "of_line": 
 REPEAT_KINDS = ("pair", "image", "near_image", "caption")
 LEAK_KINDS = ("image", "near_image", "caption", "product")
 LINES_AT_A_TIME = 1 << 16
-COMPARED = ["line", "offset", "length", "caption_key", "image_hash", "image_phash", "image_thumb", "fault"]
-# An odd number, so that no two pictures' hashes become one, and swapping caption and picture makes another pair.
+COMPARED = [
+    "line",
+    "offset",
+    "length",
+    "caption_key",
+    "image_hash",
+    "image_phash",
+    "image_thumb",
+    "fault",
+]
+# An odd number, so that no two pictures' hashes become one, and swapping caption and picture makes
+# another pair.
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = npt.NDArray[np.uint64]
@@ -56,13 +67,16 @@ class Profiled(NamedTuple):
 
 
 def repeats(split: Profiled) -> pa.Table:
-    """Return a row of ``REPEATS_SCHEMA`` for each accepted line that repeats an earlier one, lines ascending.
+    """Return a row of ``REPEATS_SCHEMA`` for each accepted line that repeats an earlier one, lines
+    ascending.
 
     Raises:
         DataError: the profile is missing or damaged.
     """
     table = _accepted(split)
-    lines, captions, images = (table[name].to_numpy() for name in ("line", "caption_key", "image_hash"))
+    lines, captions, images = (
+        table[name].to_numpy() for name in ("line", "caption_key", "image_hash")
+    )
     earlier = {"pair": _first(pair_hashes(captions, images)), "image": _first(images)}
     earlier["near_image"] = _looks_like_an_earlier_one(split, table, earlier["image"])
     earlier["caption"] = _first(captions)
@@ -75,9 +89,11 @@ def repeats(split: Profiled) -> pa.Table:
 
 
 def leaks(split: Profiled, test: Profiled) -> pa.Table:
-    """Return a row of ``REPEATS_SCHEMA`` for each accepted line and kind of thing that it shares with test.
+    """Return a row of ``REPEATS_SCHEMA`` for each accepted line and kind of thing that it shares
+    with test.
 
-    ``of_line`` is the first such line of test; where both have side tables, products are compared by their ids.
+    ``of_line`` is the first such line of test; where both have side tables, products are compared
+    by their ids.
 
     Raises:
         DataError: a profile is missing or damaged, or a TSV is not the one that was profiled.
@@ -87,10 +103,20 @@ def leaks(split: Profiled, test: Profiled) -> pa.Table:
         for batch in _accepted(split).to_batches(max_chunksize=LINES_AT_A_TIME):
             here = pa.Table.from_batches([batch])
             with _pictures(split, here) as picture:
-                matches = _matches(here, there, lambda row, other: is_same_picture(picture(row), test_picture(other)))
+                matches = _matches(
+                    here,
+                    there,
+                    lambda row, other: is_same_picture(picture(row), test_picture(other)),
+                )
             for kind, rows in matches.items():
                 shared = rows >= 0
-                found.append(_rows(kind, here["line"].to_numpy()[shared], there["line"].to_numpy()[rows[shared]]))
+                found.append(
+                    _rows(
+                        kind,
+                        here["line"].to_numpy()[shared],
+                        there["line"].to_numpy()[rows[shared]],
+                    )
+                )
     return pa.concat_tables(found).sort_by([("line", "ascending"), ("kind", "ascending")])
 
 
@@ -126,20 +152,28 @@ def _looks_like_an_earlier_one(split: Profiled, table: pa.Table, same_image: Row
         found[distinct] = distinct[
             earlier_duplicates(
                 _signatures(table.take(distinct)),
-                lambda row, other: is_same_picture(picture(distinct[row]), picture(distinct[other])),
+                lambda row, other: is_same_picture(
+                    picture(distinct[row]), picture(distinct[other])
+                ),
             )
         ]
     return found
 
 
-def _matches(here: pa.Table, there: pa.Table, confirm: Callable[[int, int], bool]) -> dict[str, Rows]:
+def _matches(
+    here: pa.Table, there: pa.Table, confirm: Callable[[int, int], bool]
+) -> dict[str, Rows]:
     """Return for each kind of leak the first row of ``there`` that each row of ``here`` shares, or -1."""
     image = _found_in(here["image_hash"], there["image_hash"])
     wanted = np.flatnonzero(image < 0)
-    _, index, inverse = np.unique(here["image_hash"].to_numpy()[wanted], return_index=True, return_inverse=True)
+    _, index, inverse = np.unique(
+        here["image_hash"].to_numpy()[wanted], return_index=True, return_inverse=True
+    )
     looked_at, near = wanted[index], np.full(len(here), -1)
     alike = near_duplicates(
-        _signatures(here.take(looked_at)), _signatures(there), lambda row, other: confirm(int(looked_at[row]), other)
+        _signatures(here.take(looked_at)),
+        _signatures(there),
+        lambda row, other: confirm(int(looked_at[row]), other),
     )
     near[wanted] = alike[inverse]
     return {
@@ -172,7 +206,11 @@ def _pictures(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pixe
 
 def _found_in(values: pa.ChunkedArray, others: pa.ChunkedArray) -> Rows:
     """Return the first row of others that has each value, or -1; null is no value."""
-    rows: Rows = pc.index_in(values, value_set=others.combine_chunks(), skip_nulls=True).fill_null(-1).to_numpy()
+    rows: Rows = (
+        pc.index_in(values, value_set=others.combine_chunks(), skip_nulls=True)
+        .fill_null(-1)
+        .to_numpy()
+    )
     return rows
 
 
@@ -180,10 +218,16 @@ def _accepted(split: Profiled) -> pa.Table:
     """Return the accepted lines of a profile with what they are compared by; ``id`` is null where there is none."""
     table = read_profile(split.profile, COMPARED)
     ids = (
-        pa.nulls(len(table), pa.string()) if split.ids is None else pc.if_else(pc.equal(split.ids, ""), None, split.ids)
+        pa.nulls(len(table), pa.string())
+        if split.ids is None
+        else pc.if_else(pc.equal(split.ids, ""), None, split.ids)
     )
     table = table.append_column("id", ids)
-    return table.filter(pc.field("fault").is_null()) if table["fault"].null_count < len(table) else table
+    return (
+        table.filter(pc.field("fault").is_null())
+        if table["fault"].null_count < len(table)
+        else table
+    )
 
 
 def _signatures(table: pa.Table) -> Signatures:
@@ -193,7 +237,9 @@ def _signatures(table: pa.Table) -> Signatures:
 def _bytes_of(thumbs: pa.ChunkedArray) -> Pixels:
     """Return thumbnails as uint8 [N, 108]."""
     chunks: list[Any] = [
-        np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * THUMB_BYTES :][: len(chunk) * THUMB_BYTES]
+        np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * THUMB_BYTES :][
+            : len(chunk) * THUMB_BYTES
+        ]
         for chunk in thumbs.chunks
     ]
     return np.concatenate([np.empty(0, np.uint8), *chunks]).reshape(-1, THUMB_BYTES)

@@ -28,15 +28,21 @@ def find_splits(folder: Path) -> Splits:
         DataError: the folder, train.tsv or test.tsv is missing.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of pairs; pull the data version or set data.path")
+        raise DataError(
+            f"{folder}: no such folder of pairs; pull the data version or set data.path"
+        )
     nested = folder / "finetune"
     home = nested if nested.is_dir() else folder
     missing = [name for name in ("train.tsv", "test.tsv") if not (home / name).exists()]
     if missing:
-        raise DataError(f"{home}: no {' and no '.join(missing)}; expected {LAYOUTS} (valid.tsv may be absent)")
+        raise DataError(
+            f"{home}: no {' and no '.join(missing)}; expected {LAYOUTS} (valid.tsv may be absent)"
+        )
     valid = home / "valid.tsv"
     pretrain = sorted((folder / "pretrain").glob("*.tsv")) if home is nested else []
-    return Splits(tuple(pretrain), home / "train.tsv", valid if valid.exists() else None, home / "test.tsv")
+    return Splits(
+        tuple(pretrain), home / "train.tsv", valid if valid.exists() else None, home / "test.tsv"
+    )
 
 
 def side_table_path(tsv: Path) -> Path:
@@ -45,27 +51,39 @@ def side_table_path(tsv: Path) -> Path:
 
 
 def read_side_table(tsv: Path, required: bool, lines: int | None = None) -> pa.Table | None:
-    """Return the table beside a TSV, one row a line of it and every column text (``NA`` stays ``NA``), or None.
+    """Return the table beside a TSV, one row a line of it and every column text (``NA`` stays
+    ``NA``), or None.
 
     Raises:
-        DataError: it is missing though required, unreadable, without an ``id`` column, or not of ``lines`` rows.
+        DataError: it is missing though required, unreadable, without an ``id`` column, or not of
+        ``lines`` rows.
     """
     path = side_table_path(tsv)
     if not path.exists():
         if required:
-            raise DataError(f"{path}: no side table; put it beside {tsv.name} or set data.require_side_table=false")
+            raise DataError(
+                f"{path}: no side table; put it beside {tsv.name} or set data.require_side_table=false"
+            )
         return None
     try:
         table = csv.read_csv(
             path,
             parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
+            convert_options=csv.ConvertOptions(
+                default_column_type=pa.string(), strings_can_be_null=False
+            ),
         )
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a UTF-8 CSV with a header ({reason}); write it again") from error
+        raise DataError(
+            f"{path}: not a UTF-8 CSV with a header ({reason}); write it again"
+        ) from error
     if table.column_names.count("id") != 1:
-        raise DataError(f"{path}: needs one column named id, found {', '.join(table.column_names)}; mend its header")
+        raise DataError(
+            f"{path}: needs one column named id, found {', '.join(table.column_names)}; mend its header"
+        )
     if lines is not None and len(table) != lines:
-        raise DataError(f"{path}: {len(table):,} rows for the {lines:,} lines of {tsv.name}; write one row a line")
+        raise DataError(
+            f"{path}: {len(table):,} rows for the {lines:,} lines of {tsv.name}; write one row a line"
+        )
     return table

@@ -1,8 +1,9 @@
 """A TSV of pairs on disk: its lines, and what a line says; the only reader of TSV.
 
-A line is ``caption<TAB>base64 of an image``; a TSV may also hold captions alone or images alone. Bytes are split at
-a newline and at the tab and nowhere else, so no quoting, ``NA`` or U+2028 can change a caption. A faulty line is a
-value, never a raise. Parsing a line of 7 KB takes about 10 µs; memory stays flat however long a line or a file is.
+A line is ``caption<TAB>base64 of an image``; a TSV may also hold captions alone or images alone.
+Bytes are split at a newline and at the tab and nowhere else, so no quoting, ``NA`` or U+2028 can
+change a caption. A faulty line is a value, never a raise. Parsing a line of 7 KB takes about 10 µs;
+memory stays flat however long a line or a file is.
 """
 
 import binascii
@@ -35,7 +36,8 @@ FOREIGN_FILES = {
     b"\xff\xfe": "UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)",
     b"\xfe\xff": "UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)",
 }
-# VT stays a part of a caption like the other line breaks of Unicode; a CR that does not end the line does not.
+# VT stays a part of a caption like the other line breaks of Unicode; a CR that does not end the
+# line does not.
 CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0c-\x1f\x7f]")
 DATA_PREFIX = re.compile(rb"data:image/[^,;\s]+(?:;[^,;\s]+)*?;base64,", re.IGNORECASE)
 TO_STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -78,9 +80,13 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path or pull the data version again") from None
+        raise DataError(
+            f"{path}: no such file; check the path or pull the data version again"
+        ) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
+        ) from error
     if head in (b"", BOM):
         raise DataError(f"{path}: is empty; write its pairs again")
     for start, advice in FOREIGN_FILES.items():
@@ -101,7 +107,9 @@ def likely_encoding(path: Path) -> str | None:
         return None
     # A Chinese character takes two bytes, an accented letter one between plain ones.
     runs = re.findall(rb"[\x80-\xff]+", foreign)
-    return "GB18030" if sum(len(run) > 1 for run in runs) > len(runs) / 2 else "Windows-1252 (latin-1)"
+    return (
+        "GB18030" if sum(len(run) > 1 for run in runs) > len(runs) / 2 else "Windows-1252 (latin-1)"
+    )
 
 
 def _is_utf8(raw: bytes) -> bool:
@@ -123,12 +131,16 @@ def count_lines(path: Path) -> int:
     return newlines + (last != b"\n")
 
 
-def read_lines(path: Path, max_line_bytes: int, start: int = 0, stop: int | None = None) -> Iterator[RawLine]:
-    """Yield the lines, 1-based; seeking to ``offset`` and reading ``length`` bytes gives a line without its newline.
+def read_lines(
+    path: Path, max_line_bytes: int, start: int = 0, stop: int | None = None
+) -> Iterator[RawLine]:
+    """Yield the lines, 1-based; seeking to ``offset`` and reading ``length`` bytes gives a line
+    without its newline.
 
-    A BOM belongs to the file, not to line 1, whose offset is then 3. Memory is ``max_line_bytes`` at most: what is
-    longer is streamed past. The last line needs no newline; nothing after the last newline is not a line. With
-    ``start``, which must begin a line, and ``stop``, only the lines that begin between them, counted from 1.
+    A BOM belongs to the file, not to line 1, whose offset is then 3. Memory is ``max_line_bytes``
+    at most: what is longer is streamed past. The last line needs no newline; nothing after the last
+    newline is not a line. With ``start``, which must begin a line, and ``stop``, only the lines
+    that begin between them, counted from 1.
     """
     with path.open("rb", buffering=CHUNK_BYTES) as file:
         number, offset = 0, max(start, _bom_length(file))
@@ -150,10 +162,11 @@ def read_lines(path: Path, max_line_bytes: int, start: int = 0, stop: int | None
 
 
 def chunk_bounds(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive pieces of a file that end after a newline, ``chunk_bytes`` or a little more.
+    """Yield (start, stop) of consecutive pieces of a file that end after a newline, ``chunk_bytes``
+    or a little more.
 
-    Reads a few kilobytes a piece. The bounds depend on the file alone, so whatever is made piece by piece is the same
-    whoever makes it.
+    Reads a few kilobytes a piece. The bounds depend on the file alone, so whatever is made piece by
+    piece is the same whoever makes it.
     """
     size, start = path.stat().st_size, 0
     with path.open("rb") as file:
@@ -173,8 +186,9 @@ def _bom_length(file: IO[bytes]) -> int:
 def parse_line(raw: bytes, columns: Columns = "pair") -> Pair | FaultReason:
     """Return the caption and the encoded image of a line without its newline, or the first fault.
 
-    Checked in this order: NO_TAB, EXTRA_TAB, then the caption (BAD_UTF8, CONTROL_BYTE, EMPTY_CAPTION), then the image
-    (BAD_BASE64). The bytes of the image are judged by `model.pairs.images`. One CR at the end is cut.
+    Checked in this order: NO_TAB, EXTRA_TAB, then the caption (BAD_UTF8, CONTROL_BYTE,
+    EMPTY_CAPTION), then the image (BAD_BASE64). The bytes of the image are judged by
+    `model.pairs.images`. One CR at the end is cut.
     """
     tabs = raw.count(b"\t")
     wanted = 1 if columns == "pair" else 0
@@ -203,8 +217,9 @@ def _parse_caption(raw: bytes) -> str | FaultReason:
 def decode_base64(text: bytes) -> bytes | None:
     """Decode either base64 alphabet, or return None.
 
-    A ``data:image/…;base64,`` prefix is cut and missing padding added; a text that mixes the alphabets, or holds
-    anything else (white space too), is None: guessing would give wrong bytes silently.
+    A ``data:image/…;base64,`` prefix is cut and missing padding added; a text that mixes the
+    alphabets, or holds anything else (white space too), is None: guessing would give wrong bytes
+    silently.
     """
     text = _without_prefix(text)
     if _is_url_safe(text):

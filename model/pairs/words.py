@@ -1,7 +1,9 @@
-"""What counts as a word of a caption: for profiles letter by letter in Chinese, for concepts by a segmenter.
+"""What counts as a word of a caption: for profiles letter by letter in Chinese, for concepts by a
+segmenter.
 
-Splitting a caption of seven words takes about 6 µs, a Chinese one 10 µs. The segmenter, a dictionary of jieba's, is
-loaded by the first caption that needs it (0.3 s, 57 MB), so other scripts cost and need nothing.
+Splitting a caption of seven words takes about 6 µs, a Chinese one 10 µs. The segmenter, a
+dictionary of jieba's, is loaded by the first caption that needs it (0.3 s, 57 MB), so other scripts
+cost and need nothing.
 """
 
 import re
@@ -21,7 +23,13 @@ _RUN = re.compile(r"[^\W_]+")
 _APOSTROPHE = re.compile(r"['’](?:s\b)?")
 _INITIALS = re.compile(r"(?<=\b\w)\.(?=\w\b)")
 # What no rule for a plural gets right, as shops write it.
-_IRREGULAR = {"woman": "women", "man": "men", "child": "children", "scarves": "scarf", "scarve": "scarf"}
+_IRREGULAR = {
+    "woman": "women",
+    "man": "men",
+    "child": "children",
+    "scarves": "scarf",
+    "scarve": "scarf",
+}
 
 
 def words_of(caption: str) -> list[str]:
@@ -30,21 +38,27 @@ def words_of(caption: str) -> list[str]:
 
 
 def spellings(caption: str) -> list[str]:
-    """Return the words of a caption as written but for case: Chinese cut into words, initials and 's put together.
+    """Return the words of a caption as written but for case: Chinese cut into words, initials and
+    's put together.
 
     ``U.S. Women's T-shirt`` gives us, women, t, shirt.
     """
-    text = caption.lower() if caption.isascii() else unicodedata.normalize("NFKC", caption).casefold()
+    text = (
+        caption.lower() if caption.isascii() else unicodedata.normalize("NFKC", caption).casefold()
+    )
     text = _INITIALS.sub("", _APOSTROPHE.sub("", text))
     runs: list[str] = _RUN.findall(text)
     if text.isascii() or not _HAS_UNSPACED.search(text):
         return runs
-    return [word for run in runs for word in (_segmented(run) if _HAS_UNSPACED.search(run) else [run])]
+    return [
+        word for run in runs for word in (_segmented(run) if _HAS_UNSPACED.search(run) else [run])
+    ]
 
 
 def _segmented(run: str) -> list[str]:
-    # Without its guesses at unknown words the segmenter cuts a word alone as it cuts it in a sentence; what the
-    # dictionary lacks is found by association. Its mixed words (T恤) are in capitals.
+    # Without its guesses at unknown words the segmenter cuts a word alone as it cuts it in a
+    # sentence; what the dictionary lacks is found by association. Its mixed words (T恤) are in
+    # capitals.
     return [word.casefold() for word in _segmenter().cut(run.upper(), False)]
 
 
@@ -59,7 +73,8 @@ def _segmenter() -> "Jieba":
 def singular(word: str) -> str:
     """Return what the spellings of a word share: no plural s or es, ``y`` for ``ie`` and ``ies``.
 
-    For comparing only: ``hoodie``, ``hoodies`` and ``hoody`` become hoody, ``canvas`` becomes canva.
+    For comparing only: ``hoodie``, ``hoodies`` and ``hoody`` become hoody, ``canvas`` becomes
+    canva.
     """
     if word in _IRREGULAR:
         return _IRREGULAR[word]

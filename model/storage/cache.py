@@ -1,10 +1,11 @@
 """Arrays that are made once, kept on disk and mapped into memory: token ids, decoded images.
 
-A cache file is the array's bytes and the SHA-256 of its key and these bytes; its name is a part of the key, so what was
-made from other pairs or by other code is never found. A file that is cut, longer or has a bit flipped counts as never
-made. It is written whole or not at all; what a killed process left goes when the cache is made the next time. Checking
-costs about 0.6 s a gigabyte whenever a cache is opened. An open cache is mapped, so cutting its file would end the
-process with a signal; nothing here ever cuts one.
+A cache file is the array's bytes and the SHA-256 of its key and these bytes; its name is a part of
+the key, so what was made from other pairs or by other code is never found. A file that is cut,
+longer or has a bit flipped counts as never made. It is written whole or not at all; what a killed
+process left goes when the cache is made the next time. Checking costs about 0.6 s a gigabyte
+whenever a cache is opened. An open cache is mapped, so cutting its file would end the process with
+a signal; nothing here ever cuts one.
 """
 
 import fcntl
@@ -47,7 +48,8 @@ class Layout(NamedTuple):
 
 
 def cached_array(folder: Path, layout: Layout, make: Callable[[], Iterable[Array]]) -> Array:
-    """Return the mapped array, read-only, from a folder; where it is missing or damaged, ``make`` yields its rows.
+    """Return the mapped array, read-only, from a folder; where it is missing or damaged, ``make``
+    yields its rows.
 
     Of several processes that want the same array one makes it and the others wait.
 

@@ -1,7 +1,8 @@
 """How this project leaves files: whole or not at all.
 
-Every file goes through `atomic_write` (temporary name, fsync, rename, fsync of the folder), so a reader sees the old
-file or the new one, never half. Hashing runs at about 1.7 GB/s (SHA-256) a core.
+Every file goes through `atomic_write` (temporary name, fsync, rename, fsync of the folder), so a
+reader sees the old file or the new one, never half. Hashing runs at about 1.7 GB/s (SHA-256) a
+core.
 """
 
 import errno
@@ -20,7 +21,8 @@ FILE_MODE = 0o644
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Yield an open binary file that replaces ``path`` when the block ends well and vanishes when it does not.
+    """Yield an open binary file that replaces ``path`` when the block ends well and vanishes when
+    it does not.
 
     Raises:
         CommerceClipError: the disk is full or the folder cannot be written; the old file is intact.
@@ -57,8 +59,12 @@ def write_failure(path: Path, error: OSError) -> CommerceClipError:
     existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free_mb = shutil.disk_usage(existing).free / 1e6
-        return CheckpointError(f"{path}: disk full ({free_mb:.1f} MB free); free some space and run again")
-    return CheckpointError(f"{path}: cannot be written ({error.strerror or error}); check {existing} and run again")
+        return CheckpointError(
+            f"{path}: disk full ({free_mb:.1f} MB free); free some space and run again"
+        )
+    return CheckpointError(
+        f"{path}: cannot be written ({error.strerror or error}); check {existing} and run again"
+    )
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

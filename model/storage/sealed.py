@@ -1,9 +1,10 @@
 """Folders that are whole or absent, without torch: what both checkpoints and the registry check.
 
-A sealed folder is written under a temporary name (``step-000123.tmp``), its files are synced, ``manifest.json`` with
-their SHA-256 and sizes comes last, and a rename makes it visible. A reader that checks the manifest therefore never
-loads half a checkpoint or a flipped bit. Checking costs about 0.6 s a gigabyte. Importing this module costs 20 ms, and
-torch's seconds are saved where nothing is computed: a rollback, a run with nothing new.
+A sealed folder is written under a temporary name (``step-000123.tmp``), its files are synced,
+``manifest.json`` with their SHA-256 and sizes comes last, and a rename makes it visible. A reader
+that checks the manifest therefore never loads half a checkpoint or a flipped bit. Checking costs
+about 0.6 s a gigabyte. Importing this module costs 20 ms, and torch's seconds are saved where
+nothing is computed: a rollback, a run with nothing new.
 """
 
 import json
@@ -27,10 +28,12 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``folder`` with a manifest when the block ends well.
 
-    ``digests`` are the SHA-256 (hex) of files that were hashed while they were written; the others are read for it.
+    ``digests`` are the SHA-256 (hex) of files that were hashed while they were written; the others
+    are read for it.
 
     Raises:
-        CheckpointError: the disk is full or the folder cannot be written; nothing half-written stays.
+        CheckpointError: the disk is full or the folder cannot be written; nothing half-written
+        stays.
     """
     with whole_folder(folder) as temporary:
         fault_point("save:before_write")
@@ -42,7 +45,8 @@ def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Ite
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``folder`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes ``folder`` when the block ends well, and vanishes when
+    it does not.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
@@ -75,7 +79,10 @@ def _seal(folder: Path, digests: Mapping[str, str]) -> None:
     """Write the manifest that makes the folder valid."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     manifest = {
-        path.name: {"sha256": digests.get(path.name) or file_digest(path), "bytes": path.stat().st_size}
+        path.name: {
+            "sha256": digests.get(path.name) or file_digest(path),
+            "bytes": path.stat().st_size,
+        }
         for path in files
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
@@ -101,7 +108,9 @@ def verify_sealed(folder: Path) -> dict[str, str]:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest.items()}
+        expected = {
+            name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
             f"{folder}: no readable {MANIFEST}, so it is incomplete; remove it and run again"
@@ -129,7 +138,9 @@ def weights_sha256(folder: Path) -> str:
     """
     digests = verify_sealed(folder)
     if WEIGHTS_FILE not in digests:
-        raise CheckpointError(f"{folder}: no {WEIGHTS_FILE}, so it is no model folder; choose another")
+        raise CheckpointError(
+            f"{folder}: no {WEIGHTS_FILE}, so it is no model folder; choose another"
+        )
     return digests[WEIGHTS_FILE]
 
 

@@ -29,5 +29,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             "(`python -m flows validate --data data`)"
         ) from error
     if not table.schema.equals(schema):
-        raise DataError(f"{path}: not what this version writes; delete it and validate that data version again")
+        raise DataError(
+            f"{path}: not what this version writes; delete it and validate that data version again"
+        )
     return table

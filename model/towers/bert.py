@@ -1,10 +1,12 @@
-"""The text tower of Chinese models: BERT beside an open_clip image tower, and its WordPiece tokeniser.
+"""The text tower of Chinese models: BERT beside an open_clip image tower, and its WordPiece
+tokeniser.
 
-In open_clip's words the text tower's config is ``text_cfg`` with ``bert`` (transformers' BertConfig, field by field) in
-place of width, heads and layers. The text feature is the hidden state of [CLS] times a matrix. With ``model_type``
-``roberta`` in ``bert`` positions count from 1, and with ``projection_bias`` beside ``text_cfg`` both towers' pooled
-outputs pass through linear layers with bias: EasyNLP's first form. transformers computes the tower from its config
-alone; no network is asked. Parameters are named as those of open_clip's HFTextEncoder are.
+In open_clip's words the text tower's config is ``text_cfg`` with ``bert`` (transformers'
+BertConfig, field by field) in place of width, heads and layers. The text feature is the hidden
+state of [CLS] times a matrix. With ``model_type`` ``roberta`` in ``bert`` positions count from 1,
+and with ``projection_bias`` beside ``text_cfg`` both towers' pooled outputs pass through linear
+layers with bias: EasyNLP's first form. transformers computes the tower from its config alone; no
+network is asked. Parameters are named as those of open_clip's HFTextEncoder are.
 
 Shapes: B batch, L tokens, E width of a tower, D embedding.
 """
@@ -30,7 +32,9 @@ from model.errors import ConfigError
 
 VOCABULARY_FILE = "vocab.txt"
 PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-LONGEST_WORD = 100  # characters; BERT makes longer ones [UNK], Chinese-CLIP's own code those of more than 200
+LONGEST_WORD = (
+    100  # characters; BERT makes longer ones [UNK], Chinese-CLIP's own code those of more than 200
+)
 DEFAULT_CONTEXT = 52
 # What stands in for the text tower while open_clip builds the image tower.
 STAND_IN = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
@@ -50,7 +54,9 @@ def build_bert_clip(
         KeyError, TypeError, ValueError: the architecture is none.
     """
     has_bias = bool(model_cfg.get("projection_bias", False))
-    others = {key: value for key, value in model_cfg.items() if key not in ("text_cfg", "projection_bias")}
+    others = {
+        key: value for key, value in model_cfg.items() if key not in ("text_cfg", "projection_bias")
+    }
     clip = open_clip.CustomTextCLIP(text_cfg=STAND_IN, **others)
     clip.text = BertTower(model_cfg["text_cfg"]["bert"], model_cfg["embed_dim"], has_bias)
     clip.context_length, clip.vocab_size = context_length(model_cfg), clip.text.config.vocab_size
@@ -70,7 +76,8 @@ class BertTower(torch.nn.Module):
     """BERT with the projection of its [CLS] hidden state, or of its pooled output where there is a bias."""
 
     def __init__(self, bert: dict[str, Any], embed_dim: int, has_bias: bool) -> None:
-        """Take BertConfig's fields, the embedding's width, and whether pooled outputs are projected with a bias.
+        """Take BertConfig's fields, the embedding's width, and whether pooled outputs are projected
+        with a bias.
 
         Raises:
             KeyError, TypeError, ValueError: the fields make no BERT.
@@ -91,7 +98,9 @@ class BertTower(torch.nn.Module):
         """Return features [B, D] of token ids; nothing depends on padding."""
         mask_BL = (tokens_BL != self.config.pad_token_id).long()
         output = self.transformer(input_ids=tokens_BL, attention_mask=mask_BL)
-        pooled_BE = output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
+        pooled_BE = (
+            output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
+        )
         return linear(pooled_BE, self.proj.weight, self.proj.bias)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -122,16 +131,20 @@ class HeadedImageTower(torch.nn.Module):
 
 
 class WordPieces:
-    """BERT's tokeniser: lower case, a word a Chinese character, word pieces; [CLS] … [SEP], cut or padded to L ids.
+    """BERT's tokeniser: lower case, a word a Chinese character, word pieces; [CLS] … [SEP], cut or
+    padded to L ids.
 
     A caption that spells a special token means its letters: it cannot blank itself by ``[PAD]``.
     """
 
-    def __init__(self, vocabulary: bytes, context_length: int, longest_word: int = LONGEST_WORD) -> None:
+    def __init__(
+        self, vocabulary: bytes, context_length: int, longest_word: int = LONGEST_WORD
+    ) -> None:
         """Take the bytes of a ``vocab.txt``, a token a line.
 
         Raises:
-            ConfigError: it is no UTF-8, or a special token is missing or [PAD] is not its first line.
+            ConfigError: it is no UTF-8, or a special token is missing or [PAD] is not its first
+            line.
         """
         ids = _token_ids(vocabulary)
         self.context_length = context_length
@@ -157,7 +170,9 @@ def make_word_pieces(model_cfg: dict[str, Any], vocabulary: bytes) -> WordPieces
         ConfigError: the vocabulary is none, or has more tokens than the text tower has embeddings.
     """
     text = model_cfg["text_cfg"]
-    made = WordPieces(vocabulary, context_length(model_cfg), int(text.get("longest_word", LONGEST_WORD)))
+    made = WordPieces(
+        vocabulary, context_length(model_cfg), int(text.get("longest_word", LONGEST_WORD))
+    )
     tokens, rows = made.tokenizer.get_vocab_size(), int(text["bert"]["vocab_size"])
     if tokens > rows:
         raise ConfigError(
@@ -167,10 +182,12 @@ def make_word_pieces(model_cfg: dict[str, Any], vocabulary: bytes) -> WordPieces
 
 
 def read_vocabulary(model_cfg: dict[str, Any], path: str | None) -> dict[str, bytes]:
-    """Return what lies beside the weights of an architecture: its vocabulary by name, or nothing for another tokeniser.
+    """Return what lies beside the weights of an architecture: its vocabulary by name, or nothing
+    for another tokeniser.
 
     Raises:
-        ConfigError: the architecture needs a vocabulary and none is named, or there is no such file, or it needs none.
+        ConfigError: the architecture needs a vocabulary and none is named, or there is no such
+        file, or it needs none.
     """
     if not is_bert(model_cfg):
         if path is not None:
@@ -204,9 +221,13 @@ def with_context_length(model_cfg: dict[str, Any], length: int | None) -> dict[s
             f"model.context_length is {length}, but only BERT reads as many tokens as one likes; set it to null"
         )
     bert = text["bert"]
-    most = int(bert["max_position_embeddings"]) - (bert.get("model_type") == "roberta")  # whose first is of padding
+    most = int(bert["max_position_embeddings"]) - (
+        bert.get("model_type") == "roberta"
+    )  # whose first is of padding
     if not 3 <= length <= most:
-        raise ConfigError(f"model.context_length is {length}; this text tower reads 3 to {most} tokens")
+        raise ConfigError(
+            f"model.context_length is {length}; this text tower reads 3 to {most} tokens"
+        )
     return model_cfg | {"text_cfg": text | {"context_length": length}}
 
 
@@ -214,7 +235,9 @@ def _token_ids(vocabulary: bytes) -> dict[str, int]:
     try:
         lines = vocabulary.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
-        raise ConfigError(f"{VOCABULARY_FILE}: no UTF-8, so it is no vocabulary; fetch it again") from None
+        raise ConfigError(
+            f"{VOCABULARY_FILE}: no UTF-8, so it is no vocabulary; fetch it again"
+        ) from None
     ids = {token: number for number, token in enumerate(lines)}
     missing = [token for token in (PADDING, UNKNOWN, START, END) if token not in ids]
     if missing or ids[PADDING] != 0:

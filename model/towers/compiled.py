@@ -1,7 +1,7 @@
 """A tower's pass as compiled code, or as plain Python with a sentence where compiling fails.
 
-Compiling takes a minute or two on the first step. Passes without gradients stay plain: validation would compile them
-once more, for its own batch sizes.
+Compiling takes a minute or two on the first step. Passes without gradients stay plain: validation
+would compile them once more, for its own batch sizes.
 """
 
 import logging
@@ -45,4 +45,9 @@ class Compiled:
             self._chosen = self._plain
             name = getattr(self._plain, "__name__", "the pass")
             reason = (str(error).splitlines() or [""])[0][:160]
-            log.warning("compile: %s runs uncompiled, it failed with %s: %s", name, type(error).__name__, reason)
+            log.warning(
+                "compile: %s runs uncompiled, it failed with %s: %s",
+                name,
+                type(error).__name__,
+                reason,
+            )

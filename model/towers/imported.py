@@ -10,14 +10,19 @@ ORIGIN_FILE = "origin.json"  # form, file, SHA-256 and licence of what was publi
 
 
 def find_imported(pretrained: str | None, shelf: Path) -> Path | None:
-    """Return the model folder that ``model.pretrained`` names: one on the shelf, or a path; None where it is neither.
+    """Return the model folder that ``model.pretrained`` names: one on the shelf, or a path; None
+    where it is neither.
 
     Raises:
         ConfigError: it is the path of a folder that was not imported.
     """
     if pretrained is None:
         return None
-    folder = shelf / pretrained if "/" not in pretrained and (shelf / pretrained).is_dir() else Path(pretrained)
+    folder = (
+        shelf / pretrained
+        if "/" not in pretrained and (shelf / pretrained).is_dir()
+        else Path(pretrained)
+    )
     if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise ConfigError(
             f"model.pretrained is '{pretrained}', a folder as published; make base weights of it by "
@@ -34,7 +39,11 @@ def recorded_weights_sha256(folder: Path) -> str:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return str(next(entry["sha256"] for name, entry in manifest.items() if name.endswith(".safetensors")))
+        return str(
+            next(
+                entry["sha256"] for name, entry in manifest.items() if name.endswith(".safetensors")
+            )
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
         raise CheckpointError(
             f"{folder}: no readable {MANIFEST}; remove the folder and import the model again"

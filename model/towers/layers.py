@@ -1,9 +1,10 @@
 """Where a parameter stands in the towers: in which of them, and how deep.
 
-A tower's layers are its numbered modules in module order (`resblocks.3`, a ResNet's `layer2.0`, a Hugging Face
-encoder's `layer.5`). Embeddings and whatever comes before the first layer lie at the bottom, whatever comes after the
-last one (final norms, pooling, projections) on top. A tower without numbered modules is one layer. Nothing here knows
-an architecture by name, so a tower of another library is placed by the order of its modules.
+A tower's layers are its numbered modules in module order (`resblocks.3`, a ResNet's `layer2.0`, a
+Hugging Face encoder's `layer.5`). Embeddings and whatever comes before the first layer lie at the
+bottom, whatever comes after the last one (final norms, pooling, projections) on top. A tower
+without numbered modules is one layer. Nothing here knows an architecture by name, so a tower of
+another library is placed by the order of its modules.
 """
 
 import re
@@ -67,7 +68,9 @@ def _layers_above(names: list[str]) -> Iterator[tuple[str, int]]:
             yield name, top - seen
         elif "emb" in own.split(".")[0]:  # CLIP's text tower holds its embeddings after its layers
             yield name, top
-        elif "." not in own or seen == len(layers) > 0:  # a tower's bare parameters are projections, listed first
+        elif (
+            "." not in own or seen == len(layers) > 0
+        ):  # a tower's bare parameters are projections, listed first
             yield name, 0
         else:
             yield name, top - seen

@@ -1,15 +1,20 @@
-"""The towers' passes from pixels and token ids to features, computing what the features depend on and no more.
+"""The towers' passes from pixels and token ids to features, computing what the features depend on
+and no more.
 
-The values are those of open_clip's ``encode_image`` and ``encode_text`` within float32 rounding, gradients too:
+The values are those of open_clip's ``encode_image`` and ``encode_text`` within float32 rounding,
+gradients too:
 
-- token ids stop at the last one that matters, by groups of captions of similar length: of 77, about 11 are left for
-  product titles;
-- the last block of a tower works for the pooled token alone: a twelfth of ViT-B-32, a quarter of a tower of 4 layers;
+- token ids stop at the last one that matters, by groups of captions of similar length: of 77, about
+  11 are left for product titles;
+- the last block of a tower works for the pooled token alone: a twelfth of ViT-B-32, a quarter of a
+tower of 4 layers;
 - queries, keys and values are views of one product, where ``nn.MultiheadAttention`` copies them.
 
-Towers of another make (timm, ResNet, Hugging Face, other blocks or poolings) go open_clip's own way.
+Towers of another make (timm, ResNet, Hugging Face, other blocks or poolings) go open_clip's own
+way.
 
-Shapes: B batch, L tokens of a tower, E width of a tower, H its heads, K width of a head, D embedding.
+Shapes: B batch, L tokens of a tower, E width of a tower, H its heads, K width of a head, D
+embedding.
 """
 
 from typing import Any
@@ -30,7 +35,9 @@ def image_features(clip: Any, pixels: torch.Tensor) -> torch.Tensor:
         return features
     x_BLE = visual._embeds(pixels)
     first_B = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
-    pooled_BE: torch.Tensor = visual.ln_post(_run_blocks(visual.transformer, x_BLE, first_B, is_causal=False))
+    pooled_BE: torch.Tensor = visual.ln_post(
+        _run_blocks(visual.transformer, x_BLE, first_B, is_causal=False)
+    )
     return pooled_BE if visual.proj is None else pooled_BE @ visual.proj
 
 
@@ -52,13 +59,18 @@ def text_features(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
 def cut_tokens(
     clip: Any, tokens_BL: torch.Tensor, groups: int = 1, multiple: int = 1
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the token ids in groups of captions of similar length, each cut to its longest, and where each row lies.
+    """Return the token ids in groups of captions of similar length, each cut to its longest, and
+    where each row lies.
 
-    Lengths are rounded up to a ``multiple``, so that compiled code meets few. ``torch.cat(groups)[where]`` has the
-    rows in their old order.
+    Lengths are rounded up to a ``multiple``, so that compiled code meets few.
+    ``torch.cat(groups)[where]`` has the rows in their old order.
     """
     needed_B = _needed_lengths(clip, tokens_BL)
-    order_B = needed_B.argsort(stable=True) if groups > 1 else torch.arange(len(tokens_BL), device=tokens_BL.device)
+    order_B = (
+        needed_B.argsort(stable=True)
+        if groups > 1
+        else torch.arange(len(tokens_BL), device=tokens_BL.device)
+    )
     cut = []
     for rows in order_B.chunk(groups):
         length = -(-int(needed_B[rows].max()) // multiple) * multiple
@@ -69,8 +81,8 @@ def cut_tokens(
 def _needed_lengths(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     """Return how many tokens of each row its feature depends on, int64 [B].
 
-    Nothing that a causal tower pools at its end of text depends on what follows, nor anything in a tower that masks
-    padding on the padding.
+    Nothing that a causal tower pools at its end of text depends on what follows, nor anything in a
+    tower that masks padding on the padding.
     """
     tower, context = _text_tower(clip), tokens_BL.shape[1]
     if _pools_last_token(tower):
@@ -83,7 +95,8 @@ def _needed_lengths(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
 
 
 class PatchDropout(torch.nn.Module):
-    """Leaves out a share of each image's patches in training, drawn from the default generator of their device.
+    """Leaves out a share of each image's patches in training, drawn from the default generator of
+    their device.
 
     Source: Li et al. 2023, Scaling Language-Image Pre-training via Masking.
     """
@@ -124,14 +137,20 @@ def set_patch_dropout(clip: Any, share: float | None) -> None:
     clip.visual.patch_dropout = PatchDropout(share)
 
 
-def last_block(block: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causal: bool) -> torch.Tensor:
-    """Return a residual block's output [B, E] at one position of each row, at the cost of about that position.
+def last_block(
+    block: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causal: bool
+) -> torch.Tensor:
+    """Return a residual block's output [B, E] at one position of each row, at the cost of about
+    that position.
 
-    One query needs no keys and no values of the others: q·(W x) = (qᵀW)·x, and a mean of W x is W times a mean of x.
-    The keys' bias adds the same to all scores of a row, so it falls out of the softmax.
+    One query needs no keys and no values of the others: q·(W x) = (qᵀW)·x, and a mean of W x is W
+    times a mean of x. The keys' bias adds the same to all scores of a row, so it falls out of the
+    softmax.
     """
     attention, row_B = block.attn, torch.arange(len(x_BLE), device=x_BLE.device)
-    query_HKE, key_HKE, value_HKE = attention.in_proj_weight.view(3, attention.num_heads, -1, x_BLE.shape[-1])
+    query_HKE, key_HKE, value_HKE = attention.in_proj_weight.view(
+        3, attention.num_heads, -1, x_BLE.shape[-1]
+    )
     query_HK, _, value_HK = attention.in_proj_bias.view(3, attention.num_heads, -1)
     context_BLE = block.ln_1(x_BLE)
     query_BHK = torch.einsum("be,hke->bhk", context_BLE[row_B, pooled_B], query_HKE) + query_HK
@@ -139,13 +158,17 @@ def last_block(block: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causa
     score_BHL = sought_BHE @ context_BLE.mT
     if is_causal:
         position_L = torch.arange(x_BLE.shape[1], device=x_BLE.device)
-        score_BHL = score_BHL.masked_fill((position_L > pooled_B.unsqueeze(1)).unsqueeze(1), -torch.inf)
+        score_BHL = score_BHL.masked_fill(
+            (position_L > pooled_B.unsqueeze(1)).unsqueeze(1), -torch.inf
+        )
     mean_BHE = score_BHL.softmax(dim=-1).to(context_BLE.dtype) @ context_BLE
     mixed_BHK = torch.einsum("bhe,hke->bhk", mean_BHE, value_HKE) + value_HK
     return _finish_block(block, x_BLE[row_B, pooled_B], mixed_BHK.flatten(1))
 
 
-def _run_blocks(transformer: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causal: bool) -> torch.Tensor:
+def _run_blocks(
+    transformer: Any, x_BLE: torch.Tensor, pooled_B: torch.Tensor, is_causal: bool
+) -> torch.Tensor:
     *blocks, last = transformer.resblocks
     for block in blocks:
         if transformer.grad_checkpointing:
@@ -183,7 +206,9 @@ def _text_tower(clip: Any) -> Any:
 def _ends(tower: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     """Return the position of each row's end of text, int64 [B]."""
     if _pool_type(tower) == "eos":
-        is_end_BL: torch.Tensor = tokens_BL == (tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id)
+        is_end_BL: torch.Tensor = tokens_BL == (
+            tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id
+        )
         return is_end_BL.int().argmax(dim=1)
     return tokens_BL.argmax(dim=1)
 

@@ -1,7 +1,9 @@
-"""Weights that no step made: the moving average that is validated and kept, and mixtures with the start weights.
+"""Weights that no step made: the moving average that is validated and kept, and mixtures with the
+start weights.
 
-The average costs its weights once more in memory and one pass over them a step. It changes places with the weights for
-validation by exchanging storages, so nothing is copied. Running statistics of normalisation layers are the towers' own.
+The average costs its weights once more in memory and one pass over them a step. It changes places
+with the weights for validation by exchanging storages, so nothing is copied. Running statistics of
+normalisation layers are the towers' own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,8 @@ import torch
 from model.config.sections import StageConfig
 from model.training.checkpoint import Tensors
 
-# Two recalls that differ by less are equal; rounding is far below, one query of a million far above it.
+# Two recalls that differ by less are equal; rounding is far below, one query of a million far above
+# it.
 RECALL_EPS = 1e-9
 
 

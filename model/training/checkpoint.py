@@ -33,7 +33,9 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(root: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int = 2) -> Path:
+def save_checkpoint(
+    root: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int = 2
+) -> Path:
     """Write ``root/step-000000123`` with one safetensors file a group, and purge all but the newest ``keep``."""
     folder = root / f"step-{step:09d}"
     with sealed_folder(folder) as temporary:
@@ -70,11 +72,17 @@ def _load(folder: Path) -> Checkpoint:
     if STATE_FILE not in names:
         raise CheckpointError(f"{folder}: no {STATE_FILE}, so it is no checkpoint; remove it")
     try:
-        tensors = {Path(name).stem: load_file(folder / name) for name in names if name.endswith(".safetensors")}
+        tensors = {
+            Path(name).stem: load_file(folder / name)
+            for name in names
+            if name.endswith(".safetensors")
+        }
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, SafetensorError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"{folder}: holds something else than tensors and JSON ({reason}); remove it") from None
+        raise CheckpointError(
+            f"{folder}: holds something else than tensors and JSON ({reason}); remove it"
+        ) from None
     return Checkpoint(folder, _step_of(folder), tensors, state)
 
 
@@ -82,7 +90,10 @@ def _steps(root: Path) -> list[Path]:
     """Return the checkpoint folders by step; never by time, clocks run backwards."""
     if not root.is_dir():
         return []
-    return sorted((path for path in root.iterdir() if STEP_FOLDER.match(path.name) and path.is_dir()), key=_step_of)
+    return sorted(
+        (path for path in root.iterdir() if STEP_FOLDER.match(path.name) and path.is_dir()),
+        key=_step_of,
+    )
 
 
 def _step_of(folder: Path) -> int:

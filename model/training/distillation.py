@@ -1,7 +1,8 @@
-"""A frozen copy of the start weights, and how far training has gone from what it says of the same batch.
+"""A frozen copy of the start weights, and how far training has gone from what it says of the same
+batch.
 
-The teacher sees the crops and tokens that the towers see, in eval mode and without gradients: about a third of a
-step's time more, and the weights once more in memory.
+The teacher sees the crops and tokens that the towers see, in eval mode and without gradients: about
+a third of a step's time more, and the weights once more in memory.
 """
 
 import copy
@@ -35,7 +36,9 @@ class Teacher:
     def __call__(self, batch: Batch) -> Taught:
         """Return what the start weights say of a batch."""
         image_BD = encode_images(self._towers, batch.images)
-        return Taught(image_BD, encode_tokens(self._towers, batch.tokens), self._towers.clip.logit_scale.exp())
+        return Taught(
+            image_BD, encode_tokens(self._towers, batch.tokens), self._towers.clip.logit_scale.exp()
+        )
 
 
 def make_teacher(towers: Towers, config: StageConfig) -> Teacher | None:
@@ -60,4 +63,6 @@ def distillation(
     if form == "embedding":
         return embedding_distance(image_LD, text_LD, taught.image, taught.text)
     all_of_teacher = all_taught[:2] if all_taught is not None else ()
-    return similarity_divergence(image_LD, text_LD, logit_scale, *taught, all_image_BD, all_text_BD, *all_of_teacher)
+    return similarity_divergence(
+        image_LD, text_LD, logit_scale, *taught, all_image_BD, all_text_BD, *all_of_teacher
+    )

@@ -1,11 +1,13 @@
-"""Several processes that train one model, as a launcher set torch.distributed up; one process where it did not.
+"""Several processes that train one model, as a launcher set torch.distributed up; one process where
+it did not.
 
-Only `launched_group` knows of a launcher, and that only torchrun's environment. All else reads torch.distributed's
-state, and in a process that is alone costs nothing and changes nothing.
+Only `launched_group` knows of a launcher, and that only torchrun's environment. All else reads
+torch.distributed's state, and in a process that is alone costs nothing and changes nothing.
 
-Gradients are averaged by one call after the backward pass, not by DistributedDataParallel: its hooks fire at every
-backward pass, of which gradient caching has one a micro-batch and one before, in which the scales alone get theirs. The
-price is that sending does not overlap with the backward pass.
+Gradients are averaged by one call after the backward pass, not by DistributedDataParallel: its
+hooks fire at every backward pass, of which gradient caching has one a micro-batch and one before,
+in which the scales alone get theirs. The price is that sending does not overlap with the backward
+pass.
 
 Shapes: L rows of one process, B of all, rank by rank.
 """
@@ -26,20 +28,25 @@ from model.errors import CheckpointError, CommerceClipError, PeerLost
 
 Answer = TypeVar("Answer")
 
-# The longest that a process waits for another, which may be validating the data; one that ended is noticed at once,
-# because its connections close.
+# The longest that a process waits for another, which may be validating the data; one that ended is
+# noticed at once, because its connections close.
 TIMEOUT = timedelta(hours=12)
 BUCKET_NUMBERS = 16_000_000
 
 
 @contextmanager
 def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
-    """Be one of the processes that torchrun started while the block runs; nothing where it did not start this one.
+    """Be one of the processes that torchrun started while the block runs; nothing where it did not
+    start this one.
 
     Raises:
         PeerLost: the others did not come.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "RANK" not in os.environ or distributed.is_initialized():
+    if (
+        int(os.environ.get("WORLD_SIZE", 1)) == 1
+        or "RANK" not in os.environ
+        or distributed.is_initialized()
+    ):
         yield
         return
     backend = "gloo"
@@ -126,7 +133,8 @@ def require_same_step(step: int) -> None:
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes [B, …], each of which brings equally many; gradients flow back to all.
+    """Return the rows of all processes [B, …], each of which brings equally many; gradients flow
+    back to all.
 
     A process that is alone gets the very tensor that it brought.
     """
@@ -171,7 +179,9 @@ def _average_together(tensors: list[torch.Tensor]) -> None:
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     _together(lambda: distributed.all_reduce(flat))
     flat /= rank_of_world()[1]
-    for tensor, mean in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, mean in zip(
+        tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True
+    ):
         tensor.copy_(mean.view_as(tensor))
 
 

@@ -1,9 +1,10 @@
 """Gradient caching: the losses of a whole batch in the memory of a micro-batch.
 
-The batch is embedded by micro-batches without a graph, the losses of all embeddings give the gradient of each, and each
-micro-batch is embedded once more, now with a graph, to carry its part of that gradient into the towers. The gradient is
-that of the whole batch, the scales' too, because they meet the losses once. A third of a step's time more is the price:
-one forward pass beside one and a backward pass of two.
+The batch is embedded by micro-batches without a graph, the losses of all embeddings give the
+gradient of each, and each micro-batch is embedded once more, now with a graph, to carry its part of
+that gradient into the towers. The gradient is that of the whole batch, the scales' too, because
+they meet the losses once. A third of a step's time more is the price: one forward pass beside one
+and a backward pass of two.
 
 Source: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup.
 Shapes: B pairs of the batch, D embedding width.
@@ -29,10 +30,12 @@ def backward_in_parts(
 ) -> dict[str, torch.Tensor]:
     """Add the gradient of the whole batch's loss to the parameters and return the loss terms.
 
-    ``device`` is the towers'. Both passes over a micro-batch draw the same random numbers, so what dropout leaves out
-    is left out twice.
+    ``device`` is the towers'. Both passes over a micro-batch draw the same random numbers, so what
+    dropout leaves out is left out twice.
     """
-    parts = list(zip(*(torch.split(side, micro_batch_size) for side in (images, tokens)), strict=True))
+    parts = list(
+        zip(*(torch.split(side, micro_batch_size) for side in (images, tokens)), strict=True)
+    )
     states, embedded = list[_RandomState](), list[tuple[torch.Tensor, torch.Tensor]]()
     with torch.no_grad():
         for part in parts:
@@ -42,7 +45,10 @@ def backward_in_parts(
     terms = losses(image_BD, text_BD)
     torch.autograd.backward(terms["loss"])
     after = _RandomState(device)
-    gradients = zip(*(torch.split(_gradient(side), micro_batch_size) for side in (image_BD, text_BD)), strict=True)
+    gradients = zip(
+        *(torch.split(_gradient(side), micro_batch_size) for side in (image_BD, text_BD)),
+        strict=True,
+    )
     for part, state, gradient in zip(parts, states, gradients, strict=True):
         state.restore()
         _backward(embed(*part), gradient)
@@ -57,7 +63,9 @@ def _gradient(embedding: torch.Tensor) -> torch.Tensor:
 def _backward(embeddings: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
     """Carry the gradients of embeddings into what made them; a frozen tower's have no graph."""
     learning = [number for number, embedding in enumerate(embeddings) if embedding.requires_grad]
-    torch.autograd.backward([embeddings[number] for number in learning], [gradients[number] for number in learning])
+    torch.autograd.backward(
+        [embeddings[number] for number in learning], [gradients[number] for number in learning]
+    )
 
 
 class _RandomState:

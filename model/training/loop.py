@@ -1,9 +1,10 @@
 """The training loop: one stage, from start weights to the best epoch's weights.
 
-Everything that a resumed run needs is in the checkpoints of `model.training.state`, so a run that is killed at any moment loses
-a few steps and, on one CPU machine, ends with the same bits as an unbroken one. One that is asked to stop loses none.
-Random numbers of a step are drawn from (seed, step, rank). The loop does no I/O but its checkpoints and the callbacks
-handed in. Losses are fetched from the device every `FETCH_EVERY` steps, not each step.
+Everything that a resumed run needs is in the checkpoints of `model.training.state`, so a run that
+is killed at any moment loses a few steps and, on one CPU machine, ends with the same bits as an
+unbroken one. One that is asked to stop loses none. Random numbers of a step are drawn from (seed,
+step, rank). The loop does no I/O but its checkpoints and the callbacks handed in. Losses are
+fetched from the device every `FETCH_EVERY` steps, not each step.
 """
 
 import logging
@@ -19,19 +20,40 @@ import torch
 from model.batches.loading import Batch, Crop, load_batch, pinned
 from model.batches.prefetch import prefetch
 from model.batches.sampler import Sampler
+from model.concepts.labels import label_concepts
 from model.concepts.rewording import Rewording, rewording
 from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
 from model.pairs.index import Rows
 from model.storage.sealed import fault_point, require_space
+from model.towers.folder import load_towers, save_towers
 from model.towers.passes import set_patch_dropout
-from model.towers.towers import Towers, load_towers, save_towers
-from model.training.averaging import averaged, choose_coefficient, copy_weights, interpolate, make_average
+from model.towers.towers import Towers
+from model.training.averaging import (
+    averaged,
+    choose_coefficient,
+    copy_weights,
+    interpolate,
+    make_average,
+)
 from model.training.checkpoint import Tensors
 from model.training.distillation import make_teacher
-from model.training.distributed import any_rank, ask_main, barrier, is_main, rank_of_world, require_same_step
+from model.training.distributed import (
+    any_rank,
+    ask_main,
+    barrier,
+    is_main,
+    rank_of_world,
+    require_same_step,
+)
 from model.training.meter import Meter
-from model.training.objective import Objective, label_concepts
-from model.training.optimizer import OptimizerState, learning_rate, make_optimizer, set_learning_rate, set_training
+from model.training.objective import Objective
+from model.training.optimizer import (
+    OptimizerState,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    set_training,
+)
 from model.training.stage import Callbacks, EpochRecord, Stage, StepRecord
 from model.training.state import Keeper, TrainState
 from model.training.update import Updater
@@ -41,17 +63,20 @@ INTERPOLATED = "interpolated"
 REWIND_RATE = 0.5
 ADVICE = "lower lr, lengthen warmup_steps, or use precision fp32"
 
-# What torch's allocator, C++ and oneDNN (which needs memory for the code that it makes) say when there is no more.
+# What torch's allocator, C++ and oneDNN (which needs memory for the code that it makes) say when
+# there is no more.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "could not create a primitive")
 
 log = logging.getLogger(__name__)
 
 
 def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
-    """Train the towers, going on from the newest checkpoint in the stage's folder; return where the best weights lie.
+    """Train the towers, going on from the newest checkpoint in the stage's folder; return where the
+    best weights lie.
 
     Raises:
-        ConfigError: the batch is larger than the split, or cannot be taken in parts by these towers.
+        ConfigError: the batch is larger than the split, or cannot be taken in parts by these
+        towers.
         PeerLost: another of the processes that train together ended.
         TrainingDiverged: a loss became NaN or infinite.
         TrainingStopped: a callback wanted it; a checkpoint was written first.
@@ -88,12 +113,20 @@ class _Loop:
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
         self.average = make_average(towers.clip, config)
-        self.update = Updater(towers, self.objective, self.optimizer, config, make_teacher(towers, config))
-        parts = {"weights": towers.clip, "objective": self.objective, "optimizer": OptimizerState(self.optimizer)}
+        self.update = Updater(
+            towers, self.objective, self.optimizer, config, make_teacher(towers, config)
+        )
+        parts = {
+            "weights": towers.clip,
+            "objective": self.objective,
+            "optimizer": OptimizerState(self.optimizer),
+        }
         if self.average is not None:
             parts["average"] = self.average
         self.keeper = Keeper(stage.folder, parts, config.checkpoint_share, is_writer=is_main())
-        self.sampler = Sampler(len(stage.train), config.batch_size, stage.seed, self.rank, self.world)
+        self.sampler = Sampler(
+            len(stage.train), config.batch_size, stage.seed, self.rank, self.world
+        )
         self.steps = self.sampler.batches_an_epoch * config.epochs
         self.state = self.keeper.resume() or TrainState()
         require_same_step(self.state.step)
@@ -131,10 +164,14 @@ class _Loop:
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of an epoch that are left."""
         set_training(self.towers.clip, self.optimizer, self.config, epoch)
-        position = (self.state.step - epoch * self.sampler.batches_an_epoch) * self.config.batch_size
+        position = (
+            self.state.step - epoch * self.sampler.batches_an_epoch
+        ) * self.config.batch_size
         end = (epoch + 1) * self.sampler.batches_an_epoch
         self.meter.start()
-        batches = _epoch_batches(self.stage, self.towers, self.sampler, epoch, position, self.reword)
+        batches = _epoch_batches(
+            self.stage, self.towers, self.sampler, epoch, position, self.reword
+        )
         for batch in self.meter.waiting(batches):
             self._step(batch)
             fault_point(f"step:{self.state.step}")
@@ -151,7 +188,9 @@ class _Loop:
         begin = time.monotonic()
         self._check()
         if stop:
-            raise TrainingStopped(f"stopped after step {self.state.step} of {self.steps}; run again to go on")
+            raise TrainingStopped(
+                f"stopped after step {self.state.step} of {self.steps}; run again to go on"
+            )
         if not is_last:
             self.keeper.save(self.state, begin)
             self.meter.start()
@@ -179,7 +218,10 @@ class _Loop:
         """Fetch what the pending steps measured, check it, hand it on."""
         if not self.pending:
             return
-        values = [{name: float(value) for name, value in pending.measured.items()} for pending in self.pending]
+        values = [
+            {name: float(value) for name, value in pending.measured.items()}
+            for pending in self.pending
+        ]
         rates = self.meter.read(self.world)
         for pending, value in zip(self.pending, values, strict=True):
             scale, norm = value.pop("logit_scale"), value.pop("grad_norm")
@@ -192,7 +234,9 @@ class _Loop:
     def _check(self) -> None:
         """Flush, and check the weights too: no loss has yet told what the last update did to them."""
         self._flush()
-        if not bool(torch.stack([parameter.isfinite().all() for parameter in self.update.parameters]).all()):
+        if not bool(
+            torch.stack([parameter.isfinite().all() for parameter in self.update.parameters]).all()
+        ):
             raise self._diverged(self.last, "the weights are NaN or infinite")
 
     def _diverged(self, pending: "_Pending", what: str) -> TrainingDiverged:
@@ -262,17 +306,26 @@ def _only_main_judges(stage: Stage, callbacks: Callbacks) -> tuple[Stage, Callba
 
 def _seed_step(device: torch.device, seed: int, step: int, rank: int) -> None:
     """Make what a step draws a function of (seed, step, rank); about 20 µs, a fraction of torch.manual_seed."""
-    drawn = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    drawn = int(
+        np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
     torch.default_generator.manual_seed(drawn)
     if device.type == "cuda":
         torch.cuda.manual_seed(drawn)
 
 
 def _epoch_batches(
-    stage: Stage, towers: Towers, sampler: Sampler, epoch: int, position: int = 0, reword: Rewording | None = None
+    stage: Stage,
+    towers: Towers,
+    sampler: Sampler,
+    epoch: int,
+    position: int = 0,
+    reword: Rewording | None = None,
 ) -> Iterator[Batch]:
     config = stage.config
-    crop = Crop(towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing)
+    crop = Crop(
+        towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing
+    )
     prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
 
     def load(rows: Rows) -> Batch:
@@ -291,12 +344,17 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: TrainState) -> None:
     """Try mixtures of start and best weights on valid; one that is chosen is kept as the best."""
-    config, trained = stage.config, load_towers(stage.folder / state.best_folder, "cpu").clip.state_dict()
+    config, trained = (
+        stage.config,
+        load_towers(stage.folder / state.best_folder, "cpu").clip.state_dict(),
+    )
     recalls = {1.0: state.best_mean_recall}
     for coefficient in sorted({*config.interpolation} - {1.0}):
         towers.clip.load_state_dict(interpolate(start, trained, coefficient))
         recalls[coefficient] = stage.validate(towers)["mean_recall"]
-    state.interpolations = [{"coefficient": a, "mean_recall": recall} for a, recall in sorted(recalls.items())]
+    state.interpolations = [
+        {"coefficient": a, "mean_recall": recall} for a, recall in sorted(recalls.items())
+    ]
     state.coefficient = choose_coefficient(recalls, config.interpolation_tolerance)
     state.best_mean_recall = recalls[state.coefficient]
     towers.clip.load_state_dict(interpolate(start, trained, state.coefficient))

@@ -1,7 +1,7 @@
 """The training losses: pure functions of tensors, each a scalar in float32.
 
-Shapes: B pairs of the batch, L of them this process's own, C concepts, D embedding width. Embeddings come in
-L2-normalised.
+Shapes: B pairs of the batch, L of them this process's own, C concepts, D embedding width.
+Embeddings come in L2-normalised.
 """
 
 import math
@@ -23,11 +23,13 @@ def info_nce(
 ) -> torch.Tensor:
     """Return the symmetric InfoNCE loss of L pairs, each among the B of the whole batch.
 
-    The L pairs are the whole batch, or with ``all_image_BD`` and ``all_text_BD`` the part of it that begins at row
-    ``first``: the mean over equal parts is then the loss of the whole. ``logit_scale`` is the factor itself, not its
-    logarithm. What ``is_duplicate_LB`` marks (`find_duplicates`) is no negative: it is left out of the denominators.
+    The L pairs are the whole batch, or with ``all_image_BD`` and ``all_text_BD`` the part of it
+    that begins at row ``first``: the mean over equal parts is then the loss of the whole.
+    ``logit_scale`` is the factor itself, not its logarithm. What ``is_duplicate_LB`` marks
+    (`find_duplicates`) is no negative: it is left out of the denominators.
 
-    Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language Supervision, figure 3.
+    Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
+    Supervision, figure 3.
     """
     from_image_LB, from_text_LB = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
     if is_duplicate_LB is not None:
@@ -46,15 +48,18 @@ def sigmoid_matching(
     is_duplicate_LB: torch.Tensor | None = None,
     first: int = 0,
 ) -> torch.Tensor:
-    """Return how badly each of L images says yes to its own text and no to the others of the B, a sum a pair.
+    """Return how badly each of L images says yes to its own text and no to the others of the B, a
+    sum a pair.
 
-    Every image and text is a question of its own, answered by the sigmoid of ``logit_scale`` times their cosine plus
-    ``logit_bias``. The L pairs are the whole batch or a part of it, as for `info_nce`; what ``is_duplicate_LB`` marks
-    is no question.
+    Every image and text is a question of its own, answered by the sigmoid of ``logit_scale`` times
+    their cosine plus ``logit_bias``. The L pairs are the whole batch or a part of it, as for
+    `info_nce`; what ``is_duplicate_LB`` marks is no question.
 
     Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1.
     """
-    logits_LB = logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T + logit_bias
+    logits_LB = (
+        logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T + logit_bias
+    )
     sign_LB = -torch.ones_like(logits_LB)
     sign_LB.diagonal(first).fill_(1)
     loss_LB = softplus(-sign_LB * logits_LB)
@@ -78,7 +83,8 @@ def _logits(
 
 
 def find_duplicates(ids_L2: torch.Tensor, all_ids_B2: torch.Tensor, first: int = 0) -> torch.Tensor:
-    """Return which of the batch's B pairs share the caption or the image of each of L pairs, bool [L, B].
+    """Return which of the batch's B pairs share the caption or the image of each of L pairs, bool
+    [L, B].
 
     The L pairs are the rows of the batch from ``first`` on; no pair is a duplicate of itself.
     """
@@ -99,13 +105,17 @@ def concept_matching(
 ) -> torch.Tensor:
     """Return how badly embeddings pick the prototypes of the concepts that their caption names.
 
-    The logits are ``concept_scale`` times the embedding, less the feature queue's mean of its own modality, against
-    each prototype. ``target_BC`` holds each pair's weights of its concepts, summing to 1, or a row of zeros for a
-    caption that names none; such rows do not count.
+    The logits are ``concept_scale`` times the embedding, less the feature queue's mean of its own
+    modality, against each prototype. ``target_BC`` holds each pair's weights of its concepts,
+    summing to 1, or a row of zeros for a caption that names none; such rows do not count.
     """
     named_B = target_BC.sum(dim=1) > 0
-    image_loss = _soft_cross_entropy(concept_scale * (image_BD - image_mean_D) @ prototypes_CD.T, target_BC)
-    text_loss = _soft_cross_entropy(concept_scale * (text_BD - text_mean_D) @ prototypes_CD.T, target_BC)
+    image_loss = _soft_cross_entropy(
+        concept_scale * (image_BD - image_mean_D) @ prototypes_CD.T, target_BC
+    )
+    text_loss = _soft_cross_entropy(
+        concept_scale * (text_BD - text_mean_D) @ prototypes_CD.T, target_BC
+    )
     return (image_loss + text_loss) / 2 / named_B.sum().clamp(min=1)
 
 
@@ -115,7 +125,10 @@ def _soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> tor
 
 
 def embedding_distance(
-    image_BD: torch.Tensor, text_BD: torch.Tensor, teacher_image_BD: torch.Tensor, teacher_text_BD: torch.Tensor
+    image_BD: torch.Tensor,
+    text_BD: torch.Tensor,
+    teacher_image_BD: torch.Tensor,
+    teacher_text_BD: torch.Tensor,
 ) -> torch.Tensor:
     """Return 1 - cosine between each embedding and the teacher's of the same image or text, the mean of both."""
     cosines_B = (image_BD * teacher_image_BD).sum(dim=1) + (text_BD * teacher_text_BD).sum(dim=1)
@@ -134,17 +147,27 @@ def similarity_divergence(
     all_teacher_image_BD: torch.Tensor | None = None,
     all_teacher_text_BD: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return KL(teacher || student) of a caption's choice among the batch's images and the reverse, the mean of both.
+    """Return KL(teacher || student) of a caption's choice among the batch's images and the reverse,
+    the mean of both.
 
-    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has divergence 0. The
-    L pairs are the whole batch, or the part of it of which all is given, too (`info_nce`).
+    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has
+    divergence 0. The L pairs are the whole batch, or the part of it of which all is given, too
+    (`info_nce`).
 
-    Source: Yang et al. 2024, CLIP-KD: An Empirical Study of CLIP Model Distillation, contrastive relational form.
+    Source: Yang et al. 2024, CLIP-KD: An Empirical Study of CLIP Model Distillation, contrastive
+    relational form.
     """
     student = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
-    teacher = _logits(teacher_image_LD, teacher_text_LD, teacher_scale, all_teacher_image_BD, all_teacher_text_BD)
+    teacher = _logits(
+        teacher_image_LD, teacher_text_LD, teacher_scale, all_teacher_image_BD, all_teacher_text_BD
+    )
     return (_divergence(student[0], teacher[0]) + _divergence(student[1], teacher[1])) / 2
 
 
 def _divergence(logits_BC: torch.Tensor, teacher_BC: torch.Tensor) -> torch.Tensor:
-    return kl_div(logits_BC.log_softmax(dim=1), teacher_BC.log_softmax(dim=1), reduction="batchmean", log_target=True)
+    return kl_div(
+        logits_BC.log_softmax(dim=1),
+        teacher_BC.log_softmax(dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )

@@ -48,7 +48,9 @@ class Meter:
         """Count the pairs of a step of this process, and their FLOPs at the tokens of the longest caption."""
         self.pairs += len(batch.rows)
         flops = flops_a_pair(self.towers, int(batch.tokens.count_nonzero(dim=1).max()))
-        self.flops = None if flops is None or self.flops is None else self.flops + len(batch.rows) * flops
+        self.flops = (
+            None if flops is None or self.flops is None else self.flops + len(batch.rows) * flops
+        )
 
     def read(self, world: int) -> Rates:
         """Return the rates of the group, of as many processes as there are."""

@@ -1,12 +1,13 @@
 """Muon: orthogonalised momentum for the matrices of the towers' blocks, AdamW for everything else.
 
-A matrix moves by a step of equal size in every direction of its momentum, so the rare directions of a small or uneven
-data set are learned as fast as the common ones. On 6,860 real pairs and small towers from scratch, eight epochs led to
-a mean recall of 50.8 % where AdamW led to 36.5 % (one seed, valid, batch 256). It is for training from scratch;
-weights that AdamW has pretrained are fine-tuned by AdamW.
+A matrix moves by a step of equal size in every direction of its momentum, so the rare directions of
+a small or uneven data set are learned as fast as the common ones. On 6,860 real pairs and small
+towers from scratch, eight epochs led to a mean recall of 50.8 % where AdamW led to 36.5 % (one
+seed, valid, batch 256). It is for training from scratch; weights that AdamW has pretrained are
+fine-tuned by AdamW.
 
-Source: Jordan et al. 2024, Muon; Liu et al. 2025, Muon is Scalable for LLM Training (the scale of the step); Amsel et
-al. 2025, The Polar Express (polynomials that follow the interval).
+Source: Jordan et al. 2024, Muon; Liu et al. 2025, Muon is Scalable for LLM Training (the scale of
+the step); Amsel et al. 2025, The Polar Express (polynomials that follow the interval).
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 
 MOMENTUM = 0.95
-# Steps a·x + b·x³ + c·x⁵, each the best for the interval that the one before leaves, and 1 % beyond it, as bf16 rounds:
-# singular values from 0.003 to 1 of the norm come to between 0.79 and 1.21, for which one polynomial takes five steps.
+# Steps a·x + b·x³ + c·x⁵, each the best for the interval that the one before leaves, and 1 % beyond
+# it, as bf16 rounds: singular values from 0.003 to 1 of the norm come to between 0.79 and 1.21, for
+# which one polynomial takes five steps.
 POLYNOMIALS = (
     (8.3019, -24.0424, 17.4699),
     (4.0078, -2.9266, 0.5425),
@@ -30,8 +32,8 @@ ADAM_RMS = 0.2
 class Muon(torch.optim.AdamW):
     """AdamW whose groups with ``is_matrix`` are updated by orthogonalised momentum instead.
 
-    The state of a matrix is its momentum and the number of its steps. Three matrices stacked in one parameter (queries,
-    keys and values) are orthogonalised one by one.
+    The state of a matrix is its momentum and the number of its steps. Three matrices stacked in one
+    parameter (queries, keys and values) are orthogonalised one by one.
     """
 
     @torch.no_grad()
@@ -49,7 +51,9 @@ class Muon(torch.optim.AdamW):
         assert gradient is not None
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32)  # AdamW asks every state for it when it is loaded
+            state["step"] = torch.zeros(
+                (), dtype=torch.float32
+            )  # AdamW asks every state for it when it is loaded
             state["momentum"] = torch.zeros_like(parameter)
         state["step"] += 1
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
@@ -58,13 +62,16 @@ class Muon(torch.optim.AdamW):
         parts = ahead.chunk(3) if rows == 3 * columns else (ahead,)
         size = ADAM_RMS * max(parts[0].shape) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(torch.cat([orthogonalise(part) for part in parts]), alpha=-group["lr"] * size)
+        parameter.add_(
+            torch.cat([orthogonalise(part) for part in parts]), alpha=-group["lr"] * size
+        )
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     """Return a matrix with the same singular vectors and singular values near to 1.
 
-    Iterates in float32 on a CPU, where bf16 is slow or worse, and in bf16 on an accelerator, where that is enough.
+    Iterates in float32 on a CPU, where bf16 is slow or worse, and in bf16 on an accelerator, where
+    that is enough.
     """
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = wide.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)

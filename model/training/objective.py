@@ -1,35 +1,34 @@
 """What a stage minimises: InfoNCE or the sigmoid loss, and terms beside it with the state that they keep."""
 
 import math
-from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from model.batches.loading import PairInput
-from model.concepts.mining import Vocabulary, count_concepts, mine_concepts
+from model.concepts.mining import Vocabulary
 from model.concepts.prototypes import FeatureQueue, concept_targets
-from model.concepts.table import read_concepts
 from model.config.sections import StageConfig
-from model.errors import ConfigError, DataError
+from model.errors import ConfigError
 from model.towers.towers import Towers
 from model.training.distillation import Taught, distillation
 from model.training.distributed import gather_rows, mean_over_ranks, rank_of_world
-from model.training.losses import MAX_LOG_SCALE, concept_matching, find_duplicates, info_nce, sigmoid_matching
-
-# The concepts that each pair's caption names, int32 [N, M], padded with -1.
-Labels = npt.NDArray[np.int32]
+from model.training.losses import (
+    MAX_LOG_SCALE,
+    concept_matching,
+    find_duplicates,
+    info_nce,
+    sigmoid_matching,
+)
 
 CONCEPT_SCALE_START = 10.0
 
 
 class Embedded(NamedTuple):
-    """What the losses see of B pairs: their embeddings, float32 [B, D], and what else is known of them.
+    """What the losses see of B pairs: their embeddings, float32 [B, D], and what else is known of
+    them.
 
-    ``ids`` int64 [B, 2] is that of `model.batches.loading.Batch`, ``concepts`` int64 [B, M] numbers those that a caption names.
+    ``ids`` int64 [B, 2] is that of `model.batches.loading.Batch`, ``concepts`` int64 [B, M] numbers
+    those that a caption names.
     """
 
     image: torch.Tensor
@@ -40,19 +39,24 @@ class Embedded(NamedTuple):
     def of_all_processes(self) -> "Embedded":
         """Return the pairs of the whole batch, those of every process."""
         concepts = None if self.concepts is None else gather_rows(self.concepts)
-        return Embedded(gather_rows(self.image), gather_rows(self.text), gather_rows(self.ids), concepts)
+        return Embedded(
+            gather_rows(self.image), gather_rows(self.text), gather_rows(self.ids), concepts
+        )
 
 
 class Objective(torch.nn.Module):
-    """InfoNCE or SigLIP's sigmoid loss, and beside it concept matching and nearest neighbours, which a queue serves.
+    """InfoNCE or SigLIP's sigmoid loss, and beside it concept matching and nearest neighbours,
+    which a queue serves.
 
-    Each process of a launched group calls it with its own part of the batch and gets each term as a mean over that
-    part; the mean over the processes is the term of the whole batch, in value and, by
-    `model.training.distributed.average_`, in gradient. A term that is a plain mean over pairs is right as it stands.
+    Each process of a launched group calls it with its own part of the batch and gets each term as a
+    mean over that part; the mean over the processes is the term of the whole batch, in value and,
+    by `model.training.distributed.average_`, in gradient. A term that is a plain mean over pairs is
+    right as it stands.
     """
 
     def __init__(self, towers: Towers, stage: StageConfig, vocabulary: Vocabulary | None) -> None:
-        """Make the objective of a stage; without a vocabulary it is the plain loss of image and text.
+        """Make the objective of a stage; without a vocabulary it is the plain loss of image and
+        text.
 
         Raises:
             ConfigError: the stage wants the sigmoid loss of towers that have no logit bias.
@@ -84,9 +88,11 @@ class Objective(torch.nn.Module):
         taught: Taught | None = None,
         logit_bias: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return each loss term of this process's pairs by name, and ``loss``, the sum that is minimised.
+        """Return each loss term of this process's pairs by name, and ``loss``, the sum that is
+        minimised.
 
-        ``logit_scale`` is the factor itself, ``logit_bias`` what the towers of a sigmoid loss have beside it.
+        ``logit_scale`` is the factor itself, ``logit_bias`` what the towers of a sigmoid loss have
+        beside it.
         """
         everyone = pairs.of_all_processes()
         total = self._contrast(pairs, everyone, logit_scale, logit_bias)
@@ -94,7 +100,9 @@ class Objective(torch.nn.Module):
         if self.queue is not None:
             share = self.queue.filled_share() if self.warms_up else 1.0
             if self.nearest_weight:
-                terms["nearest"] = self._nearest_loss(self.queue, pairs, everyone, logit_scale, logit_bias)
+                terms["nearest"] = self._nearest_loss(
+                    self.queue, pairs, everyone, logit_scale, logit_bias
+                )
                 total = total + share * self.nearest_weight * terms["nearest"]
             assert everyone.concepts is not None, "a queue is fed with what captions name"
             self.queue.push(everyone.image, everyone.text, everyone.concepts, everyone.ids[:, 0])
@@ -102,7 +110,9 @@ class Objective(torch.nn.Module):
                 terms["concept"] = self._concept_loss(self.queue, pairs)
                 total = total + share * self.weight * terms["concept"]
         if taught is not None:
-            everyone_taught = Taught(gather_rows(taught.image), gather_rows(taught.text), taught.logit_scale)
+            everyone_taught = Taught(
+                gather_rows(taught.image), gather_rows(taught.text), taught.logit_scale
+            )
             terms["distill"] = distillation(
                 *pairs[:2], logit_scale, taught, self.distill_form, *everyone[:2], everyone_taught
             )
@@ -110,16 +120,36 @@ class Objective(torch.nn.Module):
         return {"loss": total, **terms}
 
     def _contrast(
-        self, pairs: Embedded, everyone: Embedded, logit_scale: torch.Tensor, logit_bias: torch.Tensor | None
+        self,
+        pairs: Embedded,
+        everyone: Embedded,
+        logit_scale: torch.Tensor,
+        logit_bias: torch.Tensor | None,
     ) -> torch.Tensor:
         first = rank_of_world()[0] * len(pairs.ids)
-        duplicates_LB = find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
+        duplicates_LB = (
+            find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
+        )
         if self.is_sigmoid:
             assert logit_bias is not None, "the towers have one"
             return sigmoid_matching(
-                pairs.image, pairs.text, logit_scale, logit_bias, everyone.text, duplicates_LB, first
+                pairs.image,
+                pairs.text,
+                logit_scale,
+                logit_bias,
+                everyone.text,
+                duplicates_LB,
+                first,
             )
-        return info_nce(pairs.image, pairs.text, logit_scale, everyone.image, everyone.text, duplicates_LB, first)
+        return info_nce(
+            pairs.image,
+            pairs.text,
+            logit_scale,
+            everyone.image,
+            everyone.text,
+            duplicates_LB,
+            first,
+        )
 
     def _nearest_loss(
         self,
@@ -131,7 +161,8 @@ class Objective(torch.nn.Module):
     ) -> torch.Tensor:
         """Return the loss with the queue's nearest text of another caption in each caption's place.
 
-        Source: Li et al. 2022, Supervision Exists Everywhere (DeCLIP), nearest-neighbour supervision.
+        Source: Li et al. 2022, Supervision Exists Everywhere (DeCLIP), nearest-neighbour
+        supervision.
         """
         nearest = queue.nearest_texts(everyone.text, everyone.ids[:, 0])
         first = rank_of_world()[0] * len(pairs.ids)
@@ -144,42 +175,10 @@ class Objective(torch.nn.Module):
         targets_BC = concept_targets(pairs.concepts, self.idf, known_C)[:, known_C]
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
         prototypes_CD = queue.prototypes()[known_C]
-        loss = concept_matching(pairs.image, pairs.text, *queue.means(), prototypes_CD, targets_BC, scale)
-        # A mean over the pairs that name a concept, of which one process's part may hold more than another's.
+        loss = concept_matching(
+            pairs.image, pairs.text, *queue.means(), prototypes_CD, targets_BC, scale
+        )
+        # A mean over the pairs that name a concept, of which one process's part may hold more than
+        # another's.
         named = (targets_BC.sum(dim=1) > 0).sum()
         return loss * (named / mean_over_ranks(named).clamp(min=1e-12))
-
-
-def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | None, Labels | None]:
-    """Return the concepts of the train captions and label each pair with those that it names, where a stage uses them.
-
-    Raises:
-        DataError: the captions name no concept.
-        ConfigError: the table of concepts cannot be used.
-    """
-    if stage.concept_weight == stage.nearest_weight == stage.keyword_share == 0:
-        return None, None
-    captions = pairs.index.captions()
-    vocabulary = make_vocabulary(captions, stage)
-    return vocabulary, vocabulary.label(captions)
-
-
-def make_vocabulary(captions: Iterable[str], stage: StageConfig) -> Vocabulary:
-    """Return the concepts of captions: mined, or those of the table that the stage names, with their counts here.
-
-    Raises:
-        DataError: the captions name no concept.
-        ConfigError: the table cannot be used.
-    """
-    if stage.concepts is not None:
-        vocabulary = count_concepts(captions, read_concepts(Path(stage.concepts)))
-        if not any(vocabulary.counts):
-            raise DataError(f"{stage.concepts}: no train caption names any of its {len(vocabulary)} concepts")
-        return vocabulary
-    vocabulary = mine_concepts(captions, stage.min_concept_count, stage.max_concepts)
-    if not len(vocabulary):
-        raise DataError(
-            f"no concept is named by {stage.min_concept_count} train captions; "
-            "lower min_concept_count or set concept_weight and keyword_share to 0"
-        )
-    return vocabulary

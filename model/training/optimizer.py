@@ -15,18 +15,25 @@ ADAM_BETA1 = 0.9
 ADAM_EPS = 1e-6
 
 
-def make_optimizer(clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig) -> torch.optim.AdamW:
-    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions) do not decay.
+def make_optimizer(
+    clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
+) -> torch.optim.AdamW:
+    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions)
+    do not decay.
 
-    A group's ``lr_share`` is the part of the learning rate that its layer gets, ``is_freezable`` says that it is of the
-    tower that the stage freezes, ``is_matrix`` that Muon updates it: the matrices of numbered layers, where the config
-    wants Muon.
+    A group's ``lr_share`` is the part of the learning rate that its layer gets, ``is_freezable``
+    says that it is of the tower that the stage freezes, ``is_matrix`` that Muon updates it: the
+    matrices of numbered layers, where the config wants Muon.
     """
     grouped: dict[_Group, list[torch.nn.Parameter]] = {}
     for key, parameter in _keyed_parameters(clip, objective, config):
         grouped.setdefault(key, []).append(parameter)
     groups = [
-        {**key._asdict(), "params": grouped[key], "weight_decay": config.weight_decay if key.decays else 0.0}
+        {
+            **key._asdict(),
+            "params": grouped[key],
+            "weight_decay": config.weight_decay if key.decays else 0.0,
+        }
         for key in sorted(grouped, reverse=True)
     ]
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
@@ -51,7 +58,9 @@ def _keyed_parameters(
         if parameter.requires_grad:
             tower, layers_above = places[name]
             is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
-            share = config.layer_decay**layers_above * (config.matrix_lr / config.lr if is_matrix else 1)
+            share = config.layer_decay**layers_above * (
+                config.matrix_lr / config.lr if is_matrix else 1
+            )
             yield _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix), parameter
     for parameter in objective.parameters():
         yield _Group(1.0, parameter.ndim >= 2, False), parameter
@@ -63,9 +72,13 @@ def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
         group["lr"] = lr * group["lr_share"]
 
 
-def set_training(clip: torch.nn.Module, optimizer: torch.optim.AdamW, config: StageConfig, epoch: int) -> None:
+def set_training(
+    clip: torch.nn.Module, optimizer: torch.optim.AdamW, config: StageConfig, epoch: int
+) -> None:
     """Put the towers in training for a 0-based epoch; a tower that is frozen then neither learns nor counts batches."""
-    is_frozen = config.freeze != "none" and (config.frozen_epochs == 0 or epoch < config.frozen_epochs)
+    is_frozen = config.freeze != "none" and (
+        config.frozen_epochs == 0 or epoch < config.frozen_epochs
+    )
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.requires_grad_(not (is_frozen and group["is_freezable"]))
@@ -94,7 +107,11 @@ class OptimizerState:
     def state_dict(self) -> Tensors:
         """Return each parameter's moments and step count by the parameter's number."""
         state = self._optimizer.state_dict()["state"]
-        return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+        return {
+            f"{number}.{name}": value
+            for number, values in state.items()
+            for name, value in values.items()
+        }
 
     def load_state_dict(self, tensors: Tensors, /) -> None:
         """Put the state of a checkpoint in place."""
@@ -102,4 +119,6 @@ class OptimizerState:
         for key, value in tensors.items():
             number, name = key.split(".", 1)
             state.setdefault(int(number), {})[name] = value
-        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
+        self._optimizer.load_state_dict(
+            {"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]}
+        )

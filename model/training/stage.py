@@ -12,11 +12,13 @@ from model.towers.towers import Towers
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step measured; ``losses`` holds each term by name and their weighted sum as ``loss``.
+    """What one step measured; ``losses`` holds each term by name and their weighted sum as
+    ``loss``.
 
-    What follows the gradient norm is measured over a group of steps: pairs a second of all processes, the share of
-    the time that was spent waiting for batches, and of this process's device the arithmetic (10^12 FLOPs a second), its
-    share of the device's peak, and the largest memory in use so far (10^9 bytes, CUDA); None where it is not known.
+    What follows the gradient norm is measured over a group of steps: pairs a second of all
+    processes, the share of the time that was spent waiting for batches, and of this process's
+    device the arithmetic (10^12 FLOPs a second), its share of the device's peak, and the largest
+    memory in use so far (10^9 bytes, CUDA); None where it is not known.
     """
 
     step: int
@@ -57,9 +59,11 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage trains on and how it is judged: ``validate`` returns metrics, ``mean_recall`` among them.
+    """What a stage trains on and how it is judged: ``validate`` returns metrics, ``mean_recall``
+    among them.
 
-    ``validate`` may raise TrainingStopped, which loses nothing. ``peak_flops`` is what the device can do a second.
+    ``validate`` may raise TrainingStopped, which loses nothing. ``peak_flops`` is what the device
+    can do a second.
     """
 
     config: StageConfig

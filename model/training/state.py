@@ -1,9 +1,10 @@
 """What a stage keeps on disk: its training state as checkpoints, and its best weights.
 
-A checkpoint is everything that a resumed run needs to end with the bits of an unbroken one: named parts with a
-``state_dict`` of tensors (weights, optimiser, objective with its feature queue, averages), and the plain numbers of
-`TrainState`. Orders, crops and random numbers are pure functions of (seed, step), so they need no place in it. One is
-written at the end of each epoch, and within an epoch as often as costs no more than a share of the time.
+A checkpoint is everything that a resumed run needs to end with the bits of an unbroken one: named
+parts with a ``state_dict`` of tensors (weights, optimiser, objective with its feature queue,
+averages), and the plain numbers of `TrainState`. Orders, crops and random numbers are pure
+functions of (seed, step), so they need no place in it. One is written at the end of each epoch, and
+within an epoch as often as costs no more than a share of the time.
 """
 
 import shutil
@@ -35,8 +36,9 @@ class Stateful(Protocol):
 class TrainState:
     """Where training stands; with the parts' tensors it is all that a checkpoint holds.
 
-    ``epoch`` counts the epochs that were validated, ``step`` the updates; so an epoch that is under way has had
-    ``step - epoch * steps an epoch`` of them. ``rewinds`` says how often the learning rate was halved.
+    ``epoch`` counts the epochs that were validated, ``step`` the updates; so an epoch that is under
+    way has had ``step - epoch * steps an epoch`` of them. ``rewinds`` says how often the learning
+    rate was halved.
     """
 
     step: int = 0
@@ -45,7 +47,8 @@ class TrainState:
     best_mean_recall: float = -1.0
     best_folder: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
-    # How far the best weights lie from the start weights (0) to the trained ones (1), and the recalls of all tried.
+    # How far the best weights lie from the start weights (0) to the trained ones (1), and the
+    # recalls of all tried.
     coefficient: float = 1.0
     interpolations: list[dict[str, float]] = field(default_factory=list)
     rewinds: int = 0
@@ -57,9 +60,16 @@ class Keeper:
     Adding a part is adding a name with what has its state.
     """
 
-    def __init__(self, folder: Path, parts: Mapping[str, Stateful], share: float, is_writer: bool = True) -> None:
+    def __init__(
+        self, folder: Path, parts: Mapping[str, Stateful], share: float, is_writer: bool = True
+    ) -> None:
         """Take the parts by name, and the share of the time that checkpoints within epochs may take."""
-        self._folder, self._parts, self._share, self._is_writer = folder, dict(parts), share, is_writer
+        self._folder, self._parts, self._share, self._is_writer = (
+            folder,
+            dict(parts),
+            share,
+            is_writer,
+        )
         self._cost_s = self._checkpoint_bytes() / SLOW_DISK_BYTES_PER_S
         self._begin = self._since = time.monotonic()
         self._spent_s = 0.0
@@ -74,7 +84,8 @@ class Keeper:
         return TrainState(**checkpoint.state)
 
     def is_due(self) -> bool:
-        """Return whether one more save keeps to the share, since the last one and since training began.
+        """Return whether one more save keeps to the share, since the last one and since training
+        began.
 
         The latter leaves room for the save at the epoch's end, which comes whatever it costs.
         """
@@ -85,10 +96,12 @@ class Keeper:
         return has_waited and (now - self._begin) * self._share >= self._spent_s + 2 * self._cost_s
 
     def save(self, state: TrainState, begin: float | None = None) -> None:
-        """Write a checkpoint of the state and its parts; ``begin`` is since when it holds training up (monotonic).
+        """Write a checkpoint of the state and its parts; ``begin`` is since when it holds training
+        up (monotonic).
 
         Raises:
-            CheckpointError: the disk is full or the folder cannot be written; the checkpoints before it are intact.
+            CheckpointError: the disk is full or the folder cannot be written; the checkpoints
+            before it are intact.
         """
         if not self._is_writer:
             return
@@ -113,13 +126,16 @@ class Keeper:
     def needed_bytes(self) -> int:
         """Return the bytes of three checkpoints and three best weights.
 
-        Two of each are kept, and the next is written before the oldest goes; a mixture has the third one's room.
+        Two of each are kept, and the next is written before the oldest goes; a mixture has the
+        third one's room.
         """
         return 3 * (self._checkpoint_bytes() + _bytes(self._parts["weights"]))
 
     def _checkpoint_bytes(self) -> int:
         """Return the bytes of a checkpoint: the optimiser has two moments a weight."""
-        others = (part for name, part in self._parts.items() if name not in ("weights", "optimizer"))
+        others = (
+            part for name, part in self._parts.items() if name not in ("weights", "optimizer")
+        )
         return 3 * _bytes(self._parts["weights"]) + sum(map(_bytes, others))
 
 

@@ -1,1 +1,5 @@
-"""zoo."""
+"""Models as others publish them become ours, and ours theirs.
+
+`family` lists what is known, `importing` is the door, `forms/` has a module a form. Imports
+`towers`.
+"""

@@ -10,7 +10,9 @@ class Row:
 
     name: str
     towers: str  # in words
-    architecture: str | None  # the open_clip name of its towers; None where the published files say it all
+    architecture: (
+        str | None
+    )  # the open_clip name of its towers; None where the published files say it all
     language: str
     resolution: int  # pixels
     parameters: int  # millions

@@ -9,24 +9,36 @@ from model.errors import CheckpointError
 
 MAX_JSON_BYTES = 1_000_000
 MAX_TOKENIZER_BYTES = 100_000_000  # Gemma's has 34 MB
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 CODE_KEYS = ("auto_map", "custom_pipelines")
 
 
 def find_file(folder: Path, names: Sequence[str], what: str = "weights file") -> Path:
-    """Return the one file of a folder that has one of the names; a .safetensors beside which the same lies as .bin.
+    """Return the one file of a folder that has one of the names; a .safetensors beside which the
+    same lies as .bin.
 
     Raises:
         CheckpointError: there is none, or more than one, or it is a link out of the folder.
     """
     found = [path for name in names if (path := file_of(folder, name)) is not None]
-    if sum(path.suffix == ".safetensors" for path in found) == 1:  # hubs publish the same weights in both
+    if (
+        sum(path.suffix == ".safetensors" for path in found) == 1
+    ):  # hubs publish the same weights in both
         found = [path for path in found if path.suffix == ".safetensors"]
     if not found:
-        raise CheckpointError(f"{folder}: no {what} ({' or '.join(names)}); is the download complete?")
+        raise CheckpointError(
+            f"{folder}: no {what} ({' or '.join(names)}); is the download complete?"
+        )
     if len(found) > 1:
         listed = ", ".join(path.name for path in found)
-        raise CheckpointError(f"{folder}: several candidates ({listed}); name the file to import, not the folder")
+        raise CheckpointError(
+            f"{folder}: several candidates ({listed}); name the file to import, not the folder"
+        )
     return found[0]
 
 
@@ -43,7 +55,9 @@ def file_of(folder: Path, name: str) -> Path | None:
     # <model>/snapshots/<revision>/<file> is a link to <model>/blobs/<hash>.
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
-        raise CheckpointError(f"{path}: a link out of its folder, to {real}; put the file itself there")
+        raise CheckpointError(
+            f"{path}: a link out of its folder, to {real}; put the file itself there"
+        )
     return path
 
 
@@ -63,9 +77,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable JSON ({type(error).__name__}); fetch it again") from None
+        raise CheckpointError(
+            f"{path}: not readable JSON ({type(error).__name__}); fetch it again"
+        ) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a mapping, found {type(content).__name__}; fetch it again")
+        raise CheckpointError(
+            f"{path}: expected a mapping, found {type(content).__name__}; fetch it again"
+        )
     return content
 
 
@@ -77,7 +95,9 @@ def refuse_code(folder: Path, name: str) -> None:
     """
     asked = [key for key in CODE_KEYS if key in read_json(folder, name)]
     if asked:
-        raise CheckpointError(f"{folder / name}: asks to run code that came with it ({', '.join(asked)}); not imported")
+        raise CheckpointError(
+            f"{folder / name}: asks to run code that came with it ({', '.join(asked)}); not imported"
+        )
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:
@@ -89,8 +109,12 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
     refuse_code(folder, "tokenizer_config.json")
     found = {name: path for name in TOKENIZER_FILES if (path := file_of(folder, name)) is not None}
     if "tokenizer.json" not in found:
-        raise CheckpointError(f"{folder}: no tokenizer.json, so captions cannot be read; is the download complete?")
+        raise CheckpointError(
+            f"{folder}: no tokenizer.json, so captions cannot be read; is the download complete?"
+        )
     for path in found.values():
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise CheckpointError(f"{path}: more than {MAX_TOKENIZER_BYTES:,} bytes, so it is no tokeniser")
+            raise CheckpointError(
+                f"{path}: more than {MAX_TOKENIZER_BYTES:,} bytes, so it is no tokeniser"
+            )
     return {name: path.read_bytes() for name, path in found.items()}

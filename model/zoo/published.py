@@ -21,10 +21,10 @@ class Told:
 class Published:
     """A model as read from its published form.
 
-    ``architecture`` is open_clip's ``model_cfg``, complete: ``quick_gelu`` says the activation. ``tensors`` have
-    open_clip's key names and may lie in the file still (memory-mapped). ``files`` are what the tokeniser and the text
-    tower need beside the weights, by name; with ``is_verbatim`` captions go to that tokeniser as they are, where
-    open_clip would mend and strip them first.
+    ``architecture`` is open_clip's ``model_cfg``, complete: ``quick_gelu`` says the activation.
+    ``tensors`` have open_clip's key names and may lie in the file still (memory-mapped). ``files``
+    are what the tokeniser and the text tower need beside the weights, by name; with ``is_verbatim``
+    captions go to that tokeniser as they are, where open_clip would mend and strip them first.
     """
 
     form: str

@@ -1,8 +1,9 @@
 """Large files piece by piece, in memory that is used again.
 
-What a page costs that was never touched before is easily more than the byte in it: on a virtual machine, writing 1.7 GB
-through the page cache took up to 6 s of a processor, and past it 0.1 s. So a file is read in pieces that stay in the
-processor's cache while they are hashed, and written past the page cache where the file system can.
+What a page costs that was never touched before is easily more than the byte in it: on a virtual
+machine, writing 1.7 GB through the page cache took up to 6 s of a processor, and past it 0.1 s. So
+a file is read in pieces that stay in the processor's cache while they are hashed, and written past
+the page cache where the file system can.
 """
 
 import errno
@@ -33,7 +34,9 @@ class Pieces:
 
     def until(self, end: int) -> Iterator[memoryview]:
         """Yield what comes before the byte ``end``, or before the end of the file."""
-        while (left := end - self._file.tell()) > 0 and (size := self._file.readinto(self._buffer[:left])):
+        while (left := end - self._file.tell()) > 0 and (
+            size := self._file.readinto(self._buffer[:left])
+        ):
             yield self._buffer[:size]
 
 
@@ -80,7 +83,8 @@ def _write(file: FileIO, block: memoryview) -> None:
         try:
             block = block[file.write(block) :]
         except OSError as error:
-            # A file system may want another alignment, or have no room for a whole page: the page cache has the answer.
+            # A file system may want another alignment, or have no room for a whole page: the page
+            # cache has the answer.
             if error.errno != errno.EINVAL or not _go_direct(file, False):
                 raise
 

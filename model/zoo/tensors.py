@@ -52,23 +52,29 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the named tensors of a .safetensors file or of a plain ``torch.save``, memory-mapped where they can be.
+    """Return the named tensors of a .safetensors file or of a plain ``torch.save``, memory-mapped
+    where they can be.
 
-    In a zip that torch wrote, all but the tensors' bytes is checked against its CRC-32; `checked_digest` does those.
+    In a zip that torch wrote, all but the tensors' bytes is checked against its CRC-32;
+    `checked_digest` does those.
 
     Raises:
-        CheckpointError: the file is cut or damaged, a pointer of Git LFS, would run code, or holds something else.
+        CheckpointError: the file is cut or damaged, a pointer of Git LFS, would run code, or holds
+        something else.
     """
     try:
         with open(path, "rb") as file:
             start = file.read(len(LFS_POINTER))
         if start == LFS_POINTER:
-            raise CheckpointError(f"{path}: a pointer of Git LFS, not the weights; fetch them by `git lfs pull`")
+            raise CheckpointError(
+                f"{path}: a pointer of Git LFS, not the weights; fetch them by `git lfs pull`"
+            )
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except UNREADABLE as error:
         raise _unreadable(path, error) from None
     except Exception as error:
-        # torch raises pickle.UnpicklingError for code in a weights file; naming the class would import pickle.
+        # torch raises pickle.UnpicklingError for code in a weights file; naming the class would
+        # import pickle.
         if type(error).__name__ != "UnpicklingError":
             raise
         raise CheckpointError(
@@ -98,7 +104,9 @@ def _mapped_tensor(file: mmap.mmap, data: int, entry: dict[str, Any]) -> torch.T
     if start == end:
         return torch.empty(entry["shape"], dtype=dtype)
     count = (end - start) // dtype.itemsize
-    return torch.frombuffer(file, dtype=dtype, count=count, offset=data + start).reshape(entry["shape"])
+    return torch.frombuffer(file, dtype=dtype, count=count, offset=data + start).reshape(
+        entry["shape"]
+    )
 
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
@@ -137,11 +145,14 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     )
 
 
-def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, mapped: Path | None = None) -> str:
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, mapped: Path | None = None
+) -> str:
     """Write a .safetensors file, floats as float32, and return its SHA-256 (hex).
 
-    One tensor at a time is in memory, also of those that are mapped, unchanged, from the file ``mapped``. The digest is
-    made while a chunk is written: half the time of writing first and reading again.
+    One tensor at a time is in memory, also of those that are mapped, unchanged, from the file
+    ``mapped``. The digest is made while a chunk is written: half the time of writing first and
+    reading again.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
@@ -169,7 +180,8 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, mapped: Path 
 
 
 def copy_tensors(tensors: Mapping[str, torch.Tensor], source: Path, path: Path) -> str:
-    """Copy the .safetensors file that tensors are mapped from and return its SHA-256 (hex), made on the way.
+    """Copy the .safetensors file that tensors are mapped from and return its SHA-256 (hex), made on
+    the way.
 
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
@@ -190,7 +202,9 @@ def copy_tensors(tensors: Mapping[str, torch.Tensor], source: Path, path: Path) 
 
 def is_ours_already(source: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
     """Tell whether a file is a .safetensors of these names, every tensor of a type that ours have."""
-    if source.suffix != ".safetensors" or any(_ours(value.dtype) != value.dtype for value in tensors.values()):
+    if source.suffix != ".safetensors" or any(
+        _ours(value.dtype) != value.dtype for value in tensors.values()
+    ):
         return False
     with safe_open(source, framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -202,18 +216,23 @@ def _refuse_infinity(name: str, values: torch.Tensor) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = not values.is_floating_point() or bool(np.isfinite(values.numpy().sum()))
     if not is_finite:
-        raise CheckpointError(f"{name}: holds NaN or infinity, so the file is damaged; fetch it again")
+        raise CheckpointError(
+            f"{name}: holds NaN or infinity, so the file is damaged; fetch it again"
+        )
 
 
 def _let_go(tensor: torch.Tensor, mappings: list[tuple[int, int]]) -> None:
-    """Unmap a tensor's whole pages of a mapped file; touched again, they are read from the file again.
+    """Unmap a tensor's whole pages of a mapped file; touched again, they are read from the file
+    again.
 
     Memory outside of the file's mappings is left alone: letting go would empty it.
     """
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end and any(first <= start and end <= last for first, last in mappings):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED
+        )
 
 
 def _mappings(file: Path) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,5 @@
-"""The zip that ``torch.save`` writes: a pickle, a few small records and, one a record, the bytes of its tensors.
+"""The zip that ``torch.save`` writes: a pickle, a few small records and, one a record, the bytes of
+its tensors.
 
 Each record has a CRC-32, which torch does not look at when it maps the file.
 """
@@ -16,16 +17,20 @@ from model.zoo.streams import PIECE_BYTES, Pieces
 
 STORAGES = "/data/"
 CODE = "/code/"
-# The fixed part of the header before each record's bytes, and where it tells how long its name and extra field are.
+# The fixed part of the header before each record's bytes, and where it tells how long its name and
+# extra field are.
 HEADER_BYTES, LENGTHS = 30, 26
-# What reading a damaged record raises: the zip's own complaint, the end, or that of what unpacks it.
+# What reading a damaged record raises: the zip's own complaint, the end, or that of what unpacks
+# it.
 DAMAGED = (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 
 
 def can_be_mapped(path: Path) -> bool:
-    """Tell whether a file is such a zip with its tensors as they are in memory, and check all else in it.
+    """Tell whether a file is such a zip with its tensors as they are in memory, and check all else
+    in it.
 
-    A zip that was compressed anew is checked whole and is to be read: torch would map it, and take it for numbers.
+    A zip that was compressed anew is checked whole and is to be read: torch would map it, and take
+    it for numbers.
 
     Raises:
         CheckpointError: the zip is damaged or a program.
@@ -38,8 +43,14 @@ def can_be_mapped(path: Path) -> bool:
             raise CheckpointError(
                 f"{path}: a TorchScript archive, which is code; import its weights as .safetensors instead"
             )
-        is_plain = all(_is_stored_tensor(record) for record in records if STORAGES in record.filename)
-        _check(path, archive, (record for record in records if not (is_plain and _is_stored_tensor(record))))
+        is_plain = all(
+            _is_stored_tensor(record) for record in records if STORAGES in record.filename
+        )
+        _check(
+            path,
+            archive,
+            (record for record in records if not (is_plain and _is_stored_tensor(record))),
+        )
     return is_plain
 
 
@@ -54,7 +65,8 @@ def _check(path: Path, archive: zipfile.ZipFile, records: Iterable[zipfile.ZipIn
 
 
 def checked_digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file and check, on the way, the tensors of such a zip that were not compressed.
+    """Return the SHA-256 (hex) of a file and check, on the way, the tensors of such a zip that were
+    not compressed.
 
     Reads the whole file, so it is for a thread beside the one that copies the tensors.
 
@@ -83,7 +95,9 @@ def _stored_tensors(path: Path) -> Iterator[tuple[zipfile.ZipInfo, int]]:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        for record in sorted(filter(_is_stored_tensor, archive.infolist()), key=lambda record: record.header_offset):
+        for record in sorted(
+            filter(_is_stored_tensor, archive.infolist()), key=lambda record: record.header_offset
+        ):
             try:
                 file.seek(record.header_offset + LENGTHS)
                 name, extra = struct.unpack("<HH", file.read(4))

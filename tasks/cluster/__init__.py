@@ -1,1 +1,4 @@
-"""cluster."""
+"""Where training runs: this process or the processes of torchrun.
+
+Imports `validation`.
+"""

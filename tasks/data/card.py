@@ -1,8 +1,8 @@
 """What is known of a data version besides its bytes: its card.
 
-It stands in ``data.dvc`` (fields ``desc`` and ``meta``, which DVC keeps), so that it travels with git, and in
-``state/data/<version>/version.json``. A plain `dvc add` keeps those fields of ``data.dvc``, too, so a card that names
-another version than the file does is nobody's.
+It stands in ``data.dvc`` (fields ``desc`` and ``meta``, which DVC keeps), so that it travels with
+git, and in ``state/data/<version>/version.json``. A plain `dvc add` keeps those fields of
+``data.dvc``, too, so a card that names another version than the file does is nobody's.
 """
 
 import re
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from model.errors import DataError
 from model.storage.files import atomic_write
 from tasks.data.dvc import version_in
-from tasks.runtime.environment import state_folder
+from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.records import Record
 
 META_KEY = "commerce_clip"
@@ -46,19 +46,19 @@ class VersionCard(Record):
     def faults(self) -> dict[str, int]:
         """Faulty lines by reason, over all splits."""
         reasons = sorted({reason for rows in self.splits.values() for reason in rows.faults})
-        return {reason: sum(rows.faults.get(reason, 0) for rows in self.splits.values()) for reason in reasons}
-
-
-def report_folder(version: str) -> Path:
-    """Return where profiles, quarantine, Data Docs and the card of a data version lie."""
-    return state_folder() / "data" / version
+        return {
+            reason: sum(rows.faults.get(reason, 0) for rows in self.splits.values())
+            for reason in reasons
+        }
 
 
 def card_in(text: str) -> VersionCard | None:
     """Return the card in the text of a ``.dvc`` file, None where there is none of the version that the file names."""
     try:
         version = version_in(text)
-        card = VersionCard.model_validate({"version": version, **yaml.safe_load(text)["meta"][META_KEY]})
+        card = VersionCard.model_validate(
+            {"version": version, **yaml.safe_load(text)["meta"][META_KEY]}
+        )
     except (ValueError, KeyError, TypeError):
         return None
     return card if card.version == version else None
@@ -75,7 +75,9 @@ def read_card(version: str) -> VersionCard | None:
 
 def local_cards() -> list[VersionCard]:
     """Return the cards of all ingests on this machine, oldest first."""
-    found = [read_card(path.parent.name) for path in (state_folder() / "data").glob(f"*/{CARD_FILE}")]
+    found = [
+        read_card(path.parent.name) for path in (state_folder() / "data").glob(f"*/{CARD_FILE}")
+    ]
     return sorted((card for card in found if card is not None), key=lambda card: card.created)
 
 
@@ -93,7 +95,9 @@ def annotate(tracked: Path, card: VersionCard) -> None:
     """
     text = tracked.read_text(encoding="utf-8")
     if version_in(text) != card.version:
-        raise DataError(f"{tracked}: does not name {card.version}; restore it with `git checkout {tracked.name}`")
+        raise DataError(
+            f"{tracked}: does not name {card.version}; restore it with `git checkout {tracked.name}`"
+        )
     content: dict[str, Any] = yaml.safe_load(text)
     meta = {**(content.get("meta") or {}), META_KEY: card.model_dump(mode="json")}
     described = {"desc": _description(card), "meta": meta}

@@ -1,7 +1,8 @@
-"""The repository in which data versions live: git and DVC, by their command lines; no other file calls them for data.
+"""The repository in which data versions live: git and DVC, by their command lines; no other file
+calls them for data.
 
-``data/`` is the tracked folder and ``data.dvc`` beside it names its version. A call of DVC costs about two seconds,
-most of it imports.
+``data/`` is the tracked folder and ``data.dvc`` beside it names its version. A call of DVC costs
+about two seconds, most of it imports.
 """
 
 import subprocess
@@ -55,7 +56,9 @@ def promised_version(tracked: Path) -> str:
         pass
     except ValueError as error:
         raise DataError(f"{tracked}: {error}") from None
-    raise DataError(f"{tracked}: not a readable .dvc file; restore it with `git checkout {tracked.name}`")
+    raise DataError(
+        f"{tracked}: not a readable .dvc file; restore it with `git checkout {tracked.name}`"
+    )
 
 
 def version_in(text: str) -> str:
@@ -68,9 +71,13 @@ def version_in(text: str) -> str:
         out = yaml.safe_load(text)["outs"][0]
         digest, path = str(out["md5"]), str(out["path"])
     except (yaml.YAMLError, KeyError, IndexError, TypeError):
-        raise ValueError("not a .dvc file with one output; restore it with `git checkout`") from None
+        raise ValueError(
+            "not a .dvc file with one output; restore it with `git checkout`"
+        ) from None
     if not digest.endswith(".dir"):
-        raise ValueError(f"tracks a file, expected a folder of pairs; run `dvc add {path}` on the folder")
+        raise ValueError(
+            f"tracks a file, expected a folder of pairs; run `dvc add {path}` on the folder"
+        )
     return digest.removesuffix(".dir")
 
 
@@ -131,7 +138,9 @@ def require_repository(cwd: Path) -> None:
         DataError: the folder is no DVC repository, or one that wants git and has none.
     """
     if not (cwd / ".dvc").is_dir():
-        raise DataError(f"{cwd}: DVC knows nothing of this folder; work in a clone, or make it one with `dvc init`")
+        raise DataError(
+            f"{cwd}: DVC knows nothing of this folder; work in a clone, or make it one with `dvc init`"
+        )
     if git("rev-parse", cwd=cwd) is None and _config(cwd).get("core.no_scm") != "true":
         raise DataError(
             f"{cwd}: not a git repository, so a data version could not be recorded; work in a clone, "
@@ -210,4 +219,8 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 def _remote_error(cwd: Path, sentence: str) -> CommerceClipError:
     remote = default_remote(cwd)
-    return ServiceError(sentence) if remote is not None and not remote.is_folder else DataError(sentence)
+    return (
+        ServiceError(sentence)
+        if remote is not None and not remote.is_folder
+        else DataError(sentence)
+    )

@@ -1,4 +1,5 @@
-"""The data versions that are known: from git's history of ``data.dvc`` and from ingests on this machine.
+"""The data versions that are known: from git's history of ``data.dvc`` and from ingests on this
+machine.
 
 Reading them costs one git command a commit that changed ``data.dvc``.
 """
@@ -38,10 +39,14 @@ def known_versions() -> list[KnownVersion]:
             continue
         card = card_in(text)
         if version not in known or (known[version].card is None and card is not None):
-            known[version] = KnownVersion(version=version, created=card.created if card else created, card=card)
+            known[version] = KnownVersion(
+                version=version, created=card.created if card else created, card=card
+            )
     for card in local_cards():
         if card.version not in known or known[card.version].card is None:
-            known[card.version] = KnownVersion(version=card.version, created=card.created, card=card)
+            known[card.version] = KnownVersion(
+                version=card.version, created=card.created, card=card
+            )
     return sorted(known.values(), key=lambda found: found.created or UNDATED)
 
 
@@ -83,7 +88,9 @@ def current_version_or_none() -> str | None:
 def _current_version() -> str:
     version = current_version_or_none()
     if version is None:
-        raise DataError(f"{tracked_file(data_folder())}: names no data version; `git checkout {DVC_FILE}` restores it")
+        raise DataError(
+            f"{tracked_file(data_folder())}: names no data version; `git checkout {DVC_FILE}` restores it"
+        )
     return version
 
 
@@ -96,7 +103,9 @@ def _committed() -> list[tuple[str, str]]:
         commit, _, seconds = line.partition(" ")
         text = git("show", f"{commit}:./{DVC_FILE}", cwd=cwd)
         if text is not None:
-            found.append((datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds"), text))
+            found.append(
+                (datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds"), text)
+            )
     return found
 
 

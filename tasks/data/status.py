@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.errors import DataError
-from tasks.data.card import card_in, read_card, report_folder
+from tasks.data.card import card_in, read_card
 from tasks.data.dvc import (
     cache_folder,
     data_folder,
@@ -22,7 +22,7 @@ from tasks.data.dvc import (
     tracked_file,
 )
 from tasks.data.version import expected_files, hash_folder, named, version_of
-from tasks.runtime.environment import state_folder
+from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.records import Record, Validation
 
 UNSENT = ("new", "missing")
@@ -45,7 +45,9 @@ def data_status() -> list[Fact]:
     tracked = tracked_file(data_folder())
     require_repository(tracked.parent)
     if not tracked.is_file():
-        raise DataError(f"{tracked}: not there; restore it with `git checkout {tracked.name}`, or ingest a version")
+        raise DataError(
+            f"{tracked}: not there; restore it with `git checkout {tracked.name}`, or ingest a version"
+        )
     version = promised_version(tracked)
     card = card_in(tracked.read_text(encoding="utf-8")) or read_card(version)
     name = f"{card.name}, {card.created}" if card else "no name"
@@ -64,14 +66,26 @@ def _folder_fact(tracked: Path, version: str) -> Fact:
         return Fact(what="folder", answer="not here; `python -m flows data pull`", is_good=False)
     found = hash_folder(folder)
     if version_of(found) == version:
-        return Fact(what="folder", answer=f"just that: {len(found)} files, every MD5 right", is_good=True)
+        return Fact(
+            what="folder", answer=f"just that: {len(found)} files, every MD5 right", is_good=True
+        )
     expected = expected_files(cache_folder(tracked.parent), version)
     if expected is None:
-        return Fact(what="folder", answer="differs, and DVC's cache does not know in what", is_good=False)
+        return Fact(
+            what="folder", answer="differs, and DVC's cache does not know in what", is_good=False
+        )
     changed = sorted(path for path in found if expected.get(path) != found[path])
     missing = sorted(set(expected) - set(found))
-    parts = [f"{word} {named(paths)}" for word, paths in (("changed", changed), ("missing", missing)) if paths]
-    way = f"`dvc checkout --force {tracked.name}` goes back" if changed else "`python -m flows data pull`"
+    parts = [
+        f"{word} {named(paths)}"
+        for word, paths in (("changed", changed), ("missing", missing))
+        if paths
+    ]
+    way = (
+        f"`dvc checkout --force {tracked.name}` goes back"
+        if changed
+        else "`python -m flows data pull`"
+    )
     return Fact(what="folder", answer=f"{'; '.join(parts)}; {way}", is_good=False)
 
 
@@ -80,7 +94,11 @@ def _git_fact(tracked: Path) -> Fact:
     if said is None:
         return Fact(what="git", answer="no git repository here", is_good=True)
     if said.strip():
-        return Fact(what="git", answer=f"{tracked.name} is not committed; {commit_command('...')}", is_good=False)
+        return Fact(
+            what="git",
+            answer=f"{tracked.name} is not committed; {commit_command('...')}",
+            is_good=False,
+        )
     return Fact(what="git", answer=f"{tracked.name} is committed", is_good=True)
 
 
@@ -93,12 +111,20 @@ def commit_command(message: str) -> str:
 def _remote_fact(tracked: Path) -> Fact:
     remote = default_remote(tracked.parent)
     if remote is None:
-        return Fact(what="remote", answer="none; `dvc remote add --default NAME URL`", is_good=False)
-    unsent = _unsent_to_folder(tracked, Path(remote.url)) if remote.is_folder else _unsent_by_dvc(tracked)
+        return Fact(
+            what="remote", answer="none; `dvc remote add --default NAME URL`", is_good=False
+        )
+    unsent = (
+        _unsent_to_folder(tracked, Path(remote.url))
+        if remote.is_folder
+        else _unsent_by_dvc(tracked)
+    )
     if unsent is None:
         return Fact(what="remote", answer=f"{remote.url} does not answer", is_good=False)
     if unsent:
-        return Fact(what="remote", answer=f"{remote.url} lacks {named(unsent)}; `dvc push`", is_good=False)
+        return Fact(
+            what="remote", answer=f"{remote.url} lacks {named(unsent)}; `dvc push`", is_good=False
+        )
     return Fact(what="remote", answer=f"{remote.url} has all of it", is_good=True)
 
 
@@ -115,15 +141,21 @@ def _unsent_by_dvc(tracked: Path) -> list[str] | None:
     """Ask DVC, None where the remote does not answer."""
     done = dvc("status", "--cloud", "--json", tracked.name, cwd=tracked.parent)
     try:
-        return sorted(path for path, state in dict(json.loads(done.stdout)).items() if state in UNSENT)
+        return sorted(
+            path for path, state in dict(json.loads(done.stdout)).items() if state in UNSENT
+        )
     except (ValueError, TypeError):
         return None
 
 
 def _validation_fact(version: str) -> Fact:
     if read_card(version) is not None or _was_validated_by_a_run(version):
-        return Fact(what="validated", answer=f"yes; reports in {report_folder(version)}", is_good=True)
-    return Fact(what="validated", answer="not on this machine; `python -m flows validate`", is_good=False)
+        return Fact(
+            what="validated", answer=f"yes; reports in {report_folder(version)}", is_good=True
+        )
+    return Fact(
+        what="validated", answer="not on this machine; `python -m flows validate`", is_good=False
+    )
 
 
 def _was_validated_by_a_run(version: str) -> bool:

@@ -1,9 +1,10 @@
-"""Put a staged folder in the place of ``data/``, so that a kill at any moment costs nothing but another run.
+"""Put a staged folder in the place of ``data/``, so that a kill at any moment costs nothing but
+another run.
 
-Two renames and a `dvc add`, with a journal written before the first: whoever finds a journal takes the old version back
-where ``data.dvc`` does not name the new one yet, and finishes the job where it does. The caller holds the lock DATA
-throughout, and a `dvc add` that outlives its parent keeps it. Costs DVC's own pass over the new bytes: one read to
-hash them, one copy into its cache.
+Two renames and a `dvc add`, with a journal written before the first: whoever finds a journal takes
+the old version back where ``data.dvc`` does not name the new one yet, and finishes the job where it
+does. The caller holds the lock DATA throughout, and a `dvc add` that outlives its parent keeps it.
+Costs DVC's own pass over the new bytes: one read to hash them, one copy into its cache.
 """
 
 import shutil
@@ -17,8 +18,8 @@ from model.storage.sealed import fault_point
 from tasks.data.card import VersionCard, annotate, write_card
 from tasks.data.dvc import add, data_folder, tracked_file, version_in
 from tasks.runtime.environment import state_folder
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import Record
-from tasks.runtime.stage import run_logger
 
 
 class Journal(Record):
@@ -30,7 +31,8 @@ class Journal(Record):
 
 
 def replace_data(staged: Path, card: VersionCard) -> None:
-    """Make a staged folder the tracked one and have DVC add it; on any error the old version is back.
+    """Make a staged folder the tracked one and have DVC add it; on any error the old version is
+    back.
 
     Raises:
         DataError: DVC could not add it, or gave it another version than the card's.

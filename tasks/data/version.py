@@ -1,8 +1,9 @@
 """Data versions: what DVC says a folder of pairs is, and proof that the folder is just that.
 
-DVC checks out a damaged object without a word, so every file is hashed after a pull and compared with what
-``data.dvc`` promises; no run trains on anything else. A damaged copy in DVC's cache is replaced by the remote's; what
-cannot be healed is named, file by file. Hashing costs about 1.5 s a gigabyte.
+DVC checks out a damaged object without a word, so every file is hashed after a pull and compared
+with what ``data.dvc`` promises; no run trains on anything else. A damaged copy in DVC's cache is
+replaced by the remote's; what cannot be healed is named, file by file. Hashing costs about 1.5 s a
+gigabyte.
 """
 
 import hashlib
@@ -28,8 +29,9 @@ from tasks.data.dvc import (
 )
 from tasks.data.swap import heal
 from tasks.runtime.locks import DATA, locked, register_reader, release_reader
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import DataVersion
-from tasks.runtime.stage import run_logger, service_task
+from tasks.runtime.stage import service_task
 
 NAMED_FILES = 3
 # What a killed `dvc pull` leaves beside the file that it was writing.
@@ -41,7 +43,8 @@ def materialise_data(config: RunConfig) -> DataVersion:
     """Make sure that the config's folder of pairs is on disk and return its data version.
 
     Raises:
-        DataError: the folder is missing, cannot be pulled, or differs from what ``data.dvc`` promises.
+        DataError: the folder is missing, cannot be pulled, or differs from what ``data.dvc``
+        promises.
         ServiceError: a DVC remote on the network does not answer.
     """
     folder = data_folder(config.data.path)
@@ -87,7 +90,9 @@ def reading(data: DataVersion, what: str) -> Iterator[None]:
         return
     with locked(DATA, what, wait=True):
         if promised_version(tracked_file(data.folder)) != data.version:
-            raise DataError(f"{data.folder}: a new data version came in meanwhile; run again to use it")
+            raise DataError(
+                f"{data.folder}: a new data version came in meanwhile; run again to use it"
+            )
         reader = register_reader(what)
     try:
         yield
@@ -96,7 +101,8 @@ def reading(data: DataVersion, what: str) -> Iterator[None]:
 
 
 def untracked_version(folder: Path) -> DataVersion:
-    """Return the data version of a folder that DVC does not track: the hash that `dvc add` would give it.
+    """Return the data version of a folder that DVC does not track: the hash that `dvc add` would
+    give it.
 
     Raises:
         DataError: there is no such folder.
@@ -109,17 +115,22 @@ def untracked_version(folder: Path) -> DataVersion:
 
 def hash_folder(folder: Path) -> dict[str, str]:
     """Return the MD5 (DVC's hash) of every file under a folder, by its path relative to the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not DVC_TEMPORARY.match(path.name))
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and not DVC_TEMPORARY.match(path.name)
+    )
     return {path.relative_to(folder).as_posix(): file_digest(path, "md5") for path in files}
 
 
 def version_of(file_md5: dict[str, str]) -> str:
     """Return DVC's hash of a folder (without its ``.dir`` suffix).
 
-    Source: DVC stores a folder as the JSON list of its files' MD5 and paths, named by that list's MD5.
+    Source: DVC stores a folder as the JSON list of its files' MD5 and paths, named by that list's
+    MD5.
     """
     entries = [{"md5": file_md5[path], "relpath": path} for path in sorted(file_md5)]
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+    return hashlib.md5(
+        json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False
+    ).hexdigest()
 
 
 def _restore(folder: Path, tracked: Path, promised: str, found: dict[str, str]) -> dict[str, str]:
@@ -138,7 +149,9 @@ def _restore(folder: Path, tracked: Path, promised: str, found: dict[str, str]) 
     drop_damaged(cache, [f"{promised}.dir"])
     wrong = _pull_and_check(folder, tracked, promised, cache)
     if wrong:
-        run_logger().warning("DVC's cache was damaged (%s); pulling these files again", named(wrong))
+        run_logger().warning(
+            "DVC's cache was damaged (%s); pulling these files again", named(wrong)
+        )
         wrong = _pull_and_check(folder, tracked, promised, cache)
     if wrong:
         raise _damaged_remote(tracked, promised, wrong)
@@ -174,7 +187,9 @@ def _lacking(tracked: Path, cache: Path, promised: str) -> str:
 
 def _push_anew(damaged: list[str], promised: str) -> str:
     """Say how a remote gets an object again: DVC sends nothing that is there, nor what belongs to a list that is."""
-    objects = ", ".join(f"files/md5/{md5[:2]}/{md5[2:]}" for md5 in [*damaged[:NAMED_FILES], f"{promised}.dir"])
+    objects = ", ".join(
+        f"files/md5/{md5[:2]}/{md5[2:]}" for md5 in [*damaged[:NAMED_FILES], f"{promised}.dir"]
+    )
     return f"delete there {objects}, then type `dvc push` where the version is whole"
 
 
@@ -190,8 +205,11 @@ def _listing(tracked: Path, promised: str, cache: Path) -> dict[str, str]:
     return expected
 
 
-def _refuse_changes(folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str], cache: Path) -> None:
-    """Refuse to touch files that a person changed; what went missing or belongs to another version can be had again.
+def _refuse_changes(
+    folder: Path, tracked: Path, found: dict[str, str], expected: dict[str, str], cache: Path
+) -> None:
+    """Refuse to touch files that a person changed; what went missing or belongs to another version
+    can be had again.
 
     Raises:
         DataError: a file is new or changed, and DVC's cache holds no copy of it.

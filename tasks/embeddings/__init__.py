@@ -1,1 +1,5 @@
-"""embeddings."""
+"""The stage that writes embeddings as Parquet: `export` for a registered version, `predict` for any
+model.
+
+Imports `validation`.
+"""

@@ -1,8 +1,9 @@
 """Embeddings of products, as Parquet: lines of the TSV = rows + faulty lines.
 
-Columns: ``id`` (the side table's, else file and line), ``line`` (1-based), ``model_version``, ``data_version``,
-``text_embedding`` and ``image_embedding`` (fixed-size lists of float32, L2-normalised). A TSV of captions or of images
-alone has only its own embedding column: Parquet readers stumble over fixed-size lists that are null.
+Columns: ``id`` (the side table's, else file and line), ``line`` (1-based), ``model_version``,
+``data_version``, ``text_embedding`` and ``image_embedding`` (fixed-size lists of float32,
+L2-normalised). A TSV of captions or of images alone has only its own embedding column: Parquet
+readers stumble over fixed-size lists that are null.
 """
 
 from pathlib import Path
@@ -16,12 +17,14 @@ from model.errors import DataError
 from model.pairs.splits import find_splits, read_side_table
 from model.pairs.tsv import Columns, check_file, count_lines, detect_columns
 from model.storage.files import atomic_write
-from tasks.registry.register import record_export, registered_model
+from tasks.registry.files import registered_model
+from tasks.registry.register import record_export
 from tasks.runtime.environment import state_folder
+from tasks.runtime.log import run_logger
 from tasks.runtime.page import show_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import Export, Run, Version
-from tasks.runtime.stage import run_logger, service_task
+from tasks.runtime.stage import service_task
 
 if TYPE_CHECKING:
     from model.embeddings.embed import Products
@@ -36,7 +39,7 @@ def export(run: Run, version: Version) -> Export:
         DataError: a TSV is missing, or has no line that can be embedded.
         CheckpointError: the version's weights are damaged.
     """
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
 
     towers = load_towers(registered_model(version).folder, run.config.device, run.config.precision)
     beside = find_splits(run.data.folder).test.parent
@@ -49,15 +52,26 @@ def export(run: Run, version: Version) -> Export:
         lines, rows = _export_file(run, version, towers, tsv, path)
         written.append(path)
         totals = {"lines": totals["lines"] + lines, "rows": totals["rows"] + rows}
-        run_logger().info("%s: %d lines, %d embedded, %d faulty → %s", tsv.name, lines, rows, lines - rows, path)
-    result = Export(folder=folder, files_written=written, faulty=totals["lines"] - totals["rows"], **totals)
+        run_logger().info(
+            "%s: %d lines, %d embedded, %d faulty → %s", tsv.name, lines, rows, lines - rows, path
+        )
+    result = Export(
+        folder=folder, files_written=written, faulty=totals["lines"] - totals["rows"], **totals
+    )
     record_export(version, folder, result.rows)
-    row = {"version": version.number, "lines": result.lines, "embedded": result.rows, "faulty": result.faulty}
+    row = {
+        "version": version.number,
+        "lines": result.lines,
+        "embedded": result.rows,
+        "faulty": result.faulty,
+    }
     show_table([row], key="export", description=str(folder))
     return result
 
 
-def _export_file(run: Run, version: Version, towers: "Towers", tsv: Path, path: Path) -> tuple[int, int]:
+def _export_file(
+    run: Run, version: Version, towers: "Towers", tsv: Path, path: Path
+) -> tuple[int, int]:
     """Embed one TSV batch by batch and return its (lines, rows)."""
     from model.embeddings.embed import embed_products
 
@@ -69,13 +83,21 @@ def _export_file(run: Run, version: Version, towers: "Towers", tsv: Path, path: 
     with progress("export", lines, "lines") as shown, atomic_write(path) as file:
         with pq.ParquetWriter(file, schema) as writer:
             products = embed_products(
-                towers, tsv, columns, config.data, config.export.batch_size, config.workers, shown.advance
+                towers,
+                tsv,
+                columns,
+                config.data,
+                config.export.batch_size,
+                config.workers,
+                shown.advance,
             )
             for batch in products:
                 writer.write_table(_table(batch, tsv, ids, version, run.data.version, schema))
                 rows += len(batch.lines)
         if not rows:
-            raise DataError(f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why")
+            raise DataError(
+                f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why"
+            )
     return lines, rows
 
 
@@ -93,7 +115,12 @@ def _schema(columns: Columns, width: int) -> pa.Schema:
 
 
 def _table(
-    batch: "Products", tsv: Path, ids: list[str] | None, version: Version, data_version: str, schema: pa.Schema
+    batch: "Products",
+    tsv: Path,
+    ids: list[str] | None,
+    version: Version,
+    data_version: str,
+    schema: pa.Schema,
 ) -> pa.Table:
     names = [ids[line - 1] if ids else f"{tsv.stem}-{line}" for line in batch.lines]
     size = len(batch.lines)

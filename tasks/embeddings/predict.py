@@ -1,8 +1,10 @@
-"""Embeddings of one file's captions or images, as Parquet or in EasyNLP's form, by any model that is here.
+"""Embeddings of one file's captions or images, as Parquet or in EasyNLP's form, by any model that
+is here.
 
-EasyNLP's predictor writes one row a line, in the order of the lines and without a head: the floats of an embedding,
-each as numpy writes a float32, between tabs. Such a row has no name, so a line that cannot be embedded stops the
-prediction and nothing is written; Parquet has line numbers and passes over it.
+EasyNLP's predictor writes one row a line, in the order of the lines and without a head: the floats
+of an embedding, each as numpy writes a float32, between tabs. Such a row has no name, so a line
+that cannot be embedded stops the prediction and nothing is written; Parquet has line numbers and
+passes over it.
 
 Source: EasyNLP's easynlp/appzoo/clip/predictor.py (postprocess) and easynlp/core/predictor.py.
 """
@@ -50,20 +52,23 @@ def predict(
     tsv: Path, model: str, out: Path, form: Form = "parquet", device: str = "auto", precision: str = "fp32",
     batch_size: int = 256, workers: int = 1, truncate: Truncation = "open_clip", context_length: int | None = None,
 ) -> Predicted:  # fmt: skip
-    """Write the embeddings of a TSV of captions, of images or of pairs, by a registered version or an imported model.
+    """Write the embeddings of a TSV of captions, of images or of pairs, by a registered version or
+    an imported model.
 
-    ``truncate`` says how captions of too many tokens are cut: EasyNLP leaves out the end of text. ``context_length`` is
-    how many tokens of a caption a BERT text tower reads, by default as many as it was trained on.
+    ``truncate`` says how captions of too many tokens are cut: EasyNLP leaves out the end of text.
+    ``context_length`` is how many tokens of a caption a BERT text tower reads, by default as many
+    as it was trained on.
 
     Raises:
-        ConfigError: the model is unknown, reads another number of tokens, or no captions that EasyNLP's truncation is
-            for.
-        DataError: the TSV has no line that can be embedded; in EasyNLP's form, it holds pairs or a faulty line.
+        ConfigError: the model is unknown, reads another number of tokens, or no captions that
+            EasyNLP's truncation is for.
+        DataError: the TSV has no line that can be embedded; in EasyNLP's form, it holds pairs or a
+        faulty line.
         CheckpointError: the model is damaged, or ``out`` cannot be written.
     """
     from model.embeddings.embed import embed_products
     from model.towers.create import lengthen_towers
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
     from model.zoo.forms.easynlp_english import truncating_as_theirs
 
     columns, lines = detect_columns(tsv), count_lines(tsv)
@@ -77,13 +82,19 @@ def predict(
     if context_length is not None:
         towers = lengthen_towers(towers, context_length)
     with progress("predict", lines, "lines") as shown, atomic_write(out) as file:
-        products = embed_products(towers, tsv, columns, DataConfig(), batch_size, workers, shown.advance)
+        products = embed_products(
+            towers, tsv, columns, DataConfig(), batch_size, workers, shown.advance
+        )
         write = {"parquet": _write_parquet, "easynlp": _write_easynlp}[form]
         rows = write(file, products, _Source(tsv, model, columns, towers))
         if not rows:
-            raise DataError(f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why")
+            raise DataError(
+                f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why"
+            )
         if form == "easynlp" and rows < lines:
-            raise DataError(f"{tsv}: line {rows + 1} cannot be embedded, so rows would not be lines; mend or remove it")
+            raise DataError(
+                f"{tsv}: line {rows + 1} cannot be embedded, so rows would not be lines; mend or remove it"
+            )
     return Predicted(columns, lines, rows, towers.embed_dim)
 
 

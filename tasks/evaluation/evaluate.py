@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Any
 from model.storage.files import atomic_write
 from tasks.evaluation.charts import confusion_chart, rank_chart
 from tasks.evaluation.model_card import write_card
-from tasks.evaluation.tables import BASE, CHAMPION, FIGURES_FILE, NEW, Row, query_rows, slice_rows, zero_shot_rows
+from tasks.evaluation.tables import (
+    BASE,
+    CHAMPION,
+    FIGURES_FILE,
+    NEW,
+    Row,
+    query_rows,
+    slice_rows,
+    zero_shot_rows,
+)
 from tasks.pages.text import ARROWS, shown_retention
 from tasks.registry.champion import champion_model
 from tasks.registry.tracking import log_results
+from tasks.runtime.log import run_logger
 from tasks.runtime.page import show_link, show_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation
-from tasks.runtime.stage import run_logger, stage
-from tasks.training.train import base_weights
+from tasks.runtime.stage import stage
+from tasks.training.base_weights import base_weights
 from tasks.validation.accepted import split_index
 from tasks.validation.inputs import index_input
 
@@ -32,7 +42,8 @@ RANKS = (1, 5, 10)
 
 @stage("evaluate", Evaluation)
 def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluation:
-    """Ask a model, the champion and the base weights the same questions; write figures, pictures and gallery.
+    """Ask a model, the champion and the base weights the same questions; write figures, pictures
+    and gallery.
 
     Raises:
         CheckpointError: a model folder is damaged.
@@ -57,7 +68,10 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     folder = run.folder / "evaluate"
     figures = _figures(run, questions, judged)
     pictures = _show(run, test, questions, embeddings, judged, phrases)
-    table = {name: each.results["full"].to_json() | {"keywords": each.keywords} for name, each in judged.items()}
+    table = {
+        name: each.results["full"].to_json() | {"keywords": each.keywords}
+        for name, each in judged.items()
+    }
     _write(folder / FIGURES_FILE, json.dumps(figures, indent=1, ensure_ascii=False).encode())
     _write(folder / "rank_at_k.json", json.dumps(table, indent=2).encode())
     candidates = write_candidates(test, questions, run.config.seed, folder)
@@ -88,13 +102,17 @@ def _folders(run: Run, model: TrainedModel) -> dict[str, Path]:
 
 
 def _embed_all(
-    run: Run, validation: Validation, test: "PairIndex", folders: dict[str, Path], questions: "Questions"
+    run: Run,
+    validation: Validation,
+    test: "PairIndex",
+    folders: dict[str, Path],
+    questions: "Questions",
 ) -> Iterator[tuple[str, "Embedded"]]:
     """Yield each model's embeddings of test's distinct captions and images, one pair of towers in memory at a time."""
     from functools import partial
 
     from model.embeddings.embed import embed_captions, embed_pairs
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
     from tasks.evaluation.measure import Embedded
 
     related = questions.related
@@ -121,7 +139,11 @@ def _figures(run: Run, questions: "Questions", judged: "dict[str, Judgement]") -
         "images": images,
         "notes": questions.notes,
         "queries": {
-            name: {"queries": len(each.texts), "chance": expected_precision(each, images), "first": each.texts[:5]}
+            name: {
+                "queries": len(each.texts),
+                "chance": expected_precision(each, images),
+                "first": each.texts[:5],
+            }
             for name, each in questions.queries.items()
         },
         "models": {name: each.to_json() for name, each in judged.items()},
@@ -142,14 +164,21 @@ def _show(
 
     settings, folder = run.config.evaluate, run.folder / "evaluate"
     new = judged[NEW]
-    worst = (-new.results["full"].text_to_image.ranks).argsort(kind="stable")[: settings.gallery_worst].tolist()
+    worst = (
+        (-new.results["full"].text_to_image.ranks)
+        .argsort(kind="stable")[: settings.gallery_worst]
+        .tolist()
+    )
     chosen, worst_shown = (
         gallery_queries(test, questions.related, embeddings, rows, settings.block_rows, phrases)
         for rows in (_chosen(run, test, questions), worst)
     )
     title = f"{run.config.registered_model}: {run.config.name} on data version {run.data.short}"
     metrics = {name: each.results["full"].metrics() for name, each in judged.items()}
-    _write(folder / "gallery.html", gallery_html(title, _subtitle(metrics[NEW]), chosen, worst_shown).encode())
+    _write(
+        folder / "gallery.html",
+        gallery_html(title, _subtitle(metrics[NEW]), chosen, worst_shown).encode(),
+    )
     pictures = {
         folder / "rank_at_k.png": rank_chart(title, metrics),
         folder / "gallery.png": gallery_png(title, chosen),
@@ -159,7 +188,9 @@ def _show(
             column: (list(found["ensemble"].labels), found["ensemble"].confusion)
             for column, found in new.zero_shot.items()
         }
-        pictures[folder / "confusion.png"] = confusion_chart(f"Zero-shot labels, {title}", confusions)
+        pictures[folder / "confusion.png"] = confusion_chart(
+            f"Zero-shot labels, {title}", confusions
+        )
     for path, content in pictures.items():
         _write(path, content)
     return list(pictures)
@@ -169,12 +200,22 @@ def _chosen(run: Run, test: "PairIndex", questions: "Questions") -> list[int]:
     """Return the captions of the gallery: those of the lines that the config names, or some spread over test."""
     settings, captions = run.config.evaluate, len(questions.captions)
     if settings.gallery_lines:
-        at = {int(caption): number for number, caption in enumerate(test.caption_hash[questions.related.caption_row])}
-        by_line = {int(line): at[int(caption)] for line, caption in zip(test.line, test.caption_hash, strict=True)}
+        at = {
+            int(caption): number
+            for number, caption in enumerate(test.caption_hash[questions.related.caption_row])
+        }
+        by_line = {
+            int(line): at[int(caption)]
+            for line, caption in zip(test.line, test.caption_hash, strict=True)
+        }
         missing = [line for line in settings.gallery_lines if line not in by_line]
         if missing:
-            run_logger().warning("evaluate.gallery_lines: no accepted pair in line %s", ", ".join(map(str, missing)))
-        return list(dict.fromkeys(by_line[line] for line in settings.gallery_lines if line in by_line))
+            run_logger().warning(
+                "evaluate.gallery_lines: no accepted pair in line %s", ", ".join(map(str, missing))
+            )
+        return list(
+            dict.fromkeys(by_line[line] for line in settings.gallery_lines if line in by_line)
+        )
     wanted = min(settings.gallery_queries, captions)
     return [place * (captions - 1) // max(wanted - 1, 1) for place in range(wanted)]
 
@@ -194,13 +235,20 @@ def rank_table(
 ) -> list[dict[str, str]]:
     """Return the Rank@K table that terminal, Prefect and README show: one row a direction and K, in percent."""
     has_keywords = "keyword_rank_at_1" in metrics
-    models = {"base weights": base, **({} if champion is None else {"champion": champion}), "new model": metrics}
+    models = {
+        "base weights": base,
+        **({} if champion is None else {"champion": champion}),
+        "new model": metrics,
+    }
     return [
         {
             "direction": arrow,
             "measure": f"Rank@{k}",
             "chance": f"{100 * metrics[f'{direction}_chance_at_{k}']:.1f}",
-            **{name: f"{100 * values[f'{direction}_rank_at_{k}']:.1f}" for name, values in models.items()},
+            **{
+                name: f"{100 * values[f'{direction}_rank_at_{k}']:.1f}"
+                for name, values in models.items()
+            },
         }
         for direction, arrow in (ARROWS | (KEYWORDS if has_keywords else {})).items()
         for k in RANKS
@@ -215,14 +263,22 @@ def _write(path: Path, content: bytes) -> None:
 def _publish(run: Run, evaluation: Evaluation, figures: dict[str, Any], more: list[Path]) -> None:
     """Put tables on Prefect's page, and metrics and files into the MLflow run."""
     metrics, retention = evaluation.metrics, evaluation.retention
-    description = f"Test split of data version {run.data.version}, in percent; ties count against the model."
+    description = (
+        f"Test split of data version {run.data.version}, in percent; ties count against the model."
+    )
     if retention is not None:
         description += f" Retention: {shown_retention(retention)}."
     tables: dict[str, tuple[list[Row], str]] = {
-        "rank-at-k": (rank_table(metrics, evaluation.base_metrics, evaluation.champion_metrics), description),
+        "rank-at-k": (
+            rank_table(metrics, evaluation.base_metrics, evaluation.champion_metrics),
+            description,
+        ),
         "queries": (query_rows(figures), "Queries that many products answer, in percent."),
         "zero-shot": (zero_shot_rows(figures), "Labels by prompts, in percent."),
-        "worst-slices": (slice_rows(figures, is_worst=True), "Slices below the rest by more than noise, in percent."),
+        "worst-slices": (
+            slice_rows(figures, is_worst=True),
+            "Slices below the rest by more than noise, in percent.",
+        ),
     }
     for key, (rows, about) in tables.items():
         if rows:
@@ -231,10 +287,21 @@ def _publish(run: Run, evaluation: Evaluation, figures: dict[str, Any], more: li
     show_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
     logged = {f"test/{name}": value for name, value in metrics.items()}
     logged |= {f"test_base/{name}": value for name, value in evaluation.base_metrics.items()}
-    logged |= {f"test_champion/{name}": value for name, value in (evaluation.champion_metrics or {}).items()}
+    logged |= {
+        f"test_champion/{name}": value
+        for name, value in (evaluation.champion_metrics or {}).items()
+    }
     if retention is not None:
-        logged |= {"retention/mean_recall_before": retention.before, "retention/mean_recall_after": retention.after}
+        logged |= {
+            "retention/mean_recall_before": retention.before,
+            "retention/mean_recall_after": retention.after,
+        }
     cards = [] if evaluation.card is None else [evaluation.card]
-    files = [evaluation.table, run.folder / "evaluate" / FIGURES_FILE, evaluation.gallery, *evaluation.pictures]
+    files = [
+        evaluation.table,
+        run.folder / "evaluate" / FIGURES_FILE,
+        evaluation.gallery,
+        *evaluation.pictures,
+    ]
     files += [*more, *cards]
     log_results(run.mlflow_run_id, logged, files, "evaluation")

@@ -56,7 +56,9 @@ class Judgement:
         for protocol, figures in self.protocols.items():
             flat |= _flat("" if protocol == FULL else f"{protocol}_", figures)
         for name, figures in self.queries.items():
-            flat |= _flat(f"{name}_" if name in SEARCHED_AS_PICTURES else f"{name}_to_product_", figures)
+            flat |= _flat(
+                f"{name}_" if name in SEARCHED_AS_PICTURES else f"{name}_to_product_", figures
+            )
         flat["text_to_image_audited_rank_at_1"] = self.audit.audited
         for column, by_prompt in self.zero_shot.items():
             for prompts, found in by_prompt.items():
@@ -68,7 +70,8 @@ class Judgement:
         """Return everything as plain values, for a file."""
         return {
             "protocols": {
-                name: {key: vars(figure) for key, figure in figures.items()} for name, figures in self.protocols.items()
+                name: {key: vars(figure) for key, figure in figures.items()}
+                for name, figures in self.protocols.items()
             },
             "chance": {
                 name: {
@@ -79,10 +82,12 @@ class Judgement:
                 for name, each in self.results.items()
             },
             "queries": {
-                name: {key: vars(figure) for key, figure in figures.items()} for name, figures in self.queries.items()
+                name: {key: vars(figure) for key, figure in figures.items()}
+                for name, figures in self.queries.items()
             },
             "keywords": self.keywords,
-            "audit": vars(self.audit) | {"strict": self.audit.strict, "audited": self.audit.audited},
+            "audit": vars(self.audit)
+            | {"strict": self.audit.strict, "audited": self.audit.audited},
             "zero_shot": {
                 column: {prompts: _classified_json(found) for prompts, found in by_prompt.items()}
                 for column, by_prompt in self.zero_shot.items()
@@ -91,7 +96,9 @@ class Judgement:
         }
 
 
-def judge_model(model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int) -> Judgement:
+def judge_model(
+    model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int
+) -> Judgement:
     """Ask a model everything.
 
     Raises:
@@ -102,13 +109,17 @@ def judge_model(model: Embedded, questions: Questions, config: "EvaluateConfig",
     if questions.has_products:
         results[PRODUCT] = evaluate_retrieval(model.texts, model.images, questions.products, rows)
     if questions.candidates is not None:
-        results[SAMPLED] = evaluate_candidates(model.texts, model.images, questions.candidates, questions.group)
+        results[SAMPLED] = evaluate_candidates(
+            model.texts, model.images, questions.candidates, questions.group
+        )
     _, value_N = product_recall(results[FULL], questions.group)
     keywords = questions.queries.get(KEYWORDS)
     queries = {name: model.embed(list(each.texts)) for name, each in questions.queries.items()}
     return Judgement(
         results=results,
-        protocols={name: measure(result, questions.group, draws, seed) for name, result in results.items()},
+        protocols={
+            name: measure(result, questions.group, draws, seed) for name, result in results.items()
+        },
         keywords=keywords.metrics(queries[KEYWORDS], model.images, rows) if keywords else {},
         queries=_score(model, queries, questions, config, seed),
         audit=audit(model.texts, model.images, questions.related, questions.concepts, rows),
@@ -147,7 +158,13 @@ def _classify(
         for prompts, templates in by_prompt.items():
             label_LD = prompt_embeddings(labels, templates, model.embed)
             counted = classify(
-                model.images, label_LD, labels, label_C, questions.group[1], config.bootstrap_draws, seed
+                model.images,
+                label_LD,
+                labels,
+                label_C,
+                questions.group[1],
+                config.bootstrap_draws,
+                seed,
             )
             found.setdefault(column, {})[prompts] = counted
     return found

@@ -9,7 +9,8 @@ from model.storage.files import atomic_write
 from model.towers.imported import find_imported
 from tasks.evaluation.tables import NEW, audit_sentence, number, protocol_rows, slice_rows
 from tasks.pages.text import escaped
-from tasks.registry.zoo import licence_of_model, models_folder
+from tasks.registry.zoo import licence_of_model
+from tasks.runtime.environment import models_folder
 from tasks.runtime.records import Run, TrainedModel
 
 CARD_FILE = "README.md"
@@ -29,7 +30,9 @@ def write_card(run: Run, model: TrainedModel, figures: dict[str, Any]) -> Path:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    head = yaml.safe_dump(_head(run, model.folder, figures), sort_keys=False, allow_unicode=True, width=120)
+    head = yaml.safe_dump(
+        _head(run, model.folder, figures), sort_keys=False, allow_unicode=True, width=120
+    )
     path = model.folder / CARD_FILE
     with atomic_write(path) as file:
         file.write(f"---\n{head}---\n\n{_text(run, model, figures)}".encode())
@@ -38,8 +41,16 @@ def write_card(run: Run, model: TrainedModel, figures: dict[str, Any]) -> Path:
 
 def _head(run: Run, folder: Path, figures: dict[str, Any]) -> dict[str, Any]:
     config, found = run.config, figures["models"][NEW]["protocols"]["full"]
-    metrics = [{"type": key, "name": name, "value": round(found[key]["value"], 5)} for key, name in SCORED.items()]
-    dataset = {"type": "private", "name": config.name, "split": "test", "revision": run.data.version}
+    metrics = [
+        {"type": key, "name": name, "value": round(found[key]["value"], 5)}
+        for key, name in SCORED.items()
+    ]
+    dataset = {
+        "type": "private",
+        "name": config.name,
+        "split": "test",
+        "revision": run.data.version,
+    }
     task = {"type": "zero-shot-image-classification", "name": "image-text retrieval, full set"}
     licence = licence_of_model(folder)
     return {
@@ -68,7 +79,10 @@ def _base(run: Run) -> str:
 def _text(run: Run, model: TrainedModel, figures: dict[str, Any]) -> str:
     config = run.config
     worst = slice_rows(figures, is_worst=True)
-    weak = "".join(f"- {_plain(row['column'])} {_plain(row['slice'])}: {row[NEW]} ({row['gap']})\n" for row in worst)
+    weak = "".join(
+        f"- {_plain(row['column'])} {_plain(row['slice'])}: {row[NEW]} ({row['gap']})\n"
+        for row in worst
+    )
     return f"""# {config.registered_model}
 
 Finds product pictures by words and words by pictures: two towers, {_base(run)}, embeddings L2-normalised, the dot
@@ -112,7 +126,8 @@ def _labels(figures: dict[str, Any]) -> str:
     found = figures["models"][NEW]["zero_shot"]
     return (
         ", ".join(
-            f"{_plain(column)} {number(each['ensemble']['accuracy']['value'])} %" for column, each in found.items()
+            f"{_plain(column)} {number(each['ensemble']['accuracy']['value'])} %"
+            for column, each in found.items()
         )
         + " accurate on test."
         if found

@@ -1,7 +1,7 @@
 """Figures that others published on product search, each with its paper and table, beside ours.
 
-They stand in `published.json`; what could not be traced to a table is not there. A comparison says something only where
-data set, split and protocol are the same: the rows name them.
+They stand in `published.json`; what could not be traced to a table is not there. A comparison says
+something only where data set, split and protocol are the same: the rows name them.
 """
 
 import json
@@ -51,7 +51,9 @@ class Published(BaseModel):
 @cache
 def published() -> tuple[Published, ...]:
     """Return all published figures, in the order of the file."""
-    return tuple(Published.model_validate(each) for each in json.loads(FILE.read_text(encoding="utf-8")))
+    return tuple(
+        Published.model_validate(each) for each in json.loads(FILE.read_text(encoding="utf-8"))
+    )
 
 
 def published_tables(figures: Figures) -> dict[str, list[Row]]:
@@ -68,7 +70,9 @@ def published_tables(figures: Figures) -> dict[str, list[Row]]:
 
 def _row(model: str, data_set: str, figures: dict[str, float], like: Published) -> Row:
     """Return a row with the measures of a published one as columns; one that is not there is empty."""
-    return {"model": model, "data set": data_set} | {name: number(figures.get(name), 1) for name in like.figures}
+    return {"model": model, "data set": data_set} | {
+        name: number(figures.get(name), 1) for name in like.figures
+    }
 
 
 def _ours(figures: Figures, protocol: str, task: str) -> dict[str, float]:
@@ -76,7 +80,10 @@ def _ours(figures: Figures, protocol: str, task: str) -> dict[str, float]:
     model: dict[str, Any] = figures["models"][NEW]
     if (task, protocol) in OURS and protocol in model["protocols"]:
         found = model["protocols"][protocol]
-        return {name: 100 * found[f"{OURS[task, protocol]}_{key}"]["value"] for key, name in MEASURES.items()}
+        return {
+            name: 100 * found[f"{OURS[task, protocol]}_{key}"]["value"]
+            for key, name in MEASURES.items()
+        }
     name = "caption" if task == "text → image" else task.removesuffix(" → product")
     scores = model["queries"].get(name, {}) if protocol == "Marqo" else {}
     found = {shown: 100 * scores[key]["value"] for shown, key in SCORES.items() if key in scores}

@@ -1,7 +1,8 @@
-"""What models are asked: the test split with its products, side table, queries and drawn candidates.
+"""What models are asked: the test split with its products, side table, queries and drawn
+candidates.
 
-All of it depends on the data version, the config and the seed alone, so every model answers the same questions. What
-cannot be asked, because test has no such column, is told in a sentence.
+All of it depends on the data version, the config and the seed alone, so every model answers the
+same questions. What cannot be asked, because test has no such column, is told in a sentence.
 
 Shapes: Q distinct captions, C distinct images, R pairs (rows), K candidates of a query.
 """
@@ -14,9 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.concepts.rewording import KeywordQueries, keyword_queries
 from model.evaluation.protocols import WRONG, CandidateSets, draw_candidates, relate_products
-from model.evaluation.queries import caption_queries, field_queries, label_queries
+from model.evaluation.queries import (
+    KeywordQueries,
+    caption_queries,
+    field_queries,
+    keyword_queries,
+    label_queries,
+)
 from model.evaluation.retrieval import DIRECTIONS, RelevantPairs, relate
 from model.evaluation.slices import age_labels, length_labels
 from model.pairs.splits import read_side_table
@@ -39,11 +45,12 @@ CANDIDATES_FILE = "candidates-101.parquet"
 class Questions:
     """All that models are asked about a test split.
 
-    ``related`` are pair-level relations and ``products`` product-level ones, on the same captions and images;
-    ``group`` says which product each caption [Q] and image [C] belongs to. ``concepts`` are those that each caption
-    names. ``queries`` holds queries that many images answer, by name; ``labels`` the label of each image by column, ""
-    for none; ``slices`` that of each product by column, products in the order of their groups. ``notes`` are sentences
-    about what could not be asked.
+    ``related`` are pair-level relations and ``products`` product-level ones, on the same captions
+    and images; ``group`` says which product each caption [Q] and image [C] belongs to. ``concepts``
+    are those that each caption names. ``queries`` holds queries that many images answer, by name;
+    ``labels`` the label of each image by column, "" for none; ``slices`` that of each product by
+    column, products in the order of their groups. ``notes`` are sentences about what could not be
+    asked.
     """
 
     related: RelevantPairs
@@ -69,7 +76,9 @@ class Questions:
         return len(self.products.query) > len(self.related.query)
 
 
-def make_questions(test: "PairIndex", phrases: "Phrases", config: "EvaluateConfig", seed: int) -> Questions:
+def make_questions(
+    test: "PairIndex", phrases: "Phrases", config: "EvaluateConfig", seed: int
+) -> Questions:
     """Make the questions of a test split.
 
     Raises:
@@ -81,7 +90,10 @@ def make_questions(test: "PairIndex", phrases: "Phrases", config: "EvaluateConfi
     products = relate_products(captions_R, images_R, fields["id"]) if "id" in fields else related
     caption_group, image_group = (group.numpy() for group in products.groups())
     captions = [test.caption(row) for row in related.caption_row.tolist()]
-    of_image = {column: [values[row] for row in related.image_row.tolist()] for column, values in fields.items()}
+    of_image = {
+        column: [values[row] for row in related.image_row.tolist()]
+        for column, values in fields.items()
+    }
     notes: list[str] = []
     concepts = [phrases.find(caption) for caption in captions]
     return Questions(
@@ -98,10 +110,14 @@ def make_questions(test: "PairIndex", phrases: "Phrases", config: "EvaluateConfi
     )
 
 
-def write_candidates(test: "PairIndex", questions: Questions, seed: int, folder: Path) -> Path | None:
-    """Leave the drawn candidates as Parquet, a row a query, and return its path; None where there are none.
+def write_candidates(
+    test: "PairIndex", questions: Questions, seed: int, folder: Path
+) -> Path | None:
+    """Leave the drawn candidates as Parquet, a row a query, and return its path; None where there
+    are none.
 
-    ``query_line`` and ``candidate_lines`` are lines of the test TSV from 1, the right answer's first.
+    ``query_line`` and ``candidate_lines`` are lines of the test TSV from 1, the right answer's
+    first.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -109,14 +125,20 @@ def write_candidates(test: "PairIndex", questions: Questions, seed: int, folder:
     if questions.candidates is None:
         return None
     related = questions.related
-    caption_line, image_line = (test.line[rows.numpy()] for rows in (related.caption_row, related.image_row))
+    caption_line, image_line = (
+        test.line[rows.numpy()] for rows in (related.caption_row, related.image_row)
+    )
     parts = []
-    for direction, own, theirs in zip(DIRECTIONS, (caption_line, image_line), (image_line, caption_line), strict=True):
+    for direction, own, theirs in zip(
+        DIRECTIONS, (caption_line, image_line), (image_line, caption_line), strict=True
+    ):
         drawn_QK = getattr(questions.candidates, direction)
         lines = [theirs[row[row >= 0]] for row in drawn_QK]
         columns = {"direction": [direction] * len(own), "query_line": own, "candidate_lines": lines}
         parts.append(pa.table(columns))
-    table = pa.concat_tables(parts).replace_schema_metadata({"seed": str(seed), "tsv": test.files[0].name})
+    table = pa.concat_tables(parts).replace_schema_metadata(
+        {"seed": str(seed), "tsv": test.files[0].name}
+    )
     path = folder / CANDIDATES_FILE
     with atomic_write(path) as file:
         pq.write_table(table, file, write_page_checksum=True)
@@ -129,7 +151,10 @@ def _fields(test: "PairIndex") -> dict[str, list[str]]:
     if table is None:
         return {}
     rows = table.take(test.line - 1)
-    return {column: [value.strip() for value in rows[column].to_pylist()] for column in rows.column_names}
+    return {
+        column: [value.strip() for value in rows[column].to_pylist()]
+        for column in rows.column_names
+    }
 
 
 def _candidates(
@@ -149,7 +174,9 @@ def _candidates(
         )
         return None
     label = fields[config.sampled_column]
-    of_caption, of_image = ([label[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row))
+    of_caption, of_image = (
+        [label[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row)
+    )
     drawn = draw_candidates(related, products, of_caption, of_image, seed)
     counts = (drawn.text_to_image >= 0).sum(axis=1)
     if (counts <= WRONG).any():
@@ -179,7 +206,11 @@ def _queries(
             f"{', '.join(config.query_nouns)} and one of {', '.join(config.query_words)}"
         )
     queries[CAPTIONS] = caption_queries(captions, related)
-    queries |= {column: label_queries(of_image[column]) for column in config.label_columns if column in of_image}
+    queries |= {
+        column: label_queries(of_image[column])
+        for column in config.label_columns
+        if column in of_image
+    }
     return {name: each for name, each in queries.items() if each.texts}
 
 
@@ -192,7 +223,11 @@ def _slices(
 ) -> dict[str, list[str]]:
     """Return the labels of each product: those of the first row of its first caption, whose number the group is."""
     rows = related.caption_row.numpy()[groups].tolist()
-    slices = {column: [fields[column][row] for row in rows] for column in config.slice_columns if column in fields}
+    slices = {
+        column: [fields[column][row] for row in rows]
+        for column in config.slice_columns
+        if column in fields
+    }
     slices[LENGTH] = length_labels([captions[number] for number in groups.tolist()])
     if config.age_column in fields:
         slices[AGE] = age_labels([fields[config.age_column][row] for row in rows])

@@ -1,7 +1,8 @@
-"""The report of a model version: one page with its data, config, curves, tables, slices, gallery and the decision.
+"""The report of a model version: one page with its data, config, curves, tables, slices, gallery
+and the decision.
 
-`report.html` loads nothing and runs nothing, so it can be mailed. It is attached to the MLflow run and linked from
-Prefect; the whole gallery lies beside it.
+`report.html` loads nothing and runs nothing, so it can be mailed. It is attached to the MLflow run
+and linked from Prefect; the whole gallery lies beside it.
 """
 
 import base64
@@ -45,16 +46,23 @@ def report_version(
     version: Version | None = None,
     decision: Decision | None = None,
 ) -> Path:
-    """Write the report of what was judged, attach it to MLflow and link it from Prefect; return its path.
+    """Write the report of what was judged, attach it to MLflow and link it from Prefect; return its
+    path.
 
     Raises:
         CheckpointError: the file cannot be written.
         DataError: the figures of the evaluation are gone.
     """
     if evaluation.figures is None or not evaluation.figures.exists():
-        raise DataError(f"{run.folder / 'evaluate'}: no figures; delete its result.json and evaluate again")
+        raise DataError(
+            f"{run.folder / 'evaluate'}: no figures; delete its result.json and evaluate again"
+        )
     figures = read_figures(evaluation.figures)
-    name = run.config.registered_model if version is None else f"{version.name} version {version.number}"
+    name = (
+        run.config.registered_model
+        if version is None
+        else f"{version.name} version {version.number}"
+    )
     title = f"{name} on data version {run.data.short}"
     sections = [
         _decision_html(decision),
@@ -66,7 +74,11 @@ def report_version(
     ]
     path = run.folder / "evaluate" / REPORT_FILE
     with atomic_write(path) as file:
-        file.write(page_html(title, f"<p>{escaped(_headline(evaluation))}</p>", "\n".join(sections)).encode())
+        file.write(
+            page_html(
+                title, f"<p>{escaped(_headline(evaluation))}</p>", "\n".join(sections)
+            ).encode()
+        )
     attach(run.mlflow_run_id, [path], "evaluation")
     show_link(path.as_uri(), text="Report", key="report", description=title)
     return path
@@ -77,9 +89,13 @@ def table_html(rows: list[Row]) -> str:
     if not rows:
         return "<p>None.</p>"
     kinds = {column: ' class="word"' if column in WORDS else "" for column in rows[0]}
-    head = "".join(f'<th scope="col"{kind}>{escaped(column)}</th>' for column, kind in kinds.items())
+    head = "".join(
+        f'<th scope="col"{kind}>{escaped(column)}</th>' for column, kind in kinds.items()
+    )
     body = "".join(
-        "<tr>" + "".join(f"<td{kinds[key]}><bdi>{escaped(value)}</bdi></td>" for key, value in row.items()) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{kinds[key]}><bdi>{escaped(value)}</bdi></td>" for key, value in row.items())
+        + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -101,7 +117,10 @@ def _decision_html(decision: Decision | None) -> str:
         return "<h2>Decision</h2><p>None: the version was judged, not put to the gate.</p>"
     verdict = "promoted" if decision.is_promoted else "not promoted"
     facts = {"aliases": ", ".join(decision.aliases) or "none", "reason": decision.reason}
-    checks = [{key: _shown(value) for key, value in check.items()} for check in decision.model_dump().get("checks", [])]
+    checks = [
+        {key: _shown(value) for key, value in check.items()}
+        for check in decision.model_dump().get("checks", [])
+    ]
     more = table_html(checks) if checks else ""
     return f'<h2>Decision: version {decision.version} <span class="rank">{verdict}</span></h2>{_facts(facts)}{more}'
 
@@ -133,7 +152,11 @@ def _figures_html(figures: Figures, evaluation: Evaluation) -> Iterator[str]:
     if evaluation.retention is not None:
         yield f"<p>Retention: {escaped(shown_retention(evaluation.retention))}.</p>"
     yield f"<h2>Queries that many products answer</h2>{table_html(query_rows(figures))}"
-    typed = [f"“{text}”" for name in ("keyword", "field") for text in figures["queries"].get(name, {}).get("first", [])]
+    typed = [
+        f"“{text}”"
+        for name in ("keyword", "field")
+        for text in figures["queries"].get(name, {}).get("first", [])
+    ]
     if typed:
         yield f"<p>For example {escaped(', '.join(typed))}.</p>"
     yield f"<h2>False negatives</h2><p>{escaped(audit_sentence(figures))}.</p>"
@@ -161,7 +184,9 @@ def _gallery_html(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _config_html(run: Run) -> str:
-    text = yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(
+        run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+    )
     return f"<h2>Config</h2><details><summary>{escaped(run.config.name)}</summary><pre>{_lines(text)}</pre></details>"
 
 

@@ -1,4 +1,5 @@
-"""The figures of an evaluation as rows of tables, read from `figures.json`: one form for terminal, Prefect and pages.
+"""The figures of an evaluation as rows of tables, read from `figures.json`: one form for terminal,
+Prefect and pages.
 
 Shares are in percent. ``27.4 ± 2.8`` stands for a value and the wider half of its 95 % interval.
 """
@@ -39,7 +40,11 @@ def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list
     """Return a row a protocol, direction and measure, and one of each protocol's mean recall, a column a model."""
     models, rows = figures["models"], []
     for protocol, found in models[NEW]["protocols"].items():
-        keys = {f"{way}_{key}": (arrow, shown) for way, arrow in ARROWS.items() for key, shown in measures.items()}
+        keys = {
+            f"{way}_{key}": (arrow, shown)
+            for way, arrow in ARROWS.items()
+            for key, shown in measures.items()
+        }
         for key, (arrow, shown) in ({"mean_recall": ("both", "mean recall")} | keys).items():
             row = {"protocol": PROTOCOLS[protocol], "direction": arrow, "measure": shown}
             scale = 1 if shown == "median rank" else 100
@@ -57,7 +62,10 @@ def query_rows(figures: Figures) -> list[Row]:
     for name, scores in models[NEW]["queries"].items():
         about = figures["queries"][name]
         for key in scores:
-            row = {"queries": f"{QUERIES.get(name, f'{name} → product')}, {about['queries']:,}", "score": SCORES[key]}
+            row = {
+                "queries": f"{QUERIES.get(name, f'{name} → product')}, {about['queries']:,}",
+                "score": SCORES[key],
+            }
             row["chance"] = number(about["chance"]) if key.startswith("precision") else ""
             for model in reversed(models):
                 row[model] = with_half(models[model]["queries"][name][key])
@@ -75,7 +83,9 @@ def zero_shot_rows(figures: Figures) -> list[Row]:
                 "column": column,
                 "labels": str(len(single["labels"])),
                 "largest label": number(single["largest_label"]),
-                "base, ensemble": number(models[BASE]["zero_shot"][column]["ensemble"]["accuracy"]["value"]),
+                "base, ensemble": number(
+                    models[BASE]["zero_shot"][column]["ensemble"]["accuracy"]["value"]
+                ),
                 "one prompt": with_half(single["accuracy"]),
                 "ensemble": with_half(ensemble["accuracy"]),
                 "macro, one prompt": number(single["macro_accuracy"]),

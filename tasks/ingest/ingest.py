@@ -1,8 +1,8 @@
 """Make a new data version of a drop of pairs, or of lines mended by hand.
 
-The drop is staged and judged beside the current version; only then is ``data/`` replaced (`tasks.data.swap`), the version
-pushed and announced. A refused drop leaves no trace but its reports. Costs five passes over the new bytes: copy,
-validation, DVC's hash, DVC's copy, push.
+The drop is staged and judged beside the current version; only then is ``data/`` replaced
+(`tasks.data.swap`), the version pushed and announced. A refused drop leaves no trace but its
+reports. Costs five passes over the new bytes: copy, validation, DVC's hash, DVC's copy, push.
 """
 
 import json
@@ -17,7 +17,7 @@ from model.config.load import RunConfig
 from model.config.sections import DataConfig
 from model.errors import DataError
 from model.storage.files import atomic_write
-from tasks.data.card import EVENT_FILE, SAMPLE, SplitRows, VersionCard, card_in, read_card, report_folder
+from tasks.data.card import EVENT_FILE, SAMPLE, SplitRows, VersionCard, card_in, read_card
 from tasks.data.dvc import (
     data_folder,
     default_remote,
@@ -32,9 +32,11 @@ from tasks.data.swap import heal, replace_data
 from tasks.data.version import materialise, version_of
 from tasks.ingest.mending import stage_mended
 from tasks.ingest.staging import Drop, Staged, require_name, stage, staging_folder
+from tasks.runtime.environment import report_folder
 from tasks.runtime.locks import DATA, INGEST, locked, refuse_while_read
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import DataVersion, Validation
-from tasks.runtime.stage import run_logger, service_task
+from tasks.runtime.stage import service_task
 
 EVENT = "data.version.changed"
 RESOURCE = "commerce-clip.data"
@@ -60,7 +62,8 @@ def current_version() -> DataVersion | None:
     """Return the tracked version, on disk and checked, or None where there is none yet.
 
     Raises:
-        DataError: ``data/`` is not what ``data.dvc`` promises, DVC cannot work here, or a run reads the pairs.
+        DataError: ``data/`` is not what ``data.dvc`` promises, DVC cannot work here, or a run reads
+        the pairs.
         ServiceError: a DVC remote on the network does not answer.
     """
     folder = data_folder()
@@ -93,7 +96,9 @@ def stage_pairs(drop: Drop, current: DataVersion | None, limits: DataConfig) -> 
         staged = stage(drop, None if is_sample(current) else current)
     named = version_of_name(drop.name)
     if named not in (None, version_of(staged.file_md5)):
-        raise DataError(f"--name {drop.name}: is the name of data version {named} already; choose another")
+        raise DataError(
+            f"--name {drop.name}: is the name of data version {named} already; choose another"
+        )
     if staged.taken_over:
         run_logger().info("taken over from the current version: %s", ", ".join(staged.taken_over))
     for note in staged.notes:
@@ -111,12 +116,15 @@ def current_card(current: DataVersion | None) -> VersionCard | None:
     """Return the card of the current version, or None where nobody gave it one."""
     if current is None:
         return None
-    return card_in(tracked_file(current.folder).read_text(encoding="utf-8")) or read_card(current.version)
+    return card_in(tracked_file(current.folder).read_text(encoding="utf-8")) or read_card(
+        current.version
+    )
 
 
 @service_task("judge")
 def judge(staged: DataVersion, config: RunConfig) -> Validation:
-    """Judge the staged folder as a run would judge the version that it is about to be, drift included.
+    """Judge the staged folder as a run would judge the version that it is about to be, drift
+    included.
 
     Raises:
         DataError: an expectation is not met.
@@ -125,7 +133,9 @@ def judge(staged: DataVersion, config: RunConfig) -> Validation:
     from tasks.validation.drift import champion_reference
     from tasks.validation.validate import judge_data
 
-    return judge_data(staged, config.data, config.profile_processes, champion_reference(config.registered_model))
+    return judge_data(
+        staged, config.data, config.profile_processes, champion_reference(config.registered_model)
+    )
 
 
 @service_task("adopt")
@@ -156,7 +166,8 @@ def adopt(staged: Staged, current: DataVersion | None, validation: Validation) -
 
 @service_task("push")
 def push_version(version: str) -> str | None:
-    """Push the current version to the default remote; return the sentence that says why not, None where it is there.
+    """Push the current version to the default remote; return the sentence that says why not, None
+    where it is there.
 
     Raises:
         DataError: a remote in a folder failed.
@@ -166,7 +177,9 @@ def push_version(version: str) -> str | None:
     remote = default_remote(tracked.parent)
     how = "set your own with `dvc remote add --default --force shop s3://bucket/path` (or a folder), then `dvc push`"
     if remote is None:
-        return f"data version {version[:8]} is on this machine alone: DVC has no default remote; {how}"
+        return (
+            f"data version {version[:8]} is on this machine alone: DVC has no default remote; {how}"
+        )
     if is_inside_git(remote, tracked.parent):
         return (
             f"data version {version[:8]} is on this machine alone: the default remote {remote.name} ({remote.url}) "
@@ -193,7 +206,10 @@ def announce(card: VersionCard | None) -> None:
             for name, rows in card.splits.items()
         },
     }
-    resource = {"prefect.resource.id": RESOURCE, "prefect.resource.name": f"data version {card.name}"}
+    resource = {
+        "prefect.resource.id": RESOURCE,
+        "prefect.resource.name": f"data version {card.name}",
+    }
     emit_event(EVENT, resource=resource, payload=payload)
     with atomic_write(done) as file:
         file.write(json.dumps(payload, indent=2).encode())

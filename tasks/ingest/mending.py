@@ -1,8 +1,8 @@
 """Bring mended lines of a quarantine back into the current data version.
 
-A person mends the bytes in a quarantine by hand; each line that is then a pair takes the place of the line of its
-number, every other byte of the TSV stays what it was. The TSV is copied between the mended lines, never parsed: a
-copy's cost, whatever its size.
+A person mends the bytes in a quarantine by hand; each line that is then a pair takes the place of
+the line of its number, every other byte of the TSV stays what it was. The TSV is copied between the
+mended lines, never parsed: a copy's cost, whatever its size.
 """
 
 import re
@@ -18,10 +18,18 @@ from model.errors import DataError
 from model.pairs.profile import profile_files, read_profile, write_profile
 from model.pairs.tsv import read_lines
 from model.storage.files import atomic_write, file_digest
-from tasks.data.card import VERSION, report_folder
+from tasks.data.card import VERSION
 from tasks.data.dvc import cache_folder
-from tasks.ingest.staging import CHUNK_BYTES, Staged, fresh_folder, places_of, require_room, require_source, take_over
-from tasks.runtime.environment import state_folder
+from tasks.ingest.staging import (
+    CHUNK_BYTES,
+    Staged,
+    fresh_folder,
+    places_of,
+    require_room,
+    require_source,
+    take_over,
+)
+from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion
 
@@ -48,7 +56,9 @@ def stage_mended(name: str, quarantine: Path, current: DataVersion, limits: Data
     split = _split_of(quarantine, current)
     places = places_of(current)
     place = (
-        f"pretrain/{split.removeprefix('pretrain-')}.tsv" if split.startswith("pretrain-") else f"finetune/{split}.tsv"
+        f"pretrain/{split.removeprefix('pretrain-')}.tsv"
+        if split.startswith("pretrain-")
+        else f"finetune/{split}.tsv"
     )
     if place not in places:
         raise DataError(
@@ -68,7 +78,10 @@ def stage_mended(name: str, quarantine: Path, current: DataVersion, limits: Data
         )
     with progress("mend", size, "B") as shown:
         splice(
-            tsv, folder / place, {faulty[line]: (quarantine, where) for line, where in mended.items()}, shown.advance
+            tsv,
+            folder / place,
+            {faulty[line]: (quarantine, where) for line, where in mended.items()},
+            shown.advance,
         )
     kept = {other: path for other, path in places.items() if other != place}
     digests = {place: file_digest(folder / place, "md5")} | take_over(current, kept, folder)
@@ -78,7 +91,12 @@ def stage_mended(name: str, quarantine: Path, current: DataVersion, limits: Data
     return Staged(name=name, folder=folder, file_md5=digests, taken_over=sorted(kept), notes=notes)
 
 
-def splice(tsv: Path, target: Path, replaced: dict[Place, tuple[Path, Place]], on_bytes: Callable[[int], None]) -> None:
+def splice(
+    tsv: Path,
+    target: Path,
+    replaced: dict[Place, tuple[Path, Place]],
+    on_bytes: Callable[[int], None],
+) -> None:
     """Copy a TSV with some of its lines replaced by byte ranges of other files."""
     with open(tsv, "rb") as source, atomic_write(target) as written:
         position = 0
@@ -92,7 +110,9 @@ def splice(tsv: Path, target: Path, replaced: dict[Place, tuple[Path, Place]], o
         _copy_range(source, written, tsv.stat().st_size - position, on_bytes)
 
 
-def _copy_range(source: IO[bytes], target: IO[bytes], length: int, on_bytes: Callable[[int], None]) -> None:
+def _copy_range(
+    source: IO[bytes], target: IO[bytes], length: int, on_bytes: Callable[[int], None]
+) -> None:
     while length:
         chunk = source.read(min(CHUNK_BYTES, length))
         if not chunk:
@@ -106,11 +126,14 @@ def _split_of(quarantine: Path, current: DataVersion) -> str:
     """Return the split that a quarantine is of, by its name.
 
     Raises:
-        DataError: it is not named like a quarantine, or lies among the reports of another data version.
+        DataError: it is not named like a quarantine, or lies among the reports of another data
+        version.
     """
     require_source(quarantine)
     if not quarantine.name.endswith(SUFFIX):
-        raise DataError(f"{quarantine}: not named <split>{SUFFIX}; keep the name that validation gave it")
+        raise DataError(
+            f"{quarantine}: not named <split>{SUFFIX}; keep the name that validation gave it"
+        )
     of_version = quarantine.resolve().parent.name
     if VERSION.match(of_version) and of_version != current.version:
         raise DataError(
@@ -123,17 +146,20 @@ def _split_of(quarantine: Path, current: DataVersion) -> str:
 def _faulty_lines(current: DataVersion, split: str) -> dict[int, Place]:
     """Return where the faulty lines of a split lie, by their number."""
     table = read_profile(
-        profile_files(report_folder(current.version), split).table, ["line", "offset", "length", "fault"]
+        profile_files(report_folder(current.version), split).table,
+        ["line", "offset", "length", "fault"],
     )
     faulty = table.filter(pc.is_valid(table["fault"])).select(["line", "offset", "length"])
     return {row["line"]: Place(row["offset"], row["length"]) for row in faulty.to_pylist()}
 
 
 def _marked_lines(quarantine: Path, faulty: Container[int], limits: DataConfig) -> dict[int, Place]:
-    """Return where the third column of each line of a quarantine lies, by the number in its first column.
+    """Return where the third column of each line of a quarantine lies, by the number in its first
+    column.
 
     Raises:
-        DataError: a line is not ``line number<TAB>reason<TAB>bytes``, or its number is wrong or stands twice.
+        DataError: a line is not ``line number<TAB>reason<TAB>bytes``, or its number is wrong or
+        stands twice.
     """
     marked: dict[int, Place] = {}
     for line in read_lines(quarantine, limits.max_line_bytes + PREFIX_BYTES):
@@ -143,19 +169,25 @@ def _marked_lines(quarantine: Path, faulty: Container[int], limits: DataConfig) 
         # A line too long to hold is too long for a pair, so it stays as it is.
         mark = MARK.match(line.data) if line.data is not None else None
         if line.data is not None and mark is None:
-            raise DataError(f"{where}: not `line number<TAB>reason<TAB>bytes`; mend the third column alone")
+            raise DataError(
+                f"{where}: not `line number<TAB>reason<TAB>bytes`; mend the third column alone"
+            )
         if mark is None:
             continue
         number = int(mark[1])
         if number not in faulty:
-            raise DataError(f"{where}: line {number} is no faulty line of the current data version; keep the numbers")
+            raise DataError(
+                f"{where}: line {number} is no faulty line of the current data version; keep the numbers"
+            )
         if number in marked:
             raise DataError(f"{where}: line {number} stands there twice; remove one of them")
         marked[number] = Place(line.offset + mark.start(3), line.length - mark.start(3))
     return marked
 
 
-def _judge(quarantine: Path, marked: Mapping[int, Place], limits: DataConfig) -> dict[int, str | None]:
+def _judge(
+    quarantine: Path, marked: Mapping[int, Place], limits: DataConfig
+) -> dict[int, str | None]:
     """Return the fault of each marked line as it is now, None where it is a pair, as validation would judge it."""
     if not marked:
         return {}
@@ -167,9 +199,13 @@ def _judge(quarantine: Path, marked: Mapping[int, Place], limits: DataConfig) ->
                 _copy_range(source, written, where.length, lambda _: None)
                 written.write(b"\n")
         write_profile(candidates, files, limits)
-        return dict(zip(marked, read_profile(files.table, ["fault"])["fault"].to_pylist(), strict=True))
+        return dict(
+            zip(marked, read_profile(files.table, ["fault"])["fault"].to_pylist(), strict=True)
+        )
 
 
 def _still_faulty(reasons: Mapping[int, str | None]) -> str:
     left = [f"line {line} {reason}" for line, reason in reasons.items() if reason is not None]
-    return ", ".join(left[:NAMED_LINES]) + (f" and {len(left) - NAMED_LINES:,} more" if len(left) > NAMED_LINES else "")
+    return ", ".join(left[:NAMED_LINES]) + (
+        f" and {len(left) - NAMED_LINES:,} more" if len(left) > NAMED_LINES else ""
+    )

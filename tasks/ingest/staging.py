@@ -1,7 +1,9 @@
-"""Stage a drop: a folder in the project's layout, beside the current version and without touching it.
+"""Stage a drop: a folder in the project's layout, beside the current version and without touching
+it.
 
-Files of the drop are copied (one read, one write, hashed on the way), files of the current version are hard links where
-the disk allows, so a drop of one split costs that split. A source that changes under the copy is refused.
+Files of the drop are copied (one read, one write, hashed on the way), files of the current version
+are hard links where the disk allows, so a drop of one split costs that split. A source that changes
+under the copy is refused.
 """
 
 import hashlib
@@ -49,7 +51,9 @@ class Drop(Record):
         for path in self.pretrain:
             place = f"pretrain/{require_name(path.stem, str(path))}.tsv"
             if place in files:
-                raise DataError(f"{path}: a second pretraining file named {path.name}; rename one of them")
+                raise DataError(
+                    f"{path}: a second pretraining file named {path.name}; rename one of them"
+                )
             files[place] = path
         return files
 
@@ -67,18 +71,24 @@ class Staged(Record):
 def staged_version(staged: Staged) -> DataVersion:
     """Return the version that DVC will give a staged folder."""
     version = version_of(staged.file_md5)
-    return DataVersion(folder=staged.folder, version=version, is_tracked=False, file_md5=staged.file_md5)
+    return DataVersion(
+        folder=staged.folder, version=version, is_tracked=False, file_md5=staged.file_md5
+    )
 
 
 def stage(drop: Drop, current: DataVersion | None) -> Staged:
-    """Copy a drop into the project's layout; what it leaves out is taken over from the current version.
+    """Copy a drop into the project's layout; what it leaves out is taken over from the current
+    version.
 
     Raises:
-        DataError: a file is no TSV, a link elsewhere, or changed under the copy; or train or test is missing.
+        DataError: a file is no TSV, a link elsewhere, or changed under the copy; or train or test
+        is missing.
         CheckpointError: less is free than the copies and DVC's cache need.
     """
     given = _with_side_tables(drop.tsv_files())
-    kept = {place: path for place, path in _places(current).items() if not _is_replaced(place, given)}
+    kept = {
+        place: path for place, path in _places(current).items() if not _is_replaced(place, given)
+    }
     _require_splits(set(given) | set(kept), current)
     folder = fresh_folder(drop.name)
     size = sum(path.stat().st_size for path in given.values())
@@ -88,10 +98,14 @@ def stage(drop: Drop, current: DataVersion | None) -> Staged:
         for place, path in given.items():
             digests[place] = copy_file(path, folder / place, shown.advance)
     digests |= take_over(current, kept, folder)
-    return Staged(name=drop.name, folder=folder, file_md5=digests, taken_over=sorted(kept), notes=[])
+    return Staged(
+        name=drop.name, folder=folder, file_md5=digests, taken_over=sorted(kept), notes=[]
+    )
 
 
-def take_over(current: DataVersion | None, kept: Mapping[str, Path], folder: Path) -> dict[str, str]:
+def take_over(
+    current: DataVersion | None, kept: Mapping[str, Path], folder: Path
+) -> dict[str, str]:
     """Link files of the current version into a staged folder and return their MD5, as it was checked."""
     digests = {}
     for place, path in kept.items():
@@ -111,7 +125,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
-    """Copy a file and return its MD5; ``on_bytes`` is called with the bytes done since its last call.
+    """Copy a file and return its MD5; ``on_bytes`` is called with the bytes done since its last
+    call.
 
     Raises:
         DataError: the source changed while it was copied.
@@ -119,12 +134,16 @@ def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> st
     """
     before, digest = _stamp(source), hashlib.md5(usedforsecurity=False)
     with open(source, "rb") as read, atomic_write(target) as written:
-        while (chunk := read.read(CHUNK_BYTES)) and written.tell() <= before[0]:  # it may grow as fast as we read
+        while (chunk := read.read(CHUNK_BYTES)) and written.tell() <= before[
+            0
+        ]:  # it may grow as fast as we read
             digest.update(chunk)
             written.write(chunk)
             on_bytes(len(chunk))
     if _stamp(source) != before:
-        raise DataError(f"{source}: changed while it was copied; wait until it is complete and run again")
+        raise DataError(
+            f"{source}: changed while it was copied; wait until it is complete and run again"
+        )
     return digest.hexdigest()
 
 
@@ -149,7 +168,9 @@ def require_source(path: Path) -> Path:
         DataError: it is no regular file that can be read, or a link that leads out of its folder.
     """
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        raise DataError(f"{path}: a link to {path.resolve()}, outside its folder; name that file itself")
+        raise DataError(
+            f"{path}: a link to {path.resolve()}, outside its folder; name that file itself"
+        )
     check_file(path)
     return path
 
@@ -192,7 +213,9 @@ def fresh_folder(name: str) -> Path:
 def places_of(version: DataVersion) -> dict[str, Path]:
     """Return the files of a data version by their place in the project's layout, also where its folder is flat."""
     is_flat = not (version.folder / "finetune").is_dir()
-    return {f"finetune/{path}" if is_flat else path: version.folder / path for path in version.file_md5}
+    return {
+        f"finetune/{path}" if is_flat else path: version.folder / path for path in version.file_md5
+    }
 
 
 def _places(current: DataVersion | None) -> dict[str, Path]:
@@ -219,7 +242,11 @@ def _require_splits(places: set[str], current: DataVersion | None) -> None:
     missing = [split for split in ("train", "test") if f"finetune/{split}.tsv" not in places]
     if missing:
         options = " and ".join(f"--{split}" for split in missing)
-        why = "there is no version to take over from" if current is None else f"{current.folder} has none"
+        why = (
+            "there is no version to take over from"
+            if current is None
+            else f"{current.folder} has none"
+        )
         raise DataError(f"{' and '.join(missing)}: not in the drop, and {why}; give {options}")
 
 

@@ -1,1 +1,4 @@
-"""pages."""
+"""Pictures and self-contained HTML: foreign text is shown, never obeyed.
+
+Imports `runtime`.
+"""

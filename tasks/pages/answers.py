@@ -23,8 +23,9 @@ def gallery_queries(
 ) -> list[GalleryQuery]:
     """Return the chosen captions, by their rows in ``related``, with every model's first answers.
 
-    ``embeddings`` holds each model's embeddings of the distinct captions [Q, D] and of the distinct images [C, D]. With
-    ``phrases`` a wrong answer says which concepts of the caption none of its own captions names.
+    ``embeddings`` holds each model's embeddings of the distinct captions [Q, D] and of the distinct
+    images [C, D]. With ``phrases`` a wrong answer says which concepts of the caption none of its
+    own captions names.
     """
     import torch
 
@@ -33,7 +34,9 @@ def gallery_queries(
     if not chosen:
         return []
     rows = torch.tensor(chosen)
-    right_P = [(place, image) for place, query in enumerate(chosen) for image in _images(related, query)]
+    right_P = [
+        (place, image) for place, query in enumerate(chosen) for image in _images(related, query)
+    ]
     query_P, image_P = torch.tensor(right_P).unbind(1)
     found = {
         name: (
@@ -52,13 +55,17 @@ def gallery_queries(
                 int(rank[position]),
                 tuple(
                     _answer(index, related, images, wanted, image, value, phrases)
-                    for image, value in zip(answers[position].tolist(), similarity[position].tolist(), strict=True)
+                    for image, value in zip(
+                        answers[position].tolist(), similarity[position].tolist(), strict=True
+                    )
                 ),
             )
             for name, (rank, similarity, answers) in found.items()
         )
         right_image = index.encoded_image(int(related.image_row[images[0]]))
-        concepts = [] if phrases is None else [phrases.phrases[number] for number in phrases.find(wanted)]
+        concepts = (
+            [] if phrases is None else [phrases.phrases[number] for number in phrases.find(wanted)]
+        )
         queries.append(GalleryQuery(wanted, right_image, results, tuple(concepts)))
     return queries
 
@@ -81,6 +88,8 @@ def _answer(
     misses: tuple[str, ...] | None = None
     if phrases is not None and image not in right and (asked := phrases.find(wanted)):
         captions = related.caption_row[related.query[related.candidate == image]].tolist()
-        named = {concept for caption in captions for concept in phrases.find(index.caption(caption))}
+        named = {
+            concept for caption in captions for concept in phrases.find(index.caption(caption))
+        }
         misses = tuple(phrases.phrases[concept] for concept in asked if concept not in named)
     return Answer(index.encoded_image(row), image in right, similarity, index.caption(row), misses)

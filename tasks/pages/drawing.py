@@ -1,7 +1,7 @@
 r"""How pictures for people are drawn: tiles, badges and lines of text. Lengths are pixels.
 
-Captions and pictures come from outside: control characters are shown as \\x1b, a picture that cannot be decoded becomes
-a grey tile.
+Captions and pictures come from outside: control characters are shown as \\x1b, a picture that
+cannot be decoded becomes a grey tile.
 """
 
 from io import BytesIO
@@ -14,7 +14,14 @@ from tasks.pages.text import visible
 
 THUMBNAIL_SIDE = 224  # twice what a page shows, for dense screens
 TILE, GAP, MARGIN = 132, 12, 48
-PAPER, INK, MUTED, LINE, GREEN, AMBER = "#ffffff", "#15181d", "#5b6370", "#dfe2e7", "#12813f", "#8a5a00"
+PAPER, INK, MUTED, LINE, GREEN, AMBER = (
+    "#ffffff",
+    "#15181d",
+    "#5b6370",
+    "#dfe2e7",
+    "#12813f",
+    "#8a5a00",
+)
 GREEN_SOFT, AMBER_SOFT = "#d9f2e2", "#fdeec8"
 
 
@@ -40,16 +47,22 @@ def _grey_tile() -> Image.Image:
 def frame_tile(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:
     """Frame a tile in green as a right one."""
     left, top = corner
-    draw.rounded_rectangle((left - 5, top - 5, left + TILE + 4, top + TILE + 4), 9, outline=GREEN, width=5)
+    draw.rounded_rectangle(
+        (left - 5, top - 5, left + TILE + 4, top + TILE + 4), 9, outline=GREEN, width=5
+    )
 
 
 def label_tile(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str) -> None:
     """Put a green badge at the foot of a tile."""
     left, top = corner
-    draw_badge(draw, (left + (TILE - badge_width(text)) // 2, top + TILE - 32), text, "#ffffff", GREEN)
+    draw_badge(
+        draw, (left + (TILE - badge_width(text)) // 2, top + TILE - 32), text, "#ffffff", GREEN
+    )
 
 
-def draw_badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: str, fill: str) -> None:
+def draw_badge(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, ink: str, fill: str
+) -> None:
     """Draw a word or two on a pill."""
     left, top = corner
     width = badge_width(text)
@@ -72,7 +85,13 @@ def paste_tile(picture: Image.Image, corner: tuple[int, int], image: bytes) -> N
 
 
 def write_line(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, ink: str, width: int, bold: bool = False
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    text: str,
+    size: int,
+    ink: str,
+    width: int,
+    bold: bool = False,
 ) -> None:
     """Write one line, cut with an ellipsis where it would be wider than ``width``."""
     line = visible(text)[:1000]
@@ -81,7 +100,8 @@ def write_line(
         while line and letters.getlength(line + "…") > width:
             line = line[:-1]
         line = line.rstrip() + "…"
-    # On the baseline of DejaVu Sans, whatever the font: letters of others hang lower below their top.
+    # On the baseline of DejaVu Sans, whatever the font: letters of others hang lower below their
+    # top.
     baseline = corner[1] + font("", size, bold).getmetrics()[0]
     draw.text((corner[0], baseline), line, ink, letters, anchor="ls")
 

@@ -1,9 +1,11 @@
-"""Which font a line of a picture is drawn with: DejaVu Sans, which comes with matplotlib, or one that has Chinese.
+"""Which font a line of a picture is drawn with: DejaVu Sans, which comes with matplotlib, or one
+that has Chinese.
 
-Chinese fonts are large, so none comes with this project. One is taken from where systems keep theirs, or from the pip
-package ``pylopdf-fonts-zh-cn`` (Noto Sans SC, 17 MB) where that is installed; the environment variable
-``COMMERCE_CLIP_FONT`` names another file. Without any, pictures have boxes in the place of Chinese, a warning says so
-once, and the HTML pages, which leave fonts to the browser, are not concerned.
+Chinese fonts are large, so none comes with this project. One is taken from where systems keep
+theirs, or from the pip package ``pylopdf-fonts-zh-cn`` (Noto Sans SC, 17 MB) where that is
+installed; the environment variable ``COMMERCE_CLIP_FONT`` names another file. Without any, pictures
+have boxes in the place of Chinese, a warning says so once, and the HTML pages, which leave fonts to
+the browser, are not concerned.
 """
 
 import logging
@@ -27,7 +29,8 @@ FOLDERS = (
     "/Library/Fonts",
     "C:/Windows/Fonts",
 )
-# Beginnings of the names of files with Simplified Chinese, without spaces and dashes, the better first.
+# Beginnings of the names of files with Simplified Chinese, without spaces and dashes, the better
+# first.
 KNOWN = (
     "notosanscjk",
     "notosanssc",
@@ -90,7 +93,9 @@ def _candidates() -> Iterator[Path]:
     if named := os.environ.get(VARIABLE):
         yield Path(named)
     found = [path for folder in FOLDERS for path in _fonts_below(Path(folder).expanduser())]
-    yield from sorted(found, key=lambda path: (_rank(path), "regular" not in path.stem.lower(), str(path)))
+    yield from sorted(
+        found, key=lambda path: (_rank(path), "regular" not in path.stem.lower(), str(path))
+    )
     package = find_spec(PACKAGE)
     if package is not None and package.origin is not None:
         yield from sorted(Path(package.origin).parent.glob("NotoSansSC-Regular.*"))
@@ -108,7 +113,8 @@ def _rank(path: Path) -> int:
 
 
 def _number(path: Path) -> int:
-    """Return which font of a collection is the one for Simplified Chinese; the first where none says so.
+    """Return which font of a collection is the one for Simplified Chinese; the first where none
+    says so.
 
     Raises:
         OSError: the file is no font.

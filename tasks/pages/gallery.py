@@ -1,9 +1,11 @@
-r"""What a person looks at: captions with the first pictures that each model finds, side by side, the right one framed.
+r"""What a person looks at: captions with the first pictures that each model finds, side by side,
+the right one framed.
 
-`gallery_html` is one page without scripts that loads nothing: its style is inline and its pictures are data URIs.
-`gallery_png` is the same as a picture. Captions and pictures come from outside: text is escaped, with control
-characters shown as \\x1b, and every picture is decoded and encoded anew as a small JPEG, so that no foreign byte gets
-in; one that cannot be shown becomes a grey tile. A query of two models with five answers each weighs about 90 KB.
+`gallery_html` is one page without scripts that loads nothing: its style is inline and its pictures
+are data URIs. `gallery_png` is the same as a picture. Captions and pictures come from outside: text
+is escaped, with control characters shown as \\x1b, and every picture is decoded and encoded anew as
+a small JPEG, so that no foreign byte gets in; one that cannot be shown becomes a grey tile. A query
+of two models with five answers each weighs about 90 KB.
 """
 
 import base64
@@ -41,10 +43,11 @@ JPEG_QUALITY = 82
 
 @dataclass(frozen=True)
 class Answer:
-    """One picture that a model found: its encoded bytes as in the TSV, and the caption it has there.
+    """One picture that a model found: its encoded bytes as in the TSV, and the caption it has
+    there.
 
-    ``misses`` are the concepts of the query that its captions do not name, none of them if they name all; None where
-    nothing can be said.
+    ``misses`` are the concepts of the query that its captions do not name, none of them if they
+    name all; None where nothing can be said.
     """
 
     image: bytes
@@ -65,7 +68,8 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class GalleryQuery:
-    """A caption, the picture it belongs to, and every model's answer to it, models in the same order throughout.
+    """A caption, the picture it belongs to, and every model's answer to it, models in the same
+    order throughout.
 
     ``concepts`` are those that the caption names.
     """
@@ -76,7 +80,9 @@ class GalleryQuery:
     concepts: tuple[str, ...] = ()
 
 
-def gallery_html(title: str, subtitle: str, queries: Sequence[GalleryQuery], worst: Sequence[GalleryQuery] = ()) -> str:
+def gallery_html(
+    title: str, subtitle: str, queries: Sequence[GalleryQuery], worst: Sequence[GalleryQuery] = ()
+) -> str:
     """Return a self-contained HTML page: one card a query, one column a model; the worst queries after the others."""
     header = f"""<p>{escaped(subtitle)}</p>
 <p class="legend"><span class="tag">✓ right</span> marks a picture that belongs to the caption.
@@ -117,7 +123,9 @@ def page_html(title: str, header: str, main: str) -> str:
 def cards_html(queries: Sequence[GalleryQuery], first: int = 1, last: int | None = None) -> str:
     """Return the cards of queries, numbered from ``first``, for a page whose last card has the number ``last``."""
     last = first + len(queries) - 1 if last is None else last
-    return "\n".join(_card(number, last, query) for number, query in enumerate(queries, start=first))
+    return "\n".join(
+        _card(number, last, query) for number, query in enumerate(queries, start=first)
+    )
 
 
 def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 6) -> bytes:
@@ -169,11 +177,17 @@ def _card(number: int, last: int, query: GalleryQuery) -> str:
 
 
 def _neighbour(number: int, last: int, arrow: str, name: str) -> str:
-    return f'<a href="#query-{number}" aria-label="{name} caption">{arrow}</a>' if 1 <= number <= last else ""
+    return (
+        f'<a href="#query-{number}" aria-label="{name} caption">{arrow}</a>'
+        if 1 <= number <= last
+        else ""
+    )
 
 
 def _column(result: ModelResult, concepts: tuple[str, ...]) -> str:
-    answers = "\n".join(_figure(place, answer, concepts) for place, answer in enumerate(result.answers, start=1))
+    answers = "\n".join(
+        _figure(place, answer, concepts) for place, answer in enumerate(result.answers, start=1)
+    )
     rank = f'<span class="rank {_rank_class(result.rank)}">rank {result.rank:,}</span>'
     return f"""<section>
 <h3><bdi>{escaped(result.model_name)}</bdi> {rank}</h3>
@@ -197,14 +211,18 @@ def _why(answer: Answer, concepts: tuple[str, ...]) -> str:
     if answer.misses is None:
         return ""
     said = escaped(explanation(answer, concepts))
-    return f'<p class="{"misses" if answer.misses else "says"}" title="{said}"><bdi>{said}</bdi></p>'
+    return (
+        f'<p class="{"misses" if answer.misses else "says"}" title="{said}"><bdi>{said}</bdi></p>'
+    )
 
 
 def explanation(answer: Answer, concepts: tuple[str, ...]) -> str:
     """Say what a wrong answer lacks of the concepts that its query names."""
     if not answer.misses:
         return "names all"
-    return "names none" if len(answer.misses) == len(concepts) else f"not {', '.join(answer.misses)}"
+    return (
+        "names none" if len(answer.misses) == len(concepts) else f"not {', '.join(answer.misses)}"
+    )
 
 
 def _rank_class(rank: int) -> str:
@@ -306,5 +324,7 @@ def _draw_query(picture: Image.Image, top: int, query: GalleryQuery, block: int)
 
 
 def _draw_rank(draw: ImageDraw.ImageDraw, corner: tuple[int, int], rank: int) -> None:
-    ink, fill = {"first": (GREEN, GREEN_SOFT), "near": (AMBER, AMBER_SOFT), "far": (INK, FAR_SOFT)}[_rank_class(rank)]
+    ink, fill = {"first": (GREEN, GREEN_SOFT), "near": (AMBER, AMBER_SOFT), "far": (INK, FAR_SOFT)}[
+        _rank_class(rank)
+    ]
     draw_badge(draw, corner, f"rank {rank:,}", ink, fill)

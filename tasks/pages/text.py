@@ -17,7 +17,8 @@ def visible(text: str) -> str:
     Joiners (U+200C, U+200D) stay: several scripts and emoji need them.
     """
     return "".join(
-        character.encode("unicode_escape").decode() if _is_hidden(character) else character for character in text
+        character.encode("unicode_escape").decode() if _is_hidden(character) else character
+        for character in text
     )
 
 

@@ -1,9 +1,11 @@
-"""Whether a challenger becomes champion: checks with a name, what was measured, its limit and its verdict.
+"""Whether a challenger becomes champion: checks with a name, what was measured, its limit and its
+verdict.
 
-Champion and challenger are scored in the same run on the same pairs (`tasks.promotion.scoring`). What cannot be measured does not
-pass: a NaN, a missing metric, figures of other queries or of another data version never promote. Two checks guard
-against chance: the 95 % interval of the difference has to lie above the margin, and exchanging the two models' results
-product by product may be as good in 2.5 % of the cases. The first alone promotes an equal model in up to 3.6 % of the
+Champion and challenger are scored in the same run on the same pairs (`tasks.promotion.scoring`).
+What cannot be measured does not pass: a NaN, a missing metric, figures of other queries or of
+another data version never promote. Two checks guard against chance: the 95 % interval of the
+difference has to lie above the margin, and exchanging the two models' results product by product
+may be as good in 2.5 % of the cases. The first alone promotes an equal model in up to 3.6 % of the
 cases where products are few or uneven, both together in 2.5 % at most.
 """
 
@@ -16,12 +18,12 @@ import numpy.typing as npt
 
 from model.config.sections import GateConfig
 from tasks.pages.text import visible
+from tasks.registry.versions import CHALLENGER, CHAMPION
 from tasks.runtime.records import Check, Decision, Evaluation, Validation
 
 if TYPE_CHECKING:
     from model.evaluation.retrieval import RetrievalResult
 
-CHAMPION, CHALLENGER = "champion", "challenger"
 MAX_CHANCE = 0.025
 SAME_FIGURE = 0.002  # of mean recall: what another batch size may change in bf16
 
@@ -53,7 +55,9 @@ def decide_first(version: int, checks: list[Check], had_champion: bool) -> Decis
             "there was a champion, but its alias or version was removed; choose one with "
             f"`python -m flows rollback` or `python -m flows promote --version {version}`"
         )
-    passed = "first champion: " + next(check.note for check in checks if check.name == "base weights")
+    passed = "first champion: " + next(
+        check.note for check in checks if check.name == "base weights"
+    )
     return _decision(version, None, checks, failed, passed)
 
 
@@ -61,10 +65,14 @@ def decide_against(version: int, champion: int, checks: list[Check]) -> Decision
     """Return the decision on a version that was compared with the champion."""
     figures = next((check.note for check in checks if check.name == "difference"), "")
     failed = _failed(checks)
-    return _decision(version, champion, checks, failed and f"not better: {failed}", f"better: {figures}")
+    return _decision(
+        version, champion, checks, failed and f"not better: {failed}", f"better: {figures}"
+    )
 
 
-def _decision(version: int, champion: int | None, checks: list[Check], failed: str, passed: str) -> Decision:
+def _decision(
+    version: int, champion: int | None, checks: list[Check], failed: str, passed: str
+) -> Decision:
     beats_base = all(check.passed for check in checks if check.name == "base weights")
     return Decision(
         version=version,
@@ -78,15 +86,24 @@ def _decision(version: int, champion: int | None, checks: list[Check], failed: s
 
 def _failed(checks: list[Check]) -> str:
     return "; ".join(
-        f"{check.name}: {check.note}" if check.note else check.name for check in checks if not check.passed
+        f"{check.name}: {check.note}" if check.note else check.name
+        for check in checks
+        if not check.passed
     )
 
 
 def check_alone(
-    gate: GateConfig, evaluation: Evaluation, validation: Validation, new: Scored | None, columns: Columns
+    gate: GateConfig,
+    evaluation: Evaluation,
+    validation: Validation,
+    new: Scored | None,
+    columns: Columns,
 ) -> list[Check]:
     """Return the checks that need no champion: expectations, base weights, floors and worst slices."""
-    recall, base = _metric(evaluation.metrics, "mean_recall"), _metric(evaluation.base_metrics, "mean_recall")
+    recall, base = (
+        _metric(evaluation.metrics, "mean_recall"),
+        _metric(evaluation.base_metrics, "mean_recall"),
+    )
     beaten = f"mean recall {_share(recall)} against {_share(base)} of its base weights"
     met = validation.expectations
     checks = [
@@ -98,7 +115,11 @@ def check_alone(
         known = "" if value is not None else f"; known: {', '.join(sorted(evaluation.metrics))}"
         checks.append(_at_least(name, value, floor, f"{_figure(value)}, floor {floor:g}{known}"))
     for column, floor in sorted(gate.min_slice_recall.items()):
-        recalls = {} if new is None or column not in columns else _slice_recalls(new.result, columns[column], gate)
+        recalls = (
+            {}
+            if new is None or column not in columns
+            else _slice_recalls(new.result, columns[column], gate)
+        )
         worst = min(recalls, key=lambda value: recalls[value], default=None)
         lowest = None if worst is None else recalls[worst]
         note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"
@@ -107,21 +128,41 @@ def check_alone(
 
 
 def check_against(
-    gate: GateConfig, evaluation: Evaluation, new: Scored, old: Scored, columns: Columns, seed: int, champion: str
+    gate: GateConfig,
+    evaluation: Evaluation,
+    new: Scored,
+    old: Scored,
+    columns: Columns,
+    seed: int,
+    champion: str,
 ) -> list[Check]:
     """Return the checks of a challenger's result against the champion's; ``champion`` names it in sentences."""
     note = _incomparable(new, old)
-    checks = [Check(name="same test", value=None, limit=None, passed=not note, note=note or "the same pairs and K")]
+    checks = [
+        Check(
+            name="same test",
+            value=None,
+            limit=None,
+            passed=not note,
+            note=note or "the same pairs and K",
+        )
+    ]
     if note:
         return checks
     said = _metric(evaluation.metrics, "mean_recall")
     apart = None if said is None else abs(said - new.result.mean_recall)
     note = f"evaluated {_share(said)}, scored again {new.result.mean_recall:.2%}"
     checks.append(_at_most("same figure", apart, SAME_FIGURE, note))
-    return [*checks, *_check_difference(gate, new, old, seed, champion), *_check_slices(gate, new, old, columns)]
+    return [
+        *checks,
+        *_check_difference(gate, new, old, seed, champion),
+        *_check_slices(gate, new, old, columns),
+    ]
 
 
-def _check_difference(gate: GateConfig, new: Scored, old: Scored, seed: int, champion: str) -> Iterator[Check]:
+def _check_difference(
+    gate: GateConfig, new: Scored, old: Scored, seed: int, champion: str
+) -> Iterator[Check]:
     from model.evaluation.bootstrap import exchanged_share, mean_recall_difference
 
     interval = mean_recall_difference(new.result, old.result, gate.draws, seed)
@@ -131,7 +172,12 @@ def _check_difference(gate: GateConfig, new: Scored, old: Scored, seed: int, cha
     )
     yield _above("difference", interval.low, gate.margin, figures)
     share = exchanged_share(new.result, old.result, gate.draws, seed)
-    yield _at_most("chance", share, MAX_CHANCE, f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}")
+    yield _at_most(
+        "chance",
+        share,
+        MAX_CHANCE,
+        f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}",
+    )
 
 
 def _check_slices(gate: GateConfig, new: Scored, old: Scored, columns: Columns) -> Iterator[Check]:
@@ -139,10 +185,14 @@ def _check_slices(gate: GateConfig, new: Scored, old: Scored, columns: Columns) 
         if column not in columns:
             yield _at_least(column, None, -limit, f"test's side table has no column {column}")
             continue
-        before, after = (_slice_recalls(scored.result, columns[column], gate) for scored in (old, new))
+        before, after = (
+            _slice_recalls(scored.result, columns[column], gate) for scored in (old, new)
+        )
         for value in sorted(after):
             note = f"{before[value]:.2%} → {after[value]:.2%}, may fall by {limit:.2%}"
-            yield _at_least(f"{column} {visible(value)}", after[value] - before[value], -limit, note)
+            yield _at_least(
+                f"{column} {visible(value)}", after[value] - before[value], -limit, note
+            )
 
 
 def _incomparable(new: Scored, old: Scored) -> str:
@@ -164,7 +214,9 @@ def _incomparable(new: Scored, old: Scored) -> str:
     return ""
 
 
-def _slice_recalls(result: "RetrievalResult", labels: SliceLabels, gate: GateConfig) -> dict[str, float]:
+def _slice_recalls(
+    result: "RetrievalResult", labels: SliceLabels, gate: GateConfig
+) -> dict[str, float]:
     """Return the mean recall of each value of a column that has enough captions."""
     from model.evaluation.retrieval import DIRECTIONS
 
@@ -174,7 +226,9 @@ def _slice_recalls(result: "RetrievalResult", labels: SliceLabels, gate: GateCon
         hits_Q = np.mean([side.ranks <= k for k in side.rank_at], axis=0)
         values, place_Q, count = np.unique(label_Q, return_inverse=True, return_counts=True)
         means = np.bincount(place_Q, hits_Q) / count
-        sides.append({str(v): (float(m), int(c)) for v, m, c in zip(values, means, count, strict=True) if v})
+        sides.append(
+            {str(v): (float(m), int(c)) for v, m, c in zip(values, means, count, strict=True) if v}
+        )
     text, image = sides
     enough = [value for value in text if value in image and text[value][1] >= gate.min_slice_pairs]
     return {value: (text[value][0] + image[value][0]) / 2 for value in enough}
@@ -192,11 +246,15 @@ def _above(name: str, value: float | None, limit: float | None, note: str) -> Ch
 
 
 def _at_least(name: str, value: float | None, limit: float, note: str) -> Check:
-    return Check(name=name, value=value, limit=limit, passed=value is not None and value >= limit, note=note)
+    return Check(
+        name=name, value=value, limit=limit, passed=value is not None and value >= limit, note=note
+    )
 
 
 def _at_most(name: str, value: float | None, limit: float, note: str) -> Check:
-    return Check(name=name, value=value, limit=limit, passed=value is not None and value <= limit, note=note)
+    return Check(
+        name=name, value=value, limit=limit, passed=value is not None and value <= limit, note=note
+    )
 
 
 def _share(value: float | None) -> str:

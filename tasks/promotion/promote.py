@@ -1,8 +1,9 @@
 """Decide on a version and move the registry's aliases: promote, by hand too, and roll back.
 
-Before an alias moves the champion is read again under the registry's lock (`tasks.registry.aliases`); a decision that was made
-against another one is not carried out. A read that fails is a ServiceError and never "there is no
-champion", and an alias that a person set in MLflow's page is the champion to beat.
+Before an alias moves the champion is read again under the registry's lock
+(`tasks.registry.aliases`); a decision that was made against another one is not carried out. A read
+that fails is a ServiceError and never "there is no champion", and an alias that a person set in
+MLflow's page is the champion to beat.
 """
 
 import os
@@ -15,8 +16,6 @@ from prefect.runtime import flow_run
 
 from model.errors import PromotionRefused
 from tasks.promotion.gate import (
-    CHALLENGER,
-    CHAMPION,
     Scored,
     check_against,
     check_alone,
@@ -25,22 +24,29 @@ from tasks.promotion.gate import (
     decide_first,
 )
 from tasks.promotion.scoring import score, slice_columns
-from tasks.registry.aliases import change_champion, finish_change, leave_reason, mark_champion, number_of
-from tasks.registry.register import (
+from tasks.registry.aliases import (
+    change_champion,
+    finish_change,
+    leave_reason,
+    mark_champion,
+    number_of,
+)
+from tasks.registry.files import loadable_folder
+from tasks.registry.register import decided_tag, registry_lock
+from tasks.registry.tracking import tracking_client
+from tasks.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
     PREVIOUS,
     WAS_CHAMPION_TAG,
     aliases_of,
-    decided_tag,
     find_versions,
     had_champion,
-    loadable_folder,
     model_tags,
     read_alias,
     read_version,
-    registry_lock,
     unreachable,
 )
-from tasks.registry.tracking import tracking_client
 from tasks.runtime.page import show_table
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
 from tasks.runtime.stage import service_task
@@ -53,7 +59,8 @@ ALREADY_CHAMPION = "is the champion already"
 
 @service_task("gate")
 def decide(run: Run, validation: Validation, version: Version, evaluation: Evaluation) -> Decision:
-    """Decide on a new version by the checks of the gate, the champion scored again in this very run.
+    """Decide on a new version by the checks of the gate, the champion scored again in this very
+    run.
 
     Raises:
         ServiceError: the registry does not answer; nothing was promoted.
@@ -88,13 +95,21 @@ def decide(run: Run, validation: Validation, version: Version, evaluation: Evalu
 
 
 def _judge(
-    run: Run, validation: Validation, version: Version, evaluation: Evaluation, champion: ModelVersion | None
+    run: Run,
+    validation: Validation,
+    version: Version,
+    evaluation: Evaluation,
+    champion: ModelVersion | None,
 ) -> Decision:
     client, gate = tracking_client(), run.config.gate
     had_one = had_champion(client, version.name)
     columns = slice_columns(run, validation, {*gate.max_slice_fall, *gate.min_slice_recall})
     is_scored = champion is not None or bool(gate.min_slice_recall)
-    new = _score(run, validation, read_version(client, version.name, version.number)) if is_scored else None
+    new = (
+        _score(run, validation, read_version(client, version.name, version.number))
+        if is_scored
+        else None
+    )
     checks = check_alone(gate, evaluation, validation, new, columns)
     if champion is None or new is None:
         return decide_first(version.number, checks, had_one)
@@ -118,7 +133,9 @@ def publish(decision: Decision) -> None:
     """Show the checks on Prefect's page."""
     verdict = "promote" if decision.is_promoted else "do not promote"
     show_table(
-        check_table(decision), key="gate", description=f"Version {decision.version}: {verdict}. {decision.reason}"
+        check_table(decision),
+        key="gate",
+        description=f"Version {decision.version}: {verdict}. {decision.reason}",
     )
 
 
@@ -150,13 +167,21 @@ def announce(name: str, decision: Decision) -> None:
         return
     emit_event(
         PROMOTED if decision.is_promoted else HELD_BACK,
-        resource={"prefect.resource.id": f"commerce-clip.model.{name}", "prefect.resource.name": name},
-        payload={"version": decision.version, "before": decision.champion, "reason": decision.reason},
+        resource={
+            "prefect.resource.id": f"commerce-clip.model.{name}",
+            "prefect.resource.name": name,
+        },
+        payload={
+            "version": decision.version,
+            "before": decision.champion,
+            "reason": decision.reason,
+        },
     )
 
 
 def carry_out(version: Version, decision: Decision, mark: str) -> bool:
-    """Set aliases and tags as decided, whole or not at all; return False where the champion is another by now.
+    """Set aliases and tags as decided, whole or not at all; return False where the champion is
+    another by now.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -166,17 +191,23 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
         with registry_lock(version.name, f"promotion of version {version.number}"):
             finish_change(client, version.name)
             champion = number_of(read_alias(client, version.name, CHAMPION))
-            is_done = decision.is_promoted and champion == version.number  # by a try that did not get to the end
+            is_done = (
+                decision.is_promoted and champion == version.number
+            )  # by a try that did not get to the end
             if champion != decision.champion and not is_done:
                 return False
             if decision.is_promoted and not is_done:
-                change_champion(client, version.name, champion, version.number, decision.reason, decision.checks)
+                change_champion(
+                    client, version.name, champion, version.number, decision.reason, decision.checks
+                )
             elif CHALLENGER in decision.aliases:
                 client.set_registered_model_alias(version.name, CHALLENGER, str(version.number))
             if decision.is_promoted:
                 mark_champion(client, version.name, version.number)
             leave_reason(client, version.name, version.number, decision.reason)
-            client.set_model_version_tag(version.name, str(version.number), decided_tag(mark), "true")
+            client.set_model_version_tag(
+                version.name, str(version.number), decided_tag(mark), "true"
+            )
     except MlflowException as error:
         raise unreachable("could not set aliases", error) from error
     return True
@@ -197,7 +228,8 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
 def roll_back(name: str, reason: str) -> Decision:
     """Make the version before the champion the champion again.
 
-    That is ``previous``, or where a person moved the alias in MLflow's page, the one that was champion until then.
+    That is ``previous``, or where a person moved the alias in MLflow's page, the one that was
+    champion until then.
 
     Raises:
         PromotionRefused: there is no such version, or its files are not what was registered.
@@ -216,7 +248,10 @@ def roll_back(name: str, reason: str) -> Decision:
 
 
 def _before(client: MlflowClient, name: str) -> ModelVersion | None:
-    champion, last = read_alias(client, name, CHAMPION), model_tags(client, name).get(WAS_CHAMPION_TAG)
+    champion, last = (
+        read_alias(client, name, CHAMPION),
+        model_tags(client, name).get(WAS_CHAMPION_TAG),
+    )
     if champion is not None and last != str(champion.version):
         for version in find_versions(client, name, {}):  # it may have been deleted
             if str(version.version) == last:
@@ -231,13 +266,19 @@ def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision
             champion = number_of(read_alias(client, name, CHAMPION))
             if champion == number:
                 return Decision(
-                    version=number, is_promoted=False, aliases=[CHAMPION], reason=ALREADY_CHAMPION, champion=champion
+                    version=number,
+                    is_promoted=False,
+                    aliases=[CHAMPION],
+                    reason=ALREADY_CHAMPION,
+                    champion=champion,
                 )
             change_champion(client, name, champion, number, reason, [])
             leave_reason(client, name, number, reason)
     except MlflowException as error:
         raise unreachable("could not set aliases", error) from error
-    return Decision(version=number, is_promoted=True, aliases=[CHAMPION], reason=reason, champion=champion)
+    return Decision(
+        version=number, is_promoted=True, aliases=[CHAMPION], reason=reason, champion=champion
+    )
 
 
 # ---- what is kept of it ----
@@ -248,7 +289,11 @@ def _keep_decision(run: Run, decision: Decision) -> None:
     client = tracking_client()
     try:
         client.log_text(run.mlflow_run_id, decision.model_dump_json(indent=2), "gate/decision.json")
-        client.set_tag(run.mlflow_run_id, "commerce_clip.gate", "promoted" if decision.is_promoted else "held back")
+        client.set_tag(
+            run.mlflow_run_id,
+            "commerce_clip.gate",
+            "promoted" if decision.is_promoted else "held back",
+        )
         client.set_tag(run.mlflow_run_id, "commerce_clip.gate_reason", decision.reason[:4000])
     except MlflowException as error:
         raise unreachable("could not keep the decision", error) from error

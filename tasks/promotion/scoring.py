@@ -18,8 +18,8 @@ def score(run: Run, validation: Validation, folder: Path) -> Scored:
     Raises:
         ValueError: an embedding is NaN or infinite.
     """
-    from model.embeddings.embed import judge
-    from model.towers.towers import load_towers
+    from model.evaluation.judge import judge
+    from model.towers.folder import load_towers
 
     towers = load_towers(folder, run.config.device, run.config.precision)
     settings = run.config.evaluate
@@ -42,5 +42,7 @@ def slice_columns(run: Run, validation: Validation, wanted: Iterable[str]) -> Co
     columns = {}
     for name in sorted(names.intersection(table.column_names)):
         label_N: Labels = np.array(table[name].take(test.line - 1).to_pylist(), dtype=np.str_)
-        columns[name] = SliceLabels(label_N[related.caption_row.numpy()], label_N[related.image_row.numpy()])
+        columns[name] = SliceLabels(
+            label_N[related.caption_row.numpy()], label_N[related.image_row.numpy()]
+        )
     return columns

@@ -1,1 +1,4 @@
-"""registry."""
+"""MLflow: runs, metrics that are never lost, versions, aliases.
+
+The only wing that imports mlflow, beside `promotion`. Imports `runtime`, `data` and `pages`.
+"""

@@ -1,8 +1,10 @@
-"""Move the alias ``champion``: each change whole, with its reason, in a history that is only ever added to.
+"""Move the alias ``champion``: each change whole, with its reason, in a history that is only ever
+added to.
 
-A change is written down before its first step (a tag of the registered model) and struck out after its last, under a
-lock that ends with its process: whoever comes next finishes what a kill left. There is no moment without a champion,
-and ``previous`` is always the one before. An alias that a person set in MLflow's page stays.
+A change is written down before its first step (a tag of the registered model) and struck out after
+its last, under a lock that ends with its process: whoever comes next finishes what a kill left.
+There is no moment without a champion, and ``previous`` is always the one before. An alias that a
+person set in MLflow's page stays.
 """
 
 import getpass
@@ -17,11 +19,19 @@ from mlflow.exceptions import MlflowException
 from pydantic import Field, ValidationError
 
 from model.storage.sealed import fault_point
-from tasks.promotion.gate import CHALLENGER, CHAMPION
-from tasks.registry.register import PREVIOUS, WAS_CHAMPION_TAG, find_versions, model_tags, read_alias, unreachable
 from tasks.registry.tracking import begin_mlflow_run, tracking_client
+from tasks.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    WAS_CHAMPION_TAG,
+    find_versions,
+    model_tags,
+    read_alias,
+    unreachable,
+)
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import Check, Record
-from tasks.runtime.stage import run_logger
 
 REASON_TAG = "commerce_clip.promotion"
 CHANGE_TAG = "commerce_clip.change_under_way"
@@ -51,7 +61,9 @@ def change_champion(
 
 
 def _change(name: str, before: int | None, after: int, why: str, checks: list[Check]) -> Change:
-    measured = {check.name: check.value for check in checks[:MAX_FIGURES] if check.value is not None}
+    measured = {
+        check.name: check.value for check in checks[:MAX_FIGURES] if check.value is not None
+    }
     when = datetime.now(UTC).isoformat(timespec="seconds")
     return Change(
         key=uuid4().hex,
@@ -73,7 +85,8 @@ def _begin(client: MlflowClient, change: Change) -> None:
 
 
 def finish_change(client: MlflowClient, name: str) -> None:
-    """Do what is written down, however far an earlier try got; the caller holds the registry's lock.
+    """Do what is written down, however far an earlier try got; the caller holds the registry's
+    lock.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -91,17 +104,23 @@ def _finish(client: MlflowClient, name: str) -> None:
         return
     champion = number_of(read_alias(client, name, CHAMPION))
     if not _is_there(client, change):
-        run_logger().warning("%s: version %s is gone, so it does not become champion", name, change.after)
+        run_logger().warning(
+            "%s: version %s is gone, so it does not become champion", name, change.after
+        )
     elif champion in (change.before, change.after):
         _set_aliases(client, change, champion)
         _add_to_history(client, change)
     else:
-        run_logger().warning("%s: a person made version %s champion meanwhile; it stays", name, champion)
+        run_logger().warning(
+            "%s: a person made version %s champion meanwhile; it stays", name, champion
+        )
     client.delete_registered_model_tag(name, CHANGE_TAG)
 
 
 def _is_there(client: MlflowClient, change: Change) -> bool:
-    return any(int(version.version) == change.after for version in find_versions(client, change.model, {}))
+    return any(
+        int(version.version) == change.after for version in find_versions(client, change.model, {})
+    )
 
 
 def _set_aliases(client: MlflowClient, change: Change, champion: int | None) -> None:
@@ -112,7 +131,9 @@ def _set_aliases(client: MlflowClient, change: Change, champion: int | None) -> 
         fault_point("promote:between_aliases")
         client.set_registered_model_alias(name, CHAMPION, after)
         fault_point("promote:after_alias")
-    previous, challenger = (number_of(read_alias(client, name, alias)) for alias in (PREVIOUS, CHALLENGER))
+    previous, challenger = (
+        number_of(read_alias(client, name, alias)) for alias in (PREVIOUS, CHALLENGER)
+    )
     if previous == change.after:
         client.delete_registered_model_alias(name, PREVIOUS)
     if challenger is not None and challenger <= change.after:
@@ -131,18 +152,24 @@ def mark_champion(client: MlflowClient, name: str, number: int) -> None:
 def leave_reason(client: MlflowClient, name: str, number: int, reason: str) -> None:
     """Leave as tag and description of a version who decided on it, when, and why."""
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    client.set_model_version_tag(name, str(number), REASON_TAG, f"{when} {getpass.getuser()}: {reason}")
+    client.set_model_version_tag(
+        name, str(number), REASON_TAG, f"{when} {getpass.getuser()}: {reason}"
+    )
     client.update_model_version(name, str(number), description=reason)
 
 
 def _add_to_history(client: MlflowClient, change: Change) -> None:
     """Add a file to the history of a model: an MLflow run of its own whose artifacts are never written again."""
-    run_id = begin_mlflow_run(client, f"history:{change.model}", f"history of {change.model}", {}, {})
+    run_id = begin_mlflow_run(
+        client, f"history:{change.model}", f"history of {change.model}", {}, {}
+    )
     kept = [file.path for file in client.list_artifacts(run_id, HISTORY)]
     if any(change.key[:8] in path for path in kept):
         return
     number = len(kept) + 1
-    client.log_text(run_id, change.model_dump_json(indent=2), f"{HISTORY}/{number:06d}-{change.key[:8]}.json")
+    client.log_text(
+        run_id, change.model_dump_json(indent=2), f"{HISTORY}/{number:06d}-{change.key[:8]}.json"
+    )
 
 
 def history(name: str) -> list[Change]:

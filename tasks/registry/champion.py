@@ -3,13 +3,15 @@
 from mlflow.exceptions import MlflowException
 
 from model.errors import CheckpointError
-from tasks.registry.register import champion_origin, registered_model
+from tasks.registry.files import registered_model
+from tasks.registry.versions import champion_origin
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import TrainedModel
-from tasks.runtime.stage import run_logger
 
 
 def champion_model(name: str) -> TrainedModel | None:
-    """Return the champion; None where there is none, or its files cannot be had, which is then said.
+    """Return the champion; None where there is none, or its files cannot be had, which is then
+    said.
 
     Showing it is no decision: whether it can be compared and must be healed, the gate says.
 

@@ -1,9 +1,10 @@
-"""A stage's metrics on their way to MLflow: spooled at once, sent by a thread, never lost and never waited for.
+"""A stage's metrics on their way to MLflow: spooled at once, sent by a thread, never lost and never
+waited for.
 
-Training appends a line to ``metrics.jsonl`` in the stage's folder (about 20 µs) and goes on. A thread sends the lines
-in order and remembers in ``metrics.sent`` how far it came, so a server that is away, slow or restarted costs nothing:
-what waits is sent when it is back, or when the run is started again. A line that is sent twice is one to MLflow,
-because its time stamp is the spool's.
+Training appends a line to ``metrics.jsonl`` in the stage's folder (about 20 µs) and goes on. A
+thread sends the lines in order and remembers in ``metrics.sent`` how far it came, so a server that
+is away, slow or restarted costs nothing: what waits is sent when it is back, or when the run is
+started again. A line that is sent twice is one to MLflow, because its time stamp is the spool's.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from model.errors import ServiceError
 from model.storage.files import atomic_write
-from tasks.runtime.stage import run_logger
+from tasks.runtime.log import run_logger
 
 SPOOL, SENT = "metrics.jsonl", "metrics.sent"
 LINES_A_REQUEST = 50
@@ -63,7 +64,9 @@ class MetricLog:
         if step <= self._last.get(kind, -1):
             return
         self._last[kind] = step
-        named = {f"{self._stage}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        named = {
+            f"{self._stage}/{name}": value for name, value in values.items() if math.isfinite(value)
+        }
         line = {"kind": kind, "step": step, "time_ms": time.time_ns() // 1_000_000, "values": named}
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()

@@ -1,6 +1,7 @@
 """The registered model as MLflow loads it: a DataFrame of captions or images in, embeddings out.
 
-MLflow runs this file itself when it loads a version ("models from code"), so no pickled object is ever read.
+MLflow runs this file itself when it loads a version ("models from code"), so no pickled object is
+ever read.
 """
 
 from pathlib import Path
@@ -16,26 +17,37 @@ class EmbeddingModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the towers after checking the SHA-256 of their files."""
-        from model.towers.towers import load_towers
+        from model.towers.folder import load_towers
 
         self.towers = load_towers(Path(context.artifacts["model"]))
 
     def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return ``text_embedding`` for a ``caption`` column (str) and ``image_embedding`` for ``image`` (bytes).
+        """Return ``text_embedding`` for a ``caption`` column (str) and ``image_embedding`` for
+        ``image`` (bytes).
 
-        Embeddings are lists of D floats, L2-normalised. Raises ValueError for other columns or an unreadable image.
+        Embeddings are lists of D floats, L2-normalised. Raises ValueError for other columns or an
+        unreadable image.
         """
         from model.embeddings.embed import embed_captions, embed_encoded_images
 
         embedded = pd.DataFrame(index=model_input.index)
         if "caption" in model_input and model_input["caption"].notna().all():
-            embedded["text_embedding"] = embed_captions(self.towers, model_input["caption"].tolist()).tolist()
+            embedded["text_embedding"] = embed_captions(
+                self.towers, model_input["caption"].tolist()
+            ).tolist()
         if "image" in model_input and model_input["image"].notna().all():
-            embedded["image_embedding"] = embed_encoded_images(self.towers, model_input["image"].tolist()).tolist()
+            embedded["image_embedding"] = embed_encoded_images(
+                self.towers, model_input["image"].tolist()
+            ).tolist()
         if embedded.empty:
-            raise ValueError("the DataFrame needs a full column 'caption' (text) or 'image' (bytes of a picture)")
+            raise ValueError(
+                "the DataFrame needs a full column 'caption' (text) or 'image' (bytes of a picture)"
+            )
         return embedded
 
 

@@ -1,7 +1,7 @@
 """MLflow tracking: one MLflow run a fingerprint, whatever number of tries it takes.
 
-Only this file and those of the registry (`tasks.registry.register`, `tasks.registry.aliases`, `tasks.promotion.promote`) import MLflow. Training
-metrics go through `tasks.registry.metric_log`.
+Only this file and those of the registry (`tasks.registry.register`, `tasks.registry.aliases`,
+`tasks.promotion.promote`) import MLflow. Training metrics go through `tasks.registry.metric_log`.
 """
 
 import json
@@ -55,7 +55,9 @@ def tracking_client() -> MlflowClient:
 
 def _require_health(uri: str) -> None:
     try:
-        reply = httpx.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S, follow_redirects=True)
+        reply = httpx.get(
+            f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S, follow_redirects=True
+        )
         if reply.is_success:
             return
         reason: object = f"status {reply.status_code}"
@@ -77,7 +79,11 @@ def experiment_id(client: MlflowClient) -> str:
 
 
 def begin_mlflow_run(
-    client: MlflowClient, fingerprint: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    client: MlflowClient,
+    fingerprint: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
 ) -> str:
     """Return the id of the fingerprint's MLflow run: the one that an earlier try began, or a new one."""
     experiment = experiment_id(client)
@@ -87,8 +93,15 @@ def begin_mlflow_run(
         run_id = str(found[0].info.run_id)
         client.update_run(run_id, status="RUNNING")
     else:
-        run_id = str(client.create_run(experiment, run_name=name, tags={FINGERPRINT_TAG: fingerprint}).info.run_id)
-        client.log_batch(run_id, params=[Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()])
+        run_id = str(
+            client.create_run(
+                experiment, run_name=name, tags={FINGERPRINT_TAG: fingerprint}
+            ).info.run_id
+        )
+        client.log_batch(
+            run_id,
+            params=[Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()],
+        )
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 
@@ -111,7 +124,9 @@ def end_mlflow_run(run_id: str, status: str) -> None:
     try:
         tracking_client().set_terminated(run_id, status)
     except MlflowException as error:
-        raise ServiceError(f"MLflow could not end run {run_id} ({error.error_code}); run again") from error
+        raise ServiceError(
+            f"MLflow could not end run {run_id} ({error.error_code}); run again"
+        ) from error
 
 
 def metric_sender(run_id: str) -> Send:
@@ -132,7 +147,9 @@ def metric_sender(run_id: str) -> Send:
             for start in range(0, len(metrics), MAX_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
         except MlflowException as error:
-            raise ServiceError(f"MLflow did not take metrics of run {run_id} ({error.error_code})") from error
+            raise ServiceError(
+                f"MLflow did not take metrics of run {run_id} ({error.error_code})"
+            ) from error
 
     return send
 
@@ -141,7 +158,9 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], fo
     """Log final metrics and attach files under an artifact folder of the run."""
     client = tracking_client()
     now_ms = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in metrics.items()])
+    client.log_batch(
+        run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+    )
     for file in files:
         client.log_artifact(run_id, str(file), folder)
 
@@ -162,7 +181,11 @@ def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:
     tracking_client()
     destination.mkdir(parents=True, exist_ok=True)
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=folder, dst_path=str(destination)))
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=folder, dst_path=str(destination)
+            )
+        )
     except (MlflowException, OSError):
         return None
 
@@ -171,7 +194,12 @@ def log_model(run_id: str, config: RunConfig, folder: Path) -> str:
     """Log the model folder, loadable by `mlflow.pyfunc`, to the run and return MLflow's id of it."""
     embedding = Array(DataType.float)
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "caption", required=False), ColSpec("binary", "image", required=False)]),
+        inputs=Schema(
+            [
+                ColSpec("string", "caption", required=False),
+                ColSpec("binary", "image", required=False),
+            ]
+        ),
         outputs=Schema(
             [
                 ColSpec(embedding, "text_embedding", required=False),

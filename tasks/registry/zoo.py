@@ -11,18 +11,18 @@ from model.config.sections import Name
 from model.errors import CheckpointError, ConfigError
 from model.towers.imported import ORIGIN_FILE
 from model.zoo.family import licence_of
-from tasks.runtime.environment import state_folder
+from tasks.runtime.environment import models_folder
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
 
 
-def models_folder() -> Path:
-    """Return the folder below which imported models lie, each by its name."""
-    return state_folder() / "models"
-
-
 def import_published(
-    path: Path, name: str, towers: str | None, activation: str | None, sha256: str | None, licence: str | None
+    path: Path,
+    name: str,
+    towers: str | None,
+    activation: str | None,
+    sha256: str | None,
+    licence: str | None,
 ) -> tuple[Path, dict[str, Any]]:
     """Import a published model under a name; return its folder and where it is from.
 
@@ -38,10 +38,14 @@ def import_published(
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
-        raise ConfigError(f"--as {name!r}: a name has small letters, digits, '.', '_' and '-', 64 at most") from None
+        raise ConfigError(
+            f"--as {name!r}: a name has small letters, digits, '.', '_' and '-', 64 at most"
+        ) from None
     folder = models_folder() / name
     if folder.exists():
-        raise CheckpointError(f"{folder}: there is a model of that name; choose another, or remove the folder")
+        raise CheckpointError(
+            f"{folder}: there is a model of that name; choose another, or remove the folder"
+        )
     listed = licence or licence_of(towers or "") or licence_of(name)
     return folder, import_model(path, folder, Told(towers, activation), sha256, listed)
 
@@ -57,7 +61,8 @@ def licence_of_model(folder: Path) -> str | None:
 
 
 def convert(source: str, to: str, out: Path) -> Path:
-    """Write a registered version (``models:/name@alias``), an imported model or a model folder in a published form.
+    """Write a registered version (``models:/name@alias``), an imported model or a model folder in a
+    published form.
 
     Raises:
         ConfigError: the source or the form is unknown.
@@ -71,7 +76,8 @@ def convert(source: str, to: str, out: Path) -> Path:
 
 
 def folder_of(source: str) -> Path:
-    """Return the folder of a registered version (``models:/name@alias``), of an imported model, or of a path.
+    """Return the folder of a registered version (``models:/name@alias``), of an imported model, or
+    of a path.
 
     Raises:
         ConfigError: the registry has no such version.
@@ -79,7 +85,8 @@ def folder_of(source: str) -> Path:
     """
     registered = REGISTERED.fullmatch(source)
     if registered:
-        from tasks.registry.register import find_version, registered_model
+        from tasks.registry.files import registered_model
+        from tasks.registry.versions import find_version
 
         return registered_model(find_version(registered["name"], registered["which"])).folder
     folder = models_folder() / source

@@ -1,8 +1,9 @@
 """Where a run leaves its traces, and what the services that it starts may not do.
 
-Everything lies under one folder, ``state/`` (moved by the environment variable COMMERCE_CLIP_STATE). `prepare` fills in
-environment variables that are not set yet; it must run before Prefect or MLflow is imported, because both read their
-settings at import. No part may phone home or write to HOME.
+Everything lies under one folder, ``state/`` (moved by the environment variable
+COMMERCE_CLIP_STATE). `prepare` fills in environment variables that are not set yet; it must run
+before Prefect or MLflow is imported, because both read their settings at import. No part may phone
+home or write to HOME.
 """
 
 import json
@@ -20,7 +21,8 @@ NO_TELEMETRY = {
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-# Of a run's life on its server; an automation marks as crashed what has missed three (flows/automations.py).
+# Of a run's life on its server; an automation marks as crashed what has missed three
+# (flows/automations.py).
 HEARTBEAT_S = 30
 TIMEOUTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
@@ -84,3 +86,13 @@ def embedded_tracking_uri() -> str:
 def artifact_root() -> Path:
     """Return the folder in which the embedded MLflow keeps artifacts."""
     return state_folder() / "mlartifacts"
+
+
+def report_folder(version: str) -> Path:
+    """Return where profiles, quarantine, Data Docs and the card of a data version lie."""
+    return state_folder() / "data" / version
+
+
+def models_folder() -> Path:
+    """Return the folder below which imported models lie, each by its name."""
+    return state_folder() / "models"

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from prefect.runtime import flow_run
+
 from model.config.load import RunConfig
 from model.config.sections import ModelConfig
 from model.storage.files import file_digest
 from model.storage.sealed import MANIFEST
 from model.towers.imported import find_imported, recorded_weights_sha256
-from tasks.registry.zoo import models_folder
-from tasks.runtime.environment import ROOT
+from tasks.runtime.environment import ROOT, models_folder, report_folder
 from tasks.runtime.records import DataVersion, Run
 
 CODE_FOLDERS = ("model", "tasks")
@@ -53,14 +54,17 @@ def code_version() -> str:
 @cache
 def stage_code_version(module: str) -> str:
     """Return the SHA-256 (hex) of the sources that a stage's results depend on."""
-    content = "".join(f"{name}:{file_digest(path)}\n" for name, path in sorted(stage_sources(module).items()))
+    content = "".join(
+        f"{name}:{file_digest(path)}\n" for name, path in sorted(stage_sources(module).items())
+    )
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def stage_sources(module: str) -> dict[str, Path]:
     """Return a module and every one of ours that it imports, however deep, by name with its file.
 
-    Imports inside functions count; modules that change no result do not. Reading 60 files takes 0.2 s.
+    Imports inside functions count; modules that change no result do not. Reading 60 files takes 0.2
+    s.
     """
     sources: dict[str, Path] = {}
     waiting = [module]
@@ -79,7 +83,9 @@ def _source(module: str) -> Path | None:
     if package not in CODE_FOLDERS:
         return None
     path = ROOT.joinpath(package, *rest)
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    return next(
+        (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None
+    )
 
 
 def _imported(path: Path) -> list[str]:
@@ -95,13 +101,22 @@ def _imported(path: Path) -> list[str]:
 def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence[str]) -> str:
     """Return the SHA-256 (hex) of what a stage's result depends on.
 
-    That is the data version and its limits, the code of the stage, its sections of the config, the base weights, and
-    the results that it starts from.
+    That is the data version and its limits, the code of the stage, its sections of the config, the
+    base weights, and the results that it starts from.
     """
     config = run.config.model_dump(mode="json", exclude={"data": {"path"}})
-    read = {name: config[name] for name in sorted({"data", "seed", "device", "precision", "compile", *sections})}
+    read = {
+        name: config[name]
+        for name in sorted({"data", "seed", "device", "precision", "compile", *sections})
+    }
     base = (architecture_id(run.config.model), base_weights_id(run.config), concepts_id(run.config))
-    parts = (run.data.version, stage_code_version(module), json.dumps(read, sort_keys=True), *base, *upstream)
+    parts = (
+        run.data.version,
+        stage_code_version(module),
+        json.dumps(read, sort_keys=True),
+        *base,
+        *upstream,
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -128,7 +143,11 @@ def architecture_id(model: ModelConfig) -> str:
 
 def concepts_id(config: RunConfig) -> str:
     """Return the SHA-256 of each stage's table of concepts where the config names one."""
-    paths = [Path(stage.concepts) for stage in (config.pretrain, config.finetune) if stage.concepts is not None]
+    paths = [
+        Path(stage.concepts)
+        for stage in (config.pretrain, config.finetune)
+        if stage.concepts is not None
+    ]
     return " ".join(file_digest(path) for path in paths if path.is_file())
 
 
@@ -142,12 +161,35 @@ def fingerprint(config: RunConfig, data: DataVersion) -> str:
 def git_commit() -> tuple[str, bool]:
     """Return the commit of this checkout and whether files differ from it; ('unknown', True) outside git."""
     head = _git("rev-parse", "HEAD")
-    return (head, bool(_git("status", "--porcelain", "--untracked-files=no"))) if head else ("unknown", True)
+    return (
+        (head, bool(_git("status", "--porcelain", "--untracked-files=no")))
+        if head
+        else ("unknown", True)
+    )
 
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def lineage_tags(config: RunConfig, data: DataVersion) -> dict[str, str]:
+    """Return the tags by which a person gets from a run or version back to its data, code and flow run."""
+    commit, is_dirty = git_commit()
+    return {
+        "commerce_clip.config": config.name,
+        "commerce_clip.config_sha256": config.digest(),
+        "commerce_clip.data_version": data.version,
+        "commerce_clip.data_docs": (report_folder(data.version) / "docs" / "index.html").as_uri(),
+        "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
+        "commerce_clip.code_version": code_version(),
+        "commerce_clip.git_commit": commit,
+        "commerce_clip.git_is_dirty": str(is_dirty).lower(),
+        "commerce_clip.base_weights": base_weights_id(config),
+        "commerce_clip.prefect_flow_run": str(flow_run.id or "none"),
+    }

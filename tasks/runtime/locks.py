@@ -1,8 +1,10 @@
-"""Locks on what a machine shares: one ingest at a time, and nobody replaces pairs that a run is reading.
+"""Locks on what a machine shares: one ingest at a time, and nobody replaces pairs that a run is
+reading.
 
-They are the kernel's locks on files in ``state/locks``, so they end with their process, `kill -9` included; a lock
-costs two system calls. A command that a process started keeps the lock of that process until it ends, too: an orphaned
-`dvc add` still writes. What stands in the files only serves the sentence that names the holder.
+They are the kernel's locks on files in ``state/locks``, so they end with their process, `kill -9`
+included; a lock costs two system calls. A command that a process started keeps the lock of that
+process until it ends, too: an orphaned `dvc add` still writes. What stands in the files only serves
+the sentence that names the holder.
 """
 
 import fcntl
@@ -16,7 +18,7 @@ from uuid import uuid4
 
 from model.errors import DataError
 from tasks.runtime.environment import state_folder
-from tasks.runtime.stage import run_logger
+from tasks.runtime.log import run_logger
 
 DATA, INGEST = "data", "ingest"
 READERS = "readers"
@@ -26,7 +28,8 @@ _held: set[int] = set()
 
 @contextmanager
 def locked(name: str, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock for the block; ``what`` tells others who holds it, ``wait`` waits for them instead of refusing.
+    """Hold a lock for the block; ``what`` tells others who holds it, ``wait`` waits for them
+    instead of refusing.
 
     Raises:
         DataError: another process holds it and ``wait`` is False; names that process.
@@ -86,7 +89,11 @@ def refuse_while_read() -> None:
     Raises:
         DataError: names the runs.
     """
-    busy = [_holder(path) for path in sorted((_folder() / READERS).glob("*.lock")) if not _is_stale(path)]
+    busy = [
+        _holder(path)
+        for path in sorted((_folder() / READERS).glob("*.lock"))
+        if not _is_stale(path)
+    ]
     if busy:
         raise DataError(
             f"{', '.join(busy)}: still reads the current data version; run the same command again when it has ended"
@@ -126,7 +133,9 @@ def _sign(descriptor: int, what: str) -> None:
     """Write down who holds the lock; in place, because a rename would leave the lock on a file without a name."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"what": what, "pid": os.getpid(), "since": since}).encode(), 0)
+    os.pwrite(
+        descriptor, json.dumps({"what": what, "pid": os.getpid(), "since": since}).encode(), 0
+    )
 
 
 def _holder(path: Path) -> str:

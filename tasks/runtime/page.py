@@ -1,7 +1,8 @@
 """What a run shows on Prefect's page: tables, links, texts and progress.
 
-They are shown to people and decide nothing, so a Prefect server that goes away in the middle of a run costs a warning
-and what the page would have shown. It never ends a stage, and progress never holds one up.
+They are shown to people and decide nothing, so a Prefect server that goes away in the middle of a
+run costs a warning and what the page would have shown. It never ends a stage, and progress never
+holds one up.
 """
 
 import threading
@@ -18,7 +19,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from tasks.runtime.stage import run_logger
+from tasks.runtime.log import run_logger
 
 UPDATE_EVERY_S = 2.0
 LAST_UPDATE_S = 5.0
@@ -31,12 +32,18 @@ def show_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
 
 def show_link(address: str, text: str, key: str, description: str) -> None:
     """Show a link."""
-    _try(f"the link {key}", lambda: create_link_artifact(address, link_text=text, key=key, description=description))
+    _try(
+        f"the link {key}",
+        lambda: create_link_artifact(address, link_text=text, key=key, description=description),
+    )
 
 
 def show_text(markdown: str, key: str, description: str) -> None:
     """Show a text in Markdown."""
-    _try(f"the text {key}", lambda: create_markdown_artifact(markdown, key=key, description=description))
+    _try(
+        f"the text {key}",
+        lambda: create_markdown_artifact(markdown, key=key, description=description),
+    )
 
 
 class ProgressArtifact:
@@ -49,7 +56,9 @@ class ProgressArtifact:
         self._id: UUID | None = None
         self._closed = threading.Event()
         # The artifact belongs to the task run, which Prefect knows by the context of this thread.
-        self._thread = threading.Thread(target=copy_context().run, args=(self._keep_up_to_date,), daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._keep_up_to_date,), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -83,8 +92,15 @@ def _try(what: str, show: Callable[[], object], is_quiet: bool = False) -> bool:
     """Return whether it was shown; say so where it was not."""
     try:
         show()
-    except Exception as error:  # Prefect's client passes on what httpx, the server and its own checks raise
+    except (
+        Exception
+    ) as error:  # Prefect's client passes on what httpx, the server and its own checks raise
         if not is_quiet:
-            run_logger().warning("Prefect did not take %s (%s: %s); the run goes on", what, type(error).__name__, error)
+            run_logger().warning(
+                "Prefect did not take %s (%s: %s); the run goes on",
+                what,
+                type(error).__name__,
+                error,
+            )
         return False
     return True

@@ -47,10 +47,11 @@ class Run(Record):
 
 
 class SplitCounts(Record):
-    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted share with test.
+    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted
+    share with test.
 
-    ``repeats`` counts accepted lines by what of an earlier line they repeat, each once; ``leaks`` by what they share
-    with test, where a line may count several times.
+    ``repeats`` counts accepted lines by what of an earlier line they repeat, each once; ``leaks``
+    by what they share with test, where a line may count several times.
     """
 
     name: str
@@ -84,7 +85,8 @@ class Retention(Record):
 class TrainedModel(Record):
     """A model folder that a training stage left, with the epoch that was best on valid.
 
-    ``coefficient`` says how far its weights lie from the start weights (0) to those of that epoch (1).
+    ``coefficient`` says how far its weights lie from the start weights (0) to those of that epoch
+    (1).
     """
 
     folder: Path
@@ -104,9 +106,11 @@ class TrainedModel(Record):
 
 
 class Evaluation(Record):
-    """Test metrics of the new model, of its base weights and of the champion beside it, and the files that show them.
+    """Test metrics of the new model, of its base weights and of the champion beside it, and the
+    files that show them.
 
-    ``figures`` holds all that was measured with intervals, ``card`` is the model card beside weights of this run.
+    ``figures`` holds all that was measured with intervals, ``card`` is the model card beside
+    weights of this run.
     """
 
     metrics: dict[str, float]
@@ -142,7 +146,8 @@ class Check(Record):
 class Decision(Record):
     """Whether a version was promoted, and why.
 
-    ``champion`` is the version that it was compared with. A settled decision was carried out by an earlier try.
+    ``champion`` is the version that it was compared with. A settled decision was carried out by an
+    earlier try.
     """
 
     version: int

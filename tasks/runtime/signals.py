@@ -1,6 +1,7 @@
 """Signals that ask a stage to stop: the first is answered at the end of a step, the second at once.
 
-Ctrl-C and SIGTERM reach the main thread alone; a stage that runs in another one ends as Python and Prefect see fit.
+Ctrl-C and SIGTERM reach the main thread alone; a stage that runs in another one ends as Python and
+Prefect see fit.
 """
 
 import signal
@@ -51,12 +52,15 @@ class StopRequest:
 
 @contextmanager
 def stop_by_signal() -> Iterator[StopRequest]:
-    """Yield what tells of a signal; when the block ends, well or with TrainingStopped, the signal is delivered again.
+    """Yield what tells of a signal; when the block ends, well or with TrainingStopped, the signal
+    is delivered again.
 
-    It then does what it always does: Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash or a cancellation.
+    It then does what it always does: Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash
+    or a cancellation.
 
     Raises:
-        TrainingStopped: the block stopped without a signal, or the signal's handler lets the process live.
+        TrainingStopped: the block stopped without a signal, or the signal's handler lets the
+        process live.
     """
     request = StopRequest()
     try:

@@ -1,29 +1,26 @@
-"""What makes a function a stage: a Prefect task that is retried on ServiceError alone and never repeated when finished.
+"""What makes a function a stage: a Prefect task that is retried on ServiceError alone and never
+repeated when finished.
 
-A stage's result is written as JSON beside its files once it has ended well. A rerun of the same fingerprint finds it
-there, checks that its files still exist, and goes on; a result whose files are gone counts as never made. A stage that
-names the sections of the config that it reads is also found by runs of other fingerprints: a changed setting of the
-evaluation trains nothing again.
+A stage's result is written as JSON beside its files once it has ended well. A rerun of the same
+fingerprint finds it there, checks that its files still exist, and goes on; a result whose files are
+gone counts as never made. A stage that names the sections of the config that it reads is also found
+by runs of other fingerprints: a changed setting of the evaluation trains nothing again.
 """
 
 import functools
-import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 from pydantic import ValidationError
-from tqdm import tqdm
 
-from model.errors import CommerceClipError, ServiceError
+from model.errors import ServiceError
 from model.storage.files import atomic_write
 from tasks.runtime.environment import state_folder
 from tasks.runtime.lineage import stage_key
+from tasks.runtime.log import run_logger
 from tasks.runtime.records import Record, Run
 
 RETRY_DELAYS_S = [2, 10, 30]
@@ -60,17 +57,22 @@ def stage(
 ) -> Callable[[Callable[Concatenate[Run, P], R]], Task[Concatenate[Run, P], R]]:
     """Make a function of a run a stage whose finished result is picked up instead of repeated.
 
-    With ``reads``, the sections of the config that its result depends on, also by other runs for which they, the data
-    version, the stage's code and the results before it are the same.
+    With ``reads``, the sections of the config that its result depends on, also by other runs for
+    which they, the data version, the stage's code and the results before it are the same.
     """
 
     def decorate(function: Callable[Concatenate[Run, P], R]) -> Task[Concatenate[Run, P], R]:
         @functools.wraps(function)
         def once(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
-            own, shared = run.folder / name / "result.json", _shared(run, name, function.__module__, reads, args)
+            own, shared = (
+                run.folder / name / "result.json",
+                _shared(run, name, function.__module__, reads, args),
+            )
             for path in filter(None, (own, shared)):
                 if (finished := _finished(path, result_type)) is not None:
-                    run_logger().info("%s was finished before; its result is used again (%s)", name, path)
+                    run_logger().info(
+                        "%s was finished before; its result is used again (%s)", name, path
+                    )
                     return finished
             result = function(run, *args, **kwargs)
             for path in filter(None, (own, shared)):
@@ -83,20 +85,14 @@ def stage(
     return decorate
 
 
-def _shared(run: Run, name: str, module: str, reads: Sequence[str], upstream: Sequence[Any]) -> Path | None:
+def _shared(
+    run: Run, name: str, module: str, reads: Sequence[str], upstream: Sequence[Any]
+) -> Path | None:
     """Return where runs of any fingerprint find the result of a stage, None where they do not share it."""
     if not reads:
         return None
     known = [record.identity() for record in upstream if isinstance(record, Record)]
     return state_folder() / "results" / name / f"{stage_key(run, module, reads, known)}.json"
-
-
-def run_logger() -> Any:
-    """Return the logger of the current flow or task run, or a plain one outside of any."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger(__name__)
 
 
 def _finished(path: Path, result_type: type[R]) -> R | None:
@@ -105,30 +101,3 @@ def _finished(path: Path, result_type: type[R]) -> R | None:
     except (OSError, ValidationError):
         return None
     return result if all(file.exists() for file in result.files()) else None
-
-
-class _SentenceFilter(logging.Filter):
-    """Drop the traceback of errors that are one sentence for the user."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], CommerceClipError):
-            record.msg, record.args = "%s", (str(record.exc_info[1]),)
-            record.exc_info = record.exc_text = None
-        return True
-
-
-def log_sentences() -> None:
-    """Make Prefect's log handlers show our errors as their sentence, without a trace, and spare progress bars."""
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            if not any(isinstance(existing, _SentenceFilter) for existing in handler.filters):
-                handler.addFilter(_SentenceFilter())
-                handler.emit = _beside_bars(handler.emit)  # type: ignore[method-assign, assignment]
-
-
-def _beside_bars(emit: Callable[[logging.LogRecord], None]) -> Callable[[logging.LogRecord], None]:
-    def around(record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode():
-            emit(record)
-
-    return around if sys.stderr.isatty() else emit

@@ -1,7 +1,9 @@
-"""What a run shows of its concepts: the table that a person can edit, and the pictures that each is near to.
+"""What a run shows of its concepts: the table that a person can edit, and the pictures that each is
+near to.
 
-Both lie in the folder of the stage that was trained with them and are attached to the MLflow run. The picture embeds
-`PAIRS` pairs of train and of valid twice: half a second for the sample, 12 s for a ViT-B-32 on two cores.
+Both lie in the folder of the stage that was trained with them and are attached to the MLflow run.
+The picture embeds `PAIRS` pairs of train and of valid twice: half a second for the sample, 12 s for
+a ViT-B-32 on two cores.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,19 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw
 
 from model.storage.files import atomic_write
-from tasks.pages.drawing import GAP, INK, LINE, MARGIN, MUTED, PAPER, TILE, frame_tile, paste_tile, png, write_line
+from tasks.pages.drawing import (
+    GAP,
+    INK,
+    LINE,
+    MARGIN,
+    MUTED,
+    PAPER,
+    TILE,
+    frame_tile,
+    paste_tile,
+    png,
+    write_line,
+)
 from tasks.registry.tracking import attach
 from tasks.runtime.records import Run, Validation
 from tasks.validation.accepted import split_index
@@ -90,9 +104,16 @@ def keep_concepts(vocabulary: "Vocabulary", folder: Path) -> None:
 
 
 def show_concepts(
-    run: Run, name: str, vocabulary: "Vocabulary", train: "PairInput", valid: "PairInput", before: Path, after: Path
+    run: Run,
+    name: str,
+    vocabulary: "Vocabulary",
+    train: "PairInput",
+    valid: "PairInput",
+    before: Path,
+    after: Path,
 ) -> None:
-    """Draw a stage's concepts before and after training into its folder, and attach picture and table to MLflow.
+    """Draw a stage's concepts before and after training into its folder, and attach picture and
+    table to MLflow.
 
     Raises:
         CheckpointError: a model folder is damaged, or the picture cannot be written.
@@ -110,10 +131,14 @@ def show_concepts(
 
 
 def _concept_rows(
-    run: Run, vocabulary: "Vocabulary", train: "PairInput", valid: "PairInput", folders: dict[str, Path]
+    run: Run,
+    vocabulary: "Vocabulary",
+    train: "PairInput",
+    valid: "PairInput",
+    folders: dict[str, Path],
 ) -> list[ConceptRow]:
     from model.concepts.nearest_pictures import nearest_pictures, spread_pairs, weightiest_concepts
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
 
     made_of, searched = spread_pairs(train, PAIRS), spread_pairs(valid, PAIRS)
     labels = vocabulary.label(made_of.index.captions())
@@ -122,26 +147,35 @@ def _concept_rows(
     near: dict[str, list[Nearest]] = {}
     for name, folder in folders.items():
         towers = load_towers(folder, run.config.device, run.config.precision)
-        near[name] = nearest_pictures(towers, made_of, labels, searched, concepts, SHOWN_PICTURES, batch, workers)
+        near[name] = nearest_pictures(
+            towers, made_of, labels, searched, concepts, SHOWN_PICTURES, batch, workers
+        )
     return [
         ConceptRow(
             vocabulary.phrases[concept],
             vocabulary.counts[concept],
-            {name: _near_pictures(vocabulary, searched, found[place]) for name, found in near.items()},
+            {
+                name: _near_pictures(vocabulary, searched, found[place])
+                for name, found in near.items()
+            },
         )
         for place, concept in enumerate(concepts)
     ]
 
 
-def _near_pictures(vocabulary: "Vocabulary", searched: "PairInput", nearest: "Nearest") -> tuple[NearPicture, ...]:
+def _near_pictures(
+    vocabulary: "Vocabulary", searched: "PairInput", nearest: "Nearest"
+) -> tuple[NearPicture, ...]:
     pairs = [searched.index.read(row) for row in nearest.rows]
     return tuple(
-        NearPicture(pair.image or b"", nearest.concept in vocabulary.find(pair.caption or "")) for pair in pairs
+        NearPicture(pair.image or b"", nearest.concept in vocabulary.find(pair.caption or ""))
+        for pair in pairs
     )
 
 
 def keyword_phrases(run: Run, validation: Validation) -> "Phrases":
-    """Return the concepts that keyword queries are made of: those that fine-tuning left, or else train's.
+    """Return the concepts that keyword queries are made of: those that fine-tuning left, or else
+    train's.
 
     Raises:
         ConfigError: the table that the config names cannot be used.

@@ -10,7 +10,10 @@ from tasks.registry.metric_log import SPOOL
 # Title of a panel, and the metrics drawn in it; what a stage did not measure is left out.
 PANELS = (
     ("loss by term", ("loss", "info_nce", "sigmoid", "concept", "nearest", "distill")),
-    ("valid, % of queries", ("valid_mean_recall", "valid_text_to_image_rank_at_1", "valid_image_to_text_rank_at_1")),
+    (
+        "valid, % of queries",
+        ("valid_mean_recall", "valid_text_to_image_rank_at_1", "valid_image_to_text_rank_at_1"),
+    ),
     ("gradient norm", ("grad_norm",)),
     ("logit scale", ("logit_scale",)),
     ("learning rate", ("lr",)),
@@ -66,7 +69,13 @@ def curves_png(title: str, series: dict[str, Series]) -> bytes:
         for key, colour in zip(keys, COLOURS, strict=False):
             steps, values = _thinned(series[key])
             label = key.removeprefix("valid_").replace("_", " ")
-            axis.plot(steps, [percent * value for value in values], color=colour, label=label, linewidth=1.4)
+            axis.plot(
+                steps,
+                [percent * value for value in values],
+                color=colour,
+                label=label,
+                linewidth=1.4,
+            )
         axis.set_title(name, fontsize=11)
         axis.spines[["top", "right"]].set_visible(False)
         if len(keys) > 1:
@@ -85,5 +94,9 @@ def _thinned(series: Series) -> Series:
     starts = range(0, len(series.steps), width)
     return Series(
         [series.steps[min(start + width, len(series.steps)) - 1] for start in starts],
-        [sum(part) / len(part) for start in starts if (part := series.values[start : start + width])],
+        [
+            sum(part) / len(part)
+            for start in starts
+            if (part := series.values[start : start + width])
+        ],
     )

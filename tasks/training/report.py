@@ -1,7 +1,7 @@
 """The report of a training stage: one page with its curves, epochs, concepts and worst queries.
 
-`training.html` loads nothing and runs nothing; `curves.png` is its picture. Both lie in the stage's folder and are
-attached to the MLflow run; Prefect links the page.
+`training.html` loads nothing and runs nothing; `curves.png` is its picture. Both lie in the stage's
+folder and are attached to the MLflow run; Prefect links the page.
 """
 
 import base64
@@ -38,7 +38,9 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: "Pa
     curves = curves_png(title, series)
     body = [_picture(curves, "curves"), epochs_html(series, best_epoch)]
     if (folder / PICTURE_FILE).exists():
-        body.append(f"<h2>Concepts</h2>{_picture((folder / PICTURE_FILE).read_bytes(), 'concepts')}")
+        body.append(
+            f"<h2>Concepts</h2>{_picture((folder / PICTURE_FILE).read_bytes(), 'concepts')}"
+        )
     worst = _worst_queries(run, best, valid)
     body.append(f"<h2>The {len(worst)} worst queries of valid</h2>{cards_html(worst)}")
     facts = f"Best of {len(series['valid_mean_recall'].steps)} epochs on valid: {best_epoch}."
@@ -57,7 +59,11 @@ def epochs_html(series: dict[str, Series], best_epoch: int) -> str:
         name: series[f"valid_{key}"]
         for key, name in (
             ("mean_recall", "mean recall"),
-            *((f"{way}_rank_at_{k}", f"{arrow} Rank@{k}") for way, arrow in ARROWS.items() for k in (1, 5, 10)),
+            *(
+                (f"{way}_rank_at_{k}", f"{arrow} Rank@{k}")
+                for way, arrow in ARROWS.items()
+                for k in (1, 5, 10)
+            ),
         )
         if f"valid_{key}" in series
     }
@@ -78,14 +84,21 @@ def _worst_queries(run: Run, best: Path, valid: "PairInput") -> "list[GalleryQue
     """Return the captions of valid whose picture the best weights rank last."""
     from model.embeddings.embed import embed_pairs
     from model.evaluation.retrieval import ranks, relate
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
 
-    towers, settings = load_towers(best, run.config.device, run.config.precision), run.config.evaluate
+    towers, settings = (
+        load_towers(best, run.config.device, run.config.precision),
+        run.config.evaluate,
+    )
     text_ND, image_ND = embed_pairs(towers, valid, settings.batch_size, run.config.workers)
     related = relate(valid.index.caption_hash.tolist(), valid.index.image_hash.tolist())
     text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
     found = ranks(text_QD, image_CD, related.query, related.candidate, settings.block_rows)
     chosen = found.argsort(descending=True, stable=True)[:WORST_QUERIES]
     return gallery_queries(
-        valid.index, related, {"best weights": (text_QD, image_CD)}, chosen.tolist(), settings.block_rows
+        valid.index,
+        related,
+        {"best weights": (text_QD, image_CD)},
+        chosen.tolist(),
+        settings.block_rows,
     )

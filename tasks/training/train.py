@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from model.config.load import RunConfig
 from model.config.sections import StageConfig
-from model.errors import CheckpointError, DataError, TrainingStopped
+from model.errors import DataError, TrainingStopped
 from model.pairs.splits import find_splits
 from tasks.pages.text import shown_retention
 from tasks.registry.metric_log import MetricLog
 from tasks.registry.tracking import metric_sender
-from tasks.registry.zoo import models_folder
+from tasks.runtime.log import run_logger
 from tasks.runtime.progress import Progress, progress
 from tasks.runtime.records import Retention, Run, TrainedModel, Validation
 from tasks.runtime.signals import StopRequest, stop_by_signal
-from tasks.runtime.stage import run_logger, stage
+from tasks.runtime.stage import stage
+from tasks.training.base_weights import base_weights
 from tasks.training.concepts import keep_concepts, show_concepts
 from tasks.training.report import report_training
 from tasks.validation.accepted import RETENTION, split_index
@@ -27,20 +28,22 @@ if TYPE_CHECKING:
     from model.towers.towers import Towers
     from model.training.stage import EpochRecord, StepRecord
 
-# A stage that was told to stop has no more time for MLflow; what waits in the spool is sent by the next try.
+# A stage that was told to stop has no more time for MLflow; what waits in the spool is sent by the
+# next try.
 STOPPED_CLOSE_S = 2.0
 
 
 @stage("pretrain", TrainedModel, reads=("model", "pretrain"))
 def pretrain(run: Run, validation: Validation) -> TrainedModel:
-    """Train the base weights further on the pretraining pairs; without pairs or epochs they pass through.
+    """Train the base weights further on the pretraining pairs; without pairs or epochs they pass
+    through.
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
         OutOfMemory: a step needs more memory than there is.
         CheckpointError: base weights cannot be read, or a checkpoint cannot be written.
     """
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
 
     config = run.config.pretrain
     if config.epochs and not find_splits(run.data.folder).pretrain:
@@ -53,29 +56,6 @@ def pretrain(run: Run, validation: Validation) -> TrainedModel:
     return _train(run, validation, "pretrain", config, towers, base)
 
 
-def base_weights(run: Run) -> Path:
-    """Return the model folder of the run's base weights, made on first use.
-
-    Raises:
-        ConfigError: the model or its weights are unknown, or do not fit each other.
-        CheckpointError: the weights file is damaged.
-        ServiceError: the weights cannot be downloaded.
-    """
-    # Importing torch and open_clip takes seconds that a run with nothing new to do should not spend.
-    from model.storage.sealed import weights_sha256
-    from model.towers.create import base_towers
-    from model.towers.towers import save_towers
-
-    folder = run.folder / "base"
-    try:
-        weights_sha256(folder)
-    except CheckpointError:
-        config = run.config
-        towers = base_towers(config.model, models_folder(), config.device, config.precision, config.seed)
-        save_towers(towers, folder)
-    return folder
-
-
 @stage("finetune", TrainedModel, reads=("model", "finetune"))
 def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedModel:
     """Train the pretrained weights on the train split; without epochs they pass through.
@@ -85,17 +65,19 @@ def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedMo
         OutOfMemory: a step needs more memory than there is.
         CheckpointError: the start weights are damaged, or a checkpoint cannot be written.
     """
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
 
     towers = load_towers(start.folder, run.config.device, run.config.precision)
     tuned = _train(run, validation, "finetune", run.config.finetune, towers, start.folder)
-    return tuned.model_copy(update={"retention": _retention(run, validation, start.folder, tuned.folder)})
+    return tuned.model_copy(
+        update={"retention": _retention(run, validation, start.folder, tuned.folder)}
+    )
 
 
 def _train(
     run: Run, validation: Validation, name: str, config: StageConfig, towers: "Towers", start: Path
 ) -> TrainedModel:
-    from model.embeddings.embed import judge
+    from model.evaluation.judge import judge
     from model.storage.sealed import weights_sha256
     from model.towers.towers import compile_towers
     from model.training.flops import measure_peak_flops
@@ -104,14 +86,20 @@ def _train(
     from tasks.cluster.torchrun import Work, call_helpers
 
     if config.epochs == 0:
-        return TrainedModel(folder=start, weights_sha256=weights_sha256(start), best_epoch=0, valid_mean_recall=0.0)
+        return TrainedModel(
+            folder=start, weights_sha256=weights_sha256(start), best_epoch=0, valid_mean_recall=0.0
+        )
     settings = run.config.evaluate
     valid = split_input(run, validation, "valid", towers, crops_centre=True)
     pairs = split_input(run, validation, name, towers, crops_centre=config.crop_scale >= 1)
-    call_helpers(Work(run=run, validation=validation, name=name, start=start))  # they find the caches made
+    call_helpers(
+        Work(run=run, validation=validation, name=name, start=start)
+    )  # they find the caches made
 
     folder, concepts = run.folder / name, list["Vocabulary"]()
-    run_logger().info("%s: %d train pairs, %d valid pairs, %s", name, len(pairs), len(valid), towers.device)
+    run_logger().info(
+        "%s: %d train pairs, %d valid pairs, %s", name, len(pairs), len(valid), towers.device
+    )
     with (
         stop_by_signal() as stop,
         _metric_log(run, name, stop) as log,
@@ -120,21 +108,32 @@ def _train(
 
         def validate(towers: "Towers") -> dict[str, float]:
             on_rows = _stop_between_batches(stop)
-            return judge(towers, valid, settings.batch_size, settings.block_rows, run.config.workers, on_rows).metrics()
+            return judge(
+                towers, valid, settings.batch_size, settings.block_rows, run.config.workers, on_rows
+            ).metrics()
 
         def on_concepts(vocabulary: "Vocabulary") -> None:
             keep_concepts(vocabulary, folder)
             concepts.append(vocabulary)
 
-        # A CPU is shared with others, and at such a moment its peak would read lower than the work that follows.
-        peak_flops = measure_peak_flops(towers.device, towers.precision) if towers.device.type != "cpu" else None
-        chosen = Stage(config, pairs, validate, folder, run.config.seed, run.config.workers, peak_flops)
+        # A CPU is shared with others, and at such a moment its peak would read lower than the work
+        # that follows.
+        peak_flops = (
+            measure_peak_flops(towers.device, towers.precision)
+            if towers.device.type != "cpu"
+            else None
+        )
+        chosen = Stage(
+            config, pairs, validate, folder, run.config.seed, run.config.workers, peak_flops
+        )
         on_step, on_epoch = _on_step(log, shown), _on_epoch(log, name, run.config)
         callbacks = Callbacks(_on_start(log, shown), on_step, on_epoch, stop, on_concepts)
         state = train(compile_towers(towers) if run.config.compile else towers, chosen, callbacks)
     for tried in state.interpolations:
         recall = 100 * tried["mean_recall"]
-        run_logger().info("%s at coefficient %.2f: valid mean recall %.1f %%", name, tried["coefficient"], recall)
+        run_logger().info(
+            "%s at coefficient %.2f: valid mean recall %.1f %%", name, tried["coefficient"], recall
+        )
     best = folder / state.best_folder
     for vocabulary in concepts:
         show_concepts(run, name, vocabulary, pairs, valid, start, best)
@@ -150,10 +149,12 @@ def _train(
 
 def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Retention | None:
     """Judge the weights before and after fine-tuning on the pretraining pairs held out; None where there are none."""
-    from model.embeddings.embed import judge
-    from model.towers.towers import load_towers
+    from model.evaluation.judge import judge
+    from model.towers.folder import load_towers
 
-    held_out = split_index(run, validation, RETENTION) if find_splits(run.data.folder).pretrain else ()
+    held_out = (
+        split_index(run, validation, RETENTION) if find_splits(run.data.folder).pretrain else ()
+    )
     if start == tuned or not held_out:
         return None
     recalls, settings = [], run.config.evaluate
@@ -199,7 +200,11 @@ def _on_start(log: MetricLog, shown: Progress) -> Callable[[int, int], None]:
 
 def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":
     def on_step(record: "StepRecord") -> None:
-        measured = {"lr": record.lr, "logit_scale": record.logit_scale, "grad_norm": record.grad_norm}
+        measured = {
+            "lr": record.lr,
+            "logit_scale": record.logit_scale,
+            "grad_norm": record.grad_norm,
+        }
         rates = {
             "pairs_per_s": record.pairs_per_s,
             "data_wait_share": record.data_wait_share,
@@ -209,7 +214,9 @@ def _on_step(log: MetricLog, shown: Progress) -> "Callable[[StepRecord], None]":
         }
         known = {rate: value for rate, value in rates.items() if value is not None}
         log.add(record.step, record.losses | measured | known)
-        shown.advance(1, loss=f"{record.losses['loss']:.3f}", pairs_per_s=f"{record.pairs_per_s:.0f}")
+        shown.advance(
+            1, loss=f"{record.losses['loss']:.3f}", pairs_per_s=f"{record.pairs_per_s:.0f}"
+        )
 
     return on_step
 

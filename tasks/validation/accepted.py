@@ -31,7 +31,9 @@ def tsv_files(splits: Splits) -> dict[str, Path]:
     """
     for path in splits.pretrain:
         if not STEM.fullmatch(path.stem):
-            raise DataError(f"{path}: rename it; letters, digits, '.', '_' and '-' are allowed, at most 64")
+            raise DataError(
+                f"{path}: rename it; letters, digits, '.', '_' and '-' are allowed, at most 64"
+            )
     named = {f"{PRETRAIN}{path.stem}": path for path in splits.pretrain}
     named["train"] = splits.train
     if splits.valid is not None:
@@ -50,10 +52,12 @@ def leaks_path(folder: Path, name: str) -> Path:
 
 
 def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
-    """Return the index of a split: ``pretrain``, ``finetune`` (train less a carved valid), ``valid`` or ``test``.
+    """Return the index of a split: ``pretrain``, ``finetune`` (train less a carved valid),
+    ``valid`` or ``test``.
 
-    Pairs that share an image, a look-alike, words or a product with test are in no other split; unless data.on_leak
-    is drop, there are none. ``retention`` are the pretraining pairs that no stage trains on; it may be empty.
+    Pairs that share an image, a look-alike, words or a product with test are in no other split;
+    unless data.on_leak is drop, there are none. ``retention`` are the pretraining pairs that no
+    stage trains on; it may be empty.
 
     Raises:
         DataError: the split has no accepted pair.
@@ -71,7 +75,9 @@ def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
         is_held = np.isin(np.arange(len(index)), _held_out(run, validation, index))
         index = index.take(np.flatnonzero(is_held if name == RETENTION else ~is_held))
     if name != "test":
-        index = without_leaks(index, [read_repeats(leaks_path(folder, key))["line"].to_numpy() for key in names])
+        index = without_leaks(
+            index, [read_repeats(leaks_path(folder, key))["line"].to_numpy() for key in names]
+        )
     if not len(index) and name != RETENTION:
         raise DataError(f"{run.data.folder}: no accepted pair in {name}; see {validation.docs}")
     return index
@@ -87,10 +93,13 @@ def _held_out(run: Run, validation: Validation, pretrain: "PairIndex") -> "Rows"
         return np.empty(0, np.int64)
     tsvs = tsv_files(find_splits(run.data.folder))
     train = index_pairs([PairSource(tsvs["train"], profile_path(validation.profiles, "train"))])
-    ids = pa.chunked_array([chunk for index in (pretrain, train) for chunk in _product_ids(index).chunks], pa.string())
+    ids = pa.chunked_array(
+        [chunk for index in (pretrain, train) for chunk in _product_ids(index).chunks], pa.string()
+    )
     products = ids.combine_chunks().dictionary_encode().indices.to_numpy()
     captions, images = (
-        np.concatenate([getattr(index, key) for index in (pretrain, train)]) for key in ("caption_hash", "image_hash")
+        np.concatenate([getattr(index, key) for index in (pretrain, train)])
+        for key in ("caption_hash", "image_hash")
     )
     group = group_rows([captions, images, products])
     return hold_out(group, np.arange(len(group)) >= len(pretrain), wanted, run.config.seed)

@@ -1,6 +1,8 @@
-"""What changed between two data versions, read from what validation left of them: rows in and out, and drift.
+"""What changed between two data versions, read from what validation left of them: rows in and out,
+and drift.
 
-A row is known by its caption's and its picture's hash, 64 bits a row in memory; two million rows a split take seconds.
+A row is known by its caption's and its picture's hash, 64 bits a row in memory; two million rows a
+split take seconds.
 """
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from model.errors import DataError
 from model.pairs.drift import Mover, drift, read_counts
 from model.pairs.profile import read_profile
 from model.pairs.repeats import pair_hashes
-from tasks.data.card import report_folder
+from tasks.runtime.environment import report_folder
 from tasks.runtime.records import Record
 from tasks.validation.leaks import comparison_files
 
@@ -56,7 +58,9 @@ def difference(reference: str, current: str) -> list[SplitDifference]:
 
 def _profiles(version: str) -> dict[str, Path]:
     folder = report_folder(version)
-    found = {path.name.removesuffix(PROFILE_SUFFIX): path for path in folder.glob(f"*{PROFILE_SUFFIX}")}
+    found = {
+        path.name.removesuffix(PROFILE_SUFFIX): path for path in folder.glob(f"*{PROFILE_SUFFIX}")
+    }
     if not found:
         raise DataError(
             f"{folder}: no profiles of data version {version}; check it out (`git checkout COMMIT data.dvc`) and make "
@@ -66,9 +70,17 @@ def _profiles(version: str) -> dict[str, Path]:
 
 
 def _drifted(reference: str, current: str, split: str) -> list[Drift]:
-    old, new = (read_counts(comparison_files(report_folder(version), split).counts) for version in (reference, current))
+    old, new = (
+        read_counts(comparison_files(report_folder(version), split).counts)
+        for version in (reference, current)
+    )
     return [
-        Drift(column=each.column, psi=each.psi, noise=each.noise, movers=[_told(mover) for mover in each.movers])
+        Drift(
+            column=each.column,
+            psi=each.psi,
+            noise=each.noise,
+            movers=[_told(mover) for mover in each.movers],
+        )
         for each in drift(old, new)
         if each.excess > 0
     ]
@@ -78,7 +90,9 @@ def _told(mover: Mover) -> str:
     return f"{mover.value} {mover.before:.1%} → {mover.after:.1%}"
 
 
-def _rows_in_and_out(name: str, before: Path | None, after: Path | None, drifted: list[Drift]) -> SplitDifference:
+def _rows_in_and_out(
+    name: str, before: Path | None, after: Path | None, drifted: list[Drift]
+) -> SplitDifference:
     old, old_counts = _rows(before)
     new, new_counts = _rows(after)
     _, in_old, in_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)

@@ -1,8 +1,8 @@
 """How far a data version is from the one that the champion was trained on.
 
-Counts of both versions are compared (`model.pairs.drift`); pretraining files count together, because their names change from
-drop to drop. The counts of a version lie beside its profiles and as artifacts of the MLflow runs that were made on it,
-so they outlive the pairs and this machine.
+Counts of both versions are compared (`model.pairs.drift`); pretraining files count together,
+because their names change from drop to drop. The counts of a version lie beside its profiles and as
+artifacts of the MLflow runs that were made on it, so they outlive the pairs and this machine.
 """
 
 from pathlib import Path
@@ -13,13 +13,14 @@ from prefect.events import emit_event
 from model.config.sections import DataConfig
 from model.pairs.drift import ColumnDrift, added, drift, read_counts
 from model.storage.files import atomic_write
-from tasks.data.card import VERSION, report_folder
+from tasks.data.card import VERSION
 from tasks.pages.text import visible
-from tasks.registry.register import champion_origin
 from tasks.registry.tracking import fetch_artifacts, log_results
+from tasks.registry.versions import champion_origin
+from tasks.runtime.environment import report_folder
+from tasks.runtime.log import run_logger
 from tasks.runtime.page import show_table
 from tasks.runtime.records import Record, Run
-from tasks.runtime.stage import run_logger
 from tasks.validation.accepted import PRETRAIN
 from tasks.validation.leaks import COUNTS_SUFFIX
 
@@ -57,7 +58,9 @@ class DriftedColumn(Record):
 
     def sentence(self) -> str:
         """Return the figures and the values that moved most, fit to be shown."""
-        moved = ", ".join(f"{visible(each.value)} {each.before:.1%} → {each.after:.1%}" for each in self.moved)
+        moved = ", ".join(
+            f"{visible(each.value)} {each.before:.1%} → {each.after:.1%}" for each in self.moved
+        )
         return f"{self.split} {visible(self.column)}: {self.drift:.3f} ({moved})"
 
 
@@ -70,11 +73,14 @@ class Drift(Record):
 
     def over(self, limit: float) -> list[DriftedColumn]:
         """Return the columns that drifted farther than a limit, farthest first."""
-        return sorted((each for each in self.columns if each.drift > limit), key=lambda each: -each.drift)
+        return sorted(
+            (each for each in self.columns if each.drift > limit), key=lambda each: -each.drift
+        )
 
 
 def champion_reference(registered_model: str) -> Reference | None:
-    """Return the data version that a model's champion was trained on, None without a champion or its tag.
+    """Return the data version that a model's champion was trained on, None without a champion or
+    its tag.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -97,7 +103,10 @@ def measure_drift(version: str, reference: Reference) -> Drift | None:
     if not before:
         return None
     columns = [
-        _record(split, column) for split in after if split in before for column in drift(before[split], after[split])
+        _record(split, column)
+        for split in after
+        if split in before
+        for column in drift(before[split], after[split])
     ]
     report = Drift(reference=reference, version=version, columns=columns)
     with atomic_write(report_folder(version) / DRIFT_FILE) as file:
@@ -124,14 +133,20 @@ def publish_drift(report: Drift, limits: DataConfig) -> None:
             "drift": f"{each.drift:.3f}",
             "index": f"{each.psi:.3f}",
             "chance": f"{each.noise:.3f}",
-            "moved most": ", ".join(f"{visible(m.value)} {m.before:.1%} → {m.after:.1%}" for m in each.moved),
+            "moved most": ", ".join(
+                f"{visible(m.value)} {m.before:.1%} → {m.after:.1%}" for m in each.moved
+            ),
         }
         for each in sorted(report.columns, key=lambda each: (-each.drift, -each.psi))[:SHOWN]
     ]
-    show_table(rows, key="drift", description=f"Drift of data version {report.version} against {against}")
+    show_table(
+        rows, key="drift", description=f"Drift of data version {report.version} against {against}"
+    )
     over = report.over(limits.drift_warn)
     if not over:
-        run_logger().info("no column drifted by more than %g against %s", limits.drift_warn, against)
+        run_logger().info(
+            "no column drifted by more than %g against %s", limits.drift_warn, against
+        )
     for each in over:
         run_logger().warning("drift against %s: %s", against, each.sentence())
 
@@ -140,7 +155,11 @@ def announce_drift(report: Drift, limits: DataConfig) -> bool:
     """Emit the Prefect event that a retraining waits for where a column drifted over the limit; return whether."""
     over = report.over(limits.drift_warn)
     if over:
-        payload = {"version": report.version, "against": report.reference.name, "columns": [c.sentence() for c in over]}
+        payload = {
+            "version": report.version,
+            "against": report.reference.name,
+            "columns": [c.sentence() for c in over],
+        }
         emit_event(DRIFTED, resource={"prefect.resource.id": RESOURCE}, payload=payload)
     return bool(over)
 
@@ -152,9 +171,16 @@ def keep_with_run(run: Run, folder: Path) -> None:
 
 
 def _record(split: str, column: ColumnDrift) -> DriftedColumn:
-    moved = [Moved(value=each.value, before=each.before, after=each.after) for each in column.movers]
+    moved = [
+        Moved(value=each.value, before=each.before, after=each.after) for each in column.movers
+    ]
     return DriftedColumn(
-        split=split, column=column.column, drift=column.excess, psi=column.psi, noise=column.noise, moved=moved
+        split=split,
+        column=column.column,
+        drift=column.excess,
+        psi=column.psi,
+        noise=column.noise,
+        moved=moved,
     )
 
 
@@ -171,7 +197,9 @@ def _counts(folder: Path) -> dict[str, pa.Table]:
     parts: dict[str, list[pa.Table]] = {}
     for path in _count_files(folder):
         name = path.name.removesuffix(COUNTS_SUFFIX)
-        parts.setdefault("pretrain" if name.startswith(PRETRAIN) else name, []).append(read_counts(path))
+        parts.setdefault("pretrain" if name.startswith(PRETRAIN) else name, []).append(
+            read_counts(path)
+        )
     return {split: added(tables) for split, tables in parts.items()}
 
 

@@ -1,7 +1,7 @@
 """What data must satisfy, each expectation with the sentence that a user reads when it fails.
 
-The scripts of captions are judged, not their languages: of 7,583 English product titles two language detectors took 57
-and 55 % for English, at 1 to 4 ms a title.
+The scripts of captions are judged, not their languages: of 7,583 English product titles two
+language detectors took 57 and 55 % for English, at 1 to 4 ms a title.
 """
 
 from collections.abc import Iterator
@@ -47,13 +47,17 @@ def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
         yield gxe.ExpectColumnValuesToBeBetween(
             column=side,
             min_value=limits.min_image_side,
-            meta=_meta(f"an image's {side} is under data.min_image_side ({limits.min_image_side} px)"),
+            meta=_meta(
+                f"an image's {side} is under data.min_image_side ({limits.min_image_side} px)"
+            ),
         )
 
 
 def side_table_expectations(lines: int, limits: DataConfig) -> Iterator[Expectation]:
     """Yield what the side table of a split of so many lines must satisfy."""
-    yield _row_count(lines, f"the side table has not one row for each of the {lines:,} lines", lines)
+    yield _row_count(
+        lines, f"the side table has not one row for each of the {lines:,} lines", lines
+    )
     for column in dict.fromkeys(("id", *limits.side_table_columns)):
         yield gxe.ExpectColumnValuesToNotBeNull(
             column=column, meta=_meta(f"the side table has no {column} in a row; fill it in")
@@ -71,37 +75,54 @@ def drift_expectations(limits: DataConfig) -> Iterator[Expectation]:
     )
     if limits.max_drift is not None:
         yield gxe.ExpectColumnMaxToBeBetween(
-            column="drift", max_value=limits.max_drift, meta=_meta(f"drift over data.max_drift ({limits.max_drift:g})")
+            column="drift",
+            max_value=limits.max_drift,
+            meta=_meta(f"drift over data.max_drift ({limits.max_drift:g})"),
         )
 
 
 def _fault_expectations(limits: DataConfig) -> Iterator[Expectation]:
     share = limits.max_fault_share
-    yield _in_set("verdict", ["accepted"], 1 - share, f"too many faulty lines (data.max_fault_share is {share:.2%})")
+    yield _in_set(
+        "verdict",
+        ["accepted"],
+        1 - share,
+        f"too many faulty lines (data.max_fault_share is {share:.2%})",
+    )
     for reason, share in limits.max_fault_share_by_reason.items():
         yield gxe.ExpectColumnValuesToNotBeInSet(
             column="verdict",
             value_set=[reason.value],
             mostly=1 - share,
-            meta=_meta(f"too many lines with {reason} (data.max_fault_share_by_reason is {share:.2%})"),
+            meta=_meta(
+                f"too many lines with {reason} (data.max_fault_share_by_reason is {share:.2%})"
+            ),
         )
 
 
 def _caption_expectations(limits: DataConfig) -> Iterator[Expectation]:
-    lengths = {"chars": (1, limits.max_caption_chars), "words": (limits.min_caption_words, limits.max_caption_words)}
+    lengths = {
+        "chars": (1, limits.max_caption_chars),
+        "words": (limits.min_caption_words, limits.max_caption_words),
+    }
     for unit, (least, most) in lengths.items():
         yield gxe.ExpectColumnValuesToBeBetween(
             column=f"caption_{unit}",
             min_value=least,
             max_value=most,
             mostly=1 - limits.max_fault_share,
-            meta=_meta(f"captions of less than {least} or more than {most} {unit} (data.max_caption_{unit})"),
+            meta=_meta(
+                f"captions of less than {least} or more than {most} {unit} (data.max_caption_{unit})"
+            ),
         )
     if limits.scripts:
         wanted = ", ".join(limits.scripts)
         sentence = f"too many captions in other scripts than {wanted} (data.min_script_share is "
         yield _in_set(
-            "caption_script", list(limits.scripts), limits.min_script_share, f"{sentence}{limits.min_script_share:.2%})"
+            "caption_script",
+            list(limits.scripts),
+            limits.min_script_share,
+            f"{sentence}{limits.min_script_share:.2%})",
         )
 
 
@@ -110,7 +131,9 @@ def _row_count(least: int, sentence: str, most: int | None = None) -> Expectatio
 
 
 def _in_set(column: str, values: list[Any], mostly: float, sentence: str) -> Expectation:
-    return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=values, mostly=mostly, meta=_meta(sentence))
+    return gxe.ExpectColumnValuesToBeInSet(
+        column=column, value_set=values, mostly=mostly, meta=_meta(sentence)
+    )
 
 
 def _meta(sentence: str) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from tasks.runtime.log import run_logger
 from tasks.runtime.progress import Progress, progress
 from tasks.runtime.records import Run, Validation
-from tasks.runtime.stage import run_logger
 from tasks.validation.accepted import split_index
 
 if TYPE_CHECKING:
@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from model.towers.towers import Towers
 
 
-def split_input(run: Run, validation: Validation, name: str, towers: "Towers", crops_centre: bool) -> "PairInput":
-    """Return a split as the towers take it; a decoded cache is for splits whose images are cropped at the centre only.
+def split_input(
+    run: Run, validation: Validation, name: str, towers: "Towers", crops_centre: bool
+) -> "PairInput":
+    """Return a split as the towers take it; a decoded cache is for splits whose images are cropped
+    at the centre only.
 
     Raises:
         DataError: the split has no accepted pair, or a file is not the one that was profiled.
         CheckpointError: the disk has no room for the caches.
     """
-    return index_input(run, validation, name, split_index(run, validation, name), towers, crops_centre)
+    return index_input(
+        run, validation, name, split_index(run, validation, name), towers, crops_centre
+    )
 
 
 def index_input(
-    run: Run, validation: Validation, name: str, index: "PairIndex", towers: "Towers", crops_centre: bool = True
+    run: Run,
+    validation: Validation,
+    name: str,
+    index: "PairIndex",
+    towers: "Towers",
+    crops_centre: bool = True,
 ) -> "PairInput":
     """Return an index that `split_index` gave as the towers take it, showing the progress of what must be made."""
     from model.batches.decoded import decoded_layout
@@ -44,4 +54,4 @@ def index_input(
                 shown[what] = bars.enter_context(progress(f"{what} of {name}", len(index), "pairs"))
             shown[what].advance(rows)
 
-        return pair_input(towers, index, folder, is_decoded, run.config.workers, on_rows)
+        return pair_input(towers.input_spec, index, folder, is_decoded, run.config.workers, on_rows)

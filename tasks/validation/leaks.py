@@ -1,9 +1,10 @@
-"""What validation keeps of each split beside its profile: repeats, leaks and counts, made once a data version.
+"""What validation keeps of each split beside its profile: repeats, leaks and counts, made once a
+data version.
 
-`<split>.repeats.parquet` and `<split>.leaks.parquet` name every line, `<split>.duplicates.tsv` the first ten thousand
-of both for people, `<split>.counts.parquet` is what drift is measured on. A seal says from which bytes they were made,
-and they are made again when one of them changed. Two million lines take two minutes of one core beside eleven of
-profiling.
+`<split>.repeats.parquet` and `<split>.leaks.parquet` name every line, `<split>.duplicates.tsv` the
+first ten thousand of both for people, `<split>.counts.parquet` is what drift is measured on. A seal
+says from which bytes they were made, and they are made again when one of them changed. Two million
+lines take two minutes of one core beside eleven of profiling.
 """
 
 import json
@@ -59,7 +60,8 @@ def comparison_files(folder: Path, name: str) -> ComparisonFiles:
 
 
 def compare_splits(folder: Path, splits: Mapping[str, Split]) -> None:
-    """Leave the comparisons of every split, unless they were made of the same profiles and side tables before.
+    """Leave the comparisons of every split, unless they were made of the same profiles and side
+    tables before.
 
     Raises:
         DataError: a profile is damaged, or a TSV changed since it was profiled.
@@ -92,10 +94,14 @@ def _compare(folder: Path, name: str, split: Split, test: Split, files: Comparis
     words = pq.read_table(profile_files(folder, name).words)
     write_table(repeated, files.repeats)
     write_table(leaked, files.leaks)
-    write_table(counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products), files.counts)
+    write_table(
+        counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products), files.counts
+    )
     total, rows = len(repeated) + len(leaked), _listed(name, leaked, repeated, LISTED)
     with atomic_write(files.listed) as file:
-        file.write(f"# {total:,} repeats, {len(rows):,} of them listed; leaks from test first\n".encode())
+        file.write(
+            f"# {total:,} repeats, {len(rows):,} of them listed; leaks from test first\n".encode()
+        )
         file.write(b"split\tline\trepeats\tof\tof line\n")
         file.writelines("\t".join(row.values()).encode() + b"\n" for row in rows)
 
@@ -111,7 +117,8 @@ def _listed(name: str, leaked: pa.Table, repeated: pa.Table, most: int) -> list[
 
 def _profiled(folder: Path, name: str, split: Split) -> Profiled:
     profile, products = profile_path(folder, name), split.products
-    # A table that is shorter or longer is refused by its own expectation; until then nobody knows whose ids these are.
+    # A table that is shorter or longer is refused by its own expectation; until then nobody knows
+    # whose ids these are.
     if products is None or len(products) != pq.read_metadata(profile).num_rows:
         return Profiled(split.tsv, profile)
     return Profiled(split.tsv, profile, products["id"])
@@ -122,7 +129,10 @@ def _made_from(folder: Path, name: str, splits: Mapping[str, Split]) -> dict[str
     inputs = [profile_files(folder, name).words]
     for each in (name, TEST):
         inputs += [profile_path(folder, each), side_table_path(splits[each].tsv)]
-    return {"rules": RULES, "sha256": [file_digest(path) if path.exists() else None for path in inputs]}
+    return {
+        "rules": RULES,
+        "sha256": [file_digest(path) if path.exists() else None for path in inputs],
+    }
 
 
 def _digests(files: ComparisonFiles) -> list[str]:

@@ -1,8 +1,9 @@
 """Great Expectations over tables of a data version, and its Data Docs.
 
-Nothing passes because nothing was looked at: an exception inside a metric (a missing column, say), a column without a
-single value, and a table without an expectation are failures, and every suite begins with a row count. What a page
-shows is not escaped by GX, so no text of captions, side tables or file names may be in the tables unless it is.
+Nothing passes because nothing was looked at: an exception inside a metric (a missing column, say),
+a column without a single value, and a table without an expectation are failures, and every suite
+begins with a row count. What a page shows is not escaped by GX, so no text of captions, side tables
+or file names may be in the tables unless it is.
 """
 
 import logging
@@ -46,7 +47,8 @@ class Verdict:
 
 
 def judge_tables(tables: Iterable[Judged], docs: Path) -> Verdict:
-    """Run every table's suite, one table in memory at a time, and write Data Docs into the folder ``docs``.
+    """Run every table's suite, one table in memory at a time, and write Data Docs into the folder
+    ``docs``.
 
     Raises:
         DataError: there is no table.
@@ -62,17 +64,25 @@ def judge_tables(tables: Iterable[Judged], docs: Path) -> Verdict:
         for result in results:
             sentence = _failure(table.name, result)
             if sentence:
-                is_warning = result.expectation_config and result.expectation_config.severity == FailureSeverity.WARNING
+                is_warning = (
+                    result.expectation_config
+                    and result.expectation_config.severity == FailureSeverity.WARNING
+                )
                 (warnings if is_warning else failures).append(sentence)
     if not count:
-        raise DataError(f"{docs.parent}: there was nothing to judge, so nothing is known; validate again")
+        raise DataError(
+            f"{docs.parent}: there was nothing to judge, so nothing is known; validate again"
+        )
     context.build_data_docs(site_names=[SITE])
     return Verdict(failures, warnings, count, docs / "index.html")
 
 
 def _context(docs: Path) -> EphemeralDataContext:
     """Return a context in memory whose one site is the folder; what an earlier judgement left there goes."""
-    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the latter sets its own level
+    for name in (
+        "great_expectations",
+        "great_expectations.data_context.types.base",
+    ):  # the latter sets its own level
         logging.getLogger(name).setLevel(logging.ERROR)
     shutil.rmtree(docs, ignore_errors=True)
     context = gx.get_context(mode="ephemeral")
@@ -94,10 +104,14 @@ def _results(
     """Return a result for each expectation of a table, in their order; GX sorts them by kind."""
     for number, expectation in enumerate(table.expectations):
         expectation.meta = {**(expectation.meta or {}), ORDER: number}
-    suite = context.suites.add(gx.ExpectationSuite(table.name, expectations=list(table.expectations)))
+    suite = context.suites.add(
+        gx.ExpectationSuite(table.name, expectations=list(table.expectations))
+    )
     batch = source.add_dataframe_asset(table.name).add_batch_definition_whole_dataframe("all lines")
     definition = gx.ValidationDefinition(name=table.name, data=batch, suite=suite)
-    run = context.validation_definitions.add(definition).run(batch_parameters={"dataframe": table.frame})
+    run = context.validation_definitions.add(definition).run(
+        batch_parameters={"dataframe": table.frame}
+    )
     results = sorted(run.results, key=lambda result: int(_meta(result)[ORDER]))
     assert len(results) == len(table.expectations), "GX judged every expectation"
     return results
@@ -128,4 +142,6 @@ def _exception_of(info: Any) -> str:
     if not info:
         return ""
     entries = [info] if "raised_exception" in info else list(info.values())
-    return next((str(entry["exception_message"]) for entry in entries if entry.get("raised_exception")), "")
+    return next(
+        (str(entry["exception_message"]) for entry in entries if entry.get("raised_exception")), ""
+    )

@@ -1,9 +1,10 @@
 """Judge a data version before anything is trained on it.
 
-One pass over each TSV writes its profile and quarantine (`model.pairs.profile`); repeats, leaks and counts are found in the
-profiles (`tasks.validation.leaks`); Great Expectations judges all of them, the side tables and the drift; Data Docs show
-every verdict. A suite that fails, or a metric that cannot be computed, stops the run. Great Expectations takes about
-8 s of one core for two million lines, and 3 s for the pages of ten small tables.
+One pass over each TSV writes its profile and quarantine (`model.pairs.profile`); repeats, leaks and
+counts are found in the profiles (`tasks.validation.leaks`); Great Expectations judges all of them,
+the side tables and the drift; Data Docs show every verdict. A suite that fails, or a metric that
+cannot be computed, stops the run. Great Expectations takes about 8 s of one core for two million
+lines, and 3 s for the pages of ten small tables.
 """
 
 import html
@@ -18,16 +19,23 @@ import pyarrow.compute as pc
 
 from model.config.sections import DataConfig
 from model.errors import DataError
-from model.pairs.profile import ProfileSummary, existing_profile, profile_files, read_profile, write_profile
+from model.pairs.profile import (
+    ProfileSummary,
+    existing_profile,
+    profile_files,
+    read_profile,
+    write_profile,
+)
 from model.pairs.repeats import LEAK_KINDS, read_repeats
 from model.pairs.splits import find_splits, read_side_table
 from model.pairs.tsv import check_file, count_lines
-from tasks.data.card import report_folder
 from tasks.pages.text import counted
+from tasks.runtime.environment import report_folder
+from tasks.runtime.log import run_logger
 from tasks.runtime.page import show_link, show_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion, Run, SplitCounts, Validation
-from tasks.runtime.stage import run_logger, stage
+from tasks.runtime.stage import stage
 from tasks.validation.accepted import profile_path, tsv_files
 from tasks.validation.drift import (
     DRIFT_FILE,
@@ -52,10 +60,12 @@ SHOWN_REPEATS = 20
 def validate(run: Run) -> Validation:
     """Profile every split, quarantine faulty lines, judge the profiles and write the Data Docs.
 
-    Drift is measured against the data version of the champion; the counts that it needs stay with the MLflow run.
+    Drift is measured against the data version of the champion; the counts that it needs stay with
+    the MLflow run.
 
     Raises:
-        DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
+        DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the
+        Data Docs.
         ServiceError: the registry does not answer.
     """
     reference = champion_reference(run.config.registered_model)
@@ -70,18 +80,23 @@ def judge_data(
     profile_processes: int | None = None,
     reference: Reference | None = None,
 ) -> Validation:
-    """Profile every split of a data version, unless that was done, judge the profiles and write the Data Docs.
+    """Profile every split of a data version, unless that was done, judge the profiles and write the
+    Data Docs.
 
     With a reference, the version's drift against it is measured and judged, too.
 
     Raises:
-        DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the Data Docs.
+        DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the
+        Data Docs.
     """
     tsvs = tsv_files(find_splits(data.folder))
     for tsv in tsvs.values():
         check_file(tsv)
     folder = report_folder(data.version)
-    splits = {name: Split(tsv, read_side_table(tsv, limits.require_side_table)) for name, tsv in tsvs.items()}
+    splits = {
+        name: Split(tsv, read_side_table(tsv, limits.require_side_table))
+        for name, tsv in tsvs.items()
+    }
     summaries = _profile_splits(tsvs, folder, limits, profile_processes)
     compare_splits(folder, splits)
     counts = [_counts(name, summary, folder) for name, summary in summaries.items()]
@@ -91,9 +106,13 @@ def judge_data(
     from tasks.validation.suite import judge_tables
 
     verdict = judge_tables(_judged(folder, splits, counts, drift, limits), folder / "docs")
-    show_link(verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations")
+    show_link(
+        verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations"
+    )
     if verdict.failures:
-        raise DataError(f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; see {verdict.docs}")
+        raise DataError(
+            f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; see {verdict.docs}"
+        )
     return Validation(
         profiles=folder,
         docs=verdict.docs,
@@ -111,7 +130,8 @@ def _profile_splits(
     new = {name: tsv for name, tsv in tsvs.items() if summaries[name] is None}
     with progress("validate", sum(map(count_lines, new.values())), "lines") as shown:
         made = {
-            name: write_profile(tsv, files[name], limits, "pair", shown.advance, processes) for name, tsv in new.items()
+            name: write_profile(tsv, files[name], limits, "pair", shown.advance, processes)
+            for name, tsv in new.items()
         }
     return {name: summaries[name] or made[name] for name in tsvs}
 
@@ -153,11 +173,15 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
         )
     repeated = [row for count in counts for row in first_repeats(folder, count.name, SHOWN_REPEATS)]
     if repeated:
-        description = f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
+        description = (
+            f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
+        )
         show_table(repeated, key="duplicates", description=description)
 
 
-def _drift(data: DataVersion, reference: Reference | None, limits: DataConfig) -> tuple[Drift | None, list[str]]:
+def _drift(
+    data: DataVersion, reference: Reference | None, limits: DataConfig
+) -> tuple[Drift | None, list[str]]:
     """Return the drift against the reference, or warnings that say why there is none."""
     (report_folder(data.version) / DRIFT_FILE).unlink(missing_ok=True)
     if reference is None or reference.version == data.version:
@@ -184,10 +208,18 @@ def _where(folder: Path, counts: list[SplitCounts]) -> str:
 
 
 def _judged(
-    folder: Path, splits: Mapping[str, Split], counts: list[SplitCounts], drift: Drift | None, limits: DataConfig
+    folder: Path,
+    splits: Mapping[str, Split],
+    counts: list[SplitCounts],
+    drift: Drift | None,
+    limits: DataConfig,
 ) -> "Iterable[Judged]":
     """Yield every table with what it must satisfy; splits first, because their sentences say most."""
-    from tasks.validation.expectations import drift_expectations, side_table_expectations, split_expectations
+    from tasks.validation.expectations import (
+        drift_expectations,
+        side_table_expectations,
+        split_expectations,
+    )
     from tasks.validation.suite import Judged
 
     for name in splits:
@@ -196,9 +228,13 @@ def _judged(
         products = splits[count.name].products
         if products is not None:
             frame = side_table_frame(products, limits.side_table_columns)
-            yield Judged(f"{count.name}.products", frame, list(side_table_expectations(count.lines, limits)))
+            yield Judged(
+                f"{count.name}.products", frame, list(side_table_expectations(count.lines, limits))
+            )
     if drift is not None:
-        yield Judged("drift", drift_frame(drift, limits.drift_warn), list(drift_expectations(limits)))
+        yield Judged(
+            "drift", drift_frame(drift, limits.drift_warn), list(drift_expectations(limits))
+        )
 
 
 def split_frame(folder: Path, name: str) -> pd.DataFrame:
@@ -225,7 +261,9 @@ def side_table_frame(products: pa.Table, columns: Iterable[str]) -> pd.DataFrame
     """Return the columns that must have values, 1 where a row has one and null where it is empty: no text of it."""
     wanted = [name for name in ("id", *columns) if name in products.column_names]
     filled = {name: pc.not_equal(pc.utf8_trim_whitespace(products[name]), "") for name in wanted}
-    frame = pd.DataFrame({name: values.to_pandas().map({True: 1.0}) for name, values in filled.items()})
+    frame = pd.DataFrame(
+        {name: values.to_pandas().map({True: 1.0}) for name, values in filled.items()}
+    )
     return frame if wanted else pd.DataFrame(index=range(len(products)))
 
 
@@ -234,5 +272,8 @@ def drift_frame(drift: Drift, warn: float) -> pd.DataFrame:
     from tasks.validation.expectations import NO_DRIFT
 
     over = {(each.split, each.column) for each in drift.over(warn)}
-    said = [html.escape(each.sentence()) if (each.split, each.column) in over else NO_DRIFT for each in drift.columns]
+    said = [
+        html.escape(each.sentence()) if (each.split, each.column) in over else NO_DRIFT
+        for each in drift.columns
+    ]
     return pd.DataFrame({"drift": [each.drift for each in drift.columns], "over_warn": said})

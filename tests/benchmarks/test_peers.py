@@ -52,7 +52,10 @@ def test_all_ways_see_the_same_picture_within_two_levels(size: tuple[int, int]) 
     theirs = peers.denormalised(peers.open_clip_input(line)) * 255
     easynlps = peers.denormalised(peers.easynlp_input(line.decode())[0]) * 255
     assert float((peers.our_input(line) - theirs).abs().max()) < 2.01
-    assert float((peers.denormalised(peers.our_normalised_input(line)) * 255 - theirs).abs().max()) < 2.01
+    assert (
+        float((peers.denormalised(peers.our_normalised_input(line)) * 255 - theirs).abs().max())
+        < 2.01
+    )
     assert float((easynlps - theirs).abs().max()) < 0.01
 
 
@@ -73,7 +76,9 @@ def test_every_row_of_the_sparse_tsv_can_be_read(tmp_path: Path) -> None:
     index = index_pairs([source])
     assert len(index) == 100
     assert 990_000 < source.tsv.stat().st_size < 1_000_000
-    assert {index.read(row).image for row in range(100)} == {base64.b64decode(line[10:]) for line in lines}
+    assert {index.read(row).image for row in range(100)} == {
+        base64.b64decode(line[10:]) for line in lines
+    }
 
 
 def test_the_memory_of_a_family_is_that_of_a_process_and_its_children() -> None:
@@ -101,4 +106,6 @@ def test_a_bar_says_ok_or_short(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_times_faster_is_the_median_of_the_rounds() -> None:
-    assert times_faster({"ours": [1.0, 2.0, 1.0], "peer": [3.0, 4.0, 9.0]}, "ours", "peer") == np.median([3, 2, 9])
+    assert times_faster(
+        {"ours": [1.0, 2.0, 1.0], "peer": [3.0, 4.0, 9.0]}, "ours", "peer"
+    ) == np.median([3, 2, 9])

@@ -8,9 +8,9 @@ def main() -> None:
     from tasks.runtime.environment import prepare
 
     prepare()
-    from tasks.promotion.gate import CHAMPION
     from tasks.registry import aliases, register
     from tasks.registry.tracking import tracking_client
+    from tasks.registry.versions import CHAMPION
 
     name = sys.argv[1]
     for line in sys.stdin:

@@ -1,6 +1,8 @@
-"""What the crash tests run: a process that has tiny towers and pairs ready, and forks a training for every trial.
+"""What the crash tests run: a process that has tiny towers and pairs ready, and forks a training
+for every trial.
 
-A trial costs its training alone, a second or less, because nothing is imported or made again for it.
+A trial costs its training alone, a second or less, because nothing is imported or made again for
+it.
 """
 
 import hashlib
@@ -20,10 +22,11 @@ import torch
 from benchmarks.support.measure import children
 from model.batches.loading import PairInput, pair_input
 from model.config.sections import ModelConfig, StageConfig
-from model.embeddings.embed import judge
 from model.errors import CommerceClipError, TrainingStopped
+from model.evaluation.judge import judge
 from model.pairs.index import PairSource, index_pairs
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 from model.training.loop import train
 from model.training.stage import Callbacks, EpochRecord, Stage
 from tasks.runtime.signals import stop_by_signal
@@ -37,8 +40,9 @@ MEBIBYTE = 2**20
 class Trial:
     """What is done to a training in a folder.
 
-    ``fault`` is armed after so many epochs. A signal comes so many seconds after the first step, or, with ``at_call``,
-    when the loop or its validation has asked so often whether to stop. ``spare_bytes`` is what memory it may take yet.
+    ``fault`` is armed after so many epochs. A signal comes so many seconds after the first step,
+    or, with ``at_call``, when the loop or its validation has asked so often whether to stop.
+    ``spare_bytes`` is what memory it may take yet.
     """
 
     folder: Path
@@ -53,9 +57,11 @@ class Trial:
 
 
 class Ended(NamedTuple):
-    """How a training ended: its exit code, seconds from its first step on, and what it had that could outlive it.
+    """How a training ended: its exit code, seconds from its first step on, and what it had that
+    could outlive it.
 
-    That is the processes it had started, and the shared-memory files it had mapped, when its signal came.
+    That is the processes it had started, and the shared-memory files it had mapped, when its signal
+    came.
     """
 
     code: int
@@ -64,23 +70,38 @@ class Ended(NamedTuple):
     shared: list[str]
 
 
-def serve(connection: Connection, model: ModelConfig, config: StageConfig, data: tuple[PairSource, PairSource]) -> None:
+def serve(
+    connection: Connection,
+    model: ModelConfig,
+    config: StageConfig,
+    data: tuple[PairSource, PairSource],
+) -> None:
     """Say that all is ready, then answer each trial that comes with how it ended, until None comes."""
     torch.set_num_threads(1)
     towers = create_towers(model, "cpu", seed=3)
-    train_pairs, valid_pairs = (pair_input(towers, index_pairs([source])) for source in data)
+    train_pairs, valid_pairs = (
+        pair_input(towers.input_spec, index_pairs([source])) for source in data
+    )
     connection.send(None)
     while (trial := connection.recv()) is not None:
         connection.send(_run(trial, towers, config, train_pairs, valid_pairs))
 
 
-def _run(trial: Trial, towers: Towers, config: StageConfig, train_pairs: PairInput, valid_pairs: PairInput) -> Ended:
+def _run(
+    trial: Trial,
+    towers: Towers,
+    config: StageConfig,
+    train_pairs: PairInput,
+    valid_pairs: PairInput,
+) -> Ended:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         code = BUG
         try:
-            code = _train(trial, towers, config, train_pairs, valid_pairs, lambda: os.write(writer, b"."))
+            code = _train(
+                trial, towers, config, train_pairs, valid_pairs, lambda: os.write(writer, b".")
+            )
         finally:
             os._exit(code)
     os.close(writer)
@@ -170,5 +191,12 @@ def digests(folder: Path) -> dict[str, str]:
     That is every tensor file and the state of the newest checkpoint, and the best weights.
     """
     newest = max((folder / "checkpoints").glob("step-?????????"))
-    files = [*newest.glob("*.safetensors"), newest / "state.json", *folder.glob("best-*/*.safetensors")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = [
+        *newest.glob("*.safetensors"),
+        newest / "state.json",
+        *folder.glob("best-*/*.safetensors"),
+    ]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }

@@ -1,7 +1,9 @@
-"""A pytest plugin: at the end of a run it prints one row a kind of fault, and what the whole must hold.
+"""A pytest plugin: at the end of a run it prints one row a kind of fault, and what the whole must
+hold.
 
-A test says its kind and how often it injects it: ``@pytest.mark.faults(kind="K1", trials=5)``. Without ``kind`` the
-name of its module counts, without ``trials`` one. A kind survived as many trials as its passed tests have.
+A test says its kind and how often it injects it: ``@pytest.mark.faults(kind="K1", trials=5)``.
+Without ``kind`` the name of its module counts, without ``trials`` one. A kind survived as many
+trials as its passed tests have.
 """
 
 import time
@@ -83,11 +85,15 @@ class Counter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.table.seconds = time.monotonic() - self.start
         if report.failed or (report.when == "call" and report.passed):
-            for _, (kind, trials) in (told for told in report.user_properties if told[0] == INJECTED):
+            for _, (kind, trials) in (
+                told for told in report.user_properties if told[0] == INJECTED
+            ):
                 self.table.add(kind, trials, report.passed)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if config.stash[TABLE].counts:
         terminalreporter.section("faults")
         for line in config.stash[TABLE].lines():

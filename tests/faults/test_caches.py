@@ -47,7 +47,9 @@ def cache(tmp_path: Path) -> Cache:
 
 
 @pytest.mark.faults(kind="D3: cache", trials=FLIPS)
-def test_a_flipped_bit_is_found_and_the_cache_made_again(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_bit_is_found_and_the_cache_made_again(
+    cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
     rng = random.Random(0)
     for _ in range(FLIPS):
         damaged = bytearray(cache.whole)
@@ -60,7 +62,13 @@ def test_a_flipped_bit_is_found_and_the_cache_made_again(cache: Cache, caplog: p
 @pytest.mark.faults(kind="D4: cache", trials=CUTS + 2)
 def test_a_cache_cut_at_any_length_or_longer_is_made_again(cache: Cache) -> None:
     rng = random.Random(0)
-    lengths = [0, 1, len(cache.whole) - 1, len(cache.whole) - 32, *rng.sample(range(len(cache.whole)), CUTS - 4)]
+    lengths = [
+        0,
+        1,
+        len(cache.whole) - 1,
+        len(cache.whole) - 32,
+        *rng.sample(range(len(cache.whole)), CUTS - 4),
+    ]
     for length in lengths:
         assert cache.is_made_again_after(cache.whole[:length])
     assert cache.is_made_again_after(cache.whole + b"\0")
@@ -77,9 +85,13 @@ def make_and_die(folder: Path, rows_before: int) -> None:
 
 @pytest.mark.faults(kind="K: killed while a cache is made", trials=3)
 @pytest.mark.parametrize("rows_before", [0, 1, 25, 50])
-def test_what_a_killed_process_began_is_made_again_and_nothing_of_it_stays(tmp_path: Path, rows_before: int) -> None:
+def test_what_a_killed_process_began_is_made_again_and_nothing_of_it_stays(
+    tmp_path: Path, rows_before: int
+) -> None:
     for _ in range(3):
-        process = multiprocessing.get_context("fork").Process(target=make_and_die, args=(tmp_path, rows_before))
+        process = multiprocessing.get_context("fork").Process(
+            target=make_and_die, args=(tmp_path, rows_before)
+        )
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL

@@ -16,7 +16,17 @@ from model.storage.files import file_digest
 from tasks.data.dvc import promised_version, push
 from tasks.data.version import hash_folder, materialise, version_of
 from tasks.runtime.records import DataVersion
-from tests.projects import clone_project, dvc, flip_a_bit, forget, git, object_of, objects, overwrite, use
+from tests.projects import (
+    clone_project,
+    dvc,
+    flip_a_bit,
+    forget,
+    git,
+    object_of,
+    objects,
+    overwrite,
+    use,
+)
 
 pytestmark = [pytest.mark.faults(kind="S13"), pytest.mark.timeout(600)]
 
@@ -90,7 +100,11 @@ def test_an_object_that_the_remote_lacks_is_named_and_comes_back_by_a_push(
     shutil.copytree(store(project), tmp_path / "kept")
     forget(project)
     sentence = refused(project)
-    assert "`dvc pull` failed" in sentence and name_of(intact, missing) in sentence and "`dvc push`" in sentence
+    assert (
+        "`dvc pull` failed" in sentence
+        and name_of(intact, missing) in sentence
+        and "`dvc push`" in sentence
+    )
     assert_nothing_wrong_stays(project, intact)
     listing = object_of(remote(project), f"{promised(project)}.dir")
     assert f"delete there {listing.relative_to(remote(project))}, then type `dvc push`" in sentence
@@ -103,14 +117,18 @@ def test_an_object_that_the_remote_lacks_is_named_and_comes_back_by_a_push(
 
 
 @pytest.mark.parametrize("trial", TRIALS)
-def test_a_bit_that_flipped_in_the_cache_is_healed_from_the_remote(project: Path, trial: int) -> None:
+def test_a_bit_that_flipped_in_the_cache_is_healed_from_the_remote(
+    project: Path, trial: int
+) -> None:
     shutil.rmtree(project / "data")
     flip_a_bit(objects(store(project))[trial])
     assert_whole(project)
 
 
 @pytest.mark.parametrize("trial", TRIALS)
-def test_a_bit_that_flipped_in_the_cache_stops_the_run_when_the_remote_lacks_it(project: Path, trial: int) -> None:
+def test_a_bit_that_flipped_in_the_cache_stops_the_run_when_the_remote_lacks_it(
+    project: Path, trial: int
+) -> None:
     intact = hash_folder(project / "data")
     shutil.rmtree(project / "data")
     damaged = objects(store(project))[trial]
@@ -130,7 +148,10 @@ def kill_when(process: "subprocess.Popen[bytes]", has_begun: Callable[[], bool])
 
 def start_dvc(project: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "dvc", *arguments], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=project,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -140,7 +161,9 @@ def large_original(tracked_project: Path, tmp_path_factory: pytest.TempPathFacto
     project = clone_project(tracked_project, tmp_path_factory.mktemp("large"))
     rng = random.Random(1)
     for number in range(40):
-        (project / "data" / "pretrain" / f"filler-{number}.products.csv").write_bytes(rng.randbytes(1_000_000))
+        (project / "data" / "pretrain" / f"filler-{number}.products.csv").write_bytes(
+            rng.randbytes(1_000_000)
+        )
     dvc(project, "add", "data")
     dvc(project, "push")
     return project
@@ -155,7 +178,10 @@ def large(large_original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_a_push_that_was_killed_is_completed_by_the_next(large: Path, trial: int) -> None:
-    whole = {object_of(remote(large), md5) for md5 in [*hash_folder(large / "data").values(), f"{promised(large)}.dir"]}
+    whole = {
+        object_of(remote(large), md5)
+        for md5 in [*hash_folder(large / "data").values(), f"{promised(large)}.dir"]
+    }
     shutil.rmtree(remote(large))
     wanted = (2, 20, 40)[trial]
     assert kill_when(start_dvc(large, "push"), lambda: len(objects(remote(large))) > wanted)
@@ -169,7 +195,10 @@ def test_a_push_that_was_killed_is_completed_by_the_next(large: Path, trial: int
 def test_a_pull_that_was_killed_is_completed_by_the_next(large: Path, trial: int) -> None:
     forget(large)
     watched, wanted = ((store(large), 3), (store(large), 40), (large / "data", 10))[trial]
-    assert kill_when(start_dvc(large, "pull"), lambda: sum(path.is_file() for path in watched.rglob("*")) > wanted)
+    assert kill_when(
+        start_dvc(large, "pull"),
+        lambda: sum(path.is_file() for path in watched.rglob("*")) > wanted,
+    )
     assert_whole(large)
 
 
@@ -186,7 +215,9 @@ EDITS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("edit", list(EDITS))
-def test_an_edited_data_dvc_stops_the_run_and_leaves_the_pairs_alone(project: Path, edit: str) -> None:
+def test_an_edited_data_dvc_stops_the_run_and_leaves_the_pairs_alone(
+    project: Path, edit: str
+) -> None:
     intact, tracked = hash_folder(project / "data"), project / "data.dvc"
     text = tracked.read_text()
     tracked.write_text(EDITS[edit](text))
@@ -205,7 +236,9 @@ def add_beside(path: Path) -> None:
 
 
 @pytest.mark.parametrize("dirty", [change, add_beside, flip_a_bit])
-def test_a_changed_work_tree_stops_the_run_and_is_left_alone(project: Path, dirty: Callable[[Path], None]) -> None:
+def test_a_changed_work_tree_stops_the_run_and_is_left_alone(
+    project: Path, dirty: Callable[[Path], None]
+) -> None:
     dirty(project / "data" / "finetune" / "train.tsv")
     changed = hash_folder(project / "data")
     sentence = refused(project)

@@ -65,11 +65,16 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip": (zipped, "unzip"),
     "parquet": (lambda path: pq.write_table(pa.table({"caption": ["red dress"]}), path), "Parquet"),
     "utf-16": (lambda path: path.write_bytes("red dress\n".encode("utf-16")), "UTF-16"),
-    "utf-16, big end first": (lambda path: path.write_bytes(b"\xfe\xff" + "red".encode("utf-16-be")), "UTF-16"),
+    "utf-16, big end first": (
+        lambda path: path.write_bytes(b"\xfe\xff" + "red".encode("utf-16-be")),
+        "UTF-16",
+    ),
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.faults(kind=f"file: {k}")) for k in FOREIGN])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.faults(kind=f"file: {k}")) for k in FOREIGN]
+)
 def test_what_is_no_tsv_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
     write, words = FOREIGN[kind]
     write(tmp_path / "test.tsv")
@@ -105,7 +110,9 @@ CHINESE = "红色连衣裙\tAAAA\n蓝色 T 恤 100%棉\tAAAA\n"
         ("red dress\tAAAA", "ascii", None),
     ],
 )
-def test_the_likely_encoding_of_captions_is_named(tmp_path: Path, text: str, encoding: str, named: str | None) -> None:
+def test_the_likely_encoding_of_captions_is_named(
+    tmp_path: Path, text: str, encoding: str, named: str | None
+) -> None:
     (tmp_path / "test.tsv").write_bytes(text.encode(encoding))
     assert likely_encoding(tmp_path / "test.tsv") == named
 
@@ -152,7 +159,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "grows": grow,
     "shrinks": lambda tsv: os.truncate(tsv, 30_000),
     "is emptied": lambda tsv: os.truncate(tsv, 0),
-    "is replaced": lambda tsv: tsv.with_name("other").write_bytes(LINE) and tsv.with_name("other").replace(tsv),
+    "is replaced": lambda tsv: (
+        tsv.with_name("other").write_bytes(LINE) and tsv.with_name("other").replace(tsv)
+    ),
     "is written again": lambda tsv: os.utime(tsv, ns=(1, 1)),
     "vanishes": lambda tsv: tsv.unlink(),
 }
@@ -160,10 +169,18 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
-    "change", [pytest.param(name, marks=pytest.mark.faults(kind=f"file: {name} while read")) for name in CHANGES]
+    "change",
+    [
+        pytest.param(name, marks=pytest.mark.faults(kind=f"file: {name} while read"))
+        for name in CHANGES
+    ],
 )
-def test_a_file_that_changes_while_it_is_read_is_refused(large: Path, change: str, processes: int) -> None:
-    with pytest.raises(DataError, match=r"changed while it was read|cannot be read any more") as error:
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    large: Path, change: str, processes: int
+) -> None:
+    with pytest.raises(
+        DataError, match=r"changed while it was read|cannot be read any more"
+    ) as error:
         profile_and(large, lambda: CHANGES[change](large), processes)
     assert str(error.value).startswith(f"{large}: ")
     assert names(large.parent) in ([large.name], [])
@@ -196,7 +213,9 @@ def test_profiling_processes_end_with_their_parent(tmp_path: Path, number: signa
     tsv = tmp_path / "test.tsv"
     tsv.write_bytes((b"red dress\t" + base64.b64encode(jpeg(300, 300)) + b"\n") * 8000)
     command = [sys.executable, "-c", PARENT, str(tsv)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
         assert parent.stdout is not None and parent.stdout.readline()
         workers = children(parent.pid)
         assert len(workers) >= 2

@@ -14,7 +14,11 @@ from prefect.settings import PREFECT_API_URL
 
 from tasks.runtime.environment import ROOT, settings
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600), pytest.mark.usefixtures("prefect_server")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("prefect_server"),
+]
 
 CONFIG = """
 name: interrupted
@@ -24,7 +28,8 @@ pretrain: {epochs: 6, batch_size: 16, concept_weight: 1.0, min_concept_count: 3}
 finetune: {epochs: 6, batch_size: 16, concept_weight: 1.0, min_concept_count: 3}
 """
 DEADLINE_S = 300
-# A shell makes background jobs, and so the tests' children, ignore Ctrl-C; this undoes it, then runs `-m flows`.
+# A shell makes background jobs, and so the tests' children, ignore Ctrl-C; this undoes it, then
+# runs `-m flows`.
 LISTENING = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,8 +51,20 @@ class Runner:
             name: value.replace(os.environ["COMMERCE_CLIP_STATE"], str(self.state))
             for name, value in settings().items()
         }
-        places = {"COMMERCE_CLIP_STATE": str(self.state), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
-        command = [sys.executable, "-c", LISTENING, "retrain", "--config", str(self.config), "--data", str(self.pairs)]
+        places = {
+            "COMMERCE_CLIP_STATE": str(self.state),
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+        }
+        command = [
+            sys.executable,
+            "-c",
+            LISTENING,
+            "retrain",
+            "--config",
+            str(self.config),
+            "--data",
+            str(self.pairs),
+        ]
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -88,7 +105,9 @@ def run_states() -> list[str]:
     return [run.state_type.value for run in latest_first if run.state_type]
 
 
-def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(miniature: Path, tmp_path: Path) -> None:
+def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(
+    miniature: Path, tmp_path: Path
+) -> None:
     disturbed = Runner(tmp_path / "disturbed", miniature)
     code, output = disturbed.signal_after_checkpoint("pretrain", signal.SIGINT)
     assert code == 130
@@ -105,5 +124,8 @@ def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(miniature
     unbroken.finish()
     assert disturbed.result("evaluate/rank_at_k.json") == unbroken.result("evaluate/rank_at_k.json")
     for key in ("weights_sha256", "best_epoch", "valid_mean_recall"):
-        assert disturbed.result("finetune/result.json")[key] == unbroken.result("finetune/result.json")[key]
+        assert (
+            disturbed.result("finetune/result.json")[key]
+            == unbroken.result("finetune/result.json")[key]
+        )
     assert not list(disturbed.state.rglob("*.tmp"))

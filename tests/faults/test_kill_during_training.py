@@ -57,7 +57,12 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
     folder = tmp_path_factory.mktemp("unbroken")
     data = write_data(folder)
     ours, theirs = CONTEXT.Pipe()
-    arguments = (theirs, write_model(folder), tiny_stage_config(epochs=EPOCHS), (data.train, data.valid))
+    arguments = (
+        theirs,
+        write_model(folder),
+        tiny_stage_config(epochs=EPOCHS),
+        (data.train, data.valid),
+    )
     process = CONTEXT.Process(target=serve, args=arguments, daemon=True)
     process.start()
     assert ours.recv() is None, "it has imported torch, which takes as long as it takes"
@@ -71,7 +76,8 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 
 def assert_nothing_is_unreadable(folder: Path) -> None:
-    """Check what a kill left: the two newest checkpoints are whole, and so are the best weights that they name.
+    """Check what a kill left: the two newest checkpoints are whole, and so are the best weights
+    that they name.
 
     An older one may be cut, because a kill can hit the middle of a purge.
     """
@@ -100,26 +106,34 @@ def test_killed_inside_a_save_and_run_again_ends_with_the_same_bits(
 
 
 @pytest.mark.faults(kind="K1", trials=KILLS)
-def test_killed_at_any_step_again_and_again_ends_with_the_same_bits(trainings: Trainings, tmp_path: Path) -> None:
+def test_killed_at_any_step_again_and_again_ends_with_the_same_bits(
+    trainings: Trainings, tmp_path: Path
+) -> None:
     rng = random.Random(0)
     for number in range(KILLS // KILLS_A_RUN):
         folder = tmp_path / f"stage-{number}"
         for step in sorted(rng.sample(range(1, STEPS + 1), KILLS_A_RUN)):
             assert trainings.run(Trial(folder, fault=f"step:{step}")).code == -signal.SIGKILL
-            # The step before it was saved, if it was not an epoch's last one, which is saved when it was validated.
+            # The step before it was saved, if it was not an epoch's last one, which is saved when
+            # it was validated.
             assert newest_step(folder) == step - 1
             assert_nothing_is_unreadable(folder)
         trainings.assert_ends_as_unbroken(folder)
 
 
 @pytest.mark.faults(kind="K1", trials=KILLS)
-def test_killed_at_any_time_again_and_again_ends_with_the_same_bits(trainings: Trainings, tmp_path: Path) -> None:
+def test_killed_at_any_time_again_and_again_ends_with_the_same_bits(
+    trainings: Trainings, tmp_path: Path
+) -> None:
     rng, killed, number = random.Random(1), 0, 0
     while killed < KILLS:
         folder, number = tmp_path / f"stage-{number}", number + 1
         for _ in range(KILLS_A_RUN):
             after_s = rng.uniform(0, trainings.seconds / KILLS_A_RUN)
-            killed += trainings.run(Trial(folder, number=signal.SIGKILL, after_s=after_s)).code == -signal.SIGKILL
+            killed += (
+                trainings.run(Trial(folder, number=signal.SIGKILL, after_s=after_s)).code
+                == -signal.SIGKILL
+            )
             assert_nothing_is_unreadable(folder)
         trainings.assert_ends_as_unbroken(folder)
 
@@ -127,7 +141,9 @@ def test_killed_at_any_time_again_and_again_ends_with_the_same_bits(trainings: T
 @pytest.mark.faults(kind="K2", trials=1)
 @pytest.mark.parametrize("at_call", [1, 3, 5, 9, 18])
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, INTERRUPTED)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, INTERRUPTED)],
+    ids=["SIGTERM", "SIGINT"],
 )
 def test_stopped_by_a_signal_it_loses_no_step_and_ends_with_the_same_bits(
     trainings: Trainings, tmp_path: Path, number: signal.Signals, code: int, at_call: int
@@ -140,12 +156,18 @@ def test_stopped_by_a_signal_it_loses_no_step_and_ends_with_the_same_bits(
 
 
 @pytest.mark.faults(kind="K4: training's threads end with it", trials=10)
-def test_a_killed_training_leaves_no_process_and_no_shared_memory(trainings: Trainings, tmp_path: Path) -> None:
+def test_a_killed_training_leaves_no_process_and_no_shared_memory(
+    trainings: Trainings, tmp_path: Path
+) -> None:
     rng = random.Random(2)
     for trial in range(10):
         after_s = rng.uniform(0, trainings.seconds / 2)
-        ended = trainings.run(Trial(tmp_path / str(trial), number=signal.SIGKILL, after_s=after_s, workers=2))
-        assert ended.started == [], "batches are decoded in threads, which no kill can part from their process"
+        ended = trainings.run(
+            Trial(tmp_path / str(trial), number=signal.SIGKILL, after_s=after_s, workers=2)
+        )
+        assert ended.started == [], (
+            "batches are decoded in threads, which no kill can part from their process"
+        )
         assert ended.shared == []
 
 

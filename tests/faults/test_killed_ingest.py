@@ -15,7 +15,8 @@ from tests.faults.killed_ingest import adopt_drop
 pytestmark = pytest.mark.faults(kind="S13 ingest")
 
 CHILD_LIMIT_S = 120
-# Children fork from a server that has imported Prefect once, seconds that each would spend otherwise.
+# Children fork from a server that has imported Prefect once, seconds that each would spend
+# otherwise.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.faults.killed_ingest"])
 POINTS = {
@@ -38,7 +39,9 @@ def test_tsv(miniature: Path, tmp_path: Path) -> Path:
 
 def ingest(project: Path, tsv: Path, fault: str | None = None) -> int:
     """Ingest in a child and return its exit code."""
-    process = CONTEXT.Process(target=adopt_drop, args=(project, project.parent / "state", tsv, fault))
+    process = CONTEXT.Process(
+        target=adopt_drop, args=(project, project.parent / "state", tsv, fault)
+    )
     process.start()
     process.join(CHILD_LIMIT_S)
     code = process.exitcode
@@ -51,7 +54,9 @@ def ingest(project: Path, tsv: Path, fault: str | None = None) -> int:
 
 def leftovers(project: Path) -> list[str]:
     state = project.parent / "state" / "ingest"
-    return [path.name for path in project.glob(".data.*")] + [path.name for path in state.glob("swap.json")]
+    return [path.name for path in project.glob(".data.*")] + [
+        path.name for path in state.glob("swap.json")
+    ]
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -74,7 +79,9 @@ def test_a_killed_ingest_leaves_one_version_whole_and_can_be_repeated(
     assert leftovers(project) == []
 
 
-def test_a_data_dvc_that_was_cut_in_the_middle_of_an_ingest_is_restored(project: Path, test_tsv: Path) -> None:
+def test_a_data_dvc_that_was_cut_in_the_middle_of_an_ingest_is_restored(
+    project: Path, test_tsv: Path
+) -> None:
     tracked = project / "data.dvc"
     before = tracked.read_bytes()
     assert ingest(project, test_tsv, "ingest:after_swap") == -signal.SIGKILL
@@ -83,7 +90,9 @@ def test_a_data_dvc_that_was_cut_in_the_middle_of_an_ingest_is_restored(project:
     assert tracked.read_bytes() == before
 
 
-def test_a_data_dvc_that_a_person_checked_out_after_a_killed_ingest_is_kept(project: Path, test_tsv: Path) -> None:
+def test_a_data_dvc_that_a_person_checked_out_after_a_killed_ingest_is_kept(
+    project: Path, test_tsv: Path
+) -> None:
     tracked, first = project / "data.dvc", (project / "data.dvc").read_text()
     assert ingest(project, test_tsv) == 0
     train = test_tsv.with_name("train.tsv")

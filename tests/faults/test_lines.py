@@ -20,7 +20,16 @@ from model.pairs.images import MAX_SIDE, Preview, decode_rgb, inspect_image, pre
 from model.pairs.profile import ProfileSummary, profile_files, read_profile, write_profile
 from model.pairs.tsv import BOM, parse_line
 from tests.fuzz import verdict
-from tests.golden import Golden, encoded, golden_lines, jpeg, oriented_jpeg, picture, png_of_16_bits, without_segment
+from tests.golden import (
+    Golden,
+    encoded,
+    golden_lines,
+    jpeg,
+    oriented_jpeg,
+    picture,
+    png_of_16_bits,
+    without_segment,
+)
 from tests.mutations import IMAGE_MUTATIONS, Mutator, other_encodings
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +41,9 @@ def kind_of(golden: Golden) -> str:
     return f"input: {golden.fault or ' '.join(sorted(golden.notes)) or 'accepted unchanged'}"
 
 
-def profiled(folder: Path, data: bytes, limits: DataConfig = LIMITS) -> tuple[ProfileSummary, list[dict[str, object]]]:
+def profiled(
+    folder: Path, data: bytes, limits: DataConfig = LIMITS
+) -> tuple[ProfileSummary, list[dict[str, object]]]:
     tsv, files = folder / "test.tsv", profile_files(folder, "test")
     tsv.write_bytes(data)
     summary = write_profile(tsv, files, limits)
@@ -44,9 +55,12 @@ def line_of(caption: str, image: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "golden", [pytest.param(one, id=one.name, marks=pytest.mark.faults(kind=kind_of(one))) for one in GOLDEN]
+    "golden",
+    [pytest.param(one, id=one.name, marks=pytest.mark.faults(kind=kind_of(one))) for one in GOLDEN],
 )
-def test_a_golden_line_is_judged_alike_by_profile_export_and_training(golden: Golden, tmp_path: Path) -> None:
+def test_a_golden_line_is_judged_alike_by_profile_export_and_training(
+    golden: Golden, tmp_path: Path
+) -> None:
     _, (row,) = profiled(tmp_path, golden.raw + b"\n")
     assert row["fault"] == golden.fault == verdict(golden.raw)
     if golden.fault is not None:
@@ -82,7 +96,9 @@ def test_a_line_over_the_limit_is_put_aside_and_one_of_10_mb_is_fine(tmp_path: P
     large = line_of("a large picture", encoded(picture(1600, 1600), "BMP"))
     assert 10_000_000 < len(large) < LIMITS.max_line_bytes
     too_long = large + b"A" * (LIMITS.max_line_bytes + 1 - len(large))
-    _, rows = profiled(tmp_path, large + b"\n" + too_long + b"\n" + line_of("red dress", jpeg()) + b"\n")
+    _, rows = profiled(
+        tmp_path, large + b"\n" + too_long + b"\n" + line_of("red dress", jpeg()) + b"\n"
+    )
     assert [row["fault"] for row in rows] == [None, "line_too_long", None]
 
 
@@ -93,8 +109,13 @@ def test_duplicates_are_kept_and_known_by_their_hashes(tmp_path: Path) -> None:
     spelled = line_of("Red Dress!", encoded(picture(seed=1), quality=60)) + b"\n"
     summary, rows = profiled(tmp_path, same + same + other_words + spelled)
     assert summary.accepted == 4
-    captions, pictures, keys = ([row[name] for row in rows] for name in ("caption_hash", "image_hash", "caption_key"))
-    assert captions[0] == captions[1] != captions[2] and pictures[0] == pictures[1] == pictures[2] != pictures[3]
+    captions, pictures, keys = (
+        [row[name] for row in rows] for name in ("caption_hash", "image_hash", "caption_key")
+    )
+    assert (
+        captions[0] == captions[1] != captions[2]
+        and pictures[0] == pictures[1] == pictures[2] != pictures[3]
+    )
     assert keys[0] == keys[3] != keys[2]
     distance = int(str(rows[0]["image_phash"])) ^ int(str(rows[3]["image_phash"]))
     assert distance.bit_count() <= 4
@@ -123,7 +144,11 @@ def test_half_clear_pictures_lie_on_white(container: str) -> None:
     image = Image.new("RGBA", (20, 20), (200, 0, 0, 255))
     image.paste((0, 0, 0, 0), (0, 0, 10, 20))
     image.paste((0, 0, 0, 128), (10, 10, 20, 20))
-    pixels = decoded(encoded(image, container, **({"lossless": True, "exact": True} if container == "WEBP" else {})))
+    pixels = decoded(
+        encoded(
+            image, container, **({"lossless": True, "exact": True} if container == "WEBP" else {})
+        )
+    )
     assert (pixels[:, :10] == 255).all() and (pixels[:10, 10:] == (200, 0, 0)).all()
     assert (abs(pixels[10:, 10:] - 127) <= 1).all()
 
@@ -153,7 +178,9 @@ def test_every_orientation_comes_out_upright(turn: int) -> None:
 BOMBS = [
     golden.name
     for golden in GOLDEN
-    if golden.fault is FaultReason.TOO_MANY_PIXELS or "20 MB" in golden.name or "10,000" in golden.name
+    if golden.fault is FaultReason.TOO_MANY_PIXELS
+    or "20 MB" in golden.name
+    or "10,000" in golden.name
 ]
 MEASURED = """
 import json, resource, sys
@@ -195,8 +222,15 @@ def test_three_decoders_agree_on_mutated_jpegs() -> None:
             data = rng.choice(IMAGE_MUTATIONS)(data, rng)
         preview, pixels = preview_image(data, 1_000_000), decode_rgb(data, 1_000_000)
         facts = inspect_image(data, 1_000_000)
-        slow = facts if isinstance(facts, FaultReason) else images._decode_with_pillow(data, facts.format)
-        reasons = [None if isinstance(one, Preview | np.ndarray) else one for one in (preview, pixels, slow)]
+        slow = (
+            facts
+            if isinstance(facts, FaultReason)
+            else images._decode_with_pillow(data, facts.format)
+        )
+        reasons = [
+            None if isinstance(one, Preview | np.ndarray) else one
+            for one in (preview, pixels, slow)
+        ]
         assert len(set(reasons)) == 1, reasons
         if isinstance(pixels, np.ndarray) and isinstance(slow, np.ndarray):
             assert np.abs(pixels.astype(int) - slow).max() <= 2
@@ -205,7 +239,9 @@ def test_three_decoders_agree_on_mutated_jpegs() -> None:
 
 
 @pytest.mark.faults(kind="input: mutated lines, profile and export", trials=1000)
-def test_mutated_lines_are_judged_alike_by_profile_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutated_lines_are_judged_alike_by_profile_and_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("REAL_PAIRS", raising=False)
     lines = b"\n".join(Mutator(seed=3).lines(1000)).split(b"\n")
     _, rows = profiled(tmp_path, b"\n".join(lines) + b"\n")

@@ -20,9 +20,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, TinyD
     return write_model(folder), write_data(folder)
 
 
-# Before the first step, within an epoch, after a checkpoint, and the one that validates while the other waits.
+# Before the first step, within an epoch, after a checkpoint, and the one that validates while the
+# other waits.
 @pytest.mark.faults(kind="T2")
-@pytest.mark.parametrize(("dying", "point"), [(1, "batch:0"), (0, "batch:2"), (1, "batch:6"), (0, "validation")])
+@pytest.mark.parametrize(
+    ("dying", "point"), [(1, "batch:0"), (0, "batch:2"), (1, "batch:6"), (0, "validation")]
+)
 def test_a_killed_process_ends_the_other_with_one_sentence(
     inputs: tuple[ModelConfig, TinyData], tmp_path: Path, dying: int, point: str
 ) -> None:
@@ -55,7 +58,9 @@ def made_job(inputs: tuple[ModelConfig, TinyData], folder: Path, dying: int, poi
 
 def assert_told(job: Job, rank: int) -> None:
     said = (job.folder / f"error-{rank}").read_text()
-    assert re.match(rf"PeerLost: process {rank} of 2 lost another one, .* \([CR][\w ]+(\[127.0.0.1\])?", said)
+    assert re.match(
+        rf"PeerLost: process {rank} of 2 lost another one, .* \([CR][\w ]+(\[127.0.0.1\])?", said
+    )
     assert "pair.cc" not in said and "\n" not in said
     assert "start them all again: training goes on from the last checkpoint" in said
     newest = load_latest(job.folder / "stage" / "checkpoints")

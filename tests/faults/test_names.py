@@ -24,7 +24,10 @@ INSIDE = (
     "\u2028", "\u2029", "\u2215", "\u2044", "\u29f8", "\uff0f", "\uff0e", "\u2024", "\u0430", "\u03bf", "\ufeff",
     "\ufffd", "\ud7ff", "\U000e0001", "\u0131", "\u017f", ":", "/", "\\",
 )  # fmt: skip
-HOSTILE = [*WHOLE, *(name for sign in INSIDE for name in (f"a{sign}b", f"{sign}a", f"a{sign}", f"a{sign}{sign}a"))]
+HOSTILE = [
+    *WHOLE,
+    *(name for sign in INSIDE for name in (f"a{sign}b", f"{sign}a", f"a{sign}", f"a{sign}{sign}a")),
+]
 
 
 def files_under(folder: Path) -> list[Path]:
@@ -32,7 +35,9 @@ def files_under(folder: Path) -> list[Path]:
 
 
 @pytest.mark.faults(trials=200)
-def test_no_hostile_name_is_taken_for_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hostile_name_is_taken_for_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(HOSTILE) >= 200
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "run.yaml"

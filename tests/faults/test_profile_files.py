@@ -13,7 +13,13 @@ import pytest
 from model.config.sections import DataConfig
 from model.errors import CommerceClipError, DataError
 from model.pairs import profile
-from model.pairs.profile import ProfileFiles, existing_profile, profile_files, read_profile, write_profile
+from model.pairs.profile import (
+    ProfileFiles,
+    existing_profile,
+    profile_files,
+    read_profile,
+    write_profile,
+)
 from model.storage.files import atomic_write, file_digest
 from tests.golden import golden_lines
 
@@ -25,8 +31,13 @@ SINKS = ("table", "quarantine", "words", "summary")
 
 def each_sink(kind: str, trials: int = 1) -> pytest.MarkDecorator:
     """Run a test for each file of a profile, each a kind of fault of its own."""
-    marks = {name: pytest.mark.faults(kind=f"{kind} the profile's {name}", trials=trials) for name in SINKS}
-    return pytest.mark.parametrize("sink", [pytest.param(name, marks=mark) for name, mark in marks.items()])
+    marks = {
+        name: pytest.mark.faults(kind=f"{kind} the profile's {name}", trials=trials)
+        for name in SINKS
+    }
+    return pytest.mark.parametrize(
+        "sink", [pytest.param(name, marks=mark) for name, mark in marks.items()]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +80,10 @@ def full_disk(sink: Path, room_bytes: int, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.mark.parametrize("fill", [0, 0.5, 0.99])
 @pytest.mark.parametrize(
     "sink",
-    [pytest.param(name, marks=pytest.mark.faults(kind=f"D1: disk full at the profile's {name}")) for name in SINKS],
+    [
+        pytest.param(name, marks=pytest.mark.faults(kind=f"D1: disk full at the profile's {name}"))
+        for name in SINKS
+    ],
 )
 def test_a_full_disk_leaves_the_old_file_and_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sink: str, fill: float
@@ -80,13 +94,18 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(
     write_profile(tsv, files, LIMITS, processes=1)
     old = [file_digest(path) for path in files]
     words = b" ".join(b"word%d" % number for number in range(2000))
-    tsv.write_bytes(b"\n".join([words, *(golden.raw[:5000] for golden in golden_lines()), b"no tab" * 30_000]))
+    tsv.write_bytes(
+        b"\n".join([words, *(golden.raw[:5000] for golden in golden_lines()), b"no tab" * 30_000])
+    )
     whole = profile_files(tmp_path, "whole")
     write_profile(tsv, whole, LIMITS, "pair" if sink == "quarantine" else "text", processes=1)
 
     room = int(getattr(whole, sink).stat().st_size * fill)
     columns = "pair" if sink == "quarantine" else "text"
-    with full_disk(getattr(files, sink), room, monkeypatch), pytest.raises(CommerceClipError, match="MB free") as error:
+    with (
+        full_disk(getattr(files, sink), room, monkeypatch),
+        pytest.raises(CommerceClipError, match="MB free") as error,
+    ):
         write_profile(tsv, files, LIMITS, columns, processes=1)
     assert str(error.value).startswith(f"{tmp_path}/test.")
     failed_at = SINKS.index(sink)
@@ -111,7 +130,10 @@ def damaged_reads(files: ProfileFiles, whole: pa.Table) -> str:
 
 @pytest.mark.parametrize(
     "sink",
-    [pytest.param(name, marks=pytest.mark.faults(kind=f"D3: the profile's {name}", trials=FLIPS)) for name in SINKS],
+    [
+        pytest.param(name, marks=pytest.mark.faults(kind=f"D3: the profile's {name}", trials=FLIPS))
+        for name in SINKS
+    ],
 )
 def test_a_flipped_bit_is_found(tsv: Path, sink: str) -> None:
     files, rng = files_of(tsv), random.Random(sink)
@@ -147,7 +169,10 @@ def test_a_flipped_bit_in_the_footer_changes_no_row(tsv: Path) -> None:
 
 @pytest.mark.parametrize(
     "sink",
-    [pytest.param(name, marks=pytest.mark.faults(kind=f"D4: the profile's {name}", trials=CUTS)) for name in SINKS],
+    [
+        pytest.param(name, marks=pytest.mark.faults(kind=f"D4: the profile's {name}", trials=CUTS))
+        for name in SINKS
+    ],
 )
 def test_a_cut_file_is_found(tsv: Path, sink: str) -> None:
     files, rng = files_of(tsv), random.Random(sink)

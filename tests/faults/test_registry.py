@@ -50,11 +50,19 @@ def champion_of(client: MlflowClient, model: str) -> int | None:
 
 
 def decided(number: int, champion: int | None) -> Decision:
-    return Decision(version=number, is_promoted=True, aliases=["champion"], reason=f"v{number}", champion=champion)
+    return Decision(
+        version=number,
+        is_promoted=True,
+        aliases=["champion"],
+        reason=f"v{number}",
+        champion=champion,
+    )
 
 
 @pytest.mark.faults(kind="S6: promoters at once", trials=PROMOTERS)
-def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an_unbroken_history(model: str) -> None:
+def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an_unbroken_history(
+    model: str,
+) -> None:
     client = tracking_client()
     assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     read, done = threading.Barrier(10), threading.Event()
@@ -67,7 +75,9 @@ def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an
             number, champion = 1 + (worker + turn) % VERSIONS, champion_of(own, model)
             if turn == 0:
                 read.wait()  # all have read the same champion: nine of ten are stale
-            moved = promote.carry_out(_version(model, number), decided(number, champion), f"{worker}-{turn}")
+            moved = promote.carry_out(
+                _version(model, number), decided(number, champion), f"{worker}-{turn}"
+            )
             outcomes.append((champion, number, moved))
 
     def watch() -> None:
@@ -85,18 +95,29 @@ def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an
     done.set()
     watcher.join()
     assert len(outcomes) == PROMOTERS and without == []
-    moved = [(before, after) for before, after, is_moved in outcomes if is_moved and before != after]
+    moved = [
+        (before, after) for before, after, is_moved in outcomes if is_moved and before != after
+    ]
     changes = [(change.before, change.after) for change in aliases.history(model)]
     assert changes[0] == (None, 1)
-    assert not Counter(changes[1:]) - Counter(moved)  # every change was somebody's, and was made once
-    assert {after for _, after in moved} <= {after for _, after in changes}  # or his version was champion already
+    assert not Counter(changes[1:]) - Counter(
+        moved
+    )  # every change was somebody's, and was made once
+    assert {after for _, after in moved} <= {
+        after for _, after in changes
+    }  # or his version was champion already
     assert all(one[1] == following[0] for one, following in pairwise(changes))
     last = changes[-1]
-    assert (champion_of(client, model), aliases.number_of(register.read_alias(client, model, "previous"))) == last[::-1]
+    assert (
+        champion_of(client, model),
+        aliases.number_of(register.read_alias(client, model, "previous")),
+    ) == last[::-1]
 
 
 @pytest.mark.faults(kind="S7: killed promotion", trials=len(POINTS) * KILLS_A_POINT)
-def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(state: Path, model: str) -> None:
+def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(
+    state: Path, model: str
+) -> None:
     client = tracking_client()
     assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     champion, before, changes = 1, None, [1]
@@ -127,7 +148,9 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(sta
 
 
 @pytest.mark.faults(kind="S8: registry does not answer", trials=10)
-def test_a_registry_that_fails_at_any_read_promotes_nothing(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_fails_at_any_read_promotes_nothing(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = tracking_client()
     assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     reads = ("get_model_version_by_alias", "get_registered_model")
@@ -190,8 +213,12 @@ def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_o
         with monkeypatch.context() as patch:
             patch.setattr(f"mlflow.MlflowClient.{write}", _gone)
             with pytest.raises(ServiceError, match="could not set aliases"):
-                promote.carry_out(_version(model, number), decided(number, champion), f"turn {turn}")
-        assert promote.carry_out(_version(model, number), decided(number, champion), f"turn {turn}"), write
+                promote.carry_out(
+                    _version(model, number), decided(number, champion), f"turn {turn}"
+                )
+        assert promote.carry_out(
+            _version(model, number), decided(number, champion), f"turn {turn}"
+        ), write
         assert champion_of(client, model) == number
         assert aliases.number_of(register.read_alias(client, model, "previous")) == champion
     assert [change.after for change in aliases.history(model)] == [1, 2, 1, 2, 1, 2]
@@ -216,9 +243,16 @@ def test_files_outside_of_the_artifact_store_are_not_even_looked_at(
         raise AssertionError("somebody else's files were fetched")
 
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
-    for source in ("file:///etc", "/etc/passwd", "http://169.254.169.254/latest", "{root}/../../etc"):
+    for source in (
+        "file:///etc",
+        "/etc/passwd",
+        "http://169.254.169.254/latest",
+        "{root}/../../etc",
+    ):
         text = source.format(root=f"file://{state}/mlartifacts")
-        monkeypatch.setattr("mlflow.MlflowClient.get_model_version_download_uri", lambda *_, text=text: text)
+        monkeypatch.setattr(
+            "mlflow.MlflowClient.get_model_version_download_uri", lambda *_, text=text: text
+        )
         with pytest.raises(PromotionRefused, match="lies outside of the artifact store"):
             promote.promote_by_hand(model, 2, "why")
 
@@ -226,7 +260,9 @@ def test_files_outside_of_the_artifact_store_are_not_even_looked_at(
 @pytest.mark.faults(kind="X5: secrets", trials=2)
 def test_a_password_in_an_address_is_in_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:CANARY@127.0.0.1:9/mlflow")
-    with pytest.raises(ServiceError, match=r"MLflow at http://127.0.0.1:9/mlflow does not answer") as away:
+    with pytest.raises(
+        ServiceError, match=r"MLflow at http://127.0.0.1:9/mlflow does not answer"
+    ) as away:
         tracking_client()
     error = MlflowException("API request to https://ada:CANARY@shop.example/api failed")
     said = str(register.unreachable("could not read", error))

@@ -23,7 +23,9 @@ def train_fetching_often(job: Job) -> None:
 
 
 @pytest.mark.faults(kind="K2: several processes", trials=2)
-def test_when_any_process_is_told_to_stop_all_stop_and_go_on_to_the_same_bits(tmp_path: Path) -> None:
+def test_when_any_process_is_told_to_stop_all_stop_and_go_on_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
     data, config = write_data(tmp_path), tiny_stage_config(checkpoint_share=1.0)
     whole = Job(write_model(tmp_path), config, (data.train, data.valid), tmp_path / "whole")
     assert together(whole) == [0, 0]
@@ -32,7 +34,10 @@ def test_when_any_process_is_told_to_stop_all_stop_and_go_on_to_the_same_bits(tm
         assert together(stopped) == [1, 1]
         for other in (0, 1):
             said = (stopped.folder / f"error-{other}").read_text()
-            assert said == f"TrainingStopped: stopped after step {FETCH_EVERY} of 8; run again to go on"
+            assert (
+                said
+                == f"TrainingStopped: stopped after step {FETCH_EVERY} of 8; run again to go on"
+            )
         assert end(stopped)[0] == FETCH_EVERY
         assert together(replace(stopped, stopping_rank=-1)) == [0, 0]
         step, tensors = end(stopped)
@@ -49,5 +54,9 @@ def together(job: Job) -> list[int | None]:
 def end(job: Job) -> tuple[int, dict[str, Any]]:
     checkpoint = load_latest(job.folder / "stage" / "checkpoints")
     assert checkpoint is not None
-    tensors = {f"{part} {name}": value for part, named in checkpoint.tensors.items() for name, value in named.items()}
+    tensors = {
+        f"{part} {name}": value
+        for part, named in checkpoint.tensors.items()
+        for name, value in named.items()
+    }
     return checkpoint.step, tensors

@@ -11,5 +11,8 @@ def test_a_kind_that_was_not_survived_shows_in_its_row_and_in_the_total() -> Non
     head, *rows, kinds, trials, survived, seconds = table.lines()
     assert [row.split() for row in rows] == [["D3", "200", "200"], ["K1", "8", "5"]]
     assert head.split() == ["kind", "trials", "survived"]
-    assert kinds == "BAR faults.kinds 2 >= 60 short" and trials == "BAR faults.trials 208 >= 1000 short"
+    assert (
+        kinds == "BAR faults.kinds 2 >= 60 short"
+        and trials == "BAR faults.trials 208 >= 1000 short"
+    )
     assert survived == "BAR faults.survived_percent 98.5577 >= 100 short" and seconds.endswith("ok")

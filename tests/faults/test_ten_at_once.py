@@ -13,7 +13,11 @@ from model.config.load import RunConfig
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import DataVersion, Version
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.usefixtures("prefect_server"),
+    pytest.mark.timeout(300),
+]
 
 ROUNDS = (10, *[2] * 19)
 
@@ -45,7 +49,9 @@ class Job:
         return DataVersion(folder=self.folder, version="v" * 32, is_tracked=False, file_md5={})
 
     def find_registered(self, config: RunConfig, data: DataVersion) -> Version | None:
-        return Version(name="commerce-clip", number=1, mlflow_run_id="") if self.registered else None
+        return (
+            Version(name="commerce-clip", number=1, mlflow_run_id="") if self.registered else None
+        )
 
     def train(self, config: RunConfig, data: DataVersion) -> None:
         self.trained += 1
@@ -65,7 +71,9 @@ class Job:
 
 @pytest.mark.faults(kind="S4: runs at once", trials=1)
 @pytest.mark.parametrize("runs", ROUNDS)
-def test_of_runs_at_once_one_trains_and_the_others_say_who_holds_the_lock(job: Job, runs: int) -> None:
+def test_of_runs_at_once_one_trains_and_the_others_say_who_holds_the_lock(
+    job: Job, runs: int
+) -> None:
     threads = [job.start("skip") for _ in range(runs)]
     while sum(thread.is_alive() for thread in threads) > 1:
         threads[0].join(0.05)
@@ -76,7 +84,9 @@ def test_of_runs_at_once_one_trains_and_the_others_say_who_holds_the_lock(job: J
     assert (job.trained, len(skipped)) == (1, runs - 1)
     for state in skipped:
         assert state.is_completed()
-        assert "holds the lock of commerce-clip" in str(state.message) and "run sample-" in str(state.message)
+        assert "holds the lock of commerce-clip" in str(state.message) and "run sample-" in str(
+            state.message
+        )
         assert "holds the lock" in state.result().headline
 
 

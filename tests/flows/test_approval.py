@@ -15,14 +15,16 @@ from prefect.runtime import flow_run
 from flows.approval import Approval, approved, require_approver
 from model.config.load import RunConfig
 from model.errors import ConfigError
-from tasks.promotion.gate import CHALLENGER
+from tasks.registry.versions import CHALLENGER
 from tasks.runtime.records import Check, DataVersion, Decision, Run
 from tasks.runtime.stage import service_task
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CHECK = Check(name="difference", value=0.01, limit=0.0, passed=True, note="better by a | hair")
-DECISION = Decision(version=4, is_promoted=True, aliases=["champion"], reason="better", champion=3, checks=[CHECK])
+DECISION = Decision(
+    version=4, is_promoted=True, aliases=["champion"], reason="better", champion=3, checks=[CHECK]
+)
 DEADLINE_S = 60
 
 Ask = Callable[..., Decision]
@@ -40,7 +42,9 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     data = DataVersion(folder=tmp_path, version="v", is_tracked=False, file_md5={})
 
     def ask(
-        answer: dict[str, object] | None = None, timeout_s: int = DEADLINE_S, decision: Decision = DECISION
+        answer: dict[str, object] | None = None,
+        timeout_s: int = DEADLINE_S,
+        decision: Decision = DECISION,
     ) -> Decision:
         settings = {"name": "any", "gate": {"approval": "manual", "approval_timeout_s": timeout_s}}
         config = RunConfig.model_validate(settings)
@@ -76,7 +80,9 @@ def _answer(started: list[UUID], answer: dict[str, object]) -> None:
 
 
 @pytest.mark.faults(kind="approval", trials=1)
-def test_an_approved_version_is_promoted_and_the_history_tells_who_approved_it_and_why(ask: Ask) -> None:
+def test_an_approved_version_is_promoted_and_the_history_tells_who_approved_it_and_why(
+    ask: Ask,
+) -> None:
     decision = ask({"approve": True, "who": "Ada", "why": "looked at the gallery"})
     assert decision.is_promoted
     assert decision.reason == "better; approved by Ada: looked at the gallery"
@@ -105,10 +111,16 @@ def test_what_the_gate_holds_back_or_an_earlier_try_settled_asks_nobody(ask: Ask
 def test_the_form_shows_the_checks_and_asks_for_a_name(ask: Ask) -> None:
     fields = Approval.model_json_schema()["properties"]
     assert fields["who"]["minLength"] == 1
-    assert all(field.get("description") for name, field in fields.items() if name in ("approve", "who", "why"))
+    assert all(
+        field.get("description")
+        for name, field in fields.items()
+        if name in ("approve", "who", "why")
+    )
 
 
-def test_a_run_that_would_ask_where_nobody_can_answer_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_would_ask_where_nobody_can_answer_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pytest.raises(ConfigError, match="no Prefect server to ask on; start one with `make up`"):
         require_approver(RunConfig.model_validate({"name": "any", "gate": {"approval": "manual"}}))

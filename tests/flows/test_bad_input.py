@@ -59,11 +59,14 @@ def lines_of(path: Path) -> list[bytes]:
 
 
 def test_an_unknown_key_names_the_nearest_known_one(refused: Refused) -> None:
-    assert "unknown key 'finetune.epoch'; did you mean 'epochs'?" in refused("--set", "finetune.epoch=2")
+    assert "unknown key 'finetune.epoch'; did you mean 'epochs'?" in refused(
+        "--set", "finetune.epoch=2"
+    )
 
 
 @pytest.mark.parametrize(
-    ("override", "key"), [("finetune.epochs=-1", "finetune.epochs"), ("pretrain.batch_size=1", "pretrain.batch_size")]
+    ("override", "key"),
+    [("finetune.epochs=-1", "finetune.epochs"), ("pretrain.batch_size=1", "pretrain.batch_size")],
 )
 def test_an_impossible_value_names_its_key(refused: Refused, override: str, key: str) -> None:
     sentence = refused("--set", override)
@@ -96,16 +99,22 @@ def test_a_gzip_named_tsv_is_told_to_unpack(refused: Refused, pairs: Path) -> No
     assert "gunzip" in refused()
 
 
-def test_a_file_of_faulty_lines_alone_is_refused_with_its_quarantine(refused: Refused, pairs: Path) -> None:
+def test_a_file_of_faulty_lines_alone_is_refused_with_its_quarantine(
+    refused: Refused, pairs: Path
+) -> None:
     tsv = pairs / "finetune" / "train.tsv"
     tsv.write_bytes(b"".join(line.split(b"\t")[0] + b"\tno picture\n" for line in lines_of(tsv)))
     sentence = refused()
     assert "train: too many faulty lines" in sentence
-    quarantine = next(word for word in sentence.replace(";", " ").split() if word.endswith("train.quarantine.tsv"))
+    quarantine = next(
+        word for word in sentence.replace(";", " ").split() if word.endswith("train.quarantine.tsv")
+    )
     assert len(lines_of(Path(quarantine))) == len(lines_of(tsv))
 
 
-def test_a_share_of_faults_over_the_limit_names_counts_limit_and_docs(refused: Refused, pairs: Path) -> None:
+def test_a_share_of_faults_over_the_limit_names_counts_limit_and_docs(
+    refused: Refused, pairs: Path
+) -> None:
     tsv = pairs / "finetune" / "train.tsv"
     lines = lines_of(tsv)
     tsv.write_bytes(b"".join([b"no tab at all\n", *lines[1:]]))
@@ -132,14 +141,18 @@ def test_an_unknown_model_names_the_nearest_known_one(refused: Refused) -> None:
 
 
 def test_a_missing_weights_file_is_named(refused: Refused, tmp_path: Path) -> None:
-    assert "no such file" in refused("--set", f"model.pretrained={tmp_path / 'weights.safetensors'}")
+    assert "no such file" in refused(
+        "--set", f"model.pretrained={tmp_path / 'weights.safetensors'}"
+    )
 
 
 def test_a_truncated_weights_file_is_named(refused: Refused, tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_file({"logit_scale": torch.zeros(1000)}, weights)
     weights.write_bytes(weights.read_bytes()[:500])
-    assert "weights.safetensors: not a readable weights file" in refused("--set", f"model.pretrained={weights}")
+    assert "weights.safetensors: not a readable weights file" in refused(
+        "--set", f"model.pretrained={weights}"
+    )
 
 
 def test_weights_of_another_architecture_are_refused(refused: Refused, tmp_path: Path) -> None:
@@ -170,8 +183,15 @@ def test_a_full_disk_at_a_checkpoint_leaves_no_half_checkpoint(
     assert not list((state_folder() / "runs").glob("miniature-*/pretrain/checkpoints/step-*"))
 
 
-def test_a_picture_over_the_pixel_limit_is_quarantined_not_decoded(refused: Refused, pairs: Path) -> None:
+def test_a_picture_over_the_pixel_limit_is_quarantined_not_decoded(
+    refused: Refused, pairs: Path
+) -> None:
     tsv = pairs / "finetune" / "test.tsv"
-    bomb = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00" + bytes(4)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+        + (60_000).to_bytes(4, "big") * 2
+        + b"\x08\x02\x00\x00\x00"
+        + bytes(4)
+    )
     tsv.write_bytes(b"".join([b"a bomb\t" + base64.b64encode(bomb) + b"\n", *lines_of(tsv)[1:]]))
     assert "test: too many faulty lines" in refused()

@@ -33,11 +33,32 @@ def retrain(tmp_path: Path, prefect_server: None, capsys: pytest.CaptureFixture[
 
     def run(name: str, data: Path, *stages: str) -> str:
         knobs = [f"{stage}.{key}={value}" for stage in stages for key, value in SHRUNK.items()]
-        knobs += [f"registered_model={name}", f"model.name={architecture}", "model.pretrained=null", "workers=0"]
-        knobs += ["data.valid_share=0.2", "data.pretrain_valid_share=0.2", "evaluate.gallery_queries=2"]
+        knobs += [
+            f"registered_model={name}",
+            f"model.name={architecture}",
+            "model.pretrained=null",
+            "workers=0",
+        ]
+        knobs += [
+            "data.valid_share=0.2",
+            "data.pretrain_valid_share=0.2",
+            "evaluate.gallery_queries=2",
+        ]
         options = [part for knob in knobs for part in ("--set", knob)]
         capsys.readouterr()
-        assert main(["retrain", "--config", str(ROOT / f"configs/{name}.yaml"), "--data", str(data), *options]) == 0
+        assert (
+            main(
+                [
+                    "retrain",
+                    "--config",
+                    str(ROOT / f"configs/{name}.yaml"),
+                    "--data",
+                    str(data),
+                    *options,
+                ]
+            )
+            == 0
+        )
         return capsys.readouterr().out
 
     return run
@@ -48,7 +69,10 @@ def fashion_gen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return Fashion-Gen's two files: two poses of each of 32 products, and of 16 others; poses share their words."""
     folder = tmp_path_factory.mktemp("fashion-gen")
     names = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
-    for split, fabric, products, seed in (("train", "silk", names, 0), ("validation", "wool", names[::2], 500)):
+    for split, fabric, products, seed in (
+        ("train", "silk", names, 0),
+        ("validation", "wool", names[::2], 500),
+    ):
         texts = column(*(f"{name.capitalize()} in {fabric}." for name in products for _ in "ab"))
         rows = len(texts)
         write_h5(
@@ -58,7 +82,9 @@ def fashion_gen(tmp_path_factory: pytest.TempPathFactory) -> Path:
             input_description=texts,
             input_productID=seed + np.arange(rows)[:, None] // 2,
             input_msrpUSD=None,
-            **dict.fromkeys(("input_name", "input_category", "input_subcategory", "input_brand"), texts),
+            **dict.fromkeys(
+                ("input_name", "input_category", "input_subcategory", "input_brand"), texts
+            ),
         )
     return folder
 

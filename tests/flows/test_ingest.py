@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from flows.__main__ import main
-from tasks.data.card import card_in, report_folder
+from tasks.data.card import card_in
 from tasks.data.dvc import promised_version
 from tasks.data.version import hash_folder, version_of
-from tasks.runtime.environment import state_folder
+from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.locks import DATA, INGEST, locked, register_reader, release_reader
 from tests.conftest import MINIATURE_SIZES
 from tests.golden import jpeg
@@ -55,7 +55,12 @@ def drop(miniature: Path, tmp_path: Path) -> Path:
     """Another test split with a side table, one of whose lines has no tab."""
     folder = tmp_path / "drop"
     folder.mkdir()
-    lines = (miniature / "finetune" / "test.tsv").read_bytes().replace(b"\t", b" again\t").splitlines(keepends=True)
+    lines = (
+        (miniature / "finetune" / "test.tsv")
+        .read_bytes()
+        .replace(b"\t", b" again\t")
+        .splitlines(keepends=True)
+    )
     (folder / "test.tsv").write_bytes(b"".join([*lines[:-1], b"no picture\n"]))
     shutil.copy(miniature / "finetune" / "test.products.csv", folder)
     return folder
@@ -83,7 +88,9 @@ def test_a_drop_becomes_a_version_that_is_judged_pushed_and_announced(
     assert code == 0
     version = promised_version(project / "data.dvc")
     assert version == version_of(hash_folder(project / "data")) != old
-    assert (project / "data" / "finetune" / "test.tsv").read_bytes() == (drop / "test.tsv").read_bytes()
+    assert (project / "data" / "finetune" / "test.tsv").read_bytes() == (
+        drop / "test.tsv"
+    ).read_bytes()
     card = card_in((project / "data.dvc").read_text())
     assert card is not None
     assert (card.name, card.previous, card.faults) == ("autumn", old, {"no_tab": 1})
@@ -92,7 +99,10 @@ def test_a_drop_becomes_a_version_that_is_judged_pushed_and_announced(
     assert dvc(project, "status", "--cloud", "--json", "data.dvc").strip() == "{}"
     (event,) = events
     rows = {"accepted": MINIATURE_SIZES["test"] - 1, "quarantined": 1}
-    assert (event["event"], event["prefect.resource.id"]) == ("data.version.changed", "commerce-clip.data")
+    assert (event["event"], event["prefect.resource.id"]) == (
+        "data.version.changed",
+        "commerce-clip.data",
+    )
     assert (event["version"], event["previous"], event["rows"]["test"]) == (version, old, rows)
     assert 'git commit data.dvc -m "Data version autumn"' in output
     assert git(project, "status", "--porcelain").split() == ["M", "data.dvc"]
@@ -126,18 +136,26 @@ def test_a_drop_that_is_refused_leaves_the_current_version_alone(
     assert not (state_folder() / "ingest" / "autumn").exists()
 
 
-def test_an_ingest_while_another_is_at_work_is_refused(ingest: Command, project: Path, drop: Path) -> None:
+def test_an_ingest_while_another_is_at_work_is_refused(
+    ingest: Command, project: Path, drop: Path
+) -> None:
     before = snapshot(project)
     with locked(INGEST, "ingest winter"):
-        assert "ingest winter (process" in refusal(ingest("--name", "autumn", "--test", drop / "test.tsv"))
+        assert "ingest winter (process" in refusal(
+            ingest("--name", "autumn", "--test", drop / "test.tsv")
+        )
     with locked(DATA, "run"):
         reader = register_reader("run sample-1")
-    assert "run sample-1 (process" in refusal(ingest("--name", "autumn", "--test", drop / "test.tsv"))
+    assert "run sample-1 (process" in refusal(
+        ingest("--name", "autumn", "--test", drop / "test.tsv")
+    )
     release_reader(reader)
     assert snapshot(project) == before
 
 
-def test_a_change_of_the_pairs_that_nobody_tracked_is_not_lost(ingest: Command, project: Path, drop: Path) -> None:
+def test_a_change_of_the_pairs_that_nobody_tracked_is_not_lost(
+    ingest: Command, project: Path, drop: Path
+) -> None:
     mine = project / "data" / "finetune" / "valid.tsv"
     mine.write_bytes(b"mine")
     sentence = refusal(ingest("--name", "autumn", "--test", drop / "test.tsv"))
@@ -145,10 +163,14 @@ def test_a_change_of_the_pairs_that_nobody_tracked_is_not_lost(ingest: Command, 
     assert mine.read_bytes() == b"mine"
 
 
-def test_a_name_belongs_to_one_version(ingest: Command, project: Path, drop: Path, miniature: Path) -> None:
+def test_a_name_belongs_to_one_version(
+    ingest: Command, project: Path, drop: Path, miniature: Path
+) -> None:
     assert ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT)[0] == 0
     sentence = refusal(ingest("--name", "autumn", "--test", miniature / "finetune" / "test.tsv"))
-    assert f"is the name of data version {promised_version(project / 'data.dvc')} already" in sentence
+    assert (
+        f"is the name of data version {promised_version(project / 'data.dvc')} already" in sentence
+    )
 
 
 def test_a_remote_inside_the_repository_gets_nothing_and_the_command_for_ones_own_is_told(
@@ -163,7 +185,9 @@ def test_a_remote_inside_the_repository_gets_nothing_and_the_command_for_ones_ow
     assert len(events) == 1
 
 
-def test_nothing_is_taken_over_from_the_drawn_sample(ingest: Command, project: Path, drop: Path) -> None:
+def test_nothing_is_taken_over_from_the_drawn_sample(
+    ingest: Command, project: Path, drop: Path
+) -> None:
     assert ingest("--name", "sample", "--test", drop / "test.tsv", *TOLERANT)[0] == 0
     sentence = refusal(ingest("--name", "autumn", "--test", drop / "test.tsv"))
     assert "train: not in the drop" in sentence
@@ -175,7 +199,9 @@ def test_what_an_interrupted_push_did_not_send_is_sent_by_the_same_command(
     remote = project.parent / "remote"
     kept = Path(shutil.move(remote, project.parent / "away"))
     remote.write_bytes(b"no folder")
-    assert "`dvc push` failed" in refusal(ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT))
+    assert "`dvc push` failed" in refusal(
+        ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT)
+    )
     assert events == []
     remote.unlink()
     shutil.move(kept, remote)
@@ -197,8 +223,13 @@ def test_without_git_a_sentence_says_what_to_do(ingest: Command, project: Path, 
         (["--name", "autumn"], "nothing to ingest"),
         (["--name", "../up", "--test", "x.tsv"], "cannot be a name"),
         (["--name", "autumn", "--test", "nowhere.tsv"], "nowhere.tsv: no such file"),
-        (["--name", "autumn", "--test", "x.tsv", "--mend", "y.tsv"], "--mend takes lines of the current version alone"),
+        (
+            ["--name", "autumn", "--test", "x.tsv", "--mend", "y.tsv"],
+            "--mend takes lines of the current version alone",
+        ),
     ],
 )
-def test_options_that_make_no_sense_get_a_sentence(ingest: Command, options: list[str], sentence: str) -> None:
+def test_options_that_make_no_sense_get_a_sentence(
+    ingest: Command, options: list[str], sentence: str
+) -> None:
     assert sentence in refusal(ingest(*options))

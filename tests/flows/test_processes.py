@@ -93,7 +93,12 @@ def test_a_process_is_recognised_by_a_later_command(started: Starter, tmp_path: 
     save(started(SLEEP), tmp_path / "service.json")
     later = "from pathlib import Path; from flows.processes import *; print(is_running(load(Path('service.json'))))"
     done = subprocess.run(
-        [sys.executable, "-c", later], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", later],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.strip() == "True"
 

@@ -14,7 +14,10 @@ from model.errors import ServiceError
 from tasks.runtime.environment import ROOT
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
-ADDRESSES = {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+ADDRESSES = {
+    "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+}
 PROFILES: list[str | None] = []
 
 
@@ -25,7 +28,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in stack.PORTS:
         monkeypatch.setenv(variable, str(free_port()))
     monkeypatch.setattr(stack, "_set_profile", PROFILES.append)
-    monkeypatch.setattr("flows.__main__.prepare", lambda: None)  # would leave variables to later tests
+    monkeypatch.setattr(
+        "flows.__main__.prepare", lambda: None
+    )  # would leave variables to later tests
     PROFILES.clear()
     return tmp_path / "stack"
 
@@ -56,7 +61,11 @@ def record_stack(folder: Path, process: Process) -> None:
 
 @pytest.mark.parametrize("variable", ["COMMERCE_CLIP_PREFECT_PORT", "COMMERCE_CLIP_MLFLOW_PORT"])
 def test_a_port_in_use_is_named_before_anything_is_started(
-    variable: str, occupied: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    variable: str,
+    occupied: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(variable, str(occupied))
     assert main(["up"]) == 1
@@ -75,7 +84,10 @@ def test_an_impossible_port_is_refused(
 ) -> None:
     monkeypatch.setenv("COMMERCE_CLIP_MLFLOW_PORT", port)
     assert main(["up"]) == 1
-    assert f"COMMERCE_CLIP_MLFLOW_PORT is '{port}'; expected a port, 1 to 65535" in capsys.readouterr().err
+    assert (
+        f"COMMERCE_CLIP_MLFLOW_PORT is '{port}'; expected a port, 1 to 65535"
+        in capsys.readouterr().err
+    )
     assert not folder.exists()
 
 
@@ -91,10 +103,15 @@ def test_what_a_failed_up_has_started_is_stopped_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = os.environ["COMMERCE_CLIP_MLFLOW_PORT"]
-    servers = {"mlflow": ["http.server", "--bind", "127.0.0.1", port], "prefect": ["http.server", "--no-such-option"]}
+    servers = {
+        "mlflow": ["http.server", "--bind", "127.0.0.1", port],
+        "prefect": ["http.server", "--no-such-option"],
+    }
     monkeypatch.setattr(stack, "_servers", lambda _: servers)
     started = []
-    monkeypatch.setattr(stack, "save", lambda process, path: (started.append(process), save(process, path)))
+    monkeypatch.setattr(
+        stack, "save", lambda process, path: (started.append(process), save(process, path))
+    )
     assert main(["up"]) == 1
     assert f"prefect ended at once; {folder / 'prefect.log'} says why" in capsys.readouterr().err
     assert "--no-such-option" in (folder / "prefect.log").read_text()
@@ -103,7 +120,9 @@ def test_what_a_failed_up_has_started_is_stopped_again(
     assert not list(folder.glob("*.json"))
 
 
-def test_up_says_so_when_everything_is_up(folder: Path, sleeper: Process, capsys: pytest.CaptureFixture[str]) -> None:
+def test_up_says_so_when_everything_is_up(
+    folder: Path, sleeper: Process, capsys: pytest.CaptureFixture[str]
+) -> None:
     record_stack(folder, sleeper)
     assert main(["up"]) == 0
     said = capsys.readouterr().out
@@ -142,7 +161,9 @@ def test_flows_refuse_servers_that_are_gone(folder: Path, monkeypatch: pytest.Mo
     record_stack(folder, Process(pid=os.getpid(), started="an earlier boot/1"))
     for name, value in ADDRESSES.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ServiceError, match="prefect, mlflow, worker: started by `make up`, but gone since"):
+    with pytest.raises(
+        ServiceError, match="prefect, mlflow, worker: started by `make up`, but gone since"
+    ):
         stack.require_running()
 
 
@@ -159,7 +180,9 @@ def test_flows_without_servers_are_the_default() -> None:
     stack.require_running()
 
 
-def test_a_deployment_works_in_the_checkout_of_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deployment_works_in_the_checkout_of_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert stack.enter_checkout() == {"directory": str(ROOT)}
     assert Path.cwd() == ROOT

@@ -27,7 +27,9 @@ Command = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory, miniature: Path, prefect_server: None) -> list[str]:
+def options(
+    tmp_path_factory: pytest.TempPathFactory, miniature: Path, prefect_server: None
+) -> list[str]:
     """Two registered versions, and the options that name their config and data."""
     config = tmp_path_factory.mktemp("config") / "stages.yaml"
     config.write_text(CONFIG)
@@ -43,7 +45,10 @@ def printed(options: list[str], capsys: pytest.CaptureFixture[str]) -> Command:
 
     def run(name: str, *more: str, takes_config: bool = True) -> Any:
         capsys.readouterr()
-        assert main([name, *(options if takes_config else ["--registered-model", "stages"]), *more]) == 0
+        assert (
+            main([name, *(options if takes_config else ["--registered-model", "stages"]), *more])
+            == 0
+        )
         output = capsys.readouterr().out
         return json.loads(output[output.index("{") :])
 
@@ -51,7 +56,9 @@ def printed(options: list[str], capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 @pytest.fixture
-def evaluated(options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def evaluated(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
     """Evaluate a version and return what was printed, and the folder of its files."""
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -64,7 +71,9 @@ def evaluated(options: list[str], capsys: pytest.CaptureFixture[str], monkeypatc
     return run
 
 
-def test_evaluate_judges_a_registered_version_by_its_number_beside_published_figures(evaluated: Command) -> None:
+def test_evaluate_judges_a_registered_version_by_its_number_beside_published_figures(
+    evaluated: Command,
+) -> None:
     printed, folder = evaluated("1", "--protocol", "full,101", "--compare", "published")
     for said in (
         "101 candidates",
@@ -98,21 +107,31 @@ def test_a_retraining_leaves_report_and_model_card(options: list[str]) -> None:
     assert "Decision: version" in report and "mean recall" in report
 
 
-def test_an_unknown_protocol_is_one_sentence(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_protocol_is_one_sentence(
+    options: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", *options, "--protocol", "full,1001"]) == 1
     assert "evaluate.protocols.1 is '1001'" in capfd.readouterr().err
 
 
 def test_export_writes_the_embeddings_of_a_version(printed: Command) -> None:
     export = printed("export", "--version", "2")
-    assert (export["lines"], export["rows"], export["faulty"]) == (MINIATURE_SIZES["test"], MINIATURE_SIZES["test"], 0)
+    assert (export["lines"], export["rows"], export["faulty"]) == (
+        MINIATURE_SIZES["test"],
+        MINIATURE_SIZES["test"],
+        0,
+    )
     (path,) = export["files_written"]
     assert set(pq.read_table(path)["model_version"].to_pylist()) == {"stages/2"}
 
 
-def test_validate_counts_every_line_of_every_split(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_counts_every_line_of_every_split(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["validate", *options]) == 0
-    cells = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    cells = [
+        [cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()
+    ]
     counts = {row[1]: row[2] for row in cells if len(row) > 3}
     assert {name: counts[name] for name in ("train", "valid", "test")} == {
         name: str(MINIATURE_SIZES[name]) for name in ("train", "valid", "test")
@@ -126,7 +145,9 @@ def test_promotion_by_hand_and_rollback_move_the_champion_there_and_back(printed
     assert printed("rollback", takes_config=False)["version"] == 2
 
 
-def test_a_stage_that_a_finished_run_contains_is_picked_up(printed: Command, options: list[str]) -> None:
+def test_a_stage_that_a_finished_run_contains_is_picked_up(
+    printed: Command, options: list[str]
+) -> None:
     tuned = printed("finetune")
     assert tuned == printed("finetune")
     assert tuned["best_epoch"] == 1

@@ -26,7 +26,8 @@ finetune: {{epochs: 3, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps
 evaluate: {{gallery_queries: 2}}
 """
 
-# What the README tells a person to type, with Rank@1 computed the slow, obvious way; argv: the test split's TSV.
+# What the README tells a person to type, with Rank@1 computed the slow, obvious way; argv: the test
+# split's TSV.
 USE_CHAMPION = """
 import base64, json, sys
 import mlflow, numpy, pandas

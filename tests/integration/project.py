@@ -6,7 +6,16 @@ from pathlib import Path
 from tasks.runtime.environment import ROOT
 from tests.projects import make_project
 
-CODE = ("flows", "tasks", "model", "configs", "scripts", "prefect.yaml", "requirements.lock", "pyproject.toml")
+CODE = (
+    "flows",
+    "tasks",
+    "model",
+    "configs",
+    "scripts",
+    "prefect.yaml",
+    "requirements.lock",
+    "pyproject.toml",
+)
 
 CONFIG = """
 name: sample

@@ -16,7 +16,10 @@ class Sink:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 token = self.headers.get("X-Token", "")
-                received.append({"path": self.path, "token": token} | {key: str(value) for key, value in body.items()})
+                received.append(
+                    {"path": self.path, "token": token}
+                    | {key: str(value) for key, value in body.items()}
+                )
                 self.send_response(200)
                 self.end_headers()
 

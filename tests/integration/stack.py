@@ -46,7 +46,9 @@ class Stack:
         return request(f"{self.mlflow}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}")
 
     def run_deployment(self, name: str, **parameters: str) -> "subprocess.CompletedProcess[str]":
-        given = [text for key, value in parameters.items() for text in ("--param", f"{key}={value}")]
+        given = [
+            text for key, value in parameters.items() for text in ("--param", f"{key}={value}")
+        ]
         return self.shell.python("-m", "prefect", "deployment", "run", name, *given, "--watch")
 
     def start(self, deployment: str, *overrides: str) -> str:

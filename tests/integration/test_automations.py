@@ -29,7 +29,8 @@ CustomWebhookNotificationBlock(
 SlackWebhook(url=url.replace("http:", "json:") + "slack").save("commerce-clip")
 SendgridEmail(api_key=token, sender_email="clip@shop.example", to_emails=["team@shop.example"]).save("commerce-clip")
 """
-# The e-mail service's address stands in the library that Prefect sends by; this server is given the sink's instead.
+# The e-mail service's address stands in the library that Prefect sends by; this server is given the
+# sink's instead.
 MAIL_SERVICE = """
 import os
 from apprise.plugins.sendgrid import NotifySendGrid
@@ -47,7 +48,8 @@ announce("commerce-clip", held)
 announce("commerce-clip", held.model_copy(update={"version": 5, "is_promoted": True, "reason": "better: by far"}))
 emit_event(EVENT, resource={"prefect.resource.id": RESOURCE})
 """
-# A run that sends one heartbeat and is never heard of again; the automation has no minute and a half of patience here.
+# A run that sends one heartbeat and is never heard of again; the automation has no minute and a
+# half of patience here.
 ZOMBIE = """
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -87,15 +89,29 @@ def server(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[Ser
     folder = tmp_path_factory.mktemp("automations")
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
-    shell = Shell(folder, {"PREFECT_API_URL": f"{address}/api", "PREFECT_HOME": f"{folder}/state/prefect"})
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    shell = Shell(
+        folder, {"PREFECT_API_URL": f"{address}/api", "PREFECT_HOME": f"{folder}/state/prefect"}
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     (folder / "state" / "prefect").mkdir(parents=True)
     own = {"PREFECT_HOME": f"{folder}/state/prefect", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(MAIL_SERVICE)
     own |= {"PYTHONPATH": f"{folder}/site", "MAIL_SERVICE": f"{sink.url}mail"}
     with open(folder / "server.log", "wb") as log:
-        process = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=os.environ | own, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         wait_for(lambda: request(f"{address}/api/health"), "the server")
         request(f"{address}/api/work_pools/", {"name": "commerce-clip", "type": "process"})
@@ -130,7 +146,8 @@ def told(server: Server, sink: Sink) -> Sink:
 def runs_of(server: Server, deployment: str) -> list[dict[str, Any]]:
     found = server.api(f"deployments/name/{deployment}")
     runs: list[dict[str, Any]] = server.api(
-        "flow_runs/filter", {"deployments": {"id": {"any_": [found["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        "flow_runs/filter",
+        {"deployments": {"id": {"any_": [found["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"},
     )
     return runs
 
@@ -155,10 +172,16 @@ def test_new_data_starts_a_retraining_without_a_person(server: Server, told: Sin
 
 @pytest.mark.faults(kind="notifications", trials=3)
 def test_people_are_told_what_became_of_a_version(server: Server, told: Sink) -> None:
-    wait_for(lambda: told.got("commerce-clip: held back", "commerce-clip version 4: not better: a tie"), "one message")
+    wait_for(
+        lambda: told.got("commerce-clip: held back", "commerce-clip version 4: not better: a tie"),
+        "one message",
+    )
     wait_for(lambda: told.got("commerce-clip: promoted", "version 5: better: by far"), "the other")
     wait_for(lambda: told.got("/slack", "version 5"), "Slack's")
-    wait_for(lambda: told.got("/mail", "team@shop.example", "commerce-clip: promoted", "version 5"), "the e-mail")
+    wait_for(
+        lambda: told.got("/mail", "team@shop.example", "commerce-clip: promoted", "version 5"),
+        "the e-mail",
+    )
     assert told.got("CANARY-webhook")
 
 
@@ -166,8 +189,13 @@ def test_people_are_told_what_became_of_a_version(server: Server, told: Sink) ->
 def test_runs_that_send_no_heartbeat_any_more_are_marked_as_crashed(server: Server) -> None:
     runs = server.python(ZOMBIE).split()[-3:]
     for run in runs:
-        wait_for(lambda run=run: server.api(f"flow_runs/{run}")["state_type"] == "CRASHED", "the automation")
-        assert "the next run goes on from there" in server.api(f"flow_runs/{run}")["state"]["message"]
+        wait_for(
+            lambda run=run: server.api(f"flow_runs/{run}")["state_type"] == "CRASHED",
+            "the automation",
+        )
+        assert (
+            "the next run goes on from there" in server.api(f"flow_runs/{run}")["state"]["message"]
+        )
 
 
 def test_a_schedule_plans_its_runs(server: Server) -> None:

@@ -25,9 +25,20 @@ def first(shell: Shell, miniature_config: Path, miniature: Path) -> str:
 
 def test_a_retraining_prints_its_table_and_where_everything_lies(first: str, shell: Shell) -> None:
     assert "commerce-clip version 1: Rank@K on test, %" in first
-    assert [first.count(way) for way in ("text → image", "image → text", "keywords → image")] == [3, 3, 3]
+    assert [first.count(way) for way in ("text → image", "image → text", "keywords → image")] == [
+        3,
+        3,
+        3,
+    ]
     assert first.count("Rank@10") == 3
-    for named in ("chance", "base weights", "first champion", "gallery.html", "test.parquet", "make up"):
+    for named in (
+        "chance",
+        "base weights",
+        "first champion",
+        "gallery.html",
+        "test.parquet",
+        "make up",
+    ):
         assert named in first
     assert (shell.state / "mlflow.db").is_file()
 

@@ -1,4 +1,5 @@
-"""The service alone: real servers and a worker, an ingest, a schedule, deaths of every part, and nobody to help.
+"""The service alone: real servers and a worker, an ingest, a schedule, deaths of every part, and
+nobody to help.
 
 The tests build on each other, in the order in which they stand.
 """
@@ -73,23 +74,29 @@ def ended(stack: Stack, deployment: str, number: int = 1) -> dict[str, Any]:
 
     def look() -> dict[str, Any] | None:
         runs = stack.runs_of(deployment)[number - 1 :]
-        return runs[0] if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+        return (
+            runs[0]
+            if runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            else None
+        )
 
     found: dict[str, Any] = wait_for(look, f"the end of run {number} of {deployment}")
     return found
 
 
 def versions(stack: Stack, model: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = stack.mlflow_api("model-versions/search", filter=f"name = '{model}'").get(
-        "model_versions", []
-    )
+    found: list[dict[str, Any]] = stack.mlflow_api(
+        "model-versions/search", filter=f"name = '{model}'"
+    ).get("model_versions", [])
     return found
 
 
 def table(stack: Stack, model: str) -> Any:
     (version,) = versions(stack, model)
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
-    (path,) = stack.shell.state.glob(f"runs/sample-{tags['commerce_clip.fingerprint'][:12]}/evaluate/rank_at_k.json")
+    (path,) = stack.shell.state.glob(
+        f"runs/sample-{tags['commerce_clip.fingerprint'][:12]}/evaluate/rank_at_k.json"
+    )
     return json.loads(path.read_text())
 
 
@@ -99,7 +106,9 @@ def test_deploying_made_the_automations(stack: Stack) -> None:
 
 
 @pytest.mark.faults(kind="notifications", trials=1)
-def test_a_saved_notification_block_is_told_of_versions_and_failures(stack: Stack, sink: Sink) -> None:
+def test_a_saved_notification_block_is_told_of_versions_and_failures(
+    stack: Stack, sink: Sink
+) -> None:
     done = stack.shell.python("-c", BLOCKS, sink.url, *BLOCK_SECRETS)
     assert done.returncode == 0, done.stderr
     done = stack.shell.flows("automate")
@@ -122,7 +131,9 @@ def test_an_ingest_trains_judges_registers_and_promotes_without_a_person(
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     assert tags["commerce_clip.data_version"] in (stack.shell.root / "data.dvc").read_text()
     assert "first champion" in tags["commerce_clip.promotion"]
-    wait_for(lambda: sink.got("commerce-clip: promoted", "version 1: first champion"), "the notification")
+    wait_for(
+        lambda: sink.got("commerce-clip: promoted", "version 1: first champion"), "the notification"
+    )
     assert sink.got("/slack")
 
 
@@ -140,23 +151,43 @@ def test_a_schedule_fires_by_itself(stack: Stack) -> None:
     # On a busy machine the next one comes due while the first works, and is cancelled.
     run = wait_for(lambda: stack.ended_by("COMPLETED", "retrain/weekly"), "a run on schedule")
     assert run["auto_scheduled"]
-    done = stack.shell.python("-m", "prefect", "deployment", "schedule", "pause", "retrain/weekly", made["id"])
+    done = stack.shell.python(
+        "-m", "prefect", "deployment", "schedule", "pause", "retrain/weekly", made["id"]
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_people_are_told_of_a_run_that_failed(stack: Stack, sink: Sink) -> None:
     wrong = json.dumps(["data.min_rows=100000"])
-    command = ("-m", "prefect", "deployment", "run", "validate/sample", "--param", f"overrides={wrong}")
+    command = (
+        "-m",
+        "prefect",
+        "deployment",
+        "run",
+        "validate/sample",
+        "--param",
+        f"overrides={wrong}",
+    )
     assert stack.shell.python(*command).returncode == 0
     wait_for(lambda: sink.got("commerce-clip: failed", "is Failed"), "the notification")
 
 
 @pytest.mark.faults(kind="K3, S1, S2, S3: servers, worker and run killed", trials=4)
-def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_one_version(stack: Stack) -> None:
+def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_one_version(
+    stack: Stack,
+) -> None:
     shutil.rmtree(stack.shell.state / "results")
     known = set(stack.shell.state.glob("runs/*"))
     other = json.dumps(["registered_model=other"])
-    command = ("-m", "prefect", "deployment", "run", "retrain/sample", "--param", f"overrides={other}")
+    command = (
+        "-m",
+        "prefect",
+        "deployment",
+        "run",
+        "retrain/sample",
+        "--param",
+        f"overrides={other}",
+    )
     assert stack.shell.python(*command).returncode == 0
 
     def checkpoint(name: str) -> list[Path]:
@@ -184,28 +215,44 @@ def test_a_run_whose_servers_and_worker_are_killed_ends_with_the_same_table_and_
 
 
 @pytest.mark.faults(kind="S3: Prefect killed during training", trials=OUTAGES)
-def test_training_outlives_every_death_of_the_prefect_server_and_is_still_reported(stack: Stack) -> None:
+def test_training_outlives_every_death_of_the_prefect_server_and_is_still_reported(
+    stack: Stack,
+) -> None:
     known = set(stack.shell.state.glob("runs/*"))
-    run = stack.start("retrain/sample", "registered_model=patient", "pretrain.epochs=0", "finetune.epochs=400")
+    run = stack.start(
+        "retrain/sample", "registered_model=patient", "pretrain.epochs=0", "finetune.epochs=400"
+    )
 
     def newest() -> Path | None:
         new = set(stack.shell.state.glob("runs/*")) - known
-        return next(filter(None, (newest_checkpoint(folder / "finetune" / "checkpoints") for folder in new)), None)
+        return next(
+            filter(
+                None, (newest_checkpoint(folder / "finetune" / "checkpoints") for folder in new)
+            ),
+            None,
+        )
 
     last = wait_for(newest, "a checkpoint")
     for _ in range(OUTAGES):
         stack.kill("prefect")
         at_death = newest()
-        last = wait_for(lambda at_death=at_death: newest() != at_death and newest(), "training to go on alone")
+        last = wait_for(
+            lambda at_death=at_death: newest() != at_death and newest(), "training to go on alone"
+        )
         stack.start_again("prefect")
         wait_for(lambda: stack.prefect_api("health"), "the server")
     os.kill(stack.processes("worker")[-1], signal.SIGTERM)
-    wait_for(lambda: stack.prefect_api(f"flow_runs/{run}")["state_type"] == "CRASHED", "the server to hear of the end")
+    wait_for(
+        lambda: stack.prefect_api(f"flow_runs/{run}")["state_type"] == "CRASHED",
+        "the server to hear of the end",
+    )
     kept = load_latest(last.parent)
     assert kept is not None and kept.step >= int(last.name.removeprefix("step-"))
 
 
-def test_a_rollback_without_previous_says_so_and_the_history_tells_every_champion(stack: Stack) -> None:
+def test_a_rollback_without_previous_says_so_and_the_history_tells_every_champion(
+    stack: Stack,
+) -> None:
     done = stack.shell.flows("rollback")
     assert done.returncode == 1 and "no version has the alias previous" in done.stderr
     done = stack.shell.flows("history")
@@ -214,5 +261,9 @@ def test_a_rollback_without_previous_says_so_and_the_history_tells_every_champio
 
 @pytest.mark.faults(kind="X5: secrets", trials=5)
 def test_no_planted_secret_is_found_in_databases_logs_reports_and_artifacts(stack: Stack) -> None:
-    found = [path for path in stack.shell.state.rglob("*") if path.is_file() and b"CANARY-" in path.read_bytes()]
+    found = [
+        path
+        for path in stack.shell.state.rglob("*")
+        if path.is_file() and b"CANARY-" in path.read_bytes()
+    ]
     assert found == []

@@ -60,7 +60,9 @@ def test_a_version_comes_back_from_s3_byte_for_byte(on_s3: Path, bucket: str) ->
     assert materialise(on_s3 / "data").file_md5 == before
 
 
-def test_an_object_that_was_damaged_or_deleted_on_s3_stops_the_run(on_s3: Path, bucket: str) -> None:
+def test_an_object_that_was_damaged_or_deleted_on_s3_stops_the_run(
+    on_s3: Path, bucket: str
+) -> None:
     push_version.fn("0" * 32)
     intact, client = hash_folder(on_s3 / "data"), boto3.client("s3", endpoint_url=bucket)
     md5 = intact["finetune/train.tsv"]
@@ -69,7 +71,9 @@ def test_an_object_that_was_damaged_or_deleted_on_s3_stops_the_run(on_s3: Path, 
     forget(on_s3)
     with pytest.raises((DataError, ServiceError), match=r"damaged|failed"):
         materialise(on_s3 / "data")
-    assert (hash_folder(on_s3 / "data") if (on_s3 / "data").is_dir() else {}).items() <= intact.items()
+    assert (
+        hash_folder(on_s3 / "data") if (on_s3 / "data").is_dir() else {}
+    ).items() <= intact.items()
     client.delete_object(Bucket=BUCKET, Key=key)
     with pytest.raises((DataError, ServiceError), match="`dvc pull` failed"):
         materialise(on_s3 / "data")

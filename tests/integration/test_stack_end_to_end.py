@@ -79,7 +79,9 @@ def test_the_deployments_of_prefect_yaml_exist(stack: Stack) -> None:
     found = {(d["entrypoint"], d["name"]) for d in stack.prefect_api("deployments/filter", {})}
     promised = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     assert found == {(deployment["entrypoint"], deployment["name"]) for deployment in promised}
-    assert all(d["work_pool_name"] == "commerce-clip" for d in stack.prefect_api("deployments/filter", {}))
+    assert all(
+        d["work_pool_name"] == "commerce-clip" for d in stack.prefect_api("deployments/filter", {})
+    )
 
 
 def test_the_weekly_schedule_is_active_and_runs_one_at_a_time(stack: Stack) -> None:
@@ -99,7 +101,10 @@ def test_the_weekly_check_of_drift_is_an_rrule_with_its_time_zone_named(stack: S
 
 
 def test_the_scheduler_plans_the_weekly_runs(stack: Stack, flow_run: dict[str, Any]) -> None:
-    wanted = {"deployments": {"name": {"any_": ["weekly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    wanted = {
+        "deployments": {"name": {"any_": ["weekly"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
     planned = [run["expected_start_time"] for run in stack.prefect_api("flow_runs/filter", wanted)]
     assert planned
     for moment in map(datetime.fromisoformat, planned):
@@ -107,8 +112,18 @@ def test_the_scheduler_plans_the_weekly_runs(stack: Stack, flow_run: dict[str, A
 
 
 def test_the_form_shows_defaults_and_choices(stack: Stack) -> None:
-    form = stack.prefect_api("deployments/name/retrain/sample")["parameter_openapi_schema"]["properties"]
-    assert list(form) == ["config", "data", "device", "precision", "finetune_epochs", "overrides", "when_busy"]
+    form = stack.prefect_api("deployments/name/retrain/sample")["parameter_openapi_schema"][
+        "properties"
+    ]
+    assert list(form) == [
+        "config",
+        "data",
+        "device",
+        "precision",
+        "finetune_epochs",
+        "overrides",
+        "when_busy",
+    ]
     assert form["config"]["default"] == "configs/sample.yaml"
     assert form["device"]["enum"] == ["config", "auto", "cpu", "cuda", "mps"]
     assert form["overrides"]["type"] == "array"
@@ -121,10 +136,20 @@ def test_a_deployment_run_completes_and_is_named_after_config_and_data(
 ) -> None:
     assert flow_run["state_name"] == "Completed"
     assert flow_run["name"] == f"miniature-{miniature.name}"
-    tasks = stack.prefect_api("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [flow_run["id"]]}}})
+    tasks = stack.prefect_api(
+        "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [flow_run["id"]]}}}
+    )
     assert {task["state_name"] for task in tasks} == {"Completed"}
     names = {task["name"].rpartition("-")[0] for task in tasks}
-    assert names >= {"validate", "pretrain", "finetune", "evaluate", "register", "promote", "export"}
+    assert names >= {
+        "validate",
+        "pretrain",
+        "finetune",
+        "evaluate",
+        "register",
+        "promote",
+        "export",
+    }
 
 
 def test_the_page_of_a_run_shows_what_was_found(stack: Stack, flow_run: dict[str, Any]) -> None:
@@ -138,7 +163,9 @@ def test_the_page_of_a_run_shows_what_was_found(stack: Stack, flow_run: dict[str
     assert champion(stack)["run_id"] in shown["mlflow-run"]
 
 
-def test_the_registered_version_is_champion_and_carries_its_lineage(stack: Stack, flow_run: dict[str, Any]) -> None:
+def test_the_registered_version_is_champion_and_carries_its_lineage(
+    stack: Stack, flow_run: dict[str, Any]
+) -> None:
     version = champion(stack)
     tags = {tag["key"].removeprefix("commerce_clip."): tag["value"] for tag in version["tags"]}
     assert version["version"] == "1"
@@ -152,7 +179,9 @@ def test_the_champion_in_a_fresh_process_gives_the_table_s_rank_at_1(
 ) -> None:
     split = miniature / "finetune" / "test.tsv"
     used = stack.shell.use_champion(split, stack.mlflow)
-    assert f"{100 * used['rank_at_1']:.1f}" == artifacts(stack, flow_run)["rank-at-k"][0]["new model"]
+    assert (
+        f"{100 * used['rank_at_1']:.1f}" == artifacts(stack, flow_run)["rank-at-k"][0]["new model"]
+    )
     assert used["norm_error"] < 1e-5
     assert used["shape"][0] == len(split.read_bytes().splitlines())
 
@@ -170,17 +199,24 @@ def test_the_command_line_reports_to_the_servers_and_finds_nothing_new(
     assert len(found["model_versions"]) == 1
 
 
-def test_an_unknown_config_fails_the_run_with_its_sentence(stack: Stack, flow_run: dict[str, Any]) -> None:
+def test_an_unknown_config_fails_the_run_with_its_sentence(
+    stack: Stack, flow_run: dict[str, Any]
+) -> None:
     done = stack.run_deployment("retrain/sample", config="configs/smaple.yaml")
     assert done.returncode == 1
     failed = stack.flow_runs()[-1]
     assert failed["state_type"] == "FAILED"
-    assert "configs/smaple.yaml: no such config file; did you mean 'configs/sample.yaml'?" in failed["state"]["message"]
+    assert (
+        "configs/smaple.yaml: no such config file; did you mean 'configs/sample.yaml'?"
+        in failed["state"]["message"]
+    )
     assert "Traceback" not in worker_log(stack)
 
 
 def test_other_hosts_names_are_refused_by_mlflow(stack: Stack) -> None:
-    asked = urllib.request.Request(f"{stack.mlflow}/api/2.0/mlflow/experiments/list", headers={"Host": "evil.example"})
+    asked = urllib.request.Request(
+        f"{stack.mlflow}/api/2.0/mlflow/experiments/list", headers={"Host": "evil.example"}
+    )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=30)
     assert refused.value.code == 403

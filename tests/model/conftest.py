@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.config.sections import ModelConfig
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 from tests.tiny import TinyData, write_data, write_model
 
 

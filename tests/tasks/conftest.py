@@ -12,7 +12,11 @@ from tasks.runtime.records import DataVersion, Evaluation, Run, TrainedModel, Va
 if TYPE_CHECKING:
     from tests.tasks.shop import Shop
 
-METRICS = {f"{d}_{m}": 0.5 for d in ("text_to_image", "image_to_text") for m in ("rank_at_1", "median_rank")}
+METRICS = {
+    f"{d}_{m}": 0.5
+    for d in ("text_to_image", "image_to_text")
+    for m in ("rank_at_1", "median_rank")
+}
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +36,11 @@ def config(request: pytest.FixtureRequest) -> RunConfig:
     """A config whose registered model belongs to the test alone."""
     name = request.node.name.replace("_", "-").split("[")[0][:60]
     return RunConfig.model_validate(
-        {"name": "tiny", "registered_model": name, "model": {"name": str(ROOT / "configs/models/tiny-vit.json")}}
+        {
+            "name": "tiny",
+            "registered_model": name,
+            "model": {"name": str(ROOT / "configs/models/tiny-vit.json")},
+        }
     )
 
 
@@ -46,11 +54,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
     """An untrained model folder."""
     from model.config.sections import ModelConfig
     from model.storage.sealed import weights_sha256
-    from model.towers.towers import create_towers, save_towers
+    from model.towers.create import create_towers
+    from model.towers.folder import save_towers
 
     folder = tmp_path_factory.mktemp("weights") / "best"
-    save_towers(create_towers(ModelConfig(name=str(ROOT / "configs/models/tiny-vit.json")), "cpu"), folder)
-    return TrainedModel(folder=folder, weights_sha256=weights_sha256(folder), best_epoch=1, valid_mean_recall=0.1)
+    save_towers(
+        create_towers(ModelConfig(name=str(ROOT / "configs/models/tiny-vit.json")), "cpu"), folder
+    )
+    return TrainedModel(
+        folder=folder, weights_sha256=weights_sha256(folder), best_epoch=1, valid_mean_recall=0.1
+    )
 
 
 @pytest.fixture
@@ -77,7 +90,8 @@ def shop(
 def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave Data Docs unwritten: they take most of the time of a judgement of a few lines."""
     monkeypatch.setattr(
-        "great_expectations.data_context.EphemeralDataContext.build_data_docs", lambda self, site_names: None
+        "great_expectations.data_context.EphemeralDataContext.build_data_docs",
+        lambda self, site_names: None,
     )
 
 
@@ -96,4 +110,10 @@ def run_of(config: RunConfig, data: DataVersion, folder: Path, fingerprint: str)
     from tasks.registry.tracking import begin_mlflow_run, tracking_client
 
     run_id = begin_mlflow_run(tracking_client(), fingerprint, fingerprint, {}, {})
-    return Run(config=config, data=data, fingerprint=fingerprint, folder=folder / fingerprint, mlflow_run_id=run_id)
+    return Run(
+        config=config,
+        data=data,
+        fingerprint=fingerprint,
+        folder=folder / fingerprint,
+        mlflow_run_id=run_id,
+    )

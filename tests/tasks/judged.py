@@ -18,16 +18,25 @@ PHRASES = Phrases((*COLOURS, *THINGS))
 EVIL = "<b>|`$x$\x1b[31m"
 
 
-def split(folder: Path, columns: tuple[str, ...] = ("id", "category", "subcategory", "colour", "date")) -> PairIndex:
+def split(
+    folder: Path, columns: tuple[str, ...] = ("id", "category", "subcategory", "colour", "date")
+) -> PairIndex:
     """Write the 32 pairs, two pictures a product, and the wanted columns of their side table."""
     captions = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
-    source = profiled(folder / "test.tsv", [(caption, drawn_jpeg(caption, 3)) for caption in captions])
+    source = profiled(
+        folder / "test.tsv", [(caption, drawn_jpeg(caption, 3)) for caption in captions]
+    )
     if columns:
         rows = [",".join(columns)]
         for number, caption in enumerate(captions):
             colour, thing = caption.split()
             kind = "Goods" if thing in ("shoe", "bag") else "Wear"
-            fields = {"id": f"p{number // 2}", "category": kind, "subcategory": thing, "colour": colour.title()}
+            fields = {
+                "id": f"p{number // 2}",
+                "category": kind,
+                "subcategory": thing,
+                "colour": colour.title(),
+            }
             fields["date"] = f"202{number % 4}-01-0{1 + number % 3}"
             rows.append(",".join(fields[column] for column in columns))
         (folder / "test.products.csv").write_text("\n".join(rows) + "\n")

@@ -25,7 +25,9 @@ def result_of(mean_recall: float, products: int = PRODUCTS) -> RetrievalResult:
     found = 0 if np.isnan(mean_recall) else round(mean_recall * products)
     ranks = np.where(np.arange(products) < found, 1, 100)
     rank_at = {k: mean_recall if np.isnan(mean_recall) else found / products for k in RANK_AT}
-    side = Direction(products, products, rank_at, 1.0, dict.fromkeys(RANK_AT, 0.0), ranks, np.arange(products))
+    side = Direction(
+        products, products, rank_at, 1.0, dict.fromkeys(RANK_AT, 0.0), ranks, np.arange(products)
+    )
     return RetrievalResult(side, side)
 
 
@@ -33,7 +35,9 @@ def log_files(run_id: str, config: RunConfig, folder: Path) -> str:
     """Log a model folder without what makes it loadable by pyfunc, which takes seconds; return MLflow's id of it."""
     client = tracking_client()
     model = client.create_logged_model(experiment_id(client), name="model", source_run_id=run_id)
-    staged = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-logged") / "artifacts" / "model"))
+    staged = Path(
+        shutil.copytree(folder, folder.with_name(f"{folder.name}-logged") / "artifacts" / "model")
+    )
     client.log_model_artifacts(model.model_id, str(staged.parents[1]))
     shutil.rmtree(staged.parents[1])
     client.finalize_logged_model(model.model_id, "READY")
@@ -52,10 +56,18 @@ class Shop:
         validation: Validation,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        self.config, self.data, self.folder, self.model, self.validation = config, data, folder, model, validation
+        self.config, self.data, self.folder, self.model, self.validation = (
+            config,
+            data,
+            folder,
+            model,
+            validation,
+        )
         self.scores: dict[int, float] = {}
         self.data_versions: dict[int, str] = {}
-        monkeypatch.setattr(promote, "_score", lambda run, validation, version: self.scored(int(version.version)))
+        monkeypatch.setattr(
+            promote, "_score", lambda run, validation, version: self.scored(int(version.version))
+        )
         monkeypatch.setattr(promote, "publish", lambda decision: None)
         monkeypatch.setattr(register, "log_model", log_files)
 
@@ -64,7 +76,9 @@ class Shop:
         return self.config.registered_model
 
     def scored(self, number: int) -> Scored:
-        return Scored(result_of(self.scores[number]), self.data_versions.get(number, self.data.version))
+        return Scored(
+            result_of(self.scores[number]), self.data_versions.get(number, self.data.version)
+        )
 
     def weights(self, seed: int) -> TrainedModel:
         """Weights of their own: those of the session with one number changed."""
@@ -76,17 +90,27 @@ class Shop:
             tensors = load_file(temporary / WEIGHTS_FILE)
             tensors["logit_scale"] = np.asarray(tensors["logit_scale"] + np.float32(seed / 1000))
             save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        return self.model.model_copy(update={"folder": folder, "weights_sha256": weights_sha256(folder)})
+        return self.model.model_copy(
+            update={"folder": folder, "weights_sha256": weights_sha256(folder)}
+        )
 
-    def register(self, mean_recall: float, fingerprint: str, weights: TrainedModel | None = None) -> Version:
+    def register(
+        self, mean_recall: float, fingerprint: str, weights: TrainedModel | None = None
+    ) -> Version:
         run = run_of(self.config, self.data, self.folder, f"{self.name}-{fingerprint}")
         model = weights or self.weights(len(self.scores) + 1)
-        version = register.register.fn(run, self.validation, model, evaluation_of(self.folder, mean_recall))
+        version = register.register.fn(
+            run, self.validation, model, evaluation_of(self.folder, mean_recall)
+        )
         self.scores[version.number] = mean_recall
         return version
 
-    def promote(self, version: Version, mean_recall: float, base: float = 0.01, fingerprint: str = "") -> Decision:
-        run = run_of(self.config, self.data, self.folder, f"{self.name}-{fingerprint or version.number}")
+    def promote(
+        self, version: Version, mean_recall: float, base: float = 0.01, fingerprint: str = ""
+    ) -> Decision:
+        run = run_of(
+            self.config, self.data, self.folder, f"{self.name}-{fingerprint or version.number}"
+        )
         evaluation = evaluation_of(self.folder, mean_recall, base)
         decision = promote.decide.fn(run, self.validation, version, evaluation)
         return promote.promote.fn(run, version, decision)

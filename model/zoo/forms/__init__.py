@@ -1,8 +1,9 @@
 """Models as others publish them become ours, and ours theirs: a module a form, one table of them.
 
-A form is a module with ``NAME`` (what ``--to`` takes; several may share one), ``ABOUT`` (in a few words),
-``recognises(path) -> bool``, ``read(path, told) -> Published``, ``holds(towers) -> bool`` (whether it has a place for
-such towers) and ``write(towers, folder)``. To add one: the module, and a line in FORMS.
+A form is a module with ``NAME`` (what ``--to`` takes; several may share one), ``ABOUT`` (in a few
+words), ``recognises(path) -> bool``, ``read(path, told) -> Published``, ``holds(towers) -> bool``
+(whether it has a place for such towers) and ``write(towers, folder)``. To add one: the module, and
+a line in FORMS.
 """
 
 from pathlib import Path
@@ -19,7 +20,8 @@ from model.zoo.forms import (
     open_clip_form,
 )
 
-# In the order in which they are asked: a folder may have open_clip's config and another library's beside it.
+# In the order in which they are asked: a folder may have open_clip's config and another library's
+# beside it.
 FORMS: tuple[ModuleType, ...] = (
     easynlp_english,
     easynlp_chinese,

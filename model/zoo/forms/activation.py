@@ -16,11 +16,15 @@ def check_activation(architecture: dict[str, Any], told: Told, where: str) -> di
     """
     said = QUICK if architecture.get("quick_gelu") else PLAIN
     if told.activation not in (None, said):
-        raise ConfigError(f"--activation {told.activation}: {where} says {said}; leave the option out")
+        raise ConfigError(
+            f"--activation {told.activation}: {where} says {said}; leave the option out"
+        )
     return architecture
 
 
-def choose_activation(architecture: dict[str, Any], told: Told, listed: str | None, where: str) -> dict[str, Any]:
+def choose_activation(
+    architecture: dict[str, Any], told: Told, listed: str | None, where: str
+) -> dict[str, Any]:
     """Return the architecture with the activation that the user or the table of models names.
 
     Raises:

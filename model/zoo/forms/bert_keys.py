@@ -1,6 +1,8 @@
-"""How Chinese models are named elsewhere: Chinese-CLIP's and EasyNLP's keys, and Hugging Face's vision transformer.
+"""How Chinese models are named elsewhere: Chinese-CLIP's and EasyNLP's keys, and Hugging Face's
+vision transformer.
 
-Every mapping is a renaming, a transposition or a stack of queries, keys and values, so going back is exact.
+Every mapping is a renaming, a transposition or a stack of queries, keys and values, so going back
+is exact.
 """
 
 from pathlib import Path
@@ -80,30 +82,41 @@ def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
     """Return our tensors by Chinese-CLIP's keys."""
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("text.")}
     theirs["text_projection"] = tensors["text.proj.weight"].T.contiguous()
-    return theirs | {f"bert.{name}": tensor for name, tensor in below(tensors, "text.transformer.").items()}
+    return theirs | {
+        f"bert.{name}": tensor for name, tensor in below(tensors, "text.transformer.").items()
+    }
 
 
 def below(tensors: Tensors, prefix: str) -> Tensors:
     """Return the tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def text_of(folder: Path, bert: dict[str, Any], length: int, **more: object) -> dict[str, Any]:
-    """Return ``text_cfg`` of BertConfig's fields with a context length that is at most that of its positions.
+    """Return ``text_cfg`` of BertConfig's fields with a context length that is at most that of its
+    positions.
 
     Raises:
         CheckpointError: the positions are no number.
     """
     positions = bert["max_position_embeddings"]
     if type(positions) is not int:
-        raise CheckpointError(f"{folder}: max_position_embeddings is {positions!r}, no number; fetch it again")
+        raise CheckpointError(
+            f"{folder}: max_position_embeddings is {positions!r}, no number; fetch it again"
+        )
     positions -= bert.get("model_type") == "roberta"
     return {"context_length": min(length, positions), **more, "bert": bert}
 
 
 def block_count(tensors: Tensors, prefix: str) -> int:
     """Return how many numbered blocks there are below a prefix."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+    return len(
+        {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
+    )
 
 
 def head_width(width: int) -> int:
@@ -112,14 +125,18 @@ def head_width(width: int) -> int:
 
 
 def vocabulary_beside(folder: Path) -> bytes:
-    """Return the vocabulary of a folder: its ``vocab.txt``, or the one inside its ``tokenizer.json``.
+    """Return the vocabulary of a folder: its ``vocab.txt``, or the one inside its
+    ``tokenizer.json``.
 
     Raises:
-        CheckpointError: there is neither, a file is too large, or the tokeniser keeps capital letters.
+        CheckpointError: there is neither, a file is too large, or the tokeniser keeps capital
+        letters.
     """
     refuse_code(folder, "tokenizer_config.json")
     if read_json(folder, "tokenizer_config.json").get("do_lower_case") is False:
-        raise CheckpointError(f"{folder}: its tokeniser keeps capital letters, which Chinese models here do not")
+        raise CheckpointError(
+            f"{folder}: its tokeniser keeps capital letters, which Chinese models here do not"
+        )
     path = file_of(folder, VOCABULARY_FILE)
     if path is not None and path.stat().st_size <= MAX_JSON_BYTES:
         return path.read_bytes()
@@ -146,7 +163,8 @@ def holds_plain(towers: Towers) -> bool:
 
 
 def holds_fixed(towers: Towers) -> bool:
-    """Return whether towers are plain and have what EasyNLP's and Chinese-CLIP's code fixes: QuickGELU, heads of 64.
+    """Return whether towers are plain and have what EasyNLP's and Chinese-CLIP's code fixes:
+    QuickGELU, heads of 64.
 
     And CLIP's mean and standard deviation of the pixels.
     """
@@ -155,7 +173,10 @@ def holds_fixed(towers: Towers) -> bool:
     if not holds_plain(towers) or vision.get("mlp_ratio", 4) != 4:
         return False
     preprocess = towers.config["preprocess_cfg"]
-    if tuple(preprocess["mean"]) != OPENAI_DATASET_MEAN or tuple(preprocess["std"]) != OPENAI_DATASET_STD:
+    if (
+        tuple(preprocess["mean"]) != OPENAI_DATASET_MEAN
+        or tuple(preprocess["std"]) != OPENAI_DATASET_STD
+    ):
         return False
     has_heads = vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
     return has_heads and (is_resnet(towers) or bool(model.get("quick_gelu")))
@@ -168,7 +189,10 @@ def is_resnet(towers: Towers) -> bool:
 
 def state_of(towers: Towers) -> Tensors:
     """Return the towers' tensors on the CPU."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in towers.clip.state_dict().items()}
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in towers.clip.state_dict().items()
+    }
 
 
 def vision_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -179,20 +203,28 @@ def vision_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """
     layers = config.get("vision_layers")
     sizes = layers if isinstance(layers, list) else [layers]
-    required = {name: config.get(name) for name in ("embed_dim", "image_resolution", "vision_width")}
+    required = {
+        name: config.get(name) for name in ("embed_dim", "image_resolution", "vision_width")
+    }
     required |= {f"vision_layers ({number})": size for number, size in enumerate(sizes)}
     if not isinstance(layers, list):
         required["vision_patch_size"] = config.get("vision_patch_size")
     for name, value in required.items():
         if type(value) is not int or not 0 < value < LARGEST_SIZE:
-            raise CheckpointError(f"{folder / 'config.json'}: {name} is {value!r}, no positive number; fetch it again")
+            raise CheckpointError(
+                f"{folder / 'config.json'}: {name} is {value!r}, no positive number; fetch it again"
+            )
     vision = {
         "image_size": config["image_resolution"],
         "layers": layers,
         "width": config["vision_width"],
         "patch_size": config["vision_patch_size"],
     }
-    return vision if isinstance(layers, list) else vision | {"head_width": head_width(config["vision_width"])}
+    return (
+        vision
+        if isinstance(layers, list)
+        else vision | {"head_width": head_width(config["vision_width"])}
+    )
 
 
 def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
@@ -204,7 +236,9 @@ def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
     vision = towers_config(folder, "vision", VISION_DEFAULTS)
     if vision["hidden_act"] not in ACTIVATIONS:
         known = " and ".join(ACTIVATIONS)
-        raise CheckpointError(f"{folder}: vision_config.hidden_act is {vision['hidden_act']!r}, known are {known}")
+        raise CheckpointError(
+            f"{folder}: vision_config.hidden_act is {vision['hidden_act']!r}, known are {known}"
+        )
     ours = {
         "image_size": vision["image_size"],
         "layers": vision["num_hidden_layers"],

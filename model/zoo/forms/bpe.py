@@ -32,9 +32,13 @@ def check_merges(path: Path) -> None:
         with gzip.open(path) as file:
             text = file.read(MAX_MERGES_BYTES).decode("utf-8")
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise CheckpointError(f"{path}: not the gzipped merges of CLIP ({error}); fetch it again") from None
+        raise CheckpointError(
+            f"{path}: not the gzipped merges of CLIP ({error}); fetch it again"
+        ) from None
     if text.split("\n")[MERGES] != _merges():
-        raise CheckpointError(f"{path}: other merges than CLIP's, so captions would get other tokens; not imported")
+        raise CheckpointError(
+            f"{path}: other merges than CLIP's, so captions would get other tokens; not imported"
+        )
 
 
 def check_bpe(folder: Path) -> None:
@@ -45,7 +49,9 @@ def check_bpe(folder: Path) -> None:
     """
     path = file_of(folder, "vocab.json") or file_of(folder, "tokenizer.json")
     if path is None:
-        raise CheckpointError(f"{folder}: no vocab.json and no tokenizer.json; is the download complete?")
+        raise CheckpointError(
+            f"{folder}: no vocab.json and no tokenizer.json; is the download complete?"
+        )
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise ValueError("too large")
@@ -54,7 +60,9 @@ def check_bpe(folder: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no readable vocabulary ({error}); fetch it again") from None
     if vocabulary != _vocabulary():
-        raise CheckpointError(f"{path}: another vocabulary than CLIP's, so captions would get other tokens")
+        raise CheckpointError(
+            f"{path}: another vocabulary than CLIP's, so captions would get other tokens"
+        )
 
 
 def hugging_face_bpe(context_length: int) -> dict[str, bytes]:
@@ -82,4 +90,6 @@ def _merges() -> list[str]:
 
 @cache
 def _vocabulary() -> dict[str, int]:
-    return {OUR_SPECIAL.get(word, word): number for word, number in SimpleTokenizer().encoder.items()}
+    return {
+        OUR_SPECIAL.get(word, word): number for word, number in SimpleTokenizer().encoder.items()
+    }

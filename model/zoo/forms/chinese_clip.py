@@ -1,8 +1,10 @@
-"""Chinese-CLIP's own file: a ``.pt`` with ``state_dict``, keys ``bert.`` and ``visual.``, mostly behind ``module.``.
+"""Chinese-CLIP's own file: a ``.pt`` with ``state_dict``, keys ``bert.`` and ``visual.``, mostly
+behind ``module.``.
 
-The file names no architecture; the shapes of its tensors say all but the heads, which are of width 64 in both towers
-(80 in the image tower of ViT-H-14), and the activation, which is QuickGELU in all of them. Its code has the vocabulary:
-``vocab.txt`` must lie beside the file. Images are resized to a square and not cropped.
+The file names no architecture; the shapes of its tensors say all but the heads, which are of width
+64 in both towers (80 in the image tower of ViT-H-14), and the activation, which is QuickGELU in all
+of them. Its code has the vocabulary: ``vocab.txt`` must lie beside the file. Images are resized to
+a square and not cropped.
 
 Source: Chinese-CLIP's cn_clip/clip/model.py, utils.py and model_configs/.
 """
@@ -47,7 +49,10 @@ def recognises(path: Path) -> bool:
     """Tell whether this is a file of this form, by its name or by what is in it."""
     if path.suffix not in (".pt", ".pth", ".bin") or not path.is_file():
         return False
-    return path.name.startswith("clip_cn") or {name.removeprefix(PREFIX) for name in peek_names(path)} >= NEEDED
+    return (
+        path.name.startswith("clip_cn")
+        or {name.removeprefix(PREFIX) for name in peek_names(path)} >= NEEDED
+    )
 
 
 def read(path: Path, told: Told) -> Published:
@@ -64,7 +69,9 @@ def read(path: Path, told: Told) -> Published:
         raise CheckpointError(f"{path}: weights of another architecture ({error})") from None
     check_activation(architecture, told, "Chinese-CLIP's code")
     files, licence = {VOCABULARY_FILE: vocabulary_beside(path.parent)}, read_licence(path.parent)
-    return Published(NAME, architecture, dict(PREPROCESS), ours_from_chinese_clip(tensors), path, files, licence)
+    return Published(
+        NAME, architecture, dict(PREPROCESS), ours_from_chinese_clip(tensors), path, files, licence
+    )
 
 
 def holds(towers: Towers) -> bool:
@@ -76,7 +83,10 @@ def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form, with the vocabulary beside the file."""
     (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
     # Their trainer resumes from names with the prefix, their loader takes either.
-    tensors = {f"{PREFIX}{name}": tensor for name, tensor in chinese_clip_from_ours(state_of(towers)).items()}
+    tensors = {
+        f"{PREFIX}{name}": tensor
+        for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
+    }
     torch.save({"epoch": 0, "step": 0, "name": NAME, "state_dict": tensors}, folder / WEIGHTS)
 
 
@@ -95,7 +105,9 @@ def _architecture(path: Path, tensors: Tensors) -> dict[str, Any]:
     return {
         "embed_dim": tensors["text_projection"].shape[1],
         "quick_gelu": True,
-        "vision_cfg": _resnet(tensors) if "visual.layer1.0.conv1.weight" in tensors else _transformer(tensors),
+        "vision_cfg": _resnet(tensors)
+        if "visual.layer1.0.conv1.weight" in tensors
+        else _transformer(tensors),
         "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=LONGEST_WORD),
     }
 

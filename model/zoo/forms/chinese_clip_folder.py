@@ -64,7 +64,9 @@ def read(path: Path, told: Told) -> Published:
     tensors, files = read_tensors(weights), {VOCABULARY_FILE: vocabulary_beside(path)}
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
-    architecture = check_activation(_architecture(path, len(tensors["text_projection.weight"])), told, str(path))
+    architecture = check_activation(
+        _architecture(path, len(tensors["text_projection.weight"])), told, str(path)
+    )
     images = read_preprocess(path)
     return Published(NAME, architecture, images, _ours(tensors), weights, files, read_licence(path))
 
@@ -86,8 +88,14 @@ def write(towers: Towers, folder: Path) -> None:
         "vision_config": vision_config,
     }
     length = context_length(towers.config["model_cfg"])
-    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": length}
-    images = preprocess_json(towers.config["preprocess_cfg"], towers.image_size, "ChineseCLIPImageProcessor")
+    tokenizer = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": length,
+    }
+    images = preprocess_json(
+        towers.config["preprocess_cfg"], towers.image_size, "ChineseCLIPImageProcessor"
+    )
     write_folder(folder, _theirs(state_of(towers)), config, images)
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2), encoding="utf-8")
     (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
@@ -109,7 +117,9 @@ def _ours(tensors: Tensors) -> Tensors:
 
 def _theirs(ours: Tensors) -> Tensors:
     theirs = to_theirs(ours, _rules(block_count(ours, "visual.transformer.resblocks.")))
-    return theirs | {f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()}
+    return theirs | {
+        f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()
+    }
 
 
 def _rules(layers: int) -> Iterable[Rule]:

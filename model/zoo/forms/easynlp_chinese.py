@@ -1,7 +1,8 @@
-"""EasyNLP's Chinese models: ``config.json`` of ``model_type: chinese_clip``, ``pytorch_model.bin``, ``vocab.txt``.
+"""EasyNLP's Chinese models: ``config.json`` of ``model_type: chinese_clip``, ``pytorch_model.bin``,
+``vocab.txt``.
 
-Their loader takes what fits and leaves the rest random; here every key must fit. The image tower uses QuickGELU, which
-the config does not say: EasyNLP's code knows no other.
+Their loader takes what fits and leaves the rest random; here every key must fit. The image tower
+uses QuickGELU, which the config does not say: EasyNLP's code knows no other.
 
 Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_chineseclip.py and appzoo/clip/model.py.
 """
@@ -56,7 +57,9 @@ def read(path: Path, told: Told) -> Published:
     architecture = check_activation(_architecture(path), told, "EasyNLP's code")
     files = {VOCABULARY_FILE: vocabulary_beside(path)}
     named = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(weights).items()}
-    return Published(NAME, architecture, {}, ours_from_chinese_clip(named), weights, files, read_licence(path))
+    return Published(
+        NAME, architecture, {}, ours_from_chinese_clip(named), weights, files, read_licence(path)
+    )
 
 
 def holds(towers: Towers) -> bool:
@@ -76,7 +79,10 @@ def write(towers: Towers, folder: Path) -> None:
         "vision_patch_size": vision.get("patch_size"),
     }
     config |= {theirs: getattr(bert, ours) for theirs, ours in TEXT_FIELDS.items()}
-    tensors = {f"{PREFIX}{name}": tensor for name, tensor in chinese_clip_from_ours(state_of(towers)).items()}
+    tensors = {
+        f"{PREFIX}{name}": tensor
+        for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
     torch.save(tensors, folder / WEIGHTS)
@@ -86,10 +92,14 @@ def _architecture(folder: Path) -> dict[str, Any]:
     config = read_json(folder, "config.json")
     missing = [theirs for theirs in TEXT_FIELDS if theirs not in config]
     if missing:
-        raise CheckpointError(f"{folder / 'config.json'}: {', '.join(missing[:3])} missing; fetch it again")
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {', '.join(missing[:3])} missing; fetch it again"
+        )
     return {
         "quick_gelu": True,
         "vision_cfg": vision_of(folder, config),
         "embed_dim": config["embed_dim"],
-        "text_cfg": text_of(folder, {ours: config[theirs] for theirs, ours in TEXT_FIELDS.items()}, CONTEXT_LENGTH),
+        "text_cfg": text_of(
+            folder, {ours: config[theirs] for theirs, ours in TEXT_FIELDS.items()}, CONTEXT_LENGTH
+        ),
     }

@@ -1,9 +1,11 @@
-"""EasyNLP's English models: ``config.json`` of ``model_type: open_clip``, ``pytorch_model.bin``, BPE in ``vocab.txt``.
+"""EasyNLP's English models: ``config.json`` of ``model_type: open_clip``, ``pytorch_model.bin``,
+BPE in ``vocab.txt``.
 
-Both towers use QuickGELU, which the config does not say: EasyNLP's code knows no other. Images are made ready as for
-CLIP, whatever the folder: its code has the numbers.
+Both towers use QuickGELU, which the config does not say: EasyNLP's code knows no other. Images are
+made ready as for CLIP, whatever the folder: its code has the numbers.
 
-Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_openclip.py, appzoo/clip/model.py and data.py.
+Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_openclip.py, appzoo/clip/model.py and
+data.py.
 """
 
 import json
@@ -81,7 +83,9 @@ def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
     tensors = {f"{PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()}
     torch.save(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(_config(towers.config["model_cfg"]), indent=2), encoding="utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps(_config(towers.config["model_cfg"]), indent=2), encoding="utf-8"
+    )
     (folder / MERGES).write_bytes(own_merges())
 
 
@@ -104,13 +108,16 @@ class TheirTruncation:
 
 
 def truncating_as_theirs(towers: Towers) -> Towers:
-    """Return the towers with captions cut as EasyNLP cuts them, for the embeddings that its own models gave.
+    """Return the towers with captions cut as EasyNLP cuts them, for the embeddings that its own
+    models gave.
 
     Raises:
         ConfigError: the towers read no English byte pairs.
     """
     if not isinstance(towers.tokenizer, SimpleTokenizer):
-        raise ConfigError("--truncate easynlp: these towers do not read CLIP's byte pairs; leave the option out")
+        raise ConfigError(
+            "--truncate easynlp: these towers do not read CLIP's byte pairs; leave the option out"
+        )
     return replace(towers, tokenizer=TheirTruncation(towers.tokenizer))
 
 
@@ -119,9 +126,14 @@ def _architecture(folder: Path) -> dict[str, Any]:
     config = read_json(folder, CONFIG)
     layers = config.get("vision_layers")
     sizes = layers if isinstance(layers, list) else [layers]
-    for name, value in [*((name, config.get(name)) for name in NUMBERS), *(("vision_layers", size) for size in sizes)]:
+    for name, value in [
+        *((name, config.get(name)) for name in NUMBERS),
+        *(("vision_layers", size) for size in sizes),
+    ]:
         if type(value) is not int or not 0 < value < 10_000_000:
-            raise CheckpointError(f"{folder / CONFIG}: {name} is {value!r}, no positive number; fetch it again")
+            raise CheckpointError(
+                f"{folder / CONFIG}: {name} is {value!r}, no positive number; fetch it again"
+            )
     return {
         "embed_dim": config["embed_dim"],
         "quick_gelu": True,

@@ -1,11 +1,13 @@
-"""EasyNLP's first form: ``config.json`` without ``model_type``, keys ``text_encoder.`` and ``vision_encoder.``.
+"""EasyNLP's first form: ``config.json`` without ``model_type``, keys ``text_encoder.`` and
+``vision_encoder.``.
 
-The text tower is BERT by its keys and RoBERTa by its code, which counts positions from 1; the image tower is Hugging
-Face's CLIP. The pooled outputs of both pass through linear layers with bias, ``text_projection`` and
-``vision_projection``. What the config leaves out has the defaults of their code.
+The text tower is BERT by its keys and RoBERTa by its code, which counts positions from 1; the image
+tower is Hugging Face's CLIP. The pooled outputs of both pass through linear layers with bias,
+``text_projection`` and ``vision_projection``. What the config leaves out has the defaults of their
+code.
 
-Source: EasyNLP's appzoo/clip/model.py, modelzoo/models/clip/configuration_clip.py, modeling_clip.py and
-modelzoo/models/roberta/modeling_roberta.py.
+Source: EasyNLP's appzoo/clip/model.py, modelzoo/models/clip/configuration_clip.py, modeling_clip.py
+and modelzoo/models/roberta/modeling_roberta.py.
 """
 
 import json
@@ -55,10 +57,15 @@ ENCODER, PROJECTION = "vision_encoder.vision_model", "vision_projection."
 def recognises(path: Path) -> bool:
     """Tell whether this is a folder of this form; one that their trainer saved says ``clip`` as Hugging Face's does."""
     config = read_json(path, "config.json") if path.is_dir() else {}
-    if not {"text_config", "vision_config"} <= config.keys() or config.get("model_type", "clip") != "clip":
+    if (
+        not {"text_config", "vision_config"} <= config.keys()
+        or config.get("model_type", "clip") != "clip"
+    ):
         return False
     weights = file_of(path, WEIGHTS)
-    has_their_keys = weights is not None and any(name.startswith("text_encoder.") for name in peek_names(weights))
+    has_their_keys = weights is not None and any(
+        name.startswith("text_encoder.") for name in peek_names(weights)
+    )
     return "model_type" not in config or has_their_keys
 
 
@@ -73,7 +80,9 @@ def read(path: Path, told: Told) -> Published:
     tensors, files = read_tensors(weights), {VOCABULARY_FILE: vocabulary_beside(path)}
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
-    architecture = check_activation(_architecture(path, len(tensors["text_projection.weight"])), told, str(path))
+    architecture = check_activation(
+        _architecture(path, len(tensors["text_projection.weight"])), told, str(path)
+    )
     return Published(NAME, architecture, {}, _ours(tensors), weights, files, read_licence(path))
 
 
@@ -109,10 +118,17 @@ def _ours(tensors: Tensors) -> Tensors:
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(idle)}
     scale = kept.pop("logit_scale", torch.tensor(math.log(1 / 0.07)))
     ours = {"logit_scale": scale.reshape(())}
-    ours |= {f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_encoder.").items()}
+    ours |= {
+        f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_encoder.").items()
+    }
     vision = {name: tensor for name, tensor in kept.items() if name.startswith(f"{ENCODER}.")}
-    ours |= to_ours(vision, vision_rules(ENCODER, "visual.trunk", block_count(vision, f"{ENCODER}.encoder.layers.")))
-    ours |= {f"text.proj.{name}": tensor for name, tensor in below(kept, "text_projection.").items()}
+    ours |= to_ours(
+        vision,
+        vision_rules(ENCODER, "visual.trunk", block_count(vision, f"{ENCODER}.encoder.layers.")),
+    )
+    ours |= {
+        f"text.proj.{name}": tensor for name, tensor in below(kept, "text_projection.").items()
+    }
     ours |= {f"visual.head.{name}": tensor for name, tensor in below(kept, PROJECTION).items()}
     known = ("text_encoder.", f"{ENCODER}.", "text_projection.", PROJECTION)
     return ours | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
@@ -120,8 +136,14 @@ def _ours(tensors: Tensors) -> Tensors:
 
 def _theirs(ours: Tensors) -> Tensors:
     theirs = {"logit_scale": ours["logit_scale"].reshape(1)}
-    theirs |= {f"text_encoder.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()}
+    theirs |= {
+        f"text_encoder.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()
+    }
     layers = block_count(ours, "visual.trunk.transformer.resblocks.")
     theirs |= to_theirs(ours, vision_rules(ENCODER, "visual.trunk", layers))
-    theirs |= {f"text_projection.{name}": tensor for name, tensor in below(ours, "text.proj.").items()}
-    return theirs | {f"{PROJECTION}{name}": tensor for name, tensor in below(ours, "visual.head.").items()}
+    theirs |= {
+        f"text_projection.{name}": tensor for name, tensor in below(ours, "text.proj.").items()
+    }
+    return theirs | {
+        f"{PROJECTION}{name}": tensor for name, tensor in below(ours, "visual.head.").items()
+    }

@@ -32,7 +32,8 @@ def towers_config(folder: Path, tower: str, defaults: dict[str, Any]) -> dict[st
     wrong = [
         name
         for name, value in values.items()
-        if isinstance(defaults[name], int) and (type(value) is not int or not 0 < value < 10_000_000)
+        if isinstance(defaults[name], int)
+        and (type(value) is not int or not 0 < value < 10_000_000)
     ]
     if wrong:
         raise CheckpointError(
@@ -56,7 +57,11 @@ def read_preprocess(folder: Path) -> dict[str, Any]:
 def preprocess_json(preprocess: dict[str, Any], side: int, processor: str) -> dict[str, Any]:
     """Return the content of preprocessor_config.json."""
     is_squashed = preprocess.get("resize_mode") == "squash"
-    resample = next(number for number, name in RESAMPLING.items() if name == preprocess.get("interpolation", "bicubic"))
+    resample = next(
+        number
+        for number, name in RESAMPLING.items()
+        if name == preprocess.get("interpolation", "bicubic")
+    )
     square = {"height": side, "width": side}
     return {
         "image_processor_type": processor,
@@ -74,7 +79,9 @@ def preprocess_json(preprocess: dict[str, Any], side: int, processor: str) -> di
     }
 
 
-def write_folder(folder: Path, tensors: Tensors, config: dict[str, Any], images: dict[str, Any]) -> None:
+def write_folder(
+    folder: Path, tensors: Tensors, config: dict[str, Any], images: dict[str, Any]
+) -> None:
     """Write weights, config and preprocessing."""
     write_tensors(tensors, folder / WEIGHTS[0])
     (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")

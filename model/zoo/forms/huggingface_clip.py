@@ -1,6 +1,8 @@
-"""CLIP as Hugging Face has it (FashionCLIP's form): transformers' CLIPModel in a folder, English BPE.
+"""CLIP as Hugging Face has it (FashionCLIP's form): transformers' CLIPModel in a folder, English
+BPE.
 
-Captions are tokenised by open_clip, whose ids are those of the folder's vocabulary; it also mends mojibake.
+Captions are tokenised by open_clip, whose ids are those of the folder's vocabulary; it also mends
+mojibake.
 
 Source: transformers' models/clip.
 """
@@ -27,7 +29,16 @@ from model.zoo.forms.huggingface import (
     towers_config,
     write_folder,
 )
-from model.zoo.forms.keys import Rule, block_rules, reshaped, same, to_ours, to_theirs, transposed, vision_rules
+from model.zoo.forms.keys import (
+    Rule,
+    block_rules,
+    reshaped,
+    same,
+    to_ours,
+    to_theirs,
+    transposed,
+    vision_rules,
+)
 from model.zoo.forms.plain import is_plain
 from model.zoo.published import Published, Told
 from model.zoo.tensors import read_tensors
@@ -73,9 +84,18 @@ def read(path: Path, told: Told) -> Published:
     weights = find_file(path, WEIGHTS)
     architecture = check_activation(_architecture(path), told, str(path / CONFIG))
     check_bpe(path)
-    tensors = {name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS}
+    tensors = {
+        name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS
+    }
     ours = to_ours(tensors, _rules(architecture))
-    return Published("huggingface", architecture, read_preprocess(path), ours, weights, licence=read_licence(path))
+    return Published(
+        "huggingface",
+        architecture,
+        read_preprocess(path),
+        ours,
+        weights,
+        licence=read_licence(path),
+    )
 
 
 def holds(towers: Towers) -> bool:
@@ -89,7 +109,9 @@ def write(towers: Towers, folder: Path) -> None:
     tensors = to_theirs(towers.clip.state_dict(), _rules(architecture))
     images = preprocess_json(preprocess, towers.image_size, "CLIPImageProcessor")
     write_folder(folder, tensors, _config(architecture), images)
-    for name, content in hugging_face_bpe(architecture["text_cfg"].get("context_length", 77)).items():
+    for name, content in hugging_face_bpe(
+        architecture["text_cfg"].get("context_length", 77)
+    ).items():
         (folder / name).write_bytes(content)
 
 
@@ -98,9 +120,13 @@ def _architecture(folder: Path) -> dict[str, Any]:
     text = towers_config(folder, "text", TEXT_DEFAULTS)
     acts = {vision["hidden_act"], text["hidden_act"]}
     if len(acts) != 1 or not acts <= ACTIVATIONS.keys():
-        raise CheckpointError(f"{folder / CONFIG}: hidden_act {' and '.join(sorted(map(str, acts)))}: no such towers")
+        raise CheckpointError(
+            f"{folder / CONFIG}: hidden_act {' and '.join(sorted(map(str, acts)))}: no such towers"
+        )
     if {vision["layer_norm_eps"], text["layer_norm_eps"]} != {1e-5}:
-        raise CheckpointError(f"{folder / CONFIG}: layer_norm_eps must be 1e-5 in both towers; open_clip has no other")
+        raise CheckpointError(
+            f"{folder / CONFIG}: layer_norm_eps must be 1e-5 in both towers; open_clip has no other"
+        )
     return {
         "embed_dim": read_json(folder, CONFIG).get("projection_dim", 512),
         "quick_gelu": ACTIVATIONS[acts.pop()],
@@ -109,7 +135,9 @@ def _architecture(folder: Path) -> dict[str, Any]:
             "layers": vision["num_hidden_layers"],
             "width": vision["hidden_size"],
             "patch_size": vision["patch_size"],
-            **_unless_usual("head_width", vision["hidden_size"] // vision["num_attention_heads"], 64),
+            **_unless_usual(
+                "head_width", vision["hidden_size"] // vision["num_attention_heads"], 64
+            ),
             **_unless_usual("mlp_ratio", vision["intermediate_size"] / vision["hidden_size"], 4),
         },
         "text_cfg": {

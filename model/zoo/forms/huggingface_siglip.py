@@ -1,8 +1,10 @@
-"""SigLIP and SigLIP 2 of fixed resolution as Hugging Face has them: transformers' SiglipModel in a folder.
+"""SigLIP and SigLIP 2 of fixed resolution as Hugging Face has them: transformers' SiglipModel in a
+folder.
 
-The image tower becomes timm's of the same shape. transformers uses the tanh form of GELU in both towers, open_clip's
-own configs the exact one in some: the architecture says which, and ours computes what the folder's library does.
-Captions go verbatim to the folder's tokeniser (Gemma's for SigLIP 2), as transformers hands them on.
+The image tower becomes timm's of the same shape. transformers uses the tanh form of GELU in both
+towers, open_clip's own configs the exact one in some: the architecture says which, and ours
+computes what the folder's library does. Captions go verbatim to the folder's tokeniser (Gemma's for
+SigLIP 2), as transformers hands them on.
 
 Source: transformers' models/siglip; timm's vision_transformer.py.
 """
@@ -15,7 +17,8 @@ import timm
 import torch
 
 from model.errors import CheckpointError, ConfigError
-from model.towers.towers import TANH, Towers
+from model.towers.folder import TANH
+from model.towers.towers import Towers
 from model.zoo.folders import find_file, read_json, tokenizer_files
 from model.zoo.forms.huggingface import (
     CONFIG,
@@ -56,7 +59,12 @@ VISION_DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
-SIGLIP_PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+SIGLIP_PREPROCESS = {
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
 # timm's names of towers by their width and number of blocks.
 TIMM_SIZES = {(768, 12): "base", (1024, 24): "large", (1152, 27): "so400m", (1536, 40): "giantopt"}
 TEXT_NORM = {"eps": 1e-6}
@@ -75,16 +83,24 @@ def read(path: Path, told: Told) -> Published:
         CheckpointError: a file is missing or damaged, or timm has no such image tower.
     """
     if told.activation is not None:
-        raise ConfigError(f"--activation {told.activation}: {path / CONFIG} says it; leave the option out")
+        raise ConfigError(
+            f"--activation {told.activation}: {path / CONFIG} says it; leave the option out"
+        )
     weights = find_file(path, WEIGHTS)
     if read_json(path, CONFIG)["model_type"] != "siglip":
-        raise CheckpointError(f"{path}: a SigLIP of variable resolution, which open_clip has no towers for")
+        raise CheckpointError(
+            f"{path}: a SigLIP of variable resolution, which open_clip has no towers for"
+        )
     architecture = _architecture(path)
-    tensors = {name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS}
+    tensors = {
+        name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS
+    }
     ours = to_ours(tensors, _rules(architecture))
     preprocess = SIGLIP_PREPROCESS | read_preprocess(path)
     files = tokenizer_files(path)
-    return Published("huggingface", architecture, preprocess, ours, weights, files, read_licence(path), True)
+    return Published(
+        "huggingface", architecture, preprocess, ours, weights, files, read_licence(path), True
+    )
 
 
 def holds(towers: Towers) -> bool:
@@ -115,14 +131,20 @@ def write(towers: Towers, folder: Path) -> None:
 def _timm_towers() -> list[str]:
     """Return the names of timm's SigLIP towers that pool by attention."""
     prefixes = tuple(f"vit_{size}_" for size in TIMM_SIZES.values())
-    return [name for name in timm.list_models("vit_*_siglip_*") if name.startswith(prefixes) and "gap" not in name]
+    return [
+        name
+        for name in timm.list_models("vit_*_siglip_*")
+        if name.startswith(prefixes) and "gap" not in name
+    ]
 
 
 def _timm_name(folder: Path, vision: dict[str, Any]) -> str:
     size = TIMM_SIZES.get((vision["hidden_size"], vision["num_hidden_layers"]))
     name = f"vit_{size}_patch{vision['patch_size']}_siglip_{vision['image_size']}"
     if name not in _timm_towers():
-        shape = ", ".join(f"{key} {vision[key]}" for key in ("hidden_size", "num_hidden_layers", "patch_size"))
+        shape = ", ".join(
+            f"{key} {vision[key]}" for key in ("hidden_size", "num_hidden_layers", "patch_size")
+        )
         raise CheckpointError(
             f"{folder / CONFIG}: timm has no SigLIP tower with {shape} for {vision['image_size']} pixels"
         )
@@ -135,7 +157,9 @@ def _architecture(folder: Path) -> dict[str, Any]:
     for tower in (vision, text):
         if tower["hidden_act"] not in ACTIVATIONS or tower["layer_norm_eps"] != TEXT_NORM["eps"]:
             act, eps = tower["hidden_act"], tower["layer_norm_eps"]
-            raise CheckpointError(f"{folder / CONFIG}: no such towers with hidden_act {act}, layer_norm_eps {eps}")
+            raise CheckpointError(
+                f"{folder / CONFIG}: no such towers with hidden_act {act}, layer_norm_eps {eps}"
+            )
     return {
         "embed_dim": vision["hidden_size"],
         "init_logit_bias": -10,
@@ -211,7 +235,9 @@ def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
     yield from block_rules("text_model", "text.transformer", text["layers"])
     yield from same("text_model.final_layer_norm", "text.ln_final")
     yield from same("text_model.head", "text.text_projection")
-    trunk: Any = timm.create_model(vision["timm_model_name"], num_classes=0, global_pool="map", device="meta")
+    trunk: Any = timm.create_model(
+        vision["timm_model_name"], num_classes=0, global_pool="map", device="meta"
+    )
     there, here = "vision_model", "visual.trunk"
     yield from same(f"{there}.embeddings.patch_embedding", f"{here}.patch_embed.proj")
     positions, width = trunk.pos_embed.shape[1:]
@@ -225,7 +251,10 @@ def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
 
 def _block_rules(there: str, here: str) -> Iterable[Rule]:
     for part in ("weight", "bias"):
-        yield stacked([f"{there}.self_attn.{letter}_proj.{part}" for letter in "qkv"], f"{here}.attn.qkv.{part}")
+        yield stacked(
+            [f"{there}.self_attn.{letter}_proj.{part}" for letter in "qkv"],
+            f"{here}.attn.qkv.{part}",
+        )
     yield from same(f"{there}.self_attn.out_proj", f"{here}.attn.proj")
     yield from same(f"{there}.layer_norm1", f"{here}.norm1")
     yield from same(f"{there}.layer_norm2", f"{here}.norm2")

@@ -32,14 +32,26 @@ def transposed(theirs: str, ours: str) -> Rule:
     return Rule((theirs,), (ours,), lambda one: [one[0].T], lambda one: [one[0].T])
 
 
-def reshaped(theirs: str, ours: str, their_shape: tuple[int, ...], our_shape: tuple[int, ...]) -> Rule:
+def reshaped(
+    theirs: str, ours: str, their_shape: tuple[int, ...], our_shape: tuple[int, ...]
+) -> Rule:
     """Return the rule of a tensor whose axes of length 1 differ."""
-    return Rule((theirs,), (ours,), lambda one: [one[0].reshape(our_shape)], lambda one: [one[0].reshape(their_shape)])
+    return Rule(
+        (theirs,),
+        (ours,),
+        lambda one: [one[0].reshape(our_shape)],
+        lambda one: [one[0].reshape(their_shape)],
+    )
 
 
 def stacked(theirs: Sequence[str], ours: str) -> Rule:
     """Return the rule of tensors of equal shape that are one with us."""
-    return Rule(tuple(theirs), (ours,), lambda parts: [torch.cat(list(parts))], lambda one: one[0].chunk(len(theirs)))
+    return Rule(
+        tuple(theirs),
+        (ours,),
+        lambda parts: [torch.cat(list(parts))],
+        lambda one: one[0].chunk(len(theirs)),
+    )
 
 
 def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
@@ -47,7 +59,9 @@ def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensor
     left, ours = dict(theirs), Tensors()
     for rule in rules:
         if all(name in left for name in rule.theirs):
-            ours |= dict(zip(rule.ours, rule.there([left.pop(name) for name in rule.theirs]), strict=True))
+            ours |= dict(
+                zip(rule.ours, rule.there([left.pop(name) for name in rule.theirs]), strict=True)
+            )
     return ours | left
 
 
@@ -81,7 +95,9 @@ def vision_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
     """Yield the rules of a Hugging Face vision transformer of CLIP, its projection aside."""
     yield Rule((f"{theirs}.embeddings.class_embedding",), (f"{ours}.class_embedding",))
     yield Rule((f"{theirs}.embeddings.patch_embedding.weight",), (f"{ours}.conv1.weight",))
-    yield Rule((f"{theirs}.embeddings.position_embedding.weight",), (f"{ours}.positional_embedding",))
+    yield Rule(
+        (f"{theirs}.embeddings.position_embedding.weight",), (f"{ours}.positional_embedding",)
+    )
     yield from same(f"{theirs}.pre_layrnorm", f"{ours}.ln_pre")  # transformers' spelling
     yield from block_rules(theirs, f"{ours}.transformer", layers)
     yield from same(f"{theirs}.post_layernorm", f"{ours}.ln_post")

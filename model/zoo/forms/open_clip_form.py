@@ -1,7 +1,8 @@
-"""open_clip's own forms: a folder with ``open_clip_config.json``, or a bare weights file of towers that it knows.
+"""open_clip's own forms: a folder with ``open_clip_config.json``, or a bare weights file of towers
+that it knows.
 
-Two things that open_clip's config cannot say ride along in ours and are passed over by its loader: ``tokenizer_cfg``
-(captions go verbatim to the tokeniser) and ``act_kwargs`` of a timm tower.
+Two things that open_clip's config cannot say ride along in ours and are passed over by its loader:
+``tokenizer_cfg`` (captions go verbatim to the tokeniser) and ``act_kwargs`` of a timm tower.
 """
 
 import json
@@ -15,10 +16,19 @@ from open_clip.model import CLIPTextCfg, convert_to_custom_text_state_dict
 
 from model.errors import CheckpointError, ConfigError, nearest
 from model.storage.sealed import WEIGHTS_FILE
+from model.towers.create import ARCHITECTURE_KEYS, PREPROCESS_KEYS, usual_preprocess
+from model.towers.folder import CONFIG_FILE
 from model.towers.imported import ORIGIN_FILE
-from model.towers.towers import ARCHITECTURE_KEYS, CONFIG_FILE, PREPROCESS_KEYS, Towers, usual_preprocess
+from model.towers.towers import Towers
 from model.zoo.family import FAMILY, find_row
-from model.zoo.folders import MAX_JSON_BYTES, file_of, find_file, read_json, refuse_code, tokenizer_files
+from model.zoo.folders import (
+    MAX_JSON_BYTES,
+    file_of,
+    find_file,
+    read_json,
+    refuse_code,
+    tokenizer_files,
+)
 from model.zoo.forms.activation import PLAIN, QUICK, check_activation, choose_activation
 from model.zoo.forms.huggingface import read_licence
 from model.zoo.published import Published, Told
@@ -41,7 +51,8 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, told: Told) -> Published:
-    """Read a folder of this form, or a weights file with the config beside it or with what the user told.
+    """Read a folder of this form, or a weights file with the config beside it or with what the user
+    told.
 
     Raises:
         ConfigError: the user must say which towers a file is for, or which activation they have.
@@ -55,7 +66,9 @@ def read(path: Path, told: Told) -> Published:
         architecture = check_activation(_checked(folder, config), told, str(folder / CONFIG_FILE))
         preprocess = config.get("preprocess_cfg", {})
     elif path.is_dir():
-        raise ConfigError(f"{path}: {CONFIG_FILE} says which towers these are; leave --towers out, or name a file")
+        raise ConfigError(
+            f"{path}: {CONFIG_FILE} says which towers these are; leave --towers out, or name a file"
+        )
     else:
         weights, (architecture, preprocess) = path, _told_architecture(path, told)
     text = architecture["text_cfg"]
@@ -65,7 +78,9 @@ def read(path: Path, told: Told) -> Published:
     tensors = _ours(read_tensors(weights), architecture)
     kept = {key: preprocess[key] for key in PREPROCESS_KEYS if key in preprocess}
     is_verbatim = bool(config.get("tokenizer_cfg", {}).get("is_verbatim"))
-    return Published(NAME, architecture, kept, tensors, weights, files, read_licence(folder), is_verbatim)
+    return Published(
+        NAME, architecture, kept, tensors, weights, files, read_licence(folder), is_verbatim
+    )
 
 
 def holds(towers: Towers) -> bool:
@@ -86,7 +101,9 @@ def write(towers: Towers, folder: Path) -> None:
 def _told_architecture(path: Path, told: Told) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return architecture and preprocessing of the towers that the user named."""
     if told.towers is None:
-        raise ConfigError(f"{path}: a weights file does not say of which towers it is; pass --towers, as ViT-B-32")
+        raise ConfigError(
+            f"{path}: a weights file does not say of which towers it is; pass --towers, as ViT-B-32"
+        )
     row = find_row(told.towers)
     name, _, tag = told.towers.partition("/")
     if row is not None and row.architecture is not None:
@@ -96,10 +113,14 @@ def _told_architecture(path: Path, told: Told) -> tuple[dict[str, Any], dict[str
     known = open_clip.list_models()
     if name not in known:
         names = [*known, *(row.name for row in FAMILY)]
-        raise ConfigError(f"--towers {told.towers}: open_clip knows no such model{nearest(name, names)}")
+        raise ConfigError(
+            f"--towers {told.towers}: open_clip knows no such model{nearest(name, names)}"
+        )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
-        raise ConfigError(f"--towers {told.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}")
+        raise ConfigError(
+            f"--towers {told.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}"
+        )
     architecture = open_clip.get_model_config(name)
     listed: str | None = row.activation if row is not None else None
     if tag:
@@ -124,17 +145,25 @@ def _json_architecture(path: Path, told: Told) -> dict[str, Any]:
 def _checked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Return the architecture of a config that fetches nothing, runs nothing and names no file."""
     where, architecture = folder / CONFIG_FILE, config.get("model_cfg")
-    if not isinstance(architecture, dict) or any(key not in architecture for key in ARCHITECTURE_KEYS):
-        raise CheckpointError(f"{where}: no model_cfg with {', '.join(ARCHITECTURE_KEYS)}; fetch it again")
+    if not isinstance(architecture, dict) or any(
+        key not in architecture for key in ARCHITECTURE_KEYS
+    ):
+        raise CheckpointError(
+            f"{where}: no model_cfg with {', '.join(ARCHITECTURE_KEYS)}; fetch it again"
+        )
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise CheckpointError(f"{where}: vision_cfg and text_cfg must be mappings; fetch it again")
     trunk = vision.get("timm_model_name") or ""
     if not isinstance(trunk, str) or not set(trunk) <= PLAIN_NAME_CHARACTERS:
-        raise CheckpointError(f"{where}: timm_model_name is {trunk!r}, which is no model of timm's; not imported")
+        raise CheckpointError(
+            f"{where}: timm_model_name is {trunk!r}, which is no model of timm's; not imported"
+        )
     given = text.get("tokenizer_kwargs") or {}
     if not isinstance(given, dict) or not given.keys() <= HARMLESS_TOKENIZER_KEYS:
-        raise CheckpointError(f"{where}: tokenizer_kwargs may hold {', '.join(sorted(HARMLESS_TOKENIZER_KEYS))} alone")
+        raise CheckpointError(
+            f"{where}: tokenizer_kwargs may hold {', '.join(sorted(HARMLESS_TOKENIZER_KEYS))} alone"
+        )
     return architecture
 
 
@@ -143,12 +172,20 @@ def _text_config(folder: Path) -> dict[str, bytes]:
     refuse_code(folder, "config.json")
     path = file_of(folder, "config.json")
     if path is None or path.stat().st_size > MAX_JSON_BYTES:
-        raise CheckpointError(f"{folder}: the text tower's config.json must lie beside the weights; put it there")
+        raise CheckpointError(
+            f"{folder}: the text tower's config.json must lie beside the weights; put it there"
+        )
     return {"config.json": path.read_bytes()}
 
 
-def _ours(tensors: dict[str, torch.Tensor], architecture: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _ours(
+    tensors: dict[str, torch.Tensor], architecture: dict[str, Any]
+) -> dict[str, torch.Tensor]:
     """Name tensors as the towers of an architecture do: older files name the text tower's parts without ``text.``."""
-    named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
+    named = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(IDLE)
+    }
     is_custom = architecture.get("custom_text") or architecture["text_cfg"].get("hf_model_name")
     return dict(convert_to_custom_text_state_dict(named)) if is_custom else named

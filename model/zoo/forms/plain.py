@@ -4,7 +4,15 @@ import open_clip
 
 from model.towers.towers import Towers
 
-USUAL_VISION = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "patch_dropout"}
+USUAL_VISION = {
+    "image_size",
+    "layers",
+    "width",
+    "patch_size",
+    "head_width",
+    "mlp_ratio",
+    "patch_dropout",
+}
 USUAL_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 
 

@@ -13,8 +13,9 @@ from model.config.sections import DataConfig
 from model.pairs.drift import counts_of
 from model.pairs.profile import profile_files, read_profile, write_profile
 from model.storage.tables import write_table
-from tasks.data.card import SplitRows, VersionCard, annotate, report_folder, write_card
+from tasks.data.card import SplitRows, VersionCard, annotate, write_card
 from tasks.data.dvc import promised_version
+from tasks.runtime.environment import report_folder
 from tasks.validation.leaks import comparison_files
 from tests.golden import jpeg
 from tests.projects import dvc, forget, git, objects
@@ -23,11 +24,14 @@ Printed = Callable[..., str]
 
 
 @pytest.fixture
-def printed(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
+def printed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Printed:
     """Run a command and return what it printed; ``code`` is the exit code that it must end with."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(
-        "flows.cli.data._trained_on", lambda: {promised_version(project / "data.dvc"): ["commerce-clip 3"]}
+        "flows.cli.data._trained_on",
+        lambda: {promised_version(project / "data.dvc"): ["commerce-clip 3"]},
     )
 
     def run(*arguments: object, code: int = 0) -> str:
@@ -58,7 +62,10 @@ def change_version(project: Path, name: str) -> str:
 
 def validated(project: Path) -> str:
     """Leave what validation leaves of the tracked version's test split, and return the version."""
-    version, tsv = promised_version(project / "data.dvc"), project / "data" / "finetune" / "test.tsv"
+    version, tsv = (
+        promised_version(project / "data.dvc"),
+        project / "data" / "finetune" / "test.tsv",
+    )
     files = profile_files(report_folder(version), "test")
     write_profile(tsv, files, DataConfig())
     counts = counts_of(read_profile(files.table), pq.read_table(files.words), None)
@@ -71,7 +78,9 @@ def row_of(output: str, version: str) -> str:
     return row
 
 
-def test_log_lists_committed_and_local_versions_and_marks_the_current_one(project: Path, printed: Printed) -> None:
+def test_log_lists_committed_and_local_versions_and_marks_the_current_one(
+    project: Path, printed: Printed
+) -> None:
     first = promised_version(project / "data.dvc")
     second = change_version(project, "autumn")
     output = printed("data", "log")
@@ -84,7 +93,9 @@ def test_log_lists_committed_and_local_versions_and_marks_the_current_one(projec
     assert "autumn" in row_of(printed("data", "log"), second)
 
 
-def test_a_card_that_a_later_dvc_add_kept_is_not_taken_for_the_new_versions(project: Path, printed: Printed) -> None:
+def test_a_card_that_a_later_dvc_add_kept_is_not_taken_for_the_new_versions(
+    project: Path, printed: Printed
+) -> None:
     change_version(project, "autumn")
     (project / "data" / "finetune" / "mine.tsv").write_bytes(b"mine\n")
     dvc(project, "add", "data")
@@ -116,15 +127,24 @@ def test_status_names_changed_and_missing_files(project: Path, printed: Printed)
     (project / "data" / "finetune" / "train.tsv").write_bytes(b"mine")
     (project / "data" / "finetune" / "test.tsv").unlink()
     output = printed("data", "status")
-    assert "changed finetune/train.tsv; missing finetune/test.tsv; `dvc checkout --force data.dvc` goes back" in output
+    assert (
+        "changed finetune/train.tsv; missing finetune/test.tsv; `dvc checkout --force data.dvc` goes back"
+        in output
+    )
 
 
-def test_pull_brings_a_fresh_clone_its_pairs_and_says_that_every_file_is_right(project: Path, printed: Printed) -> None:
+def test_pull_brings_a_fresh_clone_its_pairs_and_says_that_every_file_is_right(
+    project: Path, printed: Printed
+) -> None:
     forget(project)
-    assert f"data version {promised_version(project / 'data.dvc')}: 10 files" in printed("data", "pull")
+    assert f"data version {promised_version(project / 'data.dvc')}: 10 files" in printed(
+        "data", "pull"
+    )
 
 
-def test_diff_counts_rows_in_and_out_and_names_what_drifted(project: Path, printed: Printed) -> None:
+def test_diff_counts_rows_in_and_out_and_names_what_drifted(
+    project: Path, printed: Printed
+) -> None:
     first = validated(project)
     change_version(project, "autumn")
     validated(project)
@@ -136,15 +156,20 @@ def test_diff_counts_rows_in_and_out_and_names_what_drifted(project: Path, print
     assert "+0" in same and "no column drifted by more than chance" in same
 
 
-def test_diff_of_a_version_that_was_not_validated_here_says_how_to_do_it(project: Path, printed: Printed) -> None:
+def test_diff_of_a_version_that_was_not_validated_here_says_how_to_do_it(
+    project: Path, printed: Printed
+) -> None:
     sentence = printed("data", "diff", "current", "current", code=1)
     assert "`python -m flows validate --data data`" in sentence
 
 
 @pytest.mark.parametrize(
-    ("which", "sentence"), [("autum", "no such data version; did you mean 'autumn'?"), ("0000000", "no such data")]
+    ("which", "sentence"),
+    [("autum", "no such data version; did you mean 'autumn'?"), ("0000000", "no such data")],
 )
-def test_a_version_that_nobody_knows_is_refused(project: Path, printed: Printed, which: str, sentence: str) -> None:
+def test_a_version_that_nobody_knows_is_refused(
+    project: Path, printed: Printed, which: str, sentence: str
+) -> None:
     write_card(card_of("a" * 32, "autumn"))
     assert sentence in printed("data", "diff", which, "current", code=1)
 
@@ -179,7 +204,12 @@ def test_an_import_tells_what_became_a_pair_and_the_command_that_ingests_it(
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["cvs", "x", "--out", "y"], "did you mean 'csv'?"), (["csv", "x", "--out", "y", "--set", "a"], "expected key=")],
+    [
+        (["cvs", "x", "--out", "y"], "did you mean 'csv'?"),
+        (["csv", "x", "--out", "y", "--set", "a"], "expected key="),
+    ],
 )
-def test_an_import_that_makes_no_sense_gets_a_sentence(printed: Printed, arguments: list[str], sentence: str) -> None:
+def test_an_import_that_makes_no_sense_gets_a_sentence(
+    printed: Printed, arguments: list[str], sentence: str
+) -> None:
     assert sentence in printed("import", *arguments, code=1)

@@ -9,8 +9,9 @@ import torch
 
 from flows.__main__ import main
 from model.embeddings.embed import embed_captions, embed_encoded_images
-from model.towers.create import lengthen_towers
-from model.towers.towers import Towers, create_towers, load_towers, save_towers
+from model.towers.create import create_towers, lengthen_towers
+from model.towers.folder import load_towers, save_towers
+from model.towers.towers import Towers
 from tests.chinese import ENGLISH, chinese, write_chinese_model
 from tests.tiny import drawn_jpeg, profiled
 
@@ -20,10 +21,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with Chinese towers and the TSVs of eight pairs, of their captions and of their images."""
     folder = tmp_path_factory.mktemp("shop")
     save_towers(create_towers(write_chinese_model(folder), "cpu"), folder / "model")
-    profiled(folder / "pairs.tsv", [(chinese(caption), drawn_jpeg(caption, 1)) for caption in ENGLISH[:8]])
+    profiled(
+        folder / "pairs.tsv",
+        [(chinese(caption), drawn_jpeg(caption, 1)) for caption in ENGLISH[:8]],
+    )
     lines = (folder / "pairs.tsv").read_bytes().splitlines()
     for name, field in (("texts", 0), ("images", 1)):
-        (folder / f"{name}.tsv").write_bytes(b"".join(line.split(b"\t")[field] + b"\n" for line in lines))
+        (folder / f"{name}.tsv").write_bytes(
+            b"".join(line.split(b"\t")[field] + b"\n" for line in lines)
+        )
     return folder
 
 
@@ -33,14 +39,26 @@ def towers(shop: Path) -> Towers:
 
 
 def predict(shop: Path, name: str, out: Path, *options: str) -> int:
-    arguments = ["--model", str(shop / "model"), "--out", str(out), "--device", "cpu", "--batch-size", "3", *options]
+    arguments = [
+        "--model",
+        str(shop / "model"),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--batch-size",
+        "3",
+        *options,
+    ]
     return main(["predict", str(shop / name), *arguments])
 
 
 def expected(towers: Towers, kind: str) -> torch.Tensor:
     if kind == "texts":
         return embed_captions(towers, [chinese(caption) for caption in ENGLISH[:8]], batch_size=3)
-    return embed_encoded_images(towers, [drawn_jpeg(caption, 1) for caption in ENGLISH[:8]], batch_size=3)
+    return embed_encoded_images(
+        towers, [drawn_jpeg(caption, 1) for caption in ENGLISH[:8]], batch_size=3
+    )
 
 
 @pytest.mark.parametrize("kind", ["texts", "images"])
@@ -56,13 +74,26 @@ def test_easynlps_form_is_one_row_of_floats_a_line_as_its_predictor_writes_them(
     assert "8 captions" in capsys.readouterr().out or kind == "images"
 
 
-def test_parquet_has_a_row_a_line_with_its_number(shop: Path, towers: Towers, tmp_path: Path) -> None:
+def test_parquet_has_a_row_a_line_with_its_number(
+    shop: Path, towers: Towers, tmp_path: Path
+) -> None:
     lines = (shop / "pairs.tsv").read_bytes().splitlines(keepends=True)
-    (tmp_path / "some.tsv").write_bytes(b"".join([*lines[:2], b"no picture\tnothing\n", *lines[2:]]))
-    options = ["--model", str(shop / "model"), "--out", str(tmp_path / "some.parquet"), "--device", "cpu"]
+    (tmp_path / "some.tsv").write_bytes(
+        b"".join([*lines[:2], b"no picture\tnothing\n", *lines[2:]])
+    )
+    options = [
+        "--model",
+        str(shop / "model"),
+        "--out",
+        str(tmp_path / "some.parquet"),
+        "--device",
+        "cpu",
+    ]
     assert main(["predict", str(tmp_path / "some.tsv"), *options]) == 0
     table = pq.read_table(tmp_path / "some.parquet")
-    assert table["line"].to_pylist() == [1, 2, 4, 5, 6, 7, 8, 9] and table["id"][2].as_py() == "some-4"
+    assert (
+        table["line"].to_pylist() == [1, 2, 4, 5, 6, 7, 8, 9] and table["id"][2].as_py() == "some-4"
+    )
     for kind, column in (("texts", "text_embedding"), ("images", "image_embedding")):
         read = np.stack(table[column].to_numpy())
         np.testing.assert_allclose(read, expected(towers, kind).numpy(), atol=1e-6)
@@ -79,29 +110,57 @@ def test_parquet_has_a_row_a_line_with_its_number(shop: Path, towers: Towers, tm
     ],
 )
 def test_what_has_no_row_a_line_is_refused_and_nothing_is_written(
-    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes | None, sentence: str
+    shop: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes | None,
+    sentence: str,
 ) -> None:
     path = tmp_path / name if content is not None else shop / name
     if content is not None:
         path.write_bytes(content)
-    arguments = ["--model", str(shop / "model"), "--out", str(tmp_path / "feat.tsv"), "--format", "easynlp"]
+    arguments = [
+        "--model",
+        str(shop / "model"),
+        "--out",
+        str(tmp_path / "feat.tsv"),
+        "--format",
+        "easynlp",
+    ]
     assert main(["predict", str(path), *arguments]) == 1
     assert sentence in capsys.readouterr().err and not (tmp_path / "feat.tsv").exists()
 
 
-def test_an_unknown_model_is_refused(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_model_is_refused(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--model", "nothing", "--out", str(tmp_path / "feat.tsv")]
     assert main(["predict", str(shop / "texts.tsv"), *arguments]) == 1
     assert "nothing" in capsys.readouterr().err
 
 
-def test_a_chinese_model_reads_as_many_tokens_as_asked(shop: Path, towers: Towers, tmp_path: Path) -> None:
+def test_a_chinese_model_reads_as_many_tokens_as_asked(
+    shop: Path, towers: Towers, tmp_path: Path
+) -> None:
     caption, read = "红色的连衣裙很好看" * 5, {}
     (tmp_path / "long.tsv").write_text(f"{caption}\n", encoding="utf-8")
     for length in (16, 48):
         out = tmp_path / f"{length}.tsv"
-        options = ["--format", "easynlp", "--context-length", str(length), "--out", str(out), "--device", "cpu"]
-        assert main(["predict", str(tmp_path / "long.tsv"), "--model", str(shop / "model"), *options]) == 0
+        options = [
+            "--format",
+            "easynlp",
+            "--context-length",
+            str(length),
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+        ]
+        assert (
+            main(["predict", str(tmp_path / "long.tsv"), "--model", str(shop / "model"), *options])
+            == 0
+        )
         read[length] = out.read_text()
     whole = embed_captions(lengthen_towers(towers, 48), [caption])[0].numpy()
     assert read[48] == "\t".join(map(str, whole)) + "\n" != read[16]

@@ -16,7 +16,16 @@ from model.errors import FaultReason
 from model.pairs.tsv import parse_line, read_lines
 from tests.golden import picture
 
-SHAPES = [(40, 32), (224, 224), (300, 200), (200, 301), (333, 1000), (1000, 333), (17, 90), (640, 480)]
+SHAPES = [
+    (40, 32),
+    (224, 224),
+    (300, 200),
+    (200, 301),
+    (333, 1000),
+    (1000, 333),
+    (17, 90),
+    (640, 480),
+]
 
 
 def pixels_of(image: Image.Image) -> torch.Tensor:
@@ -75,7 +84,11 @@ def test_random_crop_is_a_pure_function_of_the_generator() -> None:
 
 def test_random_crop_draws_the_same_count_whatever_it_does() -> None:
     states = []
-    for shape, scale, flip in [((40, 32), 0.2, False), ((10, 200), 0.9, True), ((64, 64), 1.0, True)]:
+    for shape, scale, flip in [
+        ((40, 32), 0.2, False),
+        ((10, 200), 0.9, True),
+        ((64, 64), 1.0, True),
+    ]:
         generator = torch.Generator().manual_seed(1)
         random_crop(pixels_of(picture(*shape)), 32, scale, flip, generator)
         states.append(generator.get_state())
@@ -105,7 +118,9 @@ def test_flip_mirrors_about_half_the_crops() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs")
+@pytest.mark.skipif(
+    "REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs"
+)
 @pytest.mark.timeout(600)
 def test_all_real_pictures_are_decoded_and_cropped_as_open_clip_does() -> None:
     tsvs = sorted(Path(os.environ["REAL_PAIRS"]).glob("*/*.tsv"))

@@ -11,7 +11,9 @@ from model.errors import DataError
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_loading_ahead_keeps_the_order(threads: int) -> None:
-    assert list(prefetch(range(50), lambda item: item * item, threads)) == [item * item for item in range(50)]
+    assert list(prefetch(range(50), lambda item: item * item, threads)) == [
+        item * item for item in range(50)
+    ]
     assert list(prefetch([], lambda item: item, threads)) == []
 
 

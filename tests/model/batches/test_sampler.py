@@ -44,7 +44,10 @@ def test_all_ranks_together_read_each_batch_of_one_alone_in_its_order(
     pairs: int, share: int, world_size: int, seed: int, epoch: int
 ) -> None:
     alone = rows_of(Sampler(pairs, share * world_size, seed), epoch)
-    ranks = [rows_of(Sampler(pairs, share * world_size, seed, rank, world_size), epoch) for rank in range(world_size)]
+    ranks = [
+        rows_of(Sampler(pairs, share * world_size, seed, rank, world_size), epoch)
+        for rank in range(world_size)
+    ]
     assert all(len(batch) == share for batches in ranks for batch in batches)
     assert [flat(parts) for parts in zip(*ranks, strict=True)] == alone
 
@@ -72,10 +75,14 @@ def test_an_epoch_can_go_on_with_another_batch_size_without_a_repeat(
 
 
 def test_an_epoch_reads_every_pair_and_orders_differ_by_epoch_and_by_seed() -> None:
-    orders = {(seed, epoch): rows_of(Sampler(60, 20, seed), epoch) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {
+        (seed, epoch): rows_of(Sampler(60, 20, seed), epoch) for seed in (0, 1) for epoch in (0, 1)
+    }
     assert all(sorted(flat(order)) == list(range(60)) for order in orders.values())
     assert len({str(order) for order in orders.values()}) == 4
-    left_out = [set(range(50)) - set(flat(rows_of(Sampler(50, 20, 0), epoch))) for epoch in range(6)]
+    left_out = [
+        set(range(50)) - set(flat(rows_of(Sampler(50, 20, 0), epoch))) for epoch in range(6)
+    ]
     assert len(set(map(frozenset, left_out))) > 1, "not always the same pairs are left out"
 
 
@@ -85,5 +92,7 @@ def test_the_order_is_that_of_a_seeded_permutation() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused() -> None:
-    with pytest.raises(ConfigError, match="batch_size is 10, which 4 processes cannot share equally; make it a mul"):
+    with pytest.raises(
+        ConfigError, match="batch_size is 10, which 4 processes cannot share equally; make it a mul"
+    ):
         Sampler(100, 10, 0, 0, 4)

@@ -43,7 +43,18 @@ def index_of(folder: Path, captions: list[str]) -> PairIndex:
 def chinese(tmp_path_factory: pytest.TempPathFactory) -> HFTokenizer:
     """Return a WordPiece tokeniser as the Chinese text tower has one, of a vocabulary of its own."""
     folder = tmp_path_factory.mktemp("wordpiece")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "dress", "##es", "\u8fde", "\u8863", "\u88d9"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "dress",
+        "##es",
+        "\u8fde",
+        "\u8863",
+        "\u88d9",
+    ]
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
@@ -52,7 +63,9 @@ def chinese(tmp_path_factory: pytest.TempPathFactory) -> HFTokenizer:
 
 @pytest.mark.parametrize("is_cached", [True, False])
 @pytest.mark.parametrize("context_length", [5, 77])
-def test_hostile_captions_get_the_tokeniser_s_own_ids(tmp_path: Path, context_length: int, is_cached: bool) -> None:
+def test_hostile_captions_get_the_tokeniser_s_own_ids(
+    tmp_path: Path, context_length: int, is_cached: bool
+) -> None:
     tokenizer = SimpleTokenizer(context_length=context_length)
     index = index_of(tmp_path, HOSTILE)
     tokens = token_ids(index, tokenizer, tmp_path / "cache" if is_cached else None)
@@ -60,7 +73,11 @@ def test_hostile_captions_get_the_tokeniser_s_own_ids(tmp_path: Path, context_le
     assert torch.equal(torch.from_numpy(tokens.astype(np.int64)), tokenizer(HOSTILE))
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), min_size=1, max_size=5
+    )
+)
 @settings(deadline=None, max_examples=40)
 def test_any_caption_that_is_accepted_gets_the_tokeniser_s_own_ids(
     tmp_path_factory: pytest.TempPathFactory, captions: list[str]
@@ -82,13 +99,17 @@ def test_a_wordpiece_tokeniser_is_cached_the_same_way(tmp_path: Path, chinese: H
 
 
 def test_ids_that_do_not_fit_into_16_bits_keep_their_value(tmp_path: Path) -> None:
-    tokenizer = SimpleTokenizer(context_length=8, additional_special_tokens=[f"<{n}>" for n in range(20_000)])
+    tokenizer = SimpleTokenizer(
+        context_length=8, additional_special_tokens=[f"<{n}>" for n in range(20_000)]
+    )
     tokens = token_ids(index_of(tmp_path, ["<19999> dress"]), tokenizer, tmp_path / "cache")
     assert tokens.dtype == np.int32 and tokens.max() > 2**16
     assert torch.equal(torch.from_numpy(tokens.astype(np.int64)), tokenizer(["<19999> dress"]))
 
 
-def test_a_tokeniser_of_other_settings_or_another_vocabulary_is_another(chinese: HFTokenizer, tmp_path: Path) -> None:
+def test_a_tokeniser_of_other_settings_or_another_vocabulary_is_another(
+    chinese: HFTokenizer, tmp_path: Path
+) -> None:
     different = [
         SimpleTokenizer(context_length=20),
         SimpleTokenizer(context_length=21),
@@ -120,7 +141,10 @@ def test_real_captions_get_open_clip_s_ids(tmp_path: Path) -> None:
     tsv = Path(os.environ["REAL_PAIRS"]) / "fashion-products" / "test.tsv"
     files = profile_files(tmp_path, "test")
     write_profile(tsv, files, DataConfig(), processes=1)
-    index, tokenizer = index_pairs([PairSource(tsv, files.table)]), open_clip.get_tokenizer("ViT-B-32")
+    index, tokenizer = (
+        index_pairs([PairSource(tsv, files.table)]),
+        open_clip.get_tokenizer("ViT-B-32"),
+    )
     tokens = token_ids(index, tokenizer, tmp_path)
     assert tokens.shape == (1000, 77)
     assert torch.equal(torch.from_numpy(tokens.astype(np.int64)), tokenizer(list(index.captions())))

@@ -23,7 +23,10 @@ def captions() -> list[str]:
         *["Navy-Blue Shoes for the Men"] * 10,
         *["Red shirts, with 2024 on it!"] * 10,
         *["red SHOE dress"] * 10,
-        *[f"odd{number} glass rare" if number < 3 else f"other word{number}" for number in range(10)],
+        *[
+            f"odd{number} glass rare" if number < 3 else f"other word{number}"
+            for number in range(10)
+        ],
     ]
 
 
@@ -35,20 +38,33 @@ def named(vocabulary: Vocabulary, caption: str) -> set[str]:
 def test_frequent_words_are_concepts_and_stop_words_digits_and_rare_words_are_none() -> None:
     vocabulary = mine_concepts(captions(), min_count=5)
     counts = dict(zip(vocabulary.phrases, vocabulary.counts, strict=True))
-    assert counts == {"red": 20, "shoe": 20, "navy blue": 10, "men": 10, "shirts": 10, "dress": 10, "other": 7}
+    assert counts == {
+        "red": 20,
+        "shoe": 20,
+        "navy blue": 10,
+        "men": 10,
+        "shirts": 10,
+        "dress": 10,
+        "other": 7,
+    }
     assert vocabulary.captions == 40 and len(vocabulary) == 7
 
 
 @pytest.mark.parametrize(
-    ("min_count", "has_rare", "has_dress"), [(2, True, True), (3, True, True), (4, False, True), (11, False, False)]
+    ("min_count", "has_rare", "has_dress"),
+    [(2, True, True), (3, True, True), (4, False, True), (11, False, False)],
 )
-def test_the_least_count_is_honoured_to_the_caption(min_count: int, has_rare: bool, has_dress: bool) -> None:
+def test_the_least_count_is_honoured_to_the_caption(
+    min_count: int, has_rare: bool, has_dress: bool
+) -> None:
     vocabulary = mine_concepts([caption.replace("glass ", "") for caption in captions()], min_count)
     assert ("rare" in vocabulary.phrases, "dress" in vocabulary.phrases) == (has_rare, has_dress)
 
 
 def test_a_word_counts_once_a_caption_and_one_of_every_caption_is_no_concept() -> None:
-    texts = [f"sale sale sale red {colour}" if colour else "sale" for colour in ["x"] * 5 + [""] * 15]
+    texts = [
+        f"sale sale sale red {colour}" if colour else "sale" for colour in ["x"] * 5 + [""] * 15
+    ]
     vocabulary = mine_concepts(texts, min_count=5)
     assert "sale" not in vocabulary.phrases and not np.isinf(vocabulary.idf().numpy()).any()
 
@@ -59,14 +75,28 @@ def test_neighbours_make_a_phrase_only_when_they_mostly_occur_together() -> None
     apart = ["running shoe"] * 4 + ["shoe"] * 6 + ["running"] * 6 + ["vase"] * 40
     assert mine_concepts(apart, 5).phrases == ("running", "shoe", "vase")
     everywhere = ["running shoe"] * 20 + ["vase"] * 40
-    assert mine_concepts(everywhere, 5).phrases == ("running", "shoe", "vase"), "of every fourth caption"
+    assert mine_concepts(everywhere, 5).phrases == ("running", "shoe", "vase"), (
+        "of every fourth caption"
+    )
 
 
 def test_a_word_that_nearly_always_stands_in_a_longer_phrase_is_no_concept_of_its_own() -> None:
     things = ("top", "bag", "cap", "tie", "belt", "skirt", "scarf", "shoe")
-    texts = [f"{colour} {thing}" for colour in ("navy blue", "blue", "red", "green", "white") for thing in things] * 3
+    texts = [
+        f"{colour} {thing}"
+        for colour in ("navy blue", "blue", "red", "green", "white")
+        for thing in things
+    ] * 3
     vocabulary = mine_concepts([*texts, "navy cap", "navy cap", *["vase"] * 150], 3)
-    assert set(vocabulary.phrases) == {"navy blue", "blue", "red", "green", "white", "vase", *things}
+    assert set(vocabulary.phrases) == {
+        "navy blue",
+        "blue",
+        "red",
+        "green",
+        "white",
+        "vase",
+        *things,
+    }
     assert dict(zip(vocabulary.phrases, vocabulary.counts, strict=True))["blue"] == 24
 
 
@@ -80,7 +110,9 @@ def test_words_of_many_phrases_join_when_that_is_far_above_chance() -> None:
 
 
 @given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 50), st.integers(1, 500))
-def test_association_is_1_always_together_0_by_chance_and_symmetric(n: int, a: int, b: int, rest: int) -> None:
+def test_association_is_1_always_together_0_by_chance_and_symmetric(
+    n: int, a: int, b: int, rest: int
+) -> None:
     x, y, total = n + a, n + b, n + a + b + rest
     value = npmi(n, x, y, total)
     assert -1 <= value <= 1 + 1e-12 and value == pytest.approx(npmi(n, y, x, total))
@@ -89,31 +121,73 @@ def test_association_is_1_always_together_0_by_chance_and_symmetric(n: int, a: i
 
 
 def test_phrases_grow_over_passes_to_three_words_and_a_new_caption_is_labelled_with_them() -> None:
-    vocabulary = mine_concepts(["deep navy blue jean"] * 10 + ["us polo assn"] * 10 + ["vase"] * 40, 5)
+    vocabulary = mine_concepts(
+        ["deep navy blue jean"] * 10 + ["us polo assn"] * 10 + ["vase"] * 40, 5
+    )
     assert vocabulary.phrases == ("blue jean", "deep navy", "us polo assn", "vase")
     assert named(vocabulary, "VASE by U.S. Polo Assn.") == {"us polo assn", "vase"}
     assert named(vocabulary, "navy jean") == set()
 
 
 def test_spellings_of_a_concept_are_one_and_it_has_the_name_that_captions_use_most() -> None:
-    texts = ["T-Shirt"] * 4 + ["tshirts"] * 3 + ["t shirt"] * 2 + ["Flipflops"] * 2 + ["flip flops"] * 6 + ["vase"] * 20
+    texts = (
+        ["T-Shirt"] * 4
+        + ["tshirts"] * 3
+        + ["t shirt"] * 2
+        + ["Flipflops"] * 2
+        + ["flip flops"] * 6
+        + ["vase"] * 20
+    )
     vocabulary = mine_concepts(texts, 5)
-    assert dict(zip(vocabulary.phrases, vocabulary.counts, strict=True)) == {"t shirt": 9, "flip flops": 8, "vase": 20}
+    assert dict(zip(vocabulary.phrases, vocabulary.counts, strict=True)) == {
+        "t shirt": 9,
+        "flip flops": 8,
+        "vase": 20,
+    }
     for caption in ("TSHIRT", "T-shirts", "t shirt"):
         assert named(vocabulary, caption) == {"t shirt"}
 
 
 def test_chinese_concepts_are_mined_beside_english_ones() -> None:
     kinds, things = ("雪纺", "纯棉", "碎花", "真皮"), ("连衣裙", "T恤", "休闲鞋", "长裙")
-    texts = [f"新款{kind}{thing}的 {shop}" for kind in kinds for thing in things for shop in ("Zara", "NIKE")] * 2
+    texts = [
+        f"新款{kind}{thing}的 {shop}"
+        for kind in kinds
+        for thing in things
+        for shop in ("Zara", "NIKE")
+    ] * 2
     vocabulary = mine_concepts([*texts, *["花瓶"] * 60], 5)
-    expected = {"雪 纺", "纯棉", "碎花", "真皮", "连衣裙", "t恤", "休闲鞋", "长裙", "zara", "nike", "花瓶"}
+    expected = {
+        "雪 纺",
+        "纯棉",
+        "碎花",
+        "真皮",
+        "连衣裙",
+        "t恤",
+        "休闲鞋",
+        "长裙",
+        "zara",
+        "nike",
+        "花瓶",
+    }
     assert set(vocabulary.phrases) == expected
-    assert named(vocabulary, "ZARA 雪纺连衣裙, 纯棉t恤") == {"zara", "雪 纺", "连衣裙", "纯棉", "t恤"}
+    assert named(vocabulary, "ZARA 雪纺连衣裙, 纯棉t恤") == {
+        "zara",
+        "雪 纺",
+        "连衣裙",
+        "纯棉",
+        "t恤",
+    }
 
 
 GOLDEN = {
-    "U.S. Polo Assn. Men Solid Navy Blue T-shirts": ["us polo assn", "men", "solid", "navy blue", "tshirts"],
+    "U.S. Polo Assn. Men Solid Navy Blue T-shirts": [
+        "us polo assn",
+        "men",
+        "solid",
+        "navy blue",
+        "tshirts",
+    ],
     "Puma Women's Future Cat Red Casual Shoes": ["puma", "women", "red", "casual shoes"],
     "Red casual dress with a navy-blue belt": ["red", "casual", "dress", "navy blue", "belt"],
     "Woman's casual-shoe, RED": ["women", "casual shoes", "red"],
@@ -123,17 +197,42 @@ GOLDEN = {
 
 @pytest.mark.parametrize("caption", GOLDEN)
 def test_golden_captions_name_their_concepts_in_their_order(caption: str) -> None:
-    phrases = ("us polo assn", "men", "solid", "navy blue", "tshirts", "puma", "women", "red", "casual shoes")
+    phrases = (
+        "us polo assn",
+        "men",
+        "solid",
+        "navy blue",
+        "tshirts",
+        "puma",
+        "women",
+        "red",
+        "casual shoes",
+    )
     vocabulary = Phrases((*phrases, "casual", "shoes", "dress", "belt"))
     assert [vocabulary.phrases[number] for number in vocabulary.find(caption)] == GOLDEN[caption]
 
 
-WORDS = ("red", "navy", "blue", "dresses", "dress", "t-shirt", "tshirts", "the", "2024", "shoe", "连衣裙", "红色")
+WORDS = (
+    "red",
+    "navy",
+    "blue",
+    "dresses",
+    "dress",
+    "t-shirt",
+    "tshirts",
+    "the",
+    "2024",
+    "shoe",
+    "连衣裙",
+    "红色",
+)
 CAPTIONS = st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), max_size=60)
 
 
 @given(CAPTIONS, st.integers(2, 6))
-def test_a_concept_s_count_is_the_number_of_captions_labelled_with_it(captions: list[str], min_count: int) -> None:
+def test_a_concept_s_count_is_the_number_of_captions_labelled_with_it(
+    captions: list[str], min_count: int
+) -> None:
     vocabulary = mine_concepts(captions, min_count)
     labels = vocabulary.label(captions)
     counts = [int((labels == number).any(axis=1).sum()) for number in range(len(vocabulary))]
@@ -143,7 +242,9 @@ def test_a_concept_s_count_is_the_number_of_captions_labelled_with_it(captions: 
     counted = count_concepts(captions, Phrases(vocabulary.phrases))
     assert counted == vocabulary and counted.examples == vocabulary.examples
     for phrase, examples in zip(vocabulary.phrases, vocabulary.examples, strict=True):
-        assert 1 <= len(examples) <= 3 and all(phrase in named(vocabulary, example) for example in examples)
+        assert 1 <= len(examples) <= 3 and all(
+            phrase in named(vocabulary, example) for example in examples
+        )
 
 
 def test_no_captions_have_no_concepts() -> None:
@@ -155,10 +256,16 @@ def test_of_more_concepts_than_wanted_the_most_frequent_stay() -> None:
     assert vocabulary.phrases == ("red", "shoe") and vocabulary.counts == (20, 20)
 
 
-def test_memory_stays_flat_and_what_is_frequent_is_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_stays_flat_and_what_is_frequent_is_found_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("model.concepts.mining.MAX_TALLIED", 50)
     words = [f"{a}{b}{c}" for a in "abcdefgh" for b in "klmnopqr" for c in "tuvwxyz"]
-    texts = [text for number in range(400) for text in (f"{words[number]} lone", "navy blue", "red dress", "vase")]
+    texts = [
+        text
+        for number in range(400)
+        for text in (f"{words[number]} lone", "navy blue", "red dress", "vase")
+    ]
     assert {"navy blue", "red dress"} <= set(mine_concepts(texts, 5).phrases)
 
 
@@ -176,7 +283,9 @@ def test_labels_are_padded_sorted_and_cut_to_the_rarest() -> None:
     assert labels.shape == (4, MAX_CONCEPTS_A_CAPTION) and labels.dtype == np.int32
     assert labels[0].tolist() == list(range(MAX_CONCEPTS_A_CAPTION))
     rarest = Vocabulary(vocabulary.phrases, tuple(range(25, 0, -1)), 30)
-    assert rarest.label([" ".join(words)])[0].tolist() == list(range(25 - MAX_CONCEPTS_A_CAPTION, 25))
+    assert rarest.label([" ".join(words)])[0].tolist() == list(
+        range(25 - MAX_CONCEPTS_A_CAPTION, 25)
+    )
     assert labels[1].tolist() == [0, 9] + [-1] * (MAX_CONCEPTS_A_CAPTION - 2)
     assert (labels[2:] == -1).all()
     assert vocabulary.label([]).shape == (0, MAX_CONCEPTS_A_CAPTION)
@@ -185,4 +294,6 @@ def test_labels_are_padded_sorted_and_cut_to_the_rarest() -> None:
 def test_a_rarer_concept_has_the_greater_idf() -> None:
     vocabulary = mine_concepts(captions(), 5)
     weights = dict(zip(vocabulary.phrases, vocabulary.idf().tolist(), strict=True))
-    assert weights["red"] == pytest.approx(np.log(2)) and weights["dress"] == pytest.approx(np.log(4))
+    assert weights["red"] == pytest.approx(np.log(2)) and weights["dress"] == pytest.approx(
+        np.log(4)
+    )

@@ -19,7 +19,9 @@ CONCEPTS = 4
 
 def batch(pairs: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    image, text = (normalize(torch.randn(pairs, WIDTH, generator=generator), dim=1) for _ in range(2))
+    image, text = (
+        normalize(torch.randn(pairs, WIDTH, generator=generator), dim=1) for _ in range(2)
+    )
     concepts = torch.full((pairs, MAX_CONCEPTS_A_CAPTION), -1)
     for row in range(pairs):
         chosen = torch.nonzero(torch.rand(CONCEPTS, generator=generator) < 0.4)[:, 0]
@@ -31,7 +33,11 @@ class SlowQueue:
     """Keeps every row ever pushed and looks at the latest Q in float64."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.rows, self.captions = size, list[tuple[Tensor, Tensor, set[int]]](), list[int]()
+        self.size, self.rows, self.captions = (
+            size,
+            list[tuple[Tensor, Tensor, set[int]]](),
+            list[int](),
+        )
 
     def push(self, image: Tensor, text: Tensor, concepts: Tensor, captions: Tensor) -> None:
         for row in range(len(image)):
@@ -57,7 +63,9 @@ class SlowQueue:
     def prototype(self, concept: int) -> Tensor:
         if not 2 <= len(self.of(concept, 0)) < len(self.latest()):
             return torch.zeros(WIDTH, dtype=torch.float64)
-        sides = [torch.stack(self.of(concept, side)).mean(dim=0) - self.mean(side) for side in (0, 1)]
+        sides = [
+            torch.stack(self.of(concept, side)).mean(dim=0) - self.mean(side) for side in (0, 1)
+        ]
         return normalize(sum(normalize(side, dim=0) for side in sides), dim=0)  # type: ignore[arg-type]
 
 
@@ -98,12 +106,21 @@ def test_the_nearest_text_is_the_queue_s_nearest_of_another_caption_or_the_text_
 ) -> None:
     queue, slow = pushed(size, batches, seed)
     _, text, _, captions = batch(7, seed + 50)
-    nearest = torch.stack([slow.nearest_text(row, int(caption)) for row, caption in zip(text, captions, strict=True)])
-    torch.testing.assert_close(queue.nearest_texts(text, captions).double(), nearest, rtol=0, atol=1e-6)
+    nearest = torch.stack(
+        [slow.nearest_text(row, int(caption)) for row, caption in zip(text, captions, strict=True)]
+    )
+    torch.testing.assert_close(
+        queue.nearest_texts(text, captions).double(), nearest, rtol=0, atol=1e-6
+    )
 
 
 def test_the_filled_share_grows_to_one() -> None:
-    assert [float(pushed(8, [2] * pushes)[0].filled_share()) for pushes in (0, 1, 4, 5)] == [0, 0.25, 1, 1]
+    assert [float(pushed(8, [2] * pushes)[0].filled_share()) for pushes in (0, 1, 4, 5)] == [
+        0,
+        0.25,
+        1,
+        1,
+    ]
 
 
 def test_many_steps_and_a_rebuild_change_nothing_beyond_rounding() -> None:
@@ -114,7 +131,9 @@ def test_many_steps_and_a_rebuild_change_nothing_beyond_rounding() -> None:
     assert_equals_slow(queue, slow)
     for name, value in queue.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=1e-4, msg=name)
-    assert torch.equal(queue.members, before["members"]) and torch.equal(queue.features, before["features"])
+    assert torch.equal(queue.members, before["members"]) and torch.equal(
+        queue.features, before["features"]
+    )
 
 
 def test_a_rebuild_takes_off_what_rounding_has_added() -> None:
@@ -151,7 +170,9 @@ def test_the_queue_holds_no_gradient() -> None:
     queue = FeatureQueue(8, CONCEPTS, WIDTH)
     image, text, concepts, captions = batch(4, 0)
     queue.push(image.requires_grad_(), text.requires_grad_(), concepts, captions)
-    assert not queue.prototypes().requires_grad and not any(mean.requires_grad for mean in queue.means())
+    assert not queue.prototypes().requires_grad and not any(
+        mean.requires_grad for mean in queue.means()
+    )
 
 
 def test_a_queue_read_back_continues_identically() -> None:

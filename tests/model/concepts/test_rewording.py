@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from model.batches.loading import Batch, Crop, PairInput, load_batch, pair_input
 from model.concepts.mining import Phrases, Vocabulary
 from model.concepts.rewording import (
-    KeywordQueries,
     Rewording,
     choose_concepts,
     drop_words,
-    keyword_queries,
     keyword_query,
     rewording,
 )
+from model.evaluation.queries import KeywordQueries, keyword_queries
 from model.evaluation.retrieval import relate
 from model.towers.towers import Towers
 from model.training.loop import Callbacks, Stage, train
@@ -43,16 +42,25 @@ def test_a_query_names_concepts_in_the_caption_s_order() -> None:
         "连衣裙",
     ]
     said = {keyword_query(concepts, PHRASES, generator(seed)) for seed in range(200)}
-    assert {"red maxi dress cotton floral", "red 连衣裙", "maxi dress floral", "cotton 红色 连衣裙"} <= said
+    assert {
+        "red maxi dress cotton floral",
+        "red 连衣裙",
+        "maxi dress floral",
+        "cotton 红色 连衣裙",
+    } <= said
     assert keyword_query(PHRASES.find("a red thing"), PHRASES, generator()) is None
     assert keyword_query(PHRASES.find("red dress"), PHRASES, generator()) == "red dress"
 
 
 @given(st.lists(st.integers(0, 99), unique=True, max_size=10), st.integers(0, 2**63 - 1))
-def test_a_choice_is_two_to_four_concepts_in_order_the_same_for_a_seed(concepts: list[int], seed: int) -> None:
+def test_a_choice_is_two_to_four_concepts_in_order_the_same_for_a_seed(
+    concepts: list[int], seed: int
+) -> None:
     chosen = choose_concepts(concepts, generator(seed))
     assert chosen == choose_concepts(concepts, generator(seed))
-    assert len(chosen) in ((2, 3, 4) if len(concepts) >= 2 else (0,)) and len(chosen) <= len(concepts)
+    assert len(chosen) in ((2, 3, 4) if len(concepts) >= 2 else (0,)) and len(chosen) <= len(
+        concepts
+    )
     assert chosen == [concept for concept in concepts if concept in set(chosen)]
 
 
@@ -63,7 +71,11 @@ def test_each_length_and_each_concept_is_as_likely() -> None:
     assert (abs(np.bincount(np.concatenate(draws)) - 1500) < 110).all()
 
 
-@given(st.lists(st.text("abc", min_size=1, max_size=3), max_size=8), st.floats(0, 0.99), st.integers(0, 1000))
+@given(
+    st.lists(st.text("abc", min_size=1, max_size=3), max_size=8),
+    st.floats(0, 0.99),
+    st.integers(0, 1000),
+)
 def test_dropping_keeps_order_and_a_word(words: list[str], share: float, seed: int) -> None:
     caption = " ".join(words)
     left = drop_words(caption, share, generator(seed)).split()
@@ -73,14 +85,16 @@ def test_dropping_keeps_order_and_a_word(words: list[str], share: float, seed: i
 
 
 def test_about_the_wanted_share_of_words_goes() -> None:
-    left = [len(drop_words("a b c d e f g h i j", 0.3, generator(seed)).split()) for seed in range(500)]
+    left = [
+        len(drop_words("a b c d e f g h i j", 0.3, generator(seed)).split()) for seed in range(500)
+    ]
     assert abs(np.mean(left) - 7) < 0.25
     assert drop_words("红色连衣裙", 0.9, generator()) == "红色连衣裙"
 
 
 @pytest.fixture
 def pairs(towers: Towers, tiny_data: TinyData) -> PairInput:
-    return pair_input(towers, tiny_data.train_index())
+    return pair_input(towers.input_spec, tiny_data.train_index())
 
 
 def batch_of(pairs: PairInput, rows: list[int]) -> Batch:
@@ -101,7 +115,9 @@ def test_words_depend_on_seed_epoch_and_row_alone(pairs: PairInput, towers: Towe
     reword = made(pairs, towers, word_drop=0.5)
     rows = list(range(64))
     whole, backwards = (reword(batch_of(pairs, order), 3) for order in (rows, rows[::-1]))
-    assert torch.equal(whole.tokens, backwards.tokens.flip(0)) and torch.equal(whole.ids, backwards.ids.flip(0))
+    assert torch.equal(whole.tokens, backwards.tokens.flip(0)) and torch.equal(
+        whole.ids, backwards.ids.flip(0)
+    )
     said = [reword.caption(row, 3) for row in rows]
     assert said != [reword.caption(row, 4) for row in rows]
     assert torch.equal(whole.tokens, towers.tokenizer([text or "" for text in said]))
@@ -109,12 +125,24 @@ def test_words_depend_on_seed_epoch_and_row_alone(pairs: PairInput, towers: Towe
     assert said != [other.caption(row, 3) for row in rows]
 
 
-def test_the_share_of_captions_becomes_queries_and_the_rest_stay_to_the_bit(pairs: PairInput, towers: Towers) -> None:
-    pairs_of = Phrases(("red", "shirt", "blue", "green"))  # of the eight colours and four things few captions name two
+def test_the_share_of_captions_becomes_queries_and_the_rest_stay_to_the_bit(
+    pairs: PairInput, towers: Towers
+) -> None:
+    pairs_of = Phrases(
+        ("red", "shirt", "blue", "green")
+    )  # of the eight colours and four things few captions name two
     reword = Rewording(pairs.index, towers.tokenizer, pairs_of, 1.0, 0, seed=1)
     said = {pairs.index.caption(row): reword.caption(row, 0) for row in range(64)}
-    assert {caption for caption, text in said.items() if text} == {"red shirt", "blue shirt", "green shirt"}
-    half = [made(pairs, towers, keyword_share=0.5).caption(row, epoch) for epoch in range(10) for row in range(64)]
+    assert {caption for caption, text in said.items() if text} == {
+        "red shirt",
+        "blue shirt",
+        "green shirt",
+    }
+    half = [
+        made(pairs, towers, keyword_share=0.5).caption(row, epoch)
+        for epoch in range(10)
+        for row in range(64)
+    ]
     assert abs(sum(text is not None for text in half) - 320) < 60
     plain = batch_of(pairs, [0, 1, 2])
     none = Rewording(pairs.index, towers.tokenizer, Phrases(("teapot",)), 1.0, 0, seed=1)
@@ -137,7 +165,9 @@ def test_training_with_keywords_is_the_same_twice_and_another_than_without(
 ) -> None:
     weights = {name: value.clone() for name, value in towers.clip.state_dict().items()}
     losses, told_of = [], list[Vocabulary]()
-    for number, changes in enumerate(({"keyword_share": 0.5}, {"keyword_share": 0.5}, {"word_drop": 0.5}, {})):
+    for number, changes in enumerate(
+        ({"keyword_share": 0.5}, {"keyword_share": 0.5}, {"word_drop": 0.5}, {})
+    ):
         towers.clip.load_state_dict(weights)
         told: list[float] = []
         callbacks = Callbacks(
@@ -145,15 +175,25 @@ def test_training_with_keywords_is_the_same_twice_and_another_than_without(
             on_concepts=told_of.append,
         )
         config = tiny_stage_config(epochs=1, concept_weight=0, **changes)
-        pairs = pair_input(towers, tiny_data.train_index())
-        train(towers, Stage(config, pairs, lambda _: {"mean_recall": 0.0}, tmp_path / str(number), 0, 0), callbacks)
+        pairs = pair_input(towers.input_spec, tiny_data.train_index())
+        train(
+            towers,
+            Stage(config, pairs, lambda _: {"mean_recall": 0.0}, tmp_path / str(number), 0, 0),
+            callbacks,
+        )
         losses.append(told)
     assert [set(vocabulary.phrases) for vocabulary in told_of] == [{*COLOURS, *THINGS}] * 2
     # Captions of two words have one query, themselves; words dropped change them.
     assert losses[0] == losses[1] == losses[3] != losses[2]
 
 
-def slow_metrics(texts: list[str], captions: list[str], images: list[str], text: torch.Tensor, image: torch.Tensor):
+def slow_metrics(
+    texts: list[str],
+    captions: list[str],
+    images: list[str],
+    text: torch.Tensor,
+    image: torch.Tensor,
+):
     """Return Rank@1, 5 and 10 by looking at each query and each image in turn; exact for distinct similarities."""
     distinct, ranks = list(dict.fromkeys(images)), []
     similarity = text.double() @ image.double().T
@@ -162,7 +202,14 @@ def slow_metrics(texts: list[str], captions: list[str], images: list[str], text:
         right = {i for c, i in zip(captions, images, strict=True) if wanted <= set(PHRASES.find(c))}
         assert right
         best = max(float(similarity[query, distinct.index(i)]) for i in right)
-        ranks.append(1 + sum(float(similarity[query, n]) >= best for n, i in enumerate(distinct) if i not in right))
+        ranks.append(
+            1
+            + sum(
+                float(similarity[query, n]) >= best
+                for n, i in enumerate(distinct)
+                if i not in right
+            )
+        )
     return {f"keyword_rank_at_{k}": np.mean([rank <= k for rank in ranks]) for k in (1, 5, 10)}
 
 
@@ -176,7 +223,9 @@ def test_every_pair_that_names_all_of_a_query_s_concepts_is_a_right_answer() -> 
     distinct = [captions[int(row)] for row in related.caption_row]
     queries = keyword_queries(distinct, related, PHRASES)
     assert len({frozenset(PHRASES.find(text)) for text in queries.texts}) == len(queries.texts) > 15
-    text = torch.nn.functional.normalize(torch.randn(len(queries.texts), 8, generator=torch.manual_seed(0)), dim=1)
+    text = torch.nn.functional.normalize(
+        torch.randn(len(queries.texts), 8, generator=torch.manual_seed(0)), dim=1
+    )
     image = torch.nn.functional.normalize(torch.randn(len(related.image_row), 8), dim=1)
     metrics = queries.metrics(text, image, block_rows=7)
     expected = slow_metrics(list(queries.texts), captions, images, text, image)
@@ -186,7 +235,9 @@ def test_every_pair_that_names_all_of_a_query_s_concepts_is_a_right_answer() -> 
 
 
 def test_queries_are_the_same_every_time_spread_over_the_split_and_at_most_so_many() -> None:
-    captions = [f"red cotton {number}" if number % 2 else f"blue floral {number}" for number in range(40)]
+    captions = [
+        f"red cotton {number}" if number % 2 else f"blue floral {number}" for number in range(40)
+    ]
     related = relate(captions, captions)
     assert keyword_queries(captions, related, PHRASES).texts == ("blue floral", "red cotton")
     one = keyword_queries(captions, related, PHRASES, most=1)

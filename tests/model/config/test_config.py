@@ -18,7 +18,10 @@ WITHOUT_DIGEST |= {"gate.approval", "gate.approval_timeout_s"}
 
 
 def load(
-    folder: Path, text: str = "name: x", overrides: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+    folder: Path,
+    text: str = "name: x",
+    overrides: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> RunConfig:
     path = folder / "run.yaml"
     path.write_text(text, encoding="utf-8")
@@ -26,7 +29,10 @@ def load(
 
 
 def refusal(
-    folder: Path, text: str = "name: x", overrides: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+    folder: Path,
+    text: str = "name: x",
+    overrides: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     with pytest.raises(ConfigError) as caught:
         load(folder, text, overrides, environment)
@@ -117,11 +123,16 @@ def test_every_shipped_config_loads_and_names_a_model_that_is_there(path: Path) 
     [
         ("name: x\nsede: 1", "unknown key 'sede'; did you mean 'seed'?"),
         ("name: x\nfinetune: {epoch: 1}", "unknown key 'finetune.epoch'; did you mean 'epochs'?"),
-        ("name: x\nmodel: {pretraned: null}", "unknown key 'model.pretraned'; did you mean 'pretrained'?"),
+        (
+            "name: x\nmodel: {pretraned: null}",
+            "unknown key 'model.pretraned'; did you mean 'pretrained'?",
+        ),
         ("name: x\nzzzz: 1", "unknown key 'zzzz'"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path, text: str, sentence: str) -> None:
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
     assert refusal(tmp_path, text).endswith(sentence)
 
 
@@ -160,14 +171,18 @@ def test_an_impossible_value_is_refused_in_a_sentence_with_its_key_and_value(
 
 
 def test_a_run_that_trains_nothing_is_refused(tmp_path: Path) -> None:
-    assert "nothing would be trained" in refusal(tmp_path, "name: x\npretrain: {epochs: 0}\nfinetune: {epochs: 0}")
+    assert "nothing would be trained" in refusal(
+        tmp_path, "name: x\npretrain: {epochs: 0}\nfinetune: {epochs: 0}"
+    )
 
 
 def test_a_missing_name_is_said_without_printing_the_whole_config(tmp_path: Path) -> None:
     assert refusal(tmp_path, "seed: 3").endswith("name is missing; the config must set it")
 
 
-def test_the_command_line_wins_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
+def test_the_command_line_wins_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path,
+) -> None:
     text = "name: x\nseed: 1\nfinetune: {epochs: 11, batch_size: 12, lr: 0.1}"
     environment = {
         "COMMERCE_CLIP__FINETUNE__EPOCHS": "21",
@@ -176,7 +191,12 @@ def test_the_command_line_wins_over_the_environment_and_the_environment_over_the
         "FINETUNE__LR": "99",
     }
     config = load(tmp_path, text, ("finetune.epochs=31", "seed=7", "seed=8"), environment)
-    assert (config.finetune.epochs, config.finetune.batch_size, config.finetune.lr, config.seed) == (31, 22, 0.1, 8)
+    assert (
+        config.finetune.epochs,
+        config.finetune.batch_size,
+        config.finetune.lr,
+        config.seed,
+    ) == (31, 22, 0.1, 8)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +205,11 @@ def test_the_command_line_wins_over_the_environment_and_the_environment_over_the
         (("finetune.epoch=2",), {}, "did you mean 'epochs'?"),
         ((), {"COMMERCE_CLIP__FINETUNE__EPOCH": "2"}, "did you mean 'epochs'?"),
         (("seed.x=2",), {}, "--set seed.x=2: 'seed' is a value, not a section"),
-        ((), {"COMMERCE_CLIP__SEED__X": "2"}, "COMMERCE_CLIP__SEED__X: 'seed' is a value, not a section"),
+        (
+            (),
+            {"COMMERCE_CLIP__SEED__X": "2"},
+            "COMMERCE_CLIP__SEED__X: 'seed' is a value, not a section",
+        ),
         (("seed",), {}, "--set seed: expected section.key=value"),
         (("seed=[1",), {}, "'[1' is not a YAML value"),
         ((f"seed={'[' * 500_000}",), {}, "is not a YAML value"),
@@ -203,8 +227,12 @@ def test_an_override_reaches_into_a_section_that_the_file_leaves_out(tmp_path: P
     assert (config.data.max_caption_chars, config.export.files) == (7, ("a.tsv", "b.tsv"))
 
 
-def test_an_override_of_a_section_that_shares_an_anchor_leaves_the_other_alone(tmp_path: Path) -> None:
-    config = load(tmp_path, "name: x\npretrain: &stage {epochs: 3}\nfinetune: *stage", ("finetune.epochs=9",))
+def test_an_override_of_a_section_that_shares_an_anchor_leaves_the_other_alone(
+    tmp_path: Path,
+) -> None:
+    config = load(
+        tmp_path, "name: x\npretrain: &stage {epochs: 3}\nfinetune: *stage", ("finetune.epochs=9",)
+    )
     assert (config.pretrain.epochs, config.finetune.epochs) == (3, 9)
 
 
@@ -221,7 +249,9 @@ def test_an_override_of_a_section_that_shares_an_anchor_leaves_the_other_alone(t
         ("a=b", "data.path", "a=b"),
     ],
 )
-def test_numbers_booleans_and_null_mean_themselves(tmp_path: Path, text: str, key: str, value: object) -> None:
+def test_numbers_booleans_and_null_mean_themselves(
+    tmp_path: Path, text: str, key: str, value: object
+) -> None:
     config = load(tmp_path, "name: x\nmodel: {pretrained: tag}", (f"{key}={text}",))
     assert dict(leaves(config))[key] == value
 
@@ -236,7 +266,9 @@ def test_a_config_is_frozen(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_with_the_configs_that_there_are(tmp_path: Path) -> None:
     load(tmp_path)
-    with pytest.raises(ConfigError, match=r"ran\.yaml: no such config file; did you mean '.*run\.yaml'\?"):
+    with pytest.raises(
+        ConfigError, match=r"ran\.yaml: no such config file; did you mean '.*run\.yaml'\?"
+    ):
         load_config(tmp_path / "ran.yaml")
     with pytest.raises(ConfigError, match=r"no such config file; known: .*run\.yaml"):
         load_config(tmp_path / ("far from it" * 20))
@@ -263,7 +295,9 @@ def test_a_missing_file_is_named_with_the_configs_that_there_are(tmp_path: Path)
         (b"name: x\n1: 2", "keys should be strings"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_in_a_sentence(tmp_path: Path, data: bytes, sentence: str) -> None:
+def test_a_file_that_is_no_config_is_refused_in_a_sentence(
+    tmp_path: Path, data: bytes, sentence: str
+) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
@@ -292,7 +326,10 @@ def test_aliases_that_multiply_are_refused_before_they_do(tmp_path: Path) -> Non
 
 
 def test_a_few_anchors_are_as_good_as_writing_a_section_twice(tmp_path: Path) -> None:
-    config = load(tmp_path, "name: x\npretrain: &stage {epochs: 3, lr: 0.1}\nfinetune: {<<: *stage, epochs: 2}")
+    config = load(
+        tmp_path,
+        "name: x\npretrain: &stage {epochs: 3, lr: 0.1}\nfinetune: {<<: *stage, epochs: 2}",
+    )
     assert (config.finetune.epochs, config.finetune.lr) == (2, 0.1)
 
 
@@ -304,10 +341,14 @@ def fields(section: type[BaseModel]) -> Iterator[tuple[str, str | None]]:
 
 
 def test_every_field_says_what_it_is() -> None:
-    assert [name for name, description in fields(RunConfig) if not (description or "").endswith(".")] == []
+    assert [
+        name for name, description in fields(RunConfig) if not (description or "").endswith(".")
+    ] == []
 
 
-def test_the_digest_ignores_the_name_the_threads_and_the_place_of_the_data_and_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_ignores_the_name_the_threads_and_the_place_of_the_data_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     config = load(tmp_path)
     unmoved = set()
     for key, value in leaves(config):

@@ -9,7 +9,14 @@ import torch
 
 from model.batches.loading import Crop, load_batch, pair_input
 from model.config.sections import DataConfig
-from model.embeddings.embed import Products, embed_captions, embed_encoded_images, embed_pairs, embed_products, judge
+from model.embeddings.embed import (
+    Products,
+    embed_captions,
+    embed_encoded_images,
+    embed_pairs,
+    embed_products,
+)
+from model.evaluation.judge import judge
 from model.evaluation.retrieval import evaluate_retrieval, relate
 from model.pairs.index import index_pairs
 from model.pairs.profile import profile_files, write_profile
@@ -40,7 +47,16 @@ LINES: dict[Columns, list[bytes]] = {
         b"",
         b"red shirt\t" + OTHER,
     ],
-    "text": [b"red shirt", b"", b"a\ttab", b"blue bag", b"caf\xe9", b"x" * 30_000, b"bell\x07", b"NA"],
+    "text": [
+        b"red shirt",
+        b"",
+        b"a\ttab",
+        b"blue bag",
+        b"caf\xe9",
+        b"x" * 30_000,
+        b"bell\x07",
+        b"NA",
+    ],
     "image": [GOOD, *FAULTY_IMAGES, b"", b"a\ttab", OTHER],
 }
 ACCEPTED: dict[Columns, list[int]] = {"pair": [1, 3, 14], "text": [1, 4, 8], "image": [1, 10]}
@@ -55,38 +71,57 @@ def still(towers: Towers) -> Towers:
 
 @torch.inference_mode()
 def test_a_split_in_batches_equals_its_pairs_one_by_one(still: Towers, tiny_data: TinyData) -> None:
-    pairs = pair_input(still, tiny_data.valid_index())
+    pairs = pair_input(still.input_spec, tiny_data.valid_index())
     done: list[int] = []
     text_ND, image_ND = embed_pairs(still, pairs, batch_size=10, workers=2, on_rows=done.append)
     assert done == [10, 10, 10, 2]
-    assert text_ND.shape == image_ND.shape == (32, WIDTH) and text_ND.dtype == image_ND.dtype == torch.float32
+    assert (
+        text_ND.shape == image_ND.shape == (32, WIDTH)
+        and text_ND.dtype == image_ND.dtype == torch.float32
+    )
     for row in range(32):
         one = load_batch(pairs, np.array([row]), Crop(still.image_size))
         caption = pairs.index.caption(row)
-        torch.testing.assert_close(encode_texts(still, [caption])[0], text_ND[row], rtol=0, atol=1e-6)
-        torch.testing.assert_close(encode_images(still, one.images)[0], image_ND[row], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            encode_texts(still, [caption])[0], text_ND[row], rtol=0, atol=1e-6
+        )
+        torch.testing.assert_close(
+            encode_images(still, one.images)[0], image_ND[row], rtol=0, atol=1e-6
+        )
 
 
 def test_captions_of_equal_tokens_have_the_same_bits_whatever_stands_beside_them(
     still: Towers, tiny_data: TinyData
 ) -> None:
-    pairs = pair_input(still, tiny_data.train_index())
+    pairs = pair_input(still.input_spec, tiny_data.train_index())
     text, _ = embed_pairs(still, pairs, batch_size=33, workers=0)
     _, first, row = np.unique(pairs.tokens, axis=0, return_index=True, return_inverse=True)
-    assert len(first) < len(pairs) and torch.equal(text, text[torch.from_numpy(first)[torch.from_numpy(row).view(-1)]])
+    assert len(first) < len(pairs) and torch.equal(
+        text, text[torch.from_numpy(first)[torch.from_numpy(row).view(-1)]]
+    )
 
 
-def test_towers_that_were_training_are_judged_as_they_will_be_served(towers: Towers, tiny_data: TinyData) -> None:
+def test_towers_that_were_training_are_judged_as_they_will_be_served(
+    towers: Towers, tiny_data: TinyData
+) -> None:
     towers.clip.train()
-    embed_pairs(towers, pair_input(towers, tiny_data.valid_index()), batch_size=32, workers=0)
+    embed_pairs(
+        towers, pair_input(towers.input_spec, tiny_data.valid_index()), batch_size=32, workers=0
+    )
     assert not towers.clip.training
 
 
-def test_captions_and_pictures_alone_get_the_embeddings_that_pairs_get(still: Towers, tiny_data: TinyData) -> None:
+def test_captions_and_pictures_alone_get_the_embeddings_that_pairs_get(
+    still: Towers, tiny_data: TinyData
+) -> None:
     index = tiny_data.valid_index()
-    text_ND, image_ND = embed_pairs(still, pair_input(still, index), batch_size=32, workers=0)
+    text_ND, image_ND = embed_pairs(
+        still, pair_input(still.input_spec, index), batch_size=32, workers=0
+    )
     captions = embed_captions(still, [index.caption(row) for row in range(32)], batch_size=7)
-    images = embed_encoded_images(still, [index.encoded_image(row) for row in range(32)], batch_size=7)
+    images = embed_encoded_images(
+        still, [index.encoded_image(row) for row in range(32)], batch_size=7
+    )
     torch.testing.assert_close(captions, text_ND, rtol=0, atol=1e-6)
     torch.testing.assert_close(images, image_ND, rtol=0, atol=1e-6)
 
@@ -121,13 +156,18 @@ def test_every_line_is_embedded_or_faulty_and_its_number_is_kept(
     assert lines == ACCEPTED[columns]
     assert read == count_lines(tsv) == len(LINES[columns])
     for batch in products:
-        for wanted, embedding in ((columns != "image", batch.texts), (columns != "text", batch.images)):
+        for wanted, embedding in (
+            (columns != "image", batch.texts),
+            (columns != "text", batch.images),
+        ):
             assert (embedding is not None) == wanted
             assert embedding is None or embedding.shape == (len(batch.lines), WIDTH)
 
 
 @pytest.mark.parametrize("columns", ["pair", "text", "image"])
-def test_export_and_validation_agree_on_what_is_faulty(still: Towers, tmp_path: Path, columns: Columns) -> None:
+def test_export_and_validation_agree_on_what_is_faulty(
+    still: Towers, tmp_path: Path, columns: Columns
+) -> None:
     tsv = tmp_path / "products.tsv"
     tsv.write_bytes(b"\n".join(LINES[columns]) + b"\n")
     summary = write_profile(tsv, profile_files(tmp_path, "products"), LIMITS, columns)
@@ -142,17 +182,23 @@ def test_a_product_s_embeddings_are_those_of_its_own_line(still: Towers, tmp_pat
     texts = torch.cat([batch.texts for batch in products if batch.texts is not None])
     images = torch.cat([batch.images for batch in products if batch.images is not None])
     expected_texts = embed_captions(still, ["red shirt", "blue bag", "red shirt"])
-    expected_images = embed_encoded_images(still, [base64.b64decode(image) for image in (GOOD, OTHER, OTHER)])
+    expected_images = embed_encoded_images(
+        still, [base64.b64decode(image) for image in (GOOD, OTHER, OTHER)]
+    )
     torch.testing.assert_close(texts, expected_texts, rtol=0, atol=1e-6)
     torch.testing.assert_close(images, expected_images, rtol=0, atol=1e-6)
 
 
-def test_judging_equals_ranking_by_hand_over_distinct_captions_and_images(still: Towers, tmp_path: Path) -> None:
+def test_judging_equals_ranking_by_hand_over_distinct_captions_and_images(
+    still: Towers, tmp_path: Path
+) -> None:
     pairs = [("red shirt", 1), ("red shirt", 2), ("blue bag", 3), ("teal shoe", 4), ("blue bag", 3)]
     drawn = [(caption, drawn_jpeg(caption, seed)) for caption, seed in pairs]
     drawn.append(("white dress", drawn[3][1]))
     index = index_pairs([profiled(tmp_path / "test.tsv", drawn)])
-    result = judge(still, pair_input(still, index), batch_size=4, block_rows=2, workers=0)
+    result = judge(
+        still, pair_input(still.input_spec, index), batch_size=4, block_rows=2, workers=0
+    )
     texts = embed_captions(still, ["red shirt", "blue bag", "teal shoe", "white dress"])
     images = embed_encoded_images(still, [drawn[row][1] for row in (0, 1, 2, 3)])
     related = relate(["r", "r", "b", "t", "w"], ["1", "2", "3", "4", "4"])

@@ -39,10 +39,14 @@ def two_models(seed: int, queries: int) -> tuple[RetrievalResult, RetrievalResul
 def test_the_interval_is_that_of_the_slow_twin():
     generator = np.random.default_rng(0)
     new, old = generator.integers(0, 4, 150) / 3, generator.integers(0, 4, 150) / 3
-    means = [np.mean([new[i] - old[i] for i in generator.integers(0, 150, 150)]) for _ in range(4000)]
+    means = [
+        np.mean([new[i] - old[i] for i in generator.integers(0, 150, 150)]) for _ in range(4000)
+    ]
     interval = paired_bootstrap(new, old, 4000, seed=1)
     assert interval.difference == pytest.approx((new - old).mean())
-    assert [interval.low, interval.high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.006)
+    assert [interval.low, interval.high] == pytest.approx(
+        np.percentile(means, [2.5, 97.5]), abs=0.006
+    )
 
 
 def test_the_mean_recall_interval_is_that_of_the_slow_twin_on_groups():
@@ -50,7 +54,9 @@ def test_the_mean_recall_interval_is_that_of_the_slow_twin_on_groups():
     text_group, image_group = np.repeat(np.arange(60), 3), np.repeat(np.arange(60), 2)
 
     def model(scale: float) -> RetrievalResult:
-        text = 1 + generator.integers(0, 20, 60).repeat(3) + generator.integers(0, int(9 * scale), 180)
+        text = (
+            1 + generator.integers(0, 20, 60).repeat(3) + generator.integers(0, int(9 * scale), 180)
+        )
         image = 1 + generator.integers(0, int(12 * scale), 120)
         return RetrievalResult(direction(text, text_group), direction(image, image_group))
 
@@ -70,7 +76,9 @@ def test_the_mean_recall_interval_is_that_of_the_slow_twin_on_groups():
         means.append(recall[0] - recall[1])
     interval = mean_recall_difference(new, old, 4000, seed=1)
     assert interval.difference == pytest.approx(new.mean_recall - old.mean_recall)
-    assert [interval.low, interval.high] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.012)
+    assert [interval.low, interval.high] == pytest.approx(
+        np.percentile(means, [2.5, 97.5]), abs=0.012
+    )
 
 
 def test_the_interval_of_a_mean_holds_the_truth_about_95_times_of_100():

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.model.evaluation.test_retrieval import embeddings
 
 from model.evaluation.false_negatives import audit
 from model.evaluation.retrieval import relate
+from tests.model.evaluation.test_retrieval import embeddings
 
 CAPTIONS = ["navy shirt", "navy shirt Nike", "red shirt", "thing", "navy shirt Puma"]
 CONCEPTS = [[0, 1], [0, 1, 2], [3, 1], [], [0, 1, 4]]
@@ -15,13 +15,15 @@ CONCEPTS = [[0, 1], [0, 1, 2], [3, 1], [], [0, 1, 4]]
 def test_a_first_answer_that_is_all_that_the_caption_says_is_a_false_negative() -> None:
     related = relate(CAPTIONS, CAPTIONS)
     image = torch.eye(5)
-    # The plain navy shirt finds Nike's (all that it says); Nike's finds the plain one (not Nike); the red shirt itself;
-    # the thing something, but names no concept; Puma's the red one.
+    # The plain navy shirt finds Nike's (all that it says); Nike's finds the plain one (not Nike);
+    # the red shirt itself; the thing something, but names no concept; Puma's the red one.
     text = image[[1, 0, 2, 0, 2]]
     found = audit(text, image, related, CONCEPTS, 2)
     assert (found.queries, found.misses, found.judged, found.satisfied) == (5, 4, 3, 1)
     assert (found.strict, found.audited) == (pytest.approx(0.2), pytest.approx(0.4))
-    assert found.by_chance == pytest.approx(2 / 4)  # two of the four others are navy shirts, for one of the three
+    assert found.by_chance == pytest.approx(
+        2 / 4
+    )  # two of the four others are navy shirts, for one of the three
 
 
 def test_figures_are_those_of_the_slow_twin() -> None:
@@ -30,7 +32,9 @@ def test_figures_are_those_of_the_slow_twin() -> None:
     images = [f"{n}" for n in rng.integers(0, 60, 80)]
     related = relate(captions, images)
     queries, candidates = len(related.caption_row), len(related.image_row)
-    concepts = [sorted(rng.choice(4, rng.integers(0, 4), replace=False).tolist()) for _ in range(queries)]
+    concepts = [
+        sorted(rng.choice(4, rng.integers(0, 4), replace=False).tolist()) for _ in range(queries)
+    ]
     text, image = embeddings(queries, 0), embeddings(candidates, 1)
     image[3] = image[4]
     similarity = (text.double() @ image.double().T).float().numpy()

@@ -21,7 +21,10 @@ def two_sides(seed: int, groups: int = 50) -> tuple[RetrievalResult, tuple[np.nd
     rng = np.random.default_rng(seed)
     hard = rng.gamma(1.0, 8.0, groups)
     group = np.repeat(np.arange(groups), 3), np.repeat(np.arange(groups), 2)
-    sides = [direction(1 + (hard[each] * rng.uniform(0.5, 1.5, len(each))).astype(np.int64)) for each in group]
+    sides = [
+        direction(1 + (hard[each] * rng.uniform(0.5, 1.5, len(each))).astype(np.int64))
+        for each in group
+    ]
     return RetrievalResult(*sides), group
 
 
@@ -34,7 +37,9 @@ def test_figures_and_intervals_are_those_of_the_slow_twin() -> None:
         chosen = rng.integers(0, 50, 50)
         recalls = []
         for name, group in zip(("text_to_image", "image_to_text"), groups, strict=True):
-            ranks = np.concatenate([getattr(result, name).ranks[group == number] for number in chosen])
+            ranks = np.concatenate(
+                [getattr(result, name).ranks[group == number] for number in chosen]
+            )
             for k in (1, 5, 10):
                 recalls.append((ranks <= k).mean())
                 drawn[f"{name}_rank_at_{k}"].append(recalls[-1])
@@ -43,10 +48,14 @@ def test_figures_and_intervals_are_those_of_the_slow_twin() -> None:
         drawn["mean_recall"].append(np.mean(recalls))
     for key, figure in figures.items():
         tolerance = 1.5 if "median" in key else 0.03
-        assert [figure.low, figure.high] == pytest.approx(np.percentile(drawn[key], [2.5, 97.5]), abs=tolerance), key
+        assert [figure.low, figure.high] == pytest.approx(
+            np.percentile(drawn[key], [2.5, 97.5]), abs=tolerance
+        ), key
         assert figure.low <= figure.value <= figure.high
     assert figures["mean_recall"].value == pytest.approx(result.mean_recall)
-    assert figures["text_to_image_mrr"].value == pytest.approx(np.mean(1 / result.text_to_image.ranks))
+    assert figures["text_to_image_mrr"].value == pytest.approx(
+        np.mean(1 / result.text_to_image.ranks)
+    )
     assert figures["image_to_text_median_rank"].value == np.median(result.image_to_text.ranks)
 
 
@@ -69,18 +78,27 @@ def test_the_optimistic_value_is_that_of_ties_given_to_the_model() -> None:
     ranks, tied = np.array([1, 3, 12, 2]), np.array([0, 2, 4, 0])
     result = RetrievalResult(direction(ranks, tied), direction(ranks))
     figures = measure(result, (np.arange(4), np.arange(4)), 100, seed=0)
-    assert (figures["text_to_image_rank_at_1"].value, figures["text_to_image_rank_at_1"].optimistic) == (0.25, 0.5)
+    assert (
+        figures["text_to_image_rank_at_1"].value,
+        figures["text_to_image_rank_at_1"].optimistic,
+    ) == (0.25, 0.5)
     assert figures["text_to_image_rank_at_10"].optimistic == 1.0
     assert figures["text_to_image_median_rank"].optimistic == 1.5
     assert figures["image_to_text_rank_at_1"].optimistic == 0.25
-    assert figures["mean_recall"].optimistic == pytest.approx((0.5 + 0.75 + 1 + 0.25 + 0.75 + 0.75) / 6)
+    assert figures["mean_recall"].optimistic == pytest.approx(
+        (0.5 + 0.75 + 1 + 0.25 + 0.75 + 0.75) / 6
+    )
 
 
-def test_the_seed_decides_and_the_size_of_a_block_of_draws_does_not_matter_much(monkeypatch) -> None:
+def test_the_seed_decides_and_the_size_of_a_block_of_draws_does_not_matter_much(
+    monkeypatch,
+) -> None:
     result, groups = two_sides(4)
     first, again, other = (measure(result, groups, 300, seed) for seed in (1, 1, 2))
     assert first == again != other
-    monkeypatch.setattr(figures, "COUNTS_AT_ONCE", 120)  # two draws at a time, with the odd one left over
+    monkeypatch.setattr(
+        figures, "COUNTS_AT_ONCE", 120
+    )  # two draws at a time, with the odd one left over
     assert measure(result, groups, 300, 1)["mean_recall"] == first["mean_recall"]
 
 

@@ -7,12 +7,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from model.evaluation.protocols import (
+    WRONG,
+    CandidateSets,
+    draw_candidates,
+    evaluate_candidates,
+    relate_products,
+)
+from model.evaluation.retrieval import evaluate_retrieval, relate
 from tests.model.evaluation.test_retrieval import embeddings, planted, twin_ranks
 
-from model.evaluation.protocols import WRONG, CandidateSets, draw_candidates, evaluate_candidates, relate_products
-from model.evaluation.retrieval import evaluate_retrieval, relate
-
-CAPTIONS = ["red shirt", "red shirt", "blue shoe", "blue shoe from the left", "green bag", "green bag"]
+CAPTIONS = [
+    "red shirt",
+    "red shirt",
+    "blue shoe",
+    "blue shoe from the left",
+    "green bag",
+    "green bag",
+]
 IMAGES = ["1", "2", "3", "4", "5", "5"]
 PRODUCTS = ["p", "q", "r", "r", "s", "t"]
 
@@ -22,12 +35,19 @@ def catalogue(seed: int, pairs: int = 60) -> tuple[list[str], list[str], list[st
     rng = np.random.default_rng(seed)
     captions = [f"caption {n}" for n in rng.integers(0, 40, pairs)]
     images = [f"image {n}" for n in rng.integers(0, 50, pairs)]
-    return captions, images, [f"p{n}" for n in rng.integers(0, 30, pairs)], [f"s{n}" for n in rng.integers(0, 3, pairs)]
+    return (
+        captions,
+        images,
+        [f"p{n}" for n in rng.integers(0, 30, pairs)],
+        [f"s{n}" for n in rng.integers(0, 3, pairs)],
+    )
 
 
 def test_any_picture_of_a_product_is_right_at_the_level_of_products() -> None:
     pairs, products = relate(CAPTIONS, IMAGES), relate_products(CAPTIONS, IMAGES, PRODUCTS)
-    assert torch.equal(pairs.caption_row, products.caption_row) and torch.equal(pairs.image_row, products.image_row)
+    assert torch.equal(pairs.caption_row, products.caption_row) and torch.equal(
+        pairs.image_row, products.image_row
+    )
     edges = list(zip(products.query.tolist(), products.candidate.tolist(), strict=True))
     # The title of two products has the pictures of both, each view of the shoe has both views.
     assert edges == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 4)]
@@ -52,7 +72,10 @@ def test_product_level_relations_are_those_of_the_slow_twin(seed: int) -> None:
 def drawn(seed: int, pairs: int = 60) -> tuple[CandidateSets, list, list, object, object]:
     captions, images, products, subcategories = catalogue(seed, pairs)
     level, related = relate_products(captions, images, products), relate(captions, images)
-    labels = [[subcategories[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row)]
+    labels = [
+        [subcategories[row] for row in rows.tolist()]
+        for rows in (related.caption_row, related.image_row)
+    ]
     return draw_candidates(related, level, *labels, seed=seed), *labels, related, level
 
 
@@ -87,13 +110,19 @@ def test_wrong_candidates_are_distinct_of_the_subcategory_and_of_other_products(
             same_product = set(product_right[product_query == number].tolist())
             assert first in right[query == number].tolist()
             # So small a subcategory gives all that it has.
-            assert wrong == [c for c, label in enumerate(theirs) if label == own[number] and c not in same_product]
+            assert wrong == [
+                c
+                for c, label in enumerate(theirs)
+                if label == own[number] and c not in same_product
+            ]
 
 
 def test_a_large_subcategory_gives_a_hundred_others_the_same_for_the_same_seed() -> None:
     names = [str(number) for number in range(400)]
     related, labels = relate(names, names), ["shirt"] * 300 + ["shoe"] * 100
-    one, again, other = (draw_candidates(related, related, labels, labels, seed) for seed in (1, 1, 2))
+    one, again, other = (
+        draw_candidates(related, related, labels, labels, seed) for seed in (1, 1, 2)
+    )
     assert np.array_equal(one.text_to_image, again.text_to_image)
     assert not np.array_equal(one.text_to_image, other.text_to_image)
     assert not np.array_equal(one.text_to_image, one.image_to_text)
@@ -109,7 +138,9 @@ def test_a_large_subcategory_gives_a_hundred_others_the_same_for_the_same_seed()
 def test_ranks_among_candidates_are_those_of_the_slow_twin_planted_ties_included(seed: int) -> None:
     text, image, *_ = planted(seed)
     rng = np.random.default_rng(seed)
-    sets = CandidateSets(*(_some_candidates(rng, rows, others) for rows, others in ((23, 17), (17, 23))))
+    sets = CandidateSets(
+        *(_some_candidates(rng, rows, others) for rows, others in ((23, 17), (17, 23)))
+    )
     groups = (np.arange(23), np.arange(17))
     result = evaluate_candidates(text, image, sets, groups)
     for side, ours, theirs, drawn_QK in (
@@ -122,7 +153,9 @@ def test_ranks_among_candidates_are_those_of_the_slow_twin_planted_ties_included
             assert side.ranks[row] == 1 + sum(value >= similarity[row, first] for value in values)
             assert side.tied[row] == sum(value == similarity[row, first] for value in values)
         assert side.chance_at[1] == pytest.approx(np.mean(1 / (drawn_QK >= 0).sum(axis=1)))
-        assert side.chance_at[10] == pytest.approx(np.mean(np.minimum(1, 10 / (drawn_QK >= 0).sum(axis=1))))
+        assert side.chance_at[10] == pytest.approx(
+            np.mean(np.minimum(1, 10 / (drawn_QK >= 0).sum(axis=1)))
+        )
 
 
 def _some_candidates(rng: np.random.Generator, rows: int, others: int) -> np.ndarray:
@@ -158,5 +191,7 @@ def test_ties_are_counted_as_the_slow_twin_counts_them(seed: int) -> None:
         for row in range(len(ours)):
             right = {other for q, other in pairs if q == row}
             best = max(similarity[row, other] for other in right)
-            ahead = sum(similarity[row, other] > best for other in range(len(theirs)) if other not in right)
+            ahead = sum(
+                similarity[row, other] > best for other in range(len(theirs)) if other not in right
+            )
             assert side.ranks[row] - side.tied[row] == 1 + ahead

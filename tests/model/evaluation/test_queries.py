@@ -5,10 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.evaluation.test_retrieval import embeddings, planted
 
-from model.concepts.rewording import KeywordQueries
 from model.evaluation.queries import (
+    KeywordQueries,
     caption_queries,
     expected_precision,
     field_queries,
@@ -17,6 +16,7 @@ from model.evaluation.queries import (
     score_queries,
 )
 from model.evaluation.retrieval import relate
+from tests.model.evaluation.test_retrieval import embeddings, planted
 
 FIELDS = {
     "gender": ["Men", "Men", "Women", ""],
@@ -26,7 +26,10 @@ FIELDS = {
 
 
 def answers(queries: KeywordQueries) -> dict[str, list[int]]:
-    return {text: queries.candidate[queries.query == number].tolist() for number, text in enumerate(queries.texts)}
+    return {
+        text: queries.candidate[queries.query == number].tolist()
+        for number, text in enumerate(queries.texts)
+    }
 
 
 def test_a_label_s_right_answers_are_the_images_that_have_it_whatever_its_case() -> None:
@@ -51,7 +54,9 @@ def test_field_queries_say_the_noun_last_and_all_products_with_these_fields_are_
 
 def test_field_queries_are_the_same_every_time_distinct_and_at_most_so_many() -> None:
     rng = np.random.default_rng(0)
-    fields = {name: [f"{name}{n}" for n in rng.integers(0, 4, 200)] for name in ("colour", "fit", "thing")}
+    fields = {
+        name: [f"{name}{n}" for n in rng.integers(0, 4, 200)] for name in ("colour", "fit", "thing")
+    }
     one, again = (field_queries(fields, ["colour", "fit", "thing"]) for _ in range(2))
     assert one.texts == again.texts and torch.equal(one.candidate, again.candidate)
     assert len(set(one.texts)) == len(one.texts) > 40
@@ -59,7 +64,9 @@ def test_field_queries_are_the_same_every_time_distinct_and_at_most_so_many() ->
     assert len(field_queries(fields, ["colour", "fit", "thing"], most=5).texts) <= 5
     for text, right in answers(one).items():
         said = text.split()
-        expected = [i for i in range(200) if all(word in (fields[c][i] for c in fields) for word in said)]
+        expected = [
+            i for i in range(200) if all(word in (fields[c][i] for c in fields) for word in said)
+        ]
         assert right == expected
 
 
@@ -92,7 +99,9 @@ def slow_scores(similarity: np.ndarray, right: list[set[int]]) -> dict[str, list
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), block_rows=st.integers(1, 30))
-def test_scores_are_those_of_the_slow_twin_planted_ties_included(seed: int, block_rows: int) -> None:
+def test_scores_are_those_of_the_slow_twin_planted_ties_included(
+    seed: int, block_rows: int
+) -> None:
     text, image, query, candidate = planted(seed)
     queries = KeywordQueries(tuple(map(str, range(23))), query, candidate)
     similarity = (text.double().numpy() @ image.double().numpy().T).astype(np.float32)
@@ -107,7 +116,10 @@ def test_scores_are_those_of_the_slow_twin_planted_ties_included(seed: int, bloc
 def test_perfect_embeddings_score_one_and_ten_answers_are_fewer_than_all() -> None:
     image = torch.eye(3).repeat_interleave(12, dim=0)
     queries = label_queries([label for label in "abc" for _ in range(12)])
-    scores = {name: values.mean() for name, values in score_queries(queries, torch.eye(3), image, 8).items()}
+    scores = {
+        name: values.mean()
+        for name, values in score_queries(queries, torch.eye(3), image, 8).items()
+    }
     ones = {"precision_at_1", "precision_at_10", "ndcg_at_10", "mrr", "mrr_at_10"}
     assert {name for name, value in scores.items() if value == 1} == ones
     assert scores["recall_at_10"] == pytest.approx(10 / 12)
@@ -117,8 +129,15 @@ def test_perfect_embeddings_score_one_and_ten_answers_are_fewer_than_all() -> No
 def test_captions_are_queries_with_all_their_images() -> None:
     captions = ["red", "blue", "red", "green"]
     related = relate(captions, ["1", "2", "3", "4"])
-    assert answers(caption_queries(["red", "blue", "green"], related)) == {"red": [0, 2], "blue": [1], "green": [3]}
-    assert answers(caption_queries(["red", "blue", "green"], related, most=2)) == {"red": [0, 2], "green": [3]}
+    assert answers(caption_queries(["red", "blue", "green"], related)) == {
+        "red": [0, 2],
+        "blue": [1],
+        "green": [3],
+    }
+    assert answers(caption_queries(["red", "blue", "green"], related, most=2)) == {
+        "red": [0, 2],
+        "green": [3],
+    }
 
 
 def test_a_product_is_nine_parts_picture_and_one_part_caption() -> None:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.evaluation import retrieval, similarity
-from model.evaluation.retrieval import RANK_AT, RetrievalResult, evaluate_retrieval, ranks, relate, top_k
+from model.evaluation.retrieval import (
+    RANK_AT,
+    RetrievalResult,
+    evaluate_retrieval,
+    ranks,
+    relate,
+    top_k,
+)
 
 
 def twin_ranks(query_QD: Tensor, candidate_CD: Tensor, edges: set[tuple[int, int]]) -> list[int]:
@@ -20,7 +27,10 @@ def twin_ranks(query_QD: Tensor, candidate_CD: Tensor, edges: set[tuple[int, int
     for query, row in enumerate(similarity_QC):
         right = {candidate for other, candidate in edges if other == query}
         best = max(row[candidate] for candidate in right)
-        found.append(1 + sum(row[candidate] >= best for candidate in range(len(row)) if candidate not in right))
+        found.append(
+            1
+            + sum(row[candidate] >= best for candidate in range(len(row)) if candidate not in right)
+        )
     return found
 
 
@@ -29,7 +39,9 @@ def embeddings(rows: int, seed: int, dimensions: int = 12) -> Tensor:
     return torch.nn.functional.normalize(random, dim=1)
 
 
-def planted(seed: int, queries: int = 23, candidates: int = 17) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def planted(
+    seed: int, queries: int = 23, candidates: int = 17
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Embeddings with many exact duplicates, and one to four right answers a query and a candidate."""
     generator = np.random.default_rng(seed)
     text, image = embeddings(queries, seed), embeddings(candidates, seed + 1)
@@ -58,7 +70,9 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(similarity, "RECOMPUTED_AT_ONCE", 3)
 
 
-@pytest.mark.parametrize("dense_share", [1 / 64, 2.0], ids=["dense tiles recomputed whole", "pairs recomputed singly"])
+@pytest.mark.parametrize(
+    "dense_share", [1 / 64, 2.0], ids=["dense tiles recomputed whole", "pairs recomputed singly"]
+)
 @pytest.mark.parametrize("block_rows", [1, 4, 7, 23, 100])
 def test_ranks_are_those_of_the_slow_twin(small_tiles, monkeypatch, block_rows, dense_share):
     monkeypatch.setattr(retrieval, "DENSE_SHARE", dense_share)
@@ -66,8 +80,12 @@ def test_ranks_are_those_of_the_slow_twin(small_tiles, monkeypatch, block_rows, 
         text, image, query, candidate = planted(seed)
         edges = set(zip(query.tolist(), candidate.tolist(), strict=True))
         turned = {(c, q) for q, c in edges}
-        assert ranks(text, image, query, candidate, block_rows).tolist() == twin_ranks(text, image, edges)
-        assert ranks(image, text, candidate, query, block_rows).tolist() == twin_ranks(image, text, turned)
+        assert ranks(text, image, query, candidate, block_rows).tolist() == twin_ranks(
+            text, image, edges
+        )
+        assert ranks(image, text, candidate, query, block_rows).tolist() == twin_ranks(
+            image, text, turned
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,7 +126,9 @@ def test_the_order_of_pairs_changes_no_metric(seed):
 @given(seed=st.integers(0, 10**6))
 def test_rank_at_k_never_falls_as_k_grows(seed):
     text, image = embeddings(20, seed), embeddings(20, seed + 1)
-    result = evaluate_retrieval(text, image, relate(list(map(str, range(20))), list(map(str, range(20)))), 8)
+    result = evaluate_retrieval(
+        text, image, relate(list(map(str, range(20))), list(map(str, range(20)))), 8
+    )
     for side in (result.text_to_image, result.image_to_text):
         assert side.rank_at[1] <= side.rank_at[5] <= side.rank_at[10]
         assert side.chance_at[1] <= side.chance_at[5] <= side.chance_at[10]
@@ -146,7 +166,9 @@ def test_a_nan_or_infinity_is_refused(value):
     good, right = embeddings(4, 0), torch.arange(4)
     bad = good.clone()
     bad[2, 3] = value
-    with pytest.raises(ValueError, match="1 query embeddings are NaN or infinite, the first in row 2"):
+    with pytest.raises(
+        ValueError, match="1 query embeddings are NaN or infinite, the first in row 2"
+    ):
         ranks(bad, good, right, right, 2)
     with pytest.raises(ValueError, match="1 candidate embeddings are NaN"):
         top_k(good, bad, 2, 2)
@@ -158,8 +180,12 @@ def test_a_query_without_right_answer_is_refused():
 
 
 def test_embeddings_of_all_pairs_in_place_of_distinct_ones_are_refused():
-    with pytest.raises(ValueError, match="3 text and 3 image embeddings for 2 captions and 3 images"):
-        evaluate_retrieval(embeddings(3, 0), embeddings(3, 1), relate(["a", "b", "a"], ["1", "2", "3"]), 2)
+    with pytest.raises(
+        ValueError, match="3 text and 3 image embeddings for 2 captions and 3 images"
+    ):
+        evaluate_retrieval(
+            embeddings(3, 0), embeddings(3, 1), relate(["a", "b", "a"], ["1", "2", "3"]), 2
+        )
 
 
 @pytest.mark.parametrize(("rows", "dimensions", "block_rows"), [(0, 4, 2), (3, 5, 2), (3, 4, 0)])
@@ -185,7 +211,11 @@ def test_identical_captions_and_images_become_one():
     related = relate(["red", "blue", "red", "red"], ["1", "2", "2", "1"])
     assert related.caption_row.tolist() == [0, 1]
     assert related.image_row.tolist() == [0, 1]
-    assert list(zip(related.query.tolist(), related.candidate.tolist(), strict=True)) == [(0, 0), (1, 1), (0, 1)]
+    assert list(zip(related.query.tolist(), related.candidate.tolist(), strict=True)) == [
+        (0, 0),
+        (1, 1),
+        (0, 1),
+    ]
 
 
 def test_captions_and_images_of_different_length_are_refused():
@@ -201,11 +231,15 @@ def test_a_group_holds_all_that_any_edge_connects():
     assert set(chain.groups()[0].tolist()) == {0} == set(chain.groups()[1].tolist())
 
 
-@pytest.mark.parametrize(("candidates", "right"), [(40, (1,)), (40, (3, 1, 35)), (6, (1, 2)), (3, (3,))])
+@pytest.mark.parametrize(
+    ("candidates", "right"), [(40, (1,)), (40, (3, 1, 35)), (6, (1, 2)), (3, (3,))]
+)
 def test_chance_is_the_hypergeometric_one(candidates, right):
     for k in RANK_AT:
         drawn = min(k, candidates)
-        expected = np.mean([1 - comb(candidates - p, drawn) / comb(candidates, drawn) for p in right])
+        expected = np.mean(
+            [1 - comb(candidates - p, drawn) / comb(candidates, drawn) for p in right]
+        )
         assert retrieval.chance(np.array(right), candidates, k) == pytest.approx(expected)
 
 
@@ -221,8 +255,14 @@ def test_a_result_survives_json_without_its_ranks():
 
 
 def test_metric_names_are_flat():
-    result = evaluate_retrieval(embeddings(4, 0), embeddings(4, 0), relate(list("abcd"), list("1234")), 2)
-    sides = [f"{a}_{b}" for a in retrieval.DIRECTIONS for b in ("rank_at_1", "rank_at_5", "rank_at_10", "median_rank")]
+    result = evaluate_retrieval(
+        embeddings(4, 0), embeddings(4, 0), relate(list("abcd"), list("1234")), 2
+    )
+    sides = [
+        f"{a}_{b}"
+        for a in retrieval.DIRECTIONS
+        for b in ("rank_at_1", "rank_at_5", "rank_at_10", "median_rank")
+    ]
     chances = [f"{a}_chance_at_{k}" for a in retrieval.DIRECTIONS for k in RANK_AT]
     assert sorted(result.metrics()) == sorted(["mean_recall", *sides, *chances])
     assert result.metrics()["image_to_text_chance_at_1"] == 0.25

@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
-from tests.model.evaluation.test_figures import two_sides
 
 from model.evaluation.figures import measure
-from model.evaluation.slices import age_labels, length_labels, product_recall, slice_products, wilson, worst_slices
+from model.evaluation.slices import (
+    age_labels,
+    length_labels,
+    product_recall,
+    slice_products,
+    wilson,
+    worst_slices,
+)
+from tests.model.evaluation.test_figures import two_sides
 
 
 def test_the_mean_over_products_of_equal_size_is_the_mean_recall() -> None:
@@ -14,7 +21,8 @@ def test_the_mean_over_products_of_equal_size_is_the_mean_recall() -> None:
     assert names.tolist() == list(range(50))
     assert value.mean() == pytest.approx(measure(result, groups, 100, 0)["mean_recall"].value)
     text, image = (
-        side.ranks[group == 7] for side, group in zip((result.text_to_image, result.image_to_text), groups, strict=True)
+        side.ranks[group == 7]
+        for side, group in zip((result.text_to_image, result.image_to_text), groups, strict=True)
     )
     hits = [np.mean([[rank <= k for k in (1, 5, 10)] for rank in ranks]) for ranks in (text, image)]
     assert value[7] == pytest.approx(np.mean(hits))
@@ -25,7 +33,10 @@ def test_a_slice_has_its_products_value_and_its_gap_to_the_rest() -> None:
     slices = {
         (s.column, s.name): s
         for s in slice_products(
-            value, {"colour": ["red", "red", "blue", "blue", ""], "all": ["x"] * 5}, seed=0, permutations=200
+            value,
+            {"colour": ["red", "red", "blue", "blue", ""], "all": ["x"] * 5},
+            seed=0,
+            permutations=200,
         )
     }
     assert list(slices) == [("colour", "blue"), ("colour", "red"), ("all", "x")]
@@ -38,16 +49,27 @@ def test_a_slice_has_its_products_value_and_its_gap_to_the_rest() -> None:
 def test_p_is_the_share_of_permutations_in_which_any_slice_is_as_bad() -> None:
     rng = np.random.default_rng(0)
     value = rng.random(30)
-    labels = {"a": [f"{n}" for n in rng.integers(0, 3, 30)], "b": [f"{n}" for n in rng.integers(0, 5, 30)]}
-    members = [np.array(labels[column]) == name for column in labels for name in sorted(set(labels[column]))]
+    labels = {
+        "a": [f"{n}" for n in rng.integers(0, 3, 30)],
+        "b": [f"{n}" for n in rng.integers(0, 5, 30)],
+    }
+    members = [
+        np.array(labels[column]) == name
+        for column in labels
+        for name in sorted(set(labels[column]))
+    ]
 
     def gaps(values: np.ndarray) -> list[float]:
         errors = [values.std() * np.sqrt(1 / m.sum() + 1 / (~m).sum()) for m in members]
-        return [(values[m].mean() - values[~m].mean()) / e for m, e in zip(members, errors, strict=True)]
+        return [
+            (values[m].mean() - values[~m].mean()) / e for m, e in zip(members, errors, strict=True)
+        ]
 
     worst = np.array([min(gaps(rng.permutation(value))) for _ in range(3000)])
     slices = slice_products(value, labels, seed=5, permutations=3000)
-    assert [each.p for each in slices] == pytest.approx([(worst <= gap).mean() for gap in gaps(value)], abs=0.03)
+    assert [each.p for each in slices] == pytest.approx(
+        [(worst <= gap).mean() for gap in gaps(value)], abs=0.03
+    )
 
 
 def test_noise_is_seldom_taken_for_a_bad_slice_whatever_the_number_and_size_of_slices() -> None:
@@ -82,7 +104,9 @@ def test_wilson_s_interval_holds_the_share_and_is_never_a_point(share: float, si
     assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1 and high - low > 0.02
     # Its ends are those at which the share is 1.96 standard errors away.
     for end in (low, high):
-        assert abs(end - share) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) / size), abs=1e-7)
+        assert abs(end - share) == pytest.approx(
+            1.959964 * np.sqrt(end * (1 - end) / size), abs=1e-7
+        )
 
 
 def test_lengths_are_cut_into_quarters_named_by_their_ends() -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.model.evaluation.test_retrieval import embeddings
 
 from model.evaluation.zero_shot import classify, labels_of, prompt_embeddings
+from tests.model.evaluation.test_retrieval import embeddings
 
 
 def test_accuracy_macro_accuracy_and_confusion_are_those_of_the_slow_twin() -> None:
@@ -22,12 +22,16 @@ def test_accuracy_macro_accuracy_and_confusion_are_those_of_the_slow_twin() -> N
     assert np.array_equal(found.confusion, confusion)
     assert found.accuracy.value == pytest.approx(np.trace(confusion) / confusion.sum())
     assert found.accuracy.low < found.accuracy.value < found.accuracy.high
-    assert found.macro == pytest.approx(np.mean([confusion[n, n] / confusion[n].sum() for n in range(3)]))
+    assert found.macro == pytest.approx(
+        np.mean([confusion[n, n] / confusion[n].sum() for n in range(3)])
+    )
     assert found.largest == pytest.approx(confusion[0].sum() / confusion.sum())
 
 
 def test_a_tie_counts_against_the_model() -> None:
-    found = classify(torch.ones(2, 4), torch.ones(2, 4), ["a", "b"], ["a", "b"], np.arange(2), 100, seed=0)
+    found = classify(
+        torch.ones(2, 4), torch.ones(2, 4), ["a", "b"], ["a", "b"], np.arange(2), 100, seed=0
+    )
     assert found.accuracy.value == 0 and found.confusion.tolist() == [[0, 1], [1, 0]]
 
 
@@ -38,7 +42,9 @@ def test_an_ensemble_is_the_mean_of_its_prompts_and_labels_are_said_in_lower_cas
         said.extend(prompts)
         return embeddings(len(prompts), 3)
 
-    classifier = prompt_embeddings(["Shoes", "T-Shirts"], ["A photo of a {label}.", "{label}"], embed)
+    classifier = prompt_embeddings(
+        ["Shoes", "T-Shirts"], ["A photo of a {label}.", "{label}"], embed
+    )
     assert said == ["A photo of a shoes.", "shoes", "A photo of a t-shirts.", "t-shirts"]
     four = embeddings(4, 3)
     assert torch.allclose(classifier[1], torch.nn.functional.normalize(four[2] + four[3], dim=0))
@@ -49,5 +55,7 @@ def test_labels_come_by_frequency_then_by_name_and_an_empty_one_is_none() -> Non
 
 
 def test_a_single_label_is_always_right() -> None:
-    found = classify(embeddings(3, 0), embeddings(1, 1), ["a"], ["a", "a", ""], np.arange(3), 100, seed=0)
+    found = classify(
+        embeddings(3, 0), embeddings(1, 1), ["a"], ["a", "a", ""], np.arange(3), 100, seed=0
+    )
     assert found.accuracy.value == found.macro == found.largest == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.config.sections import DataConfig
-from model.importers import ImportedSplit
+from model.importers.importing import ImportedSplit
 from model.pairs.profile import profile_files, write_profile
 from model.pairs.splits import read_side_table
 from model.pairs.tsv import Pair, parse_line
@@ -23,8 +23,12 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ImportedSpli
         assert split.tsv is not None
         data = split.tsv.read_bytes()
         assert data.endswith(b"\n")
-        pairs = [pair for line in data[:-1].split(b"\n") if isinstance(pair := parse_line(line), Pair)]
-        summary = write_profile(split.tsv, profile_files(profiles, split.split), DataConfig(), processes=1)
+        pairs = [
+            pair for line in data[:-1].split(b"\n") if isinstance(pair := parse_line(line), Pair)
+        ]
+        summary = write_profile(
+            split.tsv, profile_files(profiles, split.split), DataConfig(), processes=1
+        )
         assert summary.accepted == summary.lines == len(pairs) == split.pairs
         table = read_side_table(split.tsv, required=True, lines=split.pairs)
         assert table is not None

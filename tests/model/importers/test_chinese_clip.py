@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model.errors import DataError
-from model.importers import import_pairs
+from model.importers.importing import import_pairs
 from tests.golden import encoded, jpeg, picture
 
 IMAGES = {1076345: jpeg(seed=1), 517602: encoded(picture(seed=2), "PNG"), 33: jpeg(seed=3)}
@@ -21,7 +21,10 @@ def write_images(path: Path, ending: str = "\n") -> Path:
 
 
 def write_texts(path: Path, *queries: Any) -> Path:
-    lines = [query if isinstance(query, str) else json.dumps(query, ensure_ascii=False) for query in queries]
+    lines = [
+        query if isinstance(query, str) else json.dumps(query, ensure_ascii=False)
+        for query in queries
+    ]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
@@ -33,7 +36,9 @@ def query(key: int, text: str, *images: int) -> dict[str, Any]:
 def test_each_text_and_image_is_a_pair_whose_product_is_the_image(tmp_path: Path, accepted) -> None:
     write_images(tmp_path / "train_imgs.tsv")
     write_texts(
-        tmp_path / "train_texts.jsonl", query(8428, "高级感托特包斜挎", 517602, 1076345), query(8429, "包", 517602)
+        tmp_path / "train_texts.jsonl",
+        query(8428, "高级感托特包斜挎", 517602, 1076345),
+        query(8429, "包", 517602),
     )
     (split,) = import_pairs("muge", [tmp_path], tmp_path / "out")
     pairs, table = accepted(split)
@@ -46,7 +51,9 @@ def test_each_text_and_image_is_a_pair_whose_product_is_the_image(tmp_path: Path
     assert (split.rows, split.left_out) == (3, {})
 
 
-def test_the_splits_of_a_folder_are_found_and_queries_without_images_are_counted(tmp_path: Path) -> None:
+def test_the_splits_of_a_folder_are_found_and_queries_without_images_are_counted(
+    tmp_path: Path,
+) -> None:
     for name in ("train", "valid", "test"):
         write_images(tmp_path / f"{name}_imgs.tsv")
     write_texts(tmp_path / "train_texts.jsonl", query(1, "包", 33, 517602))
@@ -54,18 +61,26 @@ def test_the_splits_of_a_folder_are_found_and_queries_without_images_are_counted
     write_texts(tmp_path / "test_texts.jsonl", query(3, "鞋"), {"text_id": 4, "text": "裙"})
     totals = []
     splits = import_pairs(
-        "chinese-clip", [tmp_path], tmp_path / "out", on_split=lambda name, rows: totals.append((name, rows))
+        "chinese-clip",
+        [tmp_path],
+        tmp_path / "out",
+        on_split=lambda name, rows: totals.append((name, rows)),
     )
     by_name = {split.split: split for split in splits}
     assert (by_name["train"].pairs, by_name["valid"].pairs, by_name["test"].pairs) == (2, 1, 0)
     assert by_name["test"].left_out == {"no_image_ids": (2, ("text 3", "text 4"))}
     assert sorted(totals) == [("test", 2), ("train", 2), ("valid", 1)]
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.tsv")) == ["train.tsv", "valid.tsv"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tsv")) == [
+        "train.tsv",
+        "valid.tsv",
+    ]
 
 
 def test_the_names_of_the_original_release_mean_the_same(tmp_path: Path, accepted) -> None:
     write_images(tmp_path / "MR_valid_imgs.tsv")
-    texts = write_texts(tmp_path / "MR_valid_queries.jsonl", {"query_id": 5, "query_text": "包", "item_ids": ["33"]})
+    texts = write_texts(
+        tmp_path / "MR_valid_queries.jsonl", {"query_id": 5, "query_text": "包", "item_ids": ["33"]}
+    )
     (split,) = import_pairs("muge", [texts], tmp_path / "out")
     assert split.tsv == tmp_path / "out" / "valid.tsv"
     assert accepted(split)[0] == [("包", IMAGES[33])]
@@ -86,14 +101,26 @@ def test_a_missing_or_broken_image_is_counted_and_named(tmp_path: Path) -> None:
 
 def test_a_query_that_is_no_query_is_counted_and_named(tmp_path: Path) -> None:
     write_images(tmp_path / "train_imgs.tsv")
-    bad = ["{", "[1]", '{"text_id": 1}', '{"text": 5}', '{"text": "x", "image_ids": 7}', "[" * 100_000]
+    bad = [
+        "{",
+        "[1]",
+        '{"text_id": 1}',
+        '{"text": 5}',
+        '{"text": "x", "image_ids": 7}',
+        "[" * 100_000,
+    ]
     write_texts(tmp_path / "train_texts.jsonl", *bad, "", query(1, "包", 33))
     (split,) = import_pairs("muge", [tmp_path], tmp_path / "out")
     assert split.left_out["bad_json"].rows == len(bad) == split.rows - split.pairs
-    assert split.left_out["bad_json"].names[:2] == ("train_texts.jsonl line 1", "train_texts.jsonl line 2")
+    assert split.left_out["bad_json"].names[:2] == (
+        "train_texts.jsonl line 1",
+        "train_texts.jsonl line 2",
+    )
 
 
-def test_crlf_a_bom_and_the_url_safe_alphabet_change_no_byte_of_an_image(tmp_path: Path, accepted) -> None:
+def test_crlf_a_bom_and_the_url_safe_alphabet_change_no_byte_of_an_image(
+    tmp_path: Path, accepted
+) -> None:
     images = write_images(tmp_path / "train_imgs.tsv", ending="\r\n")
     url_safe = images.read_bytes().replace(b"+", b"-").replace(b"/", b"_").removesuffix(b"\r\n")
     images.write_bytes(b"\xef\xbb\xbf" + url_safe)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from model.importers import easynlp, import_pairs
+from model.importers import easynlp
+from model.importers.importing import import_pairs
 from model.pairs.tsv import parse_line
 from tests.golden import jpeg
 
@@ -21,11 +22,20 @@ def write(path: Path, *lines: bytes, ending: bytes = b"\n") -> Path:
 
 
 def test_pairs_pass_through_byte_for_byte_without_bom_and_cr(tmp_path: Path) -> None:
-    lines = ["高级感托特包\t".encode() + URL_SAFE, b'"NA"\t' + STANDARD, b"no tab", b"a\tb\tc", b"", b"hat\t!!"]
+    lines = [
+        "高级感托特包\t".encode() + URL_SAFE,
+        b'"NA"\t' + STANDARD,
+        b"no tab",
+        b"a\tb\tc",
+        b"",
+        b"hat\t!!",
+    ]
     path = write(tmp_path / "drop" / "MUGE_MR_train_base64_part.tsv", *lines, ending=b"\r\n")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().removesuffix(b"\r\n"))
     totals = []
-    (split,) = import_pairs("easynlp", [path], tmp_path / "out", on_split=lambda *args: totals.append(args))
+    (split,) = import_pairs(
+        "easynlp", [path], tmp_path / "out", on_split=lambda *args: totals.append(args)
+    )
     assert split.tsv == tmp_path / "out" / "train.tsv"
     assert split.tsv.read_bytes() == b"".join(line + b"\n" for line in lines)
     assert (split.rows, split.pairs, split.left_out) == (6, 6, {})
@@ -35,7 +45,9 @@ def test_pairs_pass_through_byte_for_byte_without_bom_and_cr(tmp_path: Path) -> 
 
 
 def test_ids_before_the_pairs_become_the_side_table(tmp_path: Path, accepted) -> None:
-    path = write(tmp_path / "T2I_val.tsv", b"p,1\thigh boots\t" + URL_SAFE, b"p2\thigh boots\t" + STANDARD)
+    path = write(
+        tmp_path / "T2I_val.tsv", b"p,1\thigh boots\t" + URL_SAFE, b"p2\thigh boots\t" + STANDARD
+    )
     (split,) = import_pairs("easynlp", [path], tmp_path / "out")
     pairs, table = accepted(split)
     assert pairs == [("high boots", jpeg(seed=4)), ("high boots", jpeg(seed=5))]
@@ -43,7 +55,9 @@ def test_ids_before_the_pairs_become_the_side_table(tmp_path: Path, accepted) ->
     assert split.split == "valid"
 
 
-def test_a_line_of_another_width_among_ids_passes_through_under_a_name_of_its_own(tmp_path: Path) -> None:
+def test_a_line_of_another_width_among_ids_passes_through_under_a_name_of_its_own(
+    tmp_path: Path,
+) -> None:
     good = b"1\that\t" + STANDARD
     path = write(tmp_path / "train.tsv", good, b"no tab", good, b"1\t2\t3\t4")
     (split,) = import_pairs("easynlp", [path], tmp_path / "out")
@@ -54,7 +68,12 @@ def test_a_line_of_another_width_among_ids_passes_through_under_a_name_of_its_ow
 
 
 def test_prediction_files_keep_their_names(tmp_path: Path) -> None:
-    write(tmp_path / "drop" / "MUGE_MR_test_base64_part_text.tsv", "红色 裙子".encode(), b"", ending=b"\r\n")
+    write(
+        tmp_path / "drop" / "MUGE_MR_test_base64_part_text.tsv",
+        "红色 裙子".encode(),
+        b"",
+        ending=b"\r\n",
+    )
     write(tmp_path / "drop" / "MUGE_MR_test_base64_part_image.tsv", URL_SAFE, STANDARD)
     splits = import_pairs("easynlp", [tmp_path / "drop"], tmp_path / "out")
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -65,7 +84,9 @@ def test_prediction_files_keep_their_names(tmp_path: Path) -> None:
     assert [split.pairs for split in splits] == [2, 2]
 
 
-@pytest.mark.parametrize(("stem", "name"), [("..evil", "evil"), ("Ä b", "b"), ("查询", "import"), ("x" * 99, "x" * 64)])
+@pytest.mark.parametrize(
+    ("stem", "name"), [("..evil", "evil"), ("Ä b", "b"), ("查询", "import"), ("x" * 99, "x" * 64)]
+)
 def test_the_name_of_a_prediction_file_is_made_safe(tmp_path: Path, stem: str, name: str) -> None:
     path = write(tmp_path / "drop" / f"{stem}.tsv", b"red hat")
     (split,) = import_pairs("easynlp", [path], tmp_path / "out")
@@ -79,9 +100,13 @@ def test_train_and_valid_files_become_their_splits(tmp_path: Path) -> None:
     assert sorted(split.split for split in splits) == ["test", "train"]
 
 
-def test_a_line_too_long_to_hold_is_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_too_long_to_hold_is_counted_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(easynlp, "MAX_LINE_BYTES", 5000)
-    path = write(tmp_path / "train.tsv", b"hat\t" + STANDARD, b"bag\t" + STANDARD * 9, b"cap\t" + STANDARD)
+    path = write(
+        tmp_path / "train.tsv", b"hat\t" + STANDARD, b"bag\t" + STANDARD * 9, b"cap\t" + STANDARD
+    )
     (split,) = import_pairs("easynlp", [path], tmp_path / "out")
     assert split.left_out == {"too_large": (1, ("train.tsv line 2",))}
     assert (split.rows, split.pairs) == (3, 2)

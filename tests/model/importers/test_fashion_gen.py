@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from model.errors import DataError
-from model.importers import fashion_gen, import_pairs
+from model.importers import fashion_gen
+from model.importers.importing import import_pairs
 from tests.golden import picture
 
 ROWS = 5
@@ -29,7 +30,9 @@ def write_h5(path: Path, images: np.ndarray | None = None, **changes: Any) -> Pa
     datasets = {
         "index": np.arange(ROWS)[:, None],
         "input_image": pixels() if images is None else images,
-        "input_description": column("Long dress in café.", "Long dress in café.", "Felt hat,\r\nnavy.", "", ""),
+        "input_description": column(
+            "Long dress in café.", "Long dress in café.", "Felt hat,\r\nnavy.", "", ""
+        ),
         "input_name": column("Robe été", "Robe été", "Hat", "Plain bag", ""),
         "input_category": column("DRESSES", "DRESSES", "HATS", "BAGS", "BAGS"),
         "input_subcategory": column("LONG", "LONG", "HATS", "TOTES", "TOTES"),
@@ -72,19 +75,29 @@ def test_the_picture_survives_the_encoding(tmp_path: Path, accepted) -> None:
     assert len(low[0].image) < len(pairs[0].image)
 
 
-def test_the_validation_file_becomes_test_because_the_benchmark_is_judged_on_it(tmp_path: Path) -> None:
+def test_the_validation_file_becomes_test_because_the_benchmark_is_judged_on_it(
+    tmp_path: Path,
+) -> None:
     write_h5(tmp_path / "fashiongen_256_256_train.h5")
     write_h5(tmp_path / "fashiongen_256_256_validation.h5")
     totals = []
     splits = import_pairs(
-        "fashion-gen", [tmp_path], tmp_path / "out", on_split=lambda name, rows: totals.append((name, rows))
+        "fashion-gen",
+        [tmp_path],
+        tmp_path / "out",
+        on_split=lambda name, rows: totals.append((name, rows)),
     )
-    assert [split.tsv for split in splits] == [tmp_path / "out" / "train.tsv", tmp_path / "out" / "test.tsv"]
+    assert [split.tsv for split in splits] == [
+        tmp_path / "out" / "train.tsv",
+        tmp_path / "out" / "test.tsv",
+    ]
     assert totals == [("train", 5), ("test", 5)]
 
 
 @pytest.mark.parametrize("chunks", [None, (2, 32, 32, 3), (70, 8, 8, 1)])
-def test_blocks_of_any_layout_keep_the_order(chunks: tuple[int, ...] | None, tmp_path: Path, accepted) -> None:
+def test_blocks_of_any_layout_keep_the_order(
+    chunks: tuple[int, ...] | None, tmp_path: Path, accepted
+) -> None:
     rows = 150
     path = write_h5(
         tmp_path / "train.h5",
@@ -93,9 +106,13 @@ def test_blocks_of_any_layout_keep_the_order(chunks: tuple[int, ...] | None, tmp
         input_productID=np.arange(rows),
         **dict.fromkeys(("input_name", "input_category", "input_subcategory", "input_brand")),
     )
-    images = np.broadcast_to(np.arange(rows, dtype=np.uint8)[:, None, None, None], (rows, 32, 32, 3))
+    images = np.broadcast_to(
+        np.arange(rows, dtype=np.uint8)[:, None, None, None], (rows, 32, 32, 3)
+    )
     with h5py.File(path, "a") as file:
-        file.create_dataset("input_image", data=images, chunks=chunks, compression="gzip" if chunks else None)
+        file.create_dataset(
+            "input_image", data=images, chunks=chunks, compression="gzip" if chunks else None
+        )
     pairs, table = accepted(import_pairs("fashion-gen", [path], tmp_path / "out")[0])
     assert table == {"id": [str(row) for row in range(rows)]}
     assert [pair.caption for pair in pairs] == [f"dress {row}" for row in range(rows)]
@@ -103,7 +120,9 @@ def test_blocks_of_any_layout_keep_the_order(chunks: tuple[int, ...] | None, tmp
     assert np.abs(np.array(greys) - np.arange(rows)).max() < 1.5
 
 
-def test_a_block_never_holds_more_than_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_never_holds_more_than_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_h5(tmp_path / "train.h5")
     monkeypatch.setattr(fashion_gen, "MAX_BLOCK_BYTES", 2 * 32 * 32 * 3)
     blocks = fashion_gen._read_blocks(path, fashion_gen.Options())
@@ -116,7 +135,9 @@ def test_another_text_can_be_the_caption(tmp_path: Path, accepted) -> None:
     options = {"caption": "concat_description"}
     pairs, _ = accepted(import_pairs("fashion-gen", [path], tmp_path / "out", options)[0])
     assert [pair.caption for pair in pairs] == ["DRESSES Long", "Robe été", "HATS", "BAGS", "BAGS"]
-    with pytest.raises(DataError, match=r"no dataset input_descripton; did you mean 'input_description'\?"):
+    with pytest.raises(
+        DataError, match=r"no dataset input_descripton; did you mean 'input_description'\?"
+    ):
         import_pairs("fashion-gen", [path], tmp_path / "out", {"caption": "descripton"})
 
 
@@ -124,13 +145,24 @@ def test_another_text_can_be_the_caption(tmp_path: Path, accepted) -> None:
     ("changes", "sentence"),
     [
         ({"input_productID": None}, r"no dataset input_productID.*found: index"),
-        ({"input_productID": np.zeros((4, 1))}, r"input_productID has shape \(4, 1\) beside 5 images"),
+        (
+            {"input_productID": np.zeros((4, 1))},
+            r"input_productID has shape \(4, 1\) beside 5 images",
+        ),
         ({"input_image": np.zeros((5, 8, 8, 3))}, r"input_image is float64"),
-        ({"input_image": np.zeros((5, 8, 8), np.uint8)}, r"input_image is uint8 \(5, 8, 8\), expected"),
-        ({"input_image": np.zeros((5, 0, 8, 3), np.uint8)}, r"input_image is uint8 \(5, 0, 8, 3\), expected"),
+        (
+            {"input_image": np.zeros((5, 8, 8), np.uint8)},
+            r"input_image is uint8 \(5, 8, 8\), expected",
+        ),
+        (
+            {"input_image": np.zeros((5, 0, 8, 3), np.uint8)},
+            r"input_image is uint8 \(5, 0, 8, 3\), expected",
+        ),
     ],
 )
-def test_a_file_of_another_shape_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_a_file_of_another_shape_is_refused(
+    changes: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
     path = write_h5(tmp_path / "train.h5", **changes)
     with pytest.raises(DataError, match=sentence):
         import_pairs("fashion-gen", [path], tmp_path / "out")
@@ -154,7 +186,9 @@ def test_a_file_cannot_make_us_read_another_file(tmp_path: Path) -> None:
         "external": lambda file: file.create_dataset(
             "input_image", (5, 8, 8, 3), np.uint8, external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
         ),
-        "link": lambda file: file.__setitem__("input_image", h5py.ExternalLink(str(other), "input_image")),
+        "link": lambda file: file.__setitem__(
+            "input_image", h5py.ExternalLink(str(other), "input_image")
+        ),
     }
     for plant in sources.values():
         with h5py.File(path, "a") as file:

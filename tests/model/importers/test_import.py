@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import CheckpointError, ConfigError, DataError
-from model.importers import KINDS, import_pairs
+from model.importers.importing import KINDS, import_pairs
 from model.importers.records import LeftOut, LeftOutReason, Record, Row, SplitSource, Untouched
 from model.importers.sources import split_of
 from model.importers.writer import MAX_COLUMNS, write_split
@@ -29,7 +29,9 @@ def write_csv(folder: Path, name: str = "train.csv") -> Path:
 
 
 def test_an_unknown_kind_or_option_names_the_nearest_known_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"fashiongen: no such kind.*did you mean 'fashion-gen'\?"):
+    with pytest.raises(
+        ConfigError, match=r"fashiongen: no such kind.*did you mean 'fashion-gen'\?"
+    ):
         import_pairs("fashiongen", ["x.h5"], tmp_path)
     with pytest.raises(ConfigError, match=r"no option 'captoin'; did you mean 'caption'\?"):
         import_pairs("csv", ["x.csv"], tmp_path, {"captoin": "title"})
@@ -59,7 +61,13 @@ def test_a_missing_source_and_a_folder_without_one_are_told(kind: str, tmp_path:
 def test_rows_are_reported_and_the_split_announced(tmp_path: Path) -> None:
     seen: list[object] = []
     table = write_csv(tmp_path / "drop")
-    import_pairs("csv", [table], tmp_path / "out", on_rows=seen.append, on_split=lambda *split: seen.append(split))
+    import_pairs(
+        "csv",
+        [table],
+        tmp_path / "out",
+        on_rows=seen.append,
+        on_split=lambda *split: seen.append(split),
+    )
     assert seen == [("train", None), 2]
 
 
@@ -72,7 +80,11 @@ def test_reports_add_up_to_the_rows_read(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_counted_and_the_first_are_named(tmp_path: Path) -> None:
     missing = [LeftOut(LeftOutReason.MISSING_IMAGE, f"{row}.jpg") for row in range(9)]
-    empty = [Record("p1", " \t", IMAGE, {}), Record("p2", "hat", b"", {}), Record("p3", "half \ud83d", IMAGE, {})]
+    empty = [
+        Record("p1", " \t", IMAGE, {}),
+        Record("p2", "hat", b"", {}),
+        Record("p3", "half \ud83d", IMAGE, {}),
+    ]
     split = write_split(source(*missing, *empty, Record("p4", "hat", IMAGE, {})), tmp_path)
     assert (split.rows, split.pairs) == (13, 1)
     assert split.left_out == {
@@ -84,27 +96,41 @@ def test_what_is_left_out_is_counted_and_the_first_are_named(tmp_path: Path) -> 
 
 
 def test_a_name_cannot_carry_control_characters_to_a_terminal(tmp_path: Path) -> None:
-    rows = (LeftOut(LeftOutReason.NO_IMAGE, "\x1b[31m\u202ered\n" + "x" * 200), Record("p", "hat", IMAGE, {}))
+    rows = (
+        LeftOut(LeftOutReason.NO_IMAGE, "\x1b[31m\u202ered\n" + "x" * 200),
+        Record("p", "hat", IMAGE, {}),
+    )
     (name,) = write_split(source(*rows), tmp_path).left_out["no_image"].names
     assert name.startswith("\\x1b[31m\\u202ered\\nx") and name.isprintable() and len(name) < 150
 
 
-def test_a_split_without_a_pair_leaves_no_file_and_an_import_without_one_says_why(tmp_path: Path) -> None:
+def test_a_split_without_a_pair_leaves_no_file_and_an_import_without_one_says_why(
+    tmp_path: Path,
+) -> None:
     split = write_split(source(LeftOut(LeftOutReason.NO_CAPTION, "p1")), tmp_path / "out")
     assert (split.tsv, split.side_table, list((tmp_path / "out").iterdir())) == (None, None, [])
     table = write_csv(tmp_path / "drop")
     (tmp_path / "drop" / "a.jpg").unlink()
-    with pytest.raises(DataError, match=r"no row became a pair: train 2 missing_image \(a.jpg, b.jpg\)"):
+    with pytest.raises(
+        DataError, match=r"no row became a pair: train 2 missing_image \(a.jpg, b.jpg\)"
+    ):
         import_pairs("csv", [table], tmp_path / "out")
 
 
-def test_line_breaks_become_spaces_in_captions_and_in_the_side_table(tmp_path: Path, accepted) -> None:
+def test_line_breaks_become_spaces_in_captions_and_in_the_side_table(
+    tmp_path: Path, accepted
+) -> None:
     columns = {"title": 'a "red"\r\ndress, long', "note\n": "x\ty\rz", "null": "NA"}
     split = write_split(source(Record("1\n2", "a\tred\r\ndress\u2028\n", IMAGE, columns)), tmp_path)
     pairs, table = accepted(split)
     assert pairs == [("a red dress\u2028 ", IMAGE)]
     assert split.cleaned_captions == 1
-    assert table == {"id": ["1 2"], "title": ['a "red" dress, long'], "note ": ["x y z"], "null": ["NA"]}
+    assert table == {
+        "id": ["1 2"],
+        "title": ['a "red" dress, long'],
+        "note ": ["x y z"],
+        "null": ["NA"],
+    }
     assert len((tmp_path / "train.products.csv").read_bytes().split(b"\n")) == 3
 
 
@@ -122,7 +148,9 @@ def test_a_flood_of_columns_is_cut_and_told(tmp_path: Path, accepted) -> None:
     rows = [Record(str(row), "hat", IMAGE, {f"field {row}": "x"}) for row in range(MAX_COLUMNS + 3)]
     split = write_split(source(*rows), tmp_path)
     assert len(accepted(split)[1]) == MAX_COLUMNS
-    assert split.dropped_columns == tuple(f"field {row}" for row in range(MAX_COLUMNS - 1, MAX_COLUMNS + 3))
+    assert split.dropped_columns == tuple(
+        f"field {row}" for row in range(MAX_COLUMNS - 1, MAX_COLUMNS + 3)
+    )
 
 
 def failing(rows: list[Row]) -> Iterator[Row]:
@@ -155,7 +183,9 @@ def test_a_kill_between_the_renames_leaves_no_tsv_with_a_foreign_side_table(
     assert renamed == [("train.products.csv", False), ("train.tsv", False)]
 
 
-def test_an_import_without_products_removes_the_side_table_of_an_earlier_one(tmp_path: Path) -> None:
+def test_an_import_without_products_removes_the_side_table_of_an_earlier_one(
+    tmp_path: Path,
+) -> None:
     write_split(source(Record("1", "hat", IMAGE, {})), tmp_path)
     split = write_split(source(Untouched(b"no tab"), has_side_table=False), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train.tsv"]

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import ConfigError, DataError
-from model.importers import import_pairs, table
+from model.importers import table
+from model.importers.importing import import_pairs
 from tests.golden import encoded, jpeg, picture
 
 FIRST, SECOND = jpeg(seed=1), encoded(picture(seed=2), "PNG")
@@ -58,7 +59,9 @@ def test_columns_are_chosen_by_their_names_and_the_others_kept(drop: Path, accep
 
 def test_options_choose_columns_and_the_folder_of_images(drop: Path, accepted) -> None:
     path = write(drop / "test.csv", "id;sku;title;Beschreibung\n15970;S1;Hut;Ein roter Hut\n")
-    split = imported(path, images=str(drop / "images"), caption="Beschreibung", image="id", id="sku")
+    split = imported(
+        path, images=str(drop / "images"), caption="Beschreibung", image="id", id="sku"
+    )
     pairs, side = accepted(split)
     assert pairs == [("Ein roter Hut", SECOND)]
     assert side == {"id": ["S1"], "title": ["Hut"]}
@@ -94,7 +97,10 @@ def test_nothing_outside_the_folder_of_images_is_read(drop: Path) -> None:
         "https://x.example/..%2F..%2Fsecret.jpg",
         "https://x.example/../secret.jpg",
     ]
-    path = write(drop / "a.csv", "caption,image\n" + "".join(f"hat,{name}\n" for name in [*names, "a.jpg", "loop.jpg"]))
+    path = write(
+        drop / "a.csv",
+        "caption,image\n" + "".join(f"hat,{name}\n" for name in [*names, "a.jpg", "loop.jpg"]),
+    )
     split = imported(path)
     assert split.pairs == 1
     assert split.left_out["outside_images"].rows == len(names)
@@ -104,7 +110,8 @@ def test_nothing_outside_the_folder_of_images_is_read(drop: Path) -> None:
 def test_what_is_no_image_file_is_counted_and_named(drop: Path) -> None:
     names = ["none.jpg", "", "images", "a.jpg/x", "http://[", "x" * 300]
     path = write(
-        drop / "a.csv", "caption,image\n" + "".join(f"hat,{name}\n" for name in [*names, "a.jpg"]) + ",a.jpg\n"
+        drop / "a.csv",
+        "caption,image\n" + "".join(f"hat,{name}\n" for name in [*names, "a.jpg"]) + ",a.jpg\n",
     )
     split = imported(path)
     assert (split.rows, split.pairs) == (len(names) + 2, 1)
@@ -120,7 +127,9 @@ def test_a_fifo_is_no_image_and_blocks_nothing(drop: Path) -> None:
     assert imported(path).left_out == {"missing_image": (1, ("pipe.jpg",))}
 
 
-def test_a_row_with_a_stray_comma_is_named_by_its_number(drop: Path, accepted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_with_a_stray_comma_is_named_by_its_number(
+    drop: Path, accepted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(table, "CSV_BLOCK_BYTES", 300)
     rows = [f"{row},hat {row},a.jpg" for row in range(1, 101)]
     rows[2], rows[59], rows[99] = "3,hat, blue,a.jpg", "60,hat", "100,hat,a.jpg,"
@@ -137,7 +146,9 @@ def test_a_row_with_a_stray_comma_is_named_by_its_number(drop: Path, accepted, m
             "a.csv row 100, 4 fields for 3 columns: 100,hat,a.jpg,",
         ),
     )
-    assert accepted(split)[1]["id"] == [str(row) for row in range(1, 101) if row not in (3, 60, 61, 100)]
+    assert accepted(split)[1]["id"] == [
+        str(row) for row in range(1, 101) if row not in (3, 60, 61, 100)
+    ]
 
 
 def test_a_row_is_numbered_past_bad_rows_and_line_breaks_in_quotes(
@@ -168,7 +179,9 @@ def test_parquet_cells_become_text_and_its_rows_are_known(drop: Path, accepted) 
     path = drop / "valid-00000-of-00001.parquet"
     pq.write_table(pa.table(rows), path)
     totals: list[Any] = []
-    (split,) = import_pairs("csv", [path], drop.parent / "out", on_split=lambda *args: totals.append(args))
+    (split,) = import_pairs(
+        "csv", [path], drop.parent / "out", on_split=lambda *args: totals.append(args)
+    )
     pairs, side = accepted(split)
     assert pairs == [("a hat", FIRST), ("NA", SECOND)]
     assert side == {
@@ -208,10 +221,18 @@ def test_tables_of_one_split_are_joined_in_the_order_of_their_names(drop: Path, 
     [
         (b"", {}, "cannot be read .*save it as CSV"),
         (b"caption,image\ncaf\xe9,a.jpg\n", {}, "cannot be read .*UTF.*save it as CSV"),
-        (b"sku,colour\n1,red\n", {}, "no column for the caption among sku, colour; name it by the option caption"),
+        (
+            b"sku,colour\n1,red\n",
+            {},
+            "no column for the caption among sku, colour; name it by the option caption",
+        ),
         (b"caption,colour\n1,red\n", {}, "no column for the image among"),
         (b"caption,image,image\n1,a.jpg,b.jpg\n", {}, "two columns are named image"),
-        (b"caption,image\nhat,a.jpg\n", {"caption": "Captoin"}, r"no column Captoin; did you mean 'caption'\?"),
+        (
+            b"caption,image\nhat,a.jpg\n",
+            {"caption": "Captoin"},
+            r"no column Captoin; did you mean 'caption'\?",
+        ),
         (b"caption,image\n", {}, "no row became a pair: the sources hold no row"),
     ],
 )

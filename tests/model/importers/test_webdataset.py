@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from model.errors import DataError
-from model.importers import import_pairs, webdataset
+from model.importers import webdataset
+from model.importers.importing import import_pairs
 from tests.golden import encoded, jpeg, picture
 
 IMAGE = jpeg()
@@ -36,9 +37,18 @@ def imported(path: Path, tmp_path: Path, **options: Any) -> Any:
     return split
 
 
-def test_captions_come_from_txt_or_json_and_scalars_become_columns(tmp_path: Path, accepted) -> None:
+def test_captions_come_from_txt_or_json_and_scalars_become_columns(
+    tmp_path: Path, accepted
+) -> None:
     webp, png = encoded(picture(), "WEBP"), encoded(picture(), "PNG")
-    first = {"caption": "a red dress", "id": 7, "price": 9.5, "sale": True, "note": None, "tags": ["x"]}
+    first = {
+        "caption": "a red dress",
+        "id": 7,
+        "price": 9.5,
+        "sale": True,
+        "note": None,
+        "tags": ["x"],
+    }
     second = {"text": "a hat", "title": "Hat", "brand": "B"}
     shard = write_shard(
         tmp_path / "train-000.tar",
@@ -69,21 +79,39 @@ def test_captions_come_from_txt_or_json_and_scalars_become_columns(tmp_path: Pat
 
 def test_an_option_names_the_json_field_of_the_caption(tmp_path: Path, accepted) -> None:
     fields = json.dumps({"alt": "what the shop wrote", "caption": "kept as a column"})
-    shard = write_shard(tmp_path / "a.tar", [("1.jpg", IMAGE), ("1.txt", "alt text"), ("1.json", fields)])
+    shard = write_shard(
+        tmp_path / "a.tar", [("1.jpg", IMAGE), ("1.txt", "alt text"), ("1.json", fields)]
+    )
     pairs, table = accepted(imported(shard, tmp_path, caption="alt"))
     assert pairs[0].caption == "what the shop wrote"
     assert table == {"id": ["1"], "caption": ["kept as a column"]}
 
 
-def test_shards_are_read_in_the_order_of_their_names_plain_or_compressed(tmp_path: Path, accepted) -> None:
-    for name, mode in (("2.tar", "w"), ("0.tar.gz", "w:gz"), ("1.tgz", "w:gz"), ("3.tar.xz", "w:xz")):
-        write_shard(tmp_path / "valid" / name, [(f"k{name[0]}.jpg", IMAGE), (f"k{name[0]}.txt", name)], mode)
+def test_shards_are_read_in_the_order_of_their_names_plain_or_compressed(
+    tmp_path: Path, accepted
+) -> None:
+    for name, mode in (
+        ("2.tar", "w"),
+        ("0.tar.gz", "w:gz"),
+        ("1.tgz", "w:gz"),
+        ("3.tar.xz", "w:xz"),
+    ):
+        write_shard(
+            tmp_path / "valid" / name, [(f"k{name[0]}.jpg", IMAGE), (f"k{name[0]}.txt", name)], mode
+        )
     split = imported(tmp_path / "valid", tmp_path)
     assert split.split == "valid"
-    assert [pair.caption for pair in accepted(split)[0]] == ["0.tar.gz", "1.tgz", "2.tar", "3.tar.xz"]
+    assert [pair.caption for pair in accepted(split)[0]] == [
+        "0.tar.gz",
+        "1.tgz",
+        "2.tar",
+        "3.tar.xz",
+    ]
 
 
-def test_a_key_that_is_no_pair_is_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_no_pair_is_counted_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(webdataset, "MAX_IMAGE_BYTES", 100_000)
     shard = write_shard(
         tmp_path / "a.tar",
@@ -122,7 +150,8 @@ def test_a_key_that_is_no_pair_is_counted_and_named(tmp_path: Path, monkeypatch:
 
 def test_hostile_members_are_names_and_never_files(tmp_path: Path, accepted) -> None:
     shard = write_shard(
-        tmp_path / "drop" / "a.tar", [("../../evil.jpg", IMAGE), ("../../evil.txt", "x"), ("/abs.jpg", IMAGE)]
+        tmp_path / "drop" / "a.tar",
+        [("../../evil.jpg", IMAGE), ("../../evil.txt", "x"), ("/abs.jpg", IMAGE)],
     )
     with tarfile.open(shard, "a") as archive:
         link = tarfile.TarInfo("link.jpg")
@@ -134,12 +163,18 @@ def test_hostile_members_are_names_and_never_files(tmp_path: Path, accepted) -> 
     split = imported(shard, tmp_path)
     assert accepted(split)[1] == {"id": ["../../evil"]}
     assert split.left_out == {"no_caption": (1, ("/abs",)), "no_image": (2, ("link", "device"))}
-    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    written = {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
     assert written == {"drop/a.tar", "out/train.tsv", "out/train.products.csv"}
 
 
 def test_a_shard_cut_or_damaged_anywhere_is_refused_and_never_half_imported(tmp_path: Path) -> None:
-    files = [(f"{key}.{extension}", data) for key in range(4) for extension, data in (("jpg", IMAGE), ("txt", "hat"))]
+    files = [
+        (f"{key}.{extension}", data)
+        for key in range(4)
+        for extension, data in (("jpg", IMAGE), ("txt", "hat"))
+    ]
     plain = write_shard(tmp_path / "a.tar", files)
     packed = write_shard(tmp_path / "b.tar.gz", files, "w:gz")
     end = len(plain.read_bytes().rstrip(b"\0")) // 512 * 512 + 512
@@ -162,7 +197,10 @@ def test_a_shard_cut_or_damaged_anywhere_is_refused_and_never_half_imported(tmp_
 
 
 def test_shards_that_were_joined_are_read_to_the_end(tmp_path: Path, accepted) -> None:
-    parts = [write_shard(tmp_path / f"{key}.tar", [(f"{key}.jpg", IMAGE), (f"{key}.txt", key)]) for key in "ab"]
+    parts = [
+        write_shard(tmp_path / f"{key}.tar", [(f"{key}.jpg", IMAGE), (f"{key}.txt", key)])
+        for key in "ab"
+    ]
     joined = tmp_path / "joined.tar"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
     assert [pair.caption for pair in accepted(imported(joined, tmp_path))[0]] == ["a", "b"]

@@ -55,18 +55,27 @@ counts = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 300), min_s
 def test_the_index_is_the_one_that_is_written_down(before: Counts, after: Counts) -> None:
     found = column_drift("colour", before, after)
     assert found.psi == pytest.approx(slow_psi(before, after), rel=1e-9, abs=1e-12)
-    assert column_drift("colour", after, before).psi == pytest.approx(found.psi, rel=1e-9, abs=1e-12)
+    assert column_drift("colour", after, before).psi == pytest.approx(
+        found.psi, rel=1e-9, abs=1e-12
+    )
     assert column_drift("colour", before, before).psi == 0
 
 
 @pytest.mark.parametrize(("n", "m"), [(200, 200), (300, 5000), (20_000, 3000)])
-def test_two_draws_of_one_distribution_drift_in_less_than_one_of_a_hundred_columns(n: int, m: int) -> None:
+def test_two_draws_of_one_distribution_drift_in_less_than_one_of_a_hundred_columns(
+    n: int, m: int
+) -> None:
     rng = np.random.default_rng(n)
     flagged = 0
     for values in [2, 5, 12, 40, 150] * 80:
         shares = rng.dirichlet(np.full(values, 0.5))
         draws = (rng.multinomial(size, shares).tolist() for size in (n, m))
-        flagged += column_drift("colour", *({str(v): c for v, c in enumerate(draw)} for draw in draws)).excess > 0
+        flagged += (
+            column_drift(
+                "colour", *({str(v): c for v, c in enumerate(draw)} for draw in draws)
+            ).excess
+            > 0
+        )
     assert flagged <= 4
 
 
@@ -89,7 +98,11 @@ def test_a_value_that_is_new_or_gone_is_drift() -> None:
 
 def test_values_that_one_side_cut_off_are_not_taken_for_new_ones() -> None:
     before = {f"brand {n}": 100 for n in range(200)} | {OTHER: 10_000}
-    after = {f"brand {n}": 100 for n in range(190)} | {f"other {n}": 100 for n in range(10)} | {OTHER: 10_000}
+    after = (
+        {f"brand {n}": 100 for n in range(190)}
+        | {f"other {n}": 100 for n in range(10)}
+        | {OTHER: 10_000}
+    )
     assert column_drift("brand", before, after).psi == pytest.approx(0)
 
 
@@ -119,7 +132,11 @@ def test_accepted_lines_are_counted_in_bins_and_by_value() -> None:
     profile = profile_of(4, fault=[None, "bad_base64", None, None], width=[224, 7, 256, 223])
     products = pa.table({"id": list("abcd"), "colour": ["red", "blue", "", "red"]})
     counted = as_dict(counts_of(profile, WORDS, products))
-    assert {key: count for key, count in counted.items() if key[0] in ("width", "caption_words", "words")} == {
+    assert {
+        key: count
+        for key, count in counted.items()
+        if key[0] in ("width", "caption_words", "words")
+    } == {
         ("width", "216–255"): 2,
         ("width", "256–304"): 1,
         ("caption_words", "4"): 3,
@@ -134,7 +151,9 @@ def test_a_column_of_many_values_keeps_the_frequent_ones_and_the_number_of_the_r
     titles = [f"title {n}" for n in range(500)] + ["dress"] * 10
     products = pa.table({"id": titles, "title": titles})
     found = [
-        row for row in counts_of(profile_of(510), WORDS, products).to_pylist() if row["column"] == "products.title"
+        row
+        for row in counts_of(profile_of(510), WORDS, products).to_pylist()
+        if row["column"] == "products.title"
     ]
     assert len(found) == TOP_VALUES + 1
     assert found[0] == {"column": "products.title", "value": "dress", "count": 10}
@@ -148,7 +167,9 @@ def test_no_line_at_all_is_counted_without_a_word() -> None:
 
 def test_a_column_that_is_gone_drifts_and_a_new_one_has_nothing_to_be_compared_with() -> None:
     products = pa.table({"id": ["x"] * 90, "colour": ["red"] * 45 + ["blue"] * 45})
-    with_colour, without = (counts_of(profile_of(90), WORDS, table) for table in (products, products.select(["id"])))
+    with_colour, without = (
+        counts_of(profile_of(90), WORDS, table) for table in (products, products.select(["id"]))
+    )
     gone = {each.column: each for each in drift(with_colour, without)}
     assert gone["products.colour"].excess > 1
     assert all(each.psi == 0 for name, each in gone.items() if name != "products.colour")
@@ -158,7 +179,9 @@ def test_a_column_that_is_gone_drifts_and_a_new_one_has_nothing_to_be_compared_w
 def test_counts_of_parts_add_up() -> None:
     part = counts_of(profile_of(5), WORDS, None)
     twice = added([part, part])
-    assert as_dict(twice.rename_columns(COUNTS_SCHEMA.names)) == {key: 2 * n for key, n in as_dict(part).items()}
+    assert as_dict(twice.rename_columns(COUNTS_SCHEMA.names)) == {
+        key: 2 * n for key, n in as_dict(part).items()
+    }
     assert all(each.psi < 0.01 for each in drift(twice, added([part, part, part])))
 
 

@@ -13,7 +13,9 @@ def slow_groups(pairs: list[tuple[int, ...]]) -> list[int]:
     group = list(range(len(pairs)))
     for _ in pairs:
         for row, pair in enumerate(pairs):
-            linked = [group[other] for other, its in enumerate(pairs) if any(map(int.__eq__, pair, its))]
+            linked = [
+                group[other] for other, its in enumerate(pairs) if any(map(int.__eq__, pair, its))
+            ]
             group[row] = min(linked)
     return group
 
@@ -39,13 +41,17 @@ def test_nothing_held_out_shares_anything_with_what_is_left(
     is_trained = np.isin(np.arange(len(pairs)), list(trained))
     held = hold_out(group_rows(keys), is_trained, wanted, seed)
     left = np.setdiff1d(np.arange(len(pairs)), held)
-    assert len(held) <= wanted and not is_trained[held].any() and np.array_equal(held, np.unique(held))
+    assert (
+        len(held) <= wanted and not is_trained[held].any() and np.array_equal(held, np.unique(held))
+    )
     for key in keys:
         assert not set(key[held]) & set(key[left])
     assert np.array_equal(held, hold_out(group_rows(keys), is_trained, wanted, seed))
 
 
-def test_as_many_are_held_out_as_wanted_where_pairs_are_distinct_and_another_seed_holds_others() -> None:
+def test_as_many_are_held_out_as_wanted_where_pairs_are_distinct_and_another_seed_holds_others() -> (
+    None
+):
     group, none = np.arange(100), np.zeros(100, dtype=np.bool_)
     held = [hold_out(group, none, 7, seed).tolist() for seed in (0, 1)]
     assert [len(rows) for rows in held] == [7, 7] and held[0] != held[1]

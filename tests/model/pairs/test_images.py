@@ -44,7 +44,9 @@ def largest_difference(one: torch.Tensor, other: torch.Tensor) -> int:
     return int((one.int() - other.int()).abs().max())
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2, "quality": 40}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2, "quality": 40}]
+)
 def test_the_fast_jpeg_path_is_within_two_levels_of_pillow(options: dict[str, int]) -> None:
     data = encoded(picture(75, 61), **options)
     assert images._plain_jpeg_size(data) == (61, 75)
@@ -74,7 +76,12 @@ def test_an_orientation_in_png_is_applied() -> None:
     data = encoded(picture(40, 32), "PNG", exif=exif)
     facts = inspect_image(data)
     assert isinstance(facts, ImageFacts) and facts.notes == ("rotated",)
-    assert largest_difference(decoded(data), pixels_of(picture(40, 32).transpose(Image.Transpose.ROTATE_270))) == 0
+    assert (
+        largest_difference(
+            decoded(data), pixels_of(picture(40, 32).transpose(Image.Transpose.ROTATE_270))
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
@@ -123,11 +130,15 @@ def test_malformed_exif_is_ignored_with_a_note() -> None:
 
 def test_facts_are_read_from_the_header() -> None:
     assert inspect_image(jpeg(40, 32)) == ImageFacts("JPEG", 32, 40, "RGB", ())
-    assert inspect_image(encoded(picture(40, 32), "PNG")[:60]) == ImageFacts("PNG", 32, 40, "RGB", ())
+    assert inspect_image(encoded(picture(40, 32), "PNG")[:60]) == ImageFacts(
+        "PNG", 32, 40, "RGB", ()
+    )
 
 
 @pytest.mark.parametrize("claiming", [jpeg_claiming, png_claiming, gif_claiming, webp_claiming])
-def test_a_bomb_is_refused_before_its_pixels_are_allocated(claiming: Callable[[int, int], bytes]) -> None:
+def test_a_bomb_is_refused_before_its_pixels_are_allocated(
+    claiming: Callable[[int, int], bytes],
+) -> None:
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for side in (5_001, 9_000, 15_000, 16_000):
         assert decode_image(claiming(side, side)) is FaultReason.TOO_MANY_PIXELS
@@ -185,7 +196,10 @@ def test_both_roads_give_the_same_picture_of_damaged_jpegs() -> None:
 def test_a_preview_is_refused_when_and_only_when_decoding_is() -> None:
     verdicts = Counter()
     for data in mutated_jpegs(1000):
-        preview, pixels = preview_image(data, max_pixels=100_000), decode_rgb(data, max_pixels=100_000)
+        preview, pixels = (
+            preview_image(data, max_pixels=100_000),
+            decode_rgb(data, max_pixels=100_000),
+        )
         assert isinstance(preview, FaultReason) == isinstance(pixels, FaultReason)
         verdicts[isinstance(pixels, FaultReason)] += 1
     assert min(verdicts.values()) > 30
@@ -198,7 +212,12 @@ def preview(data: bytes) -> Preview:
 
 
 def test_a_preview_is_smaller_where_that_is_faster_and_never_under_the_side_asked_for() -> None:
-    sizes = {(224, 224): (112, 112), (800, 600): (200, 150), (100, 90): (100, 90), (40, 32): (40, 32)}
+    sizes = {
+        (224, 224): (112, 112),
+        (800, 600): (200, 150),
+        (100, 90): (100, 90),
+        (40, 32): (40, 32),
+    }
     for (height, width), expected in sizes.items():
         found = preview_image(jpeg(height, width), preview_side=96)
         assert isinstance(found, Preview) and found.pixels.shape[:2] in (expected, (height, width))
@@ -217,7 +236,12 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded() -> None:
     data = encoded(picture(), progressive=True)
     scan = data[data.index(b"\xff\xda") : -2]
     many = data[:-2] + scan * 200 + data[-2:]
-    assert inspect_image(many) is decode_rgb(many) is preview_image(many) is FaultReason.TOO_MANY_PIXELS
+    assert (
+        inspect_image(many)
+        is decode_rgb(many)
+        is preview_image(many)
+        is FaultReason.TOO_MANY_PIXELS
+    )
 
 
 def test_flat_lower_rows_are_told_from_a_picture() -> None:

@@ -56,7 +56,9 @@ def test_lines_that_leak_are_left_out_of_their_file_and_no_others() -> None:
     assert list(zip(left.file.tolist(), left.line.tolist(), strict=True)) == [(0, 1), (1, 2)]
 
 
-def test_the_wanted_share_is_carved_where_pairs_are_distinct_and_another_seed_carves_others() -> None:
+def test_the_wanted_share_is_carved_where_pairs_are_distinct_and_another_seed_carves_others() -> (
+    None
+):
     index = index_of(list(range(100)), list(range(100)))
     carved = [carve_valid(index, 0.1, seed)[1] for seed in (0, 1)]
     assert [len(valid) for valid in carved] == [10, 10]
@@ -87,13 +89,21 @@ def test_each_row_reads_its_own_pair_and_faulty_lines_have_no_row(source: PairSo
     assert index.where(1) == f"{source.tsv} line 5"
 
 
-def test_files_follow_each_other_and_a_choice_of_rows_keeps_its_order(source: PairSource, tiny_data: TinyData) -> None:
+def test_files_follow_each_other_and_a_choice_of_rows_keeps_its_order(
+    source: PairSource, tiny_data: TinyData
+) -> None:
     index = index_pairs([source, tiny_data.valid])
     assert len(index) == 3 + 32 and index.file.tolist() == [0] * 3 + [1] * 32
     assert index.line.tolist() == [4, 5, 6, *range(1, 33)]
     chosen = index.take(np.array([4, 1]))
-    assert [chosen.caption(0), chosen.caption(1)] == [tiny_data.valid_index().caption(1), "blue bag"]
-    assert [pair.image for pair in map(chosen.read, (0, 1))] == [index.encoded_image(4), index.encoded_image(1)]
+    assert [chosen.caption(0), chosen.caption(1)] == [
+        tiny_data.valid_index().caption(1),
+        "blue bag",
+    ]
+    assert [pair.image for pair in map(chosen.read, (0, 1))] == [
+        index.encoded_image(4),
+        index.encoded_image(1),
+    ]
 
 
 def test_captions_can_be_iterated_over_again_and_again(source: PairSource) -> None:
@@ -101,8 +111,12 @@ def test_captions_can_be_iterated_over_again_and_again(source: PairSource) -> No
     assert list(captions) == list(captions) == list(NAMES)
 
 
-@pytest.mark.parametrize("caption", ["x" * 10_000, "é" * 3000, "e\u0301\u2028\x85 \u4e2d\U0001f457", '"'])
-def test_a_caption_of_any_length_and_script_is_read_as_it_stands(tmp_path: Path, caption: str) -> None:
+@pytest.mark.parametrize(
+    "caption", ["x" * 10_000, "é" * 3000, "e\u0301\u2028\x85 \u4e2d\U0001f457", '"']
+)
+def test_a_caption_of_any_length_and_script_is_read_as_it_stands(
+    tmp_path: Path, caption: str
+) -> None:
     index = index_pairs([profiled(tmp_path / "train.tsv", [(caption, drawn_jpeg("red shirt", 1))])])
     assert index.caption(0) == index.read(0).caption == caption
 
@@ -138,7 +152,9 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_pickled_index_holds_no_open_file_and_a_dropped_one_closes_its_own(source: PairSource) -> None:
+def test_a_pickled_index_holds_no_open_file_and_a_dropped_one_closes_its_own(
+    source: PairSource,
+) -> None:
     before = open_files()
     index = index_pairs([source])
     copy = pickle.loads(pickle.dumps(index))
@@ -150,7 +166,9 @@ def test_a_pickled_index_holds_no_open_file_and_a_dropped_one_closes_its_own(sou
 
 def test_threads_share_an_index(tiny_data: TinyData) -> None:
     index, found = tiny_data.train_index(), list[list[str]]()
-    threads = [threading.Thread(target=lambda: found.append(list(index.captions()))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: found.append(list(index.captions()))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -182,7 +200,9 @@ def test_a_file_that_changed_since_it_was_profiled_is_refused_before_training(
         source.tsv.write_bytes(change(source.tsv.read_bytes()))
     else:
         source.tsv.unlink()
-    with pytest.raises(DataError, match=r"train\.tsv: missing, or not the file that was profiled; validate"):
+    with pytest.raises(
+        DataError, match=r"train\.tsv: missing, or not the file that was profiled; validate"
+    ):
         index_pairs([source])
 
 
@@ -196,7 +216,9 @@ def test_a_file_that_changed_since_it_was_profiled_is_refused_before_training(
     ],
     ids=["caption", "tab", "image", "no image"],
 )
-def test_a_line_edited_in_place_is_never_read(source: PairSource, old: bytes, new: bytes, line: int) -> None:
+def test_a_line_edited_in_place_is_never_read(
+    source: PairSource, old: bytes, new: bytes, line: int
+) -> None:
     index, data = index_pairs([source]), source.tsv.read_bytes()
     with source.tsv.open("r+b") as file:
         file.seek(data.index(old))
@@ -221,7 +243,9 @@ def test_edits_outside_the_sample_are_found_when_their_line_is_read(
 
 
 @pytest.mark.parametrize("left", [0, 1, 40, 200])
-def test_a_file_cut_while_it_is_open_is_a_sentence_and_no_signal(source: PairSource, left: int) -> None:
+def test_a_file_cut_while_it_is_open_is_a_sentence_and_no_signal(
+    source: PairSource, left: int
+) -> None:
     index = index_pairs([source])
     with source.tsv.open("r+b") as file:
         file.truncate(left)
@@ -231,7 +255,9 @@ def test_a_file_cut_while_it_is_open_is_a_sentence_and_no_signal(source: PairSou
         index.caption(2)
 
 
-def test_a_file_that_is_replaced_while_it_is_open_is_still_the_one_that_was_profiled(source: PairSource) -> None:
+def test_a_file_that_is_replaced_while_it_is_open_is_still_the_one_that_was_profiled(
+    source: PairSource,
+) -> None:
     index = index_pairs([source])
     other = source.tsv.with_name("other.tsv")
     other.write_bytes(b"another version\n")
@@ -242,5 +268,8 @@ def test_a_file_that_is_replaced_while_it_is_open_is_still_the_one_that_was_prof
 def test_a_file_that_vanished_after_it_was_indexed_is_a_sentence(source: PairSource) -> None:
     index = pickle.loads(pickle.dumps(index_pairs([source])))
     source.tsv.unlink()
-    with pytest.raises(DataError, match=r"train\.tsv: cannot be read \(No such file.*\); pull the data version again"):
+    with pytest.raises(
+        DataError,
+        match=r"train\.tsv: cannot be read \(No such file.*\); pull the data version again",
+    ):
         index.read(0)

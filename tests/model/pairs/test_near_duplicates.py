@@ -26,7 +26,9 @@ from tests.golden import picture
 def are_alike(left: Signatures, row: int, right: Signatures, other: int) -> bool:
     """The rule as it is written down, one pair at a time."""
     bits = bin(int(left.phash[row]) ^ int(right.phash[other])).count("1")
-    levels = max(abs(int(a) - int(b)) for a, b in zip(left.thumb[row], right.thumb[other], strict=True))
+    levels = max(
+        abs(int(a) - int(b)) for a, b in zip(left.thumb[row], right.thumb[other], strict=True)
+    )
     return bits <= MAX_BITS and levels <= MAX_LEVELS
 
 
@@ -45,12 +47,16 @@ def crowded(images: int, seed: int) -> Signatures:
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**32), st.integers(1, 200))
 @settings(deadline=None, max_examples=60)
-def test_the_first_look_alike_of_every_picture_is_found(left: int, right: int, seed: int, candidates: int) -> None:
+def test_the_first_look_alike_of_every_picture_is_found(
+    left: int, right: int, seed: int, candidates: int
+) -> None:
     ours, theirs = crowded(left, seed), crowded(right, seed + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CANDIDATES", candidates)
         found = near_duplicates(ours, theirs)
-    slow = [next((j for j in range(right) if are_alike(ours, i, theirs, j)), -1) for i in range(left)]
+    slow = [
+        next((j for j in range(right) if are_alike(ours, i, theirs, j)), -1) for i in range(left)
+    ]
     assert found.tolist() == slow
 
 
@@ -58,7 +64,10 @@ def test_the_first_look_alike_of_every_picture_is_found(left: int, right: int, s
 @settings(deadline=None, max_examples=60)
 def test_among_few_pictures_the_first_that_looks_the_same_is_found(images: int, seed: int) -> None:
     signatures = crowded(images, seed)
-    slow = [next(j for j in range(i + 1) if are_alike(signatures, i, signatures, j)) for i in range(images)]
+    slow = [
+        next(j for j in range(i + 1) if are_alike(signatures, i, signatures, j))
+        for i in range(images)
+    ]
     assert earlier_duplicates(signatures).tolist() == slow
 
 
@@ -68,7 +77,9 @@ def test_four_bits_apart_is_found_wherever_they_are_and_five_is_not(bits: int) -
     places = [(bits + step) % 64 for step in (0, 13, 27, 40)]
     for chosen, expected in ((places, 0), ([*places, (bits + 55) % 64], -1)):
         other = np.array([sum(1 << place for place in chosen)], np.uint64)
-        assert near_duplicates(Signatures(phash, thumb), Signatures(other, thumb)).tolist() == [expected]
+        assert near_duplicates(Signatures(phash, thumb), Signatures(other, thumb)).tolist() == [
+            expected
+        ]
 
 
 def test_a_pair_is_put_before_a_judge_once_and_only_confirmed_ones_count() -> None:
@@ -84,7 +95,9 @@ def test_a_pair_is_put_before_a_judge_once_and_only_confirmed_ones_count() -> No
     assert earlier_duplicates(same, lambda row, other: False).tolist() == [0, 1, 2]
 
 
-def test_thousands_of_one_placeholder_cost_no_more_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_one_placeholder_cost_no_more_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared = 0
     colours = module.same_colours
 
@@ -102,9 +115,12 @@ def test_thousands_of_one_placeholder_cost_no_more_than_others(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("JPEG", {"quality": 30}), ("JPEG", {"quality": 85}), ("PNG", {}), ("WEBP", {"quality": 70})]
+    ("name", "options"),
+    [("JPEG", {"quality": 30}), ("JPEG", {"quality": 85}), ("PNG", {}), ("WEBP", {"quality": 70})],
 )
-def test_a_copy_saved_again_is_the_same_picture_and_another_is_not(name: str, options: dict[str, int]) -> None:
+def test_a_copy_saved_again_is_the_same_picture_and_another_is_not(
+    name: str, options: dict[str, int]
+) -> None:
     originals = [np.asarray(picture(224, 224, seed)) for seed in range(6)]
     copies = []
     for pixels in originals:
@@ -113,14 +129,20 @@ def test_a_copy_saved_again_is_the_same_picture_and_another_is_not(name: str, op
         copies.append(np.asarray(Image.open(file).convert("RGB")))
     ours, theirs = (signatures_of(pictures) for pictures in (originals, copies))
     found = near_duplicates(
-        theirs, ours, lambda row, other: is_same_picture(picture_places(copies[row]), picture_places(originals[other]))
+        theirs,
+        ours,
+        lambda row, other: is_same_picture(
+            picture_places(copies[row]), picture_places(originals[other])
+        ),
     )
     assert found.tolist() == list(range(6))
 
 
 def signatures_of(pictures: list[np.ndarray]) -> Signatures:
     drawn = [image_signature(pixels) for pixels in pictures]
-    thumbs = np.frombuffer(b"".join(each.thumb for each in drawn), np.uint8).reshape(-1, THUMB_BYTES)
+    thumbs = np.frombuffer(b"".join(each.thumb for each in drawn), np.uint8).reshape(
+        -1, THUMB_BYTES
+    )
     return Signatures(np.array([each.phash for each in drawn], np.uint64), thumbs)
 
 

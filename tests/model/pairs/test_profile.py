@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.pairs.test_tsv import BOM, pair_line, write_tsv
 
 from model.config.sections import DataConfig
 from model.errors import DataError
@@ -30,6 +29,7 @@ from model.pairs.splits import read_side_table
 from model.pairs.tsv import Columns, count_lines, detect_columns, read_lines
 from model.pairs.words import words_of
 from tests.golden import Golden, encoded, golden_lines, jpeg, picture
+from tests.model.pairs.test_tsv import BOM, pair_line, write_tsv
 
 GOLDEN = golden_lines()
 LIMITS = DataConfig()
@@ -44,7 +44,9 @@ def files_of(tsv: Path) -> ProfileFiles:
     return profile_files(tsv.parent / "report", tsv.stem)
 
 
-def profile(tsv: Path, columns: Columns = "pair", limits: DataConfig = LIMITS) -> tuple[ProfileSummary, Path, Path]:
+def profile(
+    tsv: Path, columns: Columns = "pair", limits: DataConfig = LIMITS
+) -> tuple[ProfileSummary, Path, Path]:
     files = files_of(tsv)
     return write_profile(tsv, files, limits, columns), files.table, files.quarantine
 
@@ -69,7 +71,9 @@ def test_a_golden_line_gets_its_one_verdict(golden: Golden, tmp_path: Path) -> N
 
 @settings(max_examples=25)
 @given(st.lists(st.binary(max_size=60) | st.sampled_from(GOLDEN).map(lambda golden: golden.raw)))
-def test_accepted_and_quarantined_are_the_lines_to_the_byte(scratch: Path, parts: list[bytes]) -> None:
+def test_accepted_and_quarantined_are_the_lines_to_the_byte(
+    scratch: Path, parts: list[bytes]
+) -> None:
     data = b"\n".join([b"first", *parts])
     tsv = write_tsv(scratch, data)
     summary, table, quarantine = profile(tsv)
@@ -161,7 +165,9 @@ def test_a_profile_row_says_what_is_in_the_line(tmp_path: Path) -> None:
     ]
 
 
-def test_profiling_again_gives_the_same_bytes_and_removes_a_stale_quarantine(tmp_path: Path) -> None:
+def test_profiling_again_gives_the_same_bytes_and_removes_a_stale_quarantine(
+    tmp_path: Path,
+) -> None:
     tsv = write_tsv(tmp_path, b"\n".join(golden.raw for golden in GOLDEN))
     profile(tsv)
     first = [path.read_bytes() for path in files_of(tsv)]
@@ -171,7 +177,9 @@ def test_profiling_again_gives_the_same_bytes_and_removes_a_stale_quarantine(tmp
     assert not profile(tsv)[2].exists()
 
 
-def test_any_number_of_processes_leaves_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_processes_leaves_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("model.pairs.profile.PIECE_BYTES", 10_000)
     monkeypatch.setattr("model.pairs.profile.ROWS_A_GROUP", 40)
     tsv = write_tsv(tmp_path, BOM + b"\n".join(golden.raw for golden in GOLDEN * 3))
@@ -184,7 +192,9 @@ def test_any_number_of_processes_leaves_the_same_bytes(tmp_path: Path, monkeypat
     assert summaries[0].lines == count_lines(tsv) == 3 * len(GOLDEN)
 
 
-def test_a_profile_is_taken_up_again_only_for_the_same_limits_and_whole_files(tmp_path: Path) -> None:
+def test_a_profile_is_taken_up_again_only_for_the_same_limits_and_whole_files(
+    tmp_path: Path,
+) -> None:
     tsv = write_tsv(tmp_path, pair_line() + b"\nno tab\n")
     files = files_of(tsv)
     assert existing_profile(tsv, files, LIMITS) is None
@@ -202,14 +212,24 @@ def test_a_profile_is_taken_up_again_only_for_the_same_limits_and_whole_files(tm
 
 
 def test_the_words_of_accepted_captions_are_counted(tmp_path: Path) -> None:
-    tsv = write_tsv(tmp_path, b"\n".join([pair_line("Red dress, RED bow"), pair_line("红色 dress"), b"red\t!"]))
+    tsv = write_tsv(
+        tmp_path, b"\n".join([pair_line("Red dress, RED bow"), pair_line("红色 dress"), b"red\t!"])
+    )
     profile(tsv)
     counted = pq.read_table(files_of(tsv).words).to_pylist()
-    assert {row["word"]: row["count"] for row in counted} == {"red": 2, "dress": 2, "bow": 1, "红": 1, "色": 1}
+    assert {row["word"]: row["count"] for row in counted} == {
+        "red": 2,
+        "dress": 2,
+        "bow": 1,
+        "红": 1,
+        "色": 1,
+    }
     assert words_of("T-shirt ﬁne_print №5") == ["t", "shirt", "fine", "print", "no5"]
 
 
-def test_rare_words_are_forgotten_before_they_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rare_words_are_forgotten_before_they_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("model.pairs.profile.MAX_WORDS", 100)
     tsv = write_tsv(tmp_path, b"".join(b"dress number%d\n" % n for n in range(500)))
     profile(tsv, "text")
@@ -231,7 +251,9 @@ def test_the_script_of_most_letters_is_told(caption: str, script: str, tmp_path:
     assert read_profile(table)["caption_script"].to_pylist() == [script]
 
 
-def test_a_profile_is_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_is_written_in_row_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("model.pairs.profile.ROWS_A_GROUP", 10)
     monkeypatch.setattr("model.pairs.profile.PIECE_BYTES", 95)
     tsv = write_tsv(tmp_path, b"red dress\n" * 25)
@@ -271,7 +293,9 @@ def test_a_missing_damaged_or_foreign_profile_is_refused_in_a_sentence(tmp_path:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs")
+@pytest.mark.skipif(
+    "REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs"
+)
 def test_real_pairs_are_all_accepted(tmp_path: Path) -> None:
     tsv = Path(os.environ["REAL_PAIRS"]) / "fashion-products" / "test.tsv"
     assert detect_columns(tsv) == "pair"

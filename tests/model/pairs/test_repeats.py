@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tests.model.pairs.test_tsv import pair_line
 
 from model.config.sections import DataConfig
 from model.errors import DataError
@@ -17,6 +16,7 @@ from model.pairs.repeats import Profiled, leaks, read_repeats, repeats
 from model.pairs.splits import read_side_table
 from model.storage.tables import write_table
 from tests.golden import encoded, picture
+from tests.model.pairs.test_tsv import pair_line
 
 
 def large(seed: int) -> Image.Image:
@@ -61,7 +61,12 @@ def test_whatever_is_shared_with_test_is_a_leak_of_its_kind(tmp_path: Path) -> N
     test = profiled(
         tmp_path,
         "test",
-        [pair_line("Red Dress", jpeg(1)), pair_line("red dress", jpeg(2)), pair_line("a bag", jpeg(3)), b"bad"],
+        [
+            pair_line("Red Dress", jpeg(1)),
+            pair_line("red dress", jpeg(2)),
+            pair_line("a bag", jpeg(3)),
+            b"bad",
+        ],
         ["p1", "p2", "", "p4"],
     )
     train = profiled(
@@ -107,12 +112,25 @@ def test_a_look_alike_by_its_signature_alone_is_no_leak(tmp_path: Path) -> None:
     plain = Image.new("RGB", (96, 96), "white")
     marked = plain.copy()
     marked.paste("black", (45, 45, 49, 49))
-    plain_line, marked_line = (pair_line(name, encoded(image, "PNG")) for name, image in (("a", plain), ("b", marked)))
-    assert len(leaks(profiled(tmp_path, "train", [marked_line]), profiled(tmp_path, "test", [plain_line]))) == 0
+    plain_line, marked_line = (
+        pair_line(name, encoded(image, "PNG")) for name, image in (("a", plain), ("b", marked))
+    )
+    assert (
+        len(
+            leaks(
+                profiled(tmp_path, "train", [marked_line]), profiled(tmp_path, "test", [plain_line])
+            )
+        )
+        == 0
+    )
 
 
-def test_a_tsv_that_changed_since_its_profile_is_refused_when_its_pictures_are_looked_at(tmp_path: Path) -> None:
-    split = profiled(tmp_path, "train", [pair_line("a", jpeg(1)), pair_line("b", jpeg(1, quality=70))])
+def test_a_tsv_that_changed_since_its_profile_is_refused_when_its_pictures_are_looked_at(
+    tmp_path: Path,
+) -> None:
+    split = profiled(
+        tmp_path, "train", [pair_line("a", jpeg(1)), pair_line("b", jpeg(1, quality=70))]
+    )
     split.tsv.write_bytes(b"x" * split.tsv.stat().st_size)
     with pytest.raises(DataError, match="not the file that was profiled"):
         repeats(split)
@@ -135,7 +153,9 @@ def test_a_missing_damaged_or_foreign_table_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.skipif("REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs")
+@pytest.mark.skipif(
+    "REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs"
+)
 def test_of_real_pairs_titles_leak_and_no_picture_does(tmp_path: Path) -> None:
     found = {}
     for name in ("train", "test"):

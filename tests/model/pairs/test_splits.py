@@ -19,7 +19,9 @@ def test_the_nested_layout_is_found(tmp_path: Path) -> None:
     touch(tmp_path, "pretrain/b.tsv", "pretrain/a.tsv", "pretrain/a.products.csv")
     touch(home, "train.tsv", "valid.tsv", "test.tsv")
     pretrain = (tmp_path / "pretrain" / "a.tsv", tmp_path / "pretrain" / "b.tsv")
-    assert find_splits(tmp_path) == Splits(pretrain, home / "train.tsv", home / "valid.tsv", home / "test.tsv")
+    assert find_splits(tmp_path) == Splits(
+        pretrain, home / "train.tsv", home / "valid.tsv", home / "test.tsv"
+    )
 
 
 def test_the_flat_layout_has_no_pretraining_and_may_lack_valid(tmp_path: Path) -> None:
@@ -30,7 +32,8 @@ def test_the_flat_layout_has_no_pretraining_and_may_lack_valid(tmp_path: Path) -
 def test_a_missing_split_is_named_with_both_layouts(tmp_path: Path) -> None:
     touch(tmp_path, "finetune/valid.tsv")
     with pytest.raises(
-        DataError, match=r"no train\.tsv and no test\.tsv; expected pretrain/\*\.tsv with finetune/.* or"
+        DataError,
+        match=r"no train\.tsv and no test\.tsv; expected pretrain/\*\.tsv with finetune/.* or",
     ):
         find_splits(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
@@ -38,7 +41,9 @@ def test_a_missing_split_is_named_with_both_layouts(tmp_path: Path) -> None:
 
 
 def test_a_side_table_is_read_as_text(tmp_path: Path) -> None:
-    (tmp_path / "test.products.csv").write_text('id,title\n007,NA\n1e5,"two\nlines"\n,null\n', encoding="utf-8")
+    (tmp_path / "test.products.csv").write_text(
+        'id,title\n007,NA\n1e5,"two\nlines"\n,null\n', encoding="utf-8"
+    )
     table = read_side_table(tmp_path / "test.tsv", required=True, lines=3)
     assert table is not None
     assert table.to_pydict() == {"id": ["007", "1e5", ""], "title": ["NA", "two\nlines", "null"]}
@@ -55,7 +60,9 @@ def test_a_side_table_is_read_as_text(tmp_path: Path) -> None:
         (b"id\n1\n2\n", "2 rows for the 1 lines of test.tsv"),
     ],
 )
-def test_a_bad_side_table_is_refused_in_a_sentence(tmp_path: Path, data: bytes, sentence: str) -> None:
+def test_a_bad_side_table_is_refused_in_a_sentence(
+    tmp_path: Path, data: bytes, sentence: str
+) -> None:
     (tmp_path / "test.products.csv").write_bytes(data)
     with pytest.raises(DataError, match=sentence):
         read_side_table(tmp_path / "test.tsv", required=False, lines=1)

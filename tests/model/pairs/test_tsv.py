@@ -51,7 +51,8 @@ def test_golden_lines_cover_every_reason_but_the_length() -> None:
 
 
 @pytest.mark.parametrize(
-    "caption", ["NA", "null", '"', "123", "a\u2028b", "a\u0085b", "a\x0bb", " red ", "=cmd()", "\ufeffx"]
+    "caption",
+    ["NA", "null", '"', "123", "a\u2028b", "a\u0085b", "a\x0bb", " red ", "=cmd()", "\ufeffx"],
 )
 def test_a_caption_is_kept_to_the_character(caption: str) -> None:
     assert parse_line(pair_line(caption, b"x")) == Pair(caption, b"x")
@@ -70,7 +71,10 @@ def test_any_bytes_are_a_pair_or_a_fault(raw: bytes, columns: Columns) -> None:
     verdict = parse_line(raw, columns)
     assert isinstance(verdict, FaultReason | Pair)
     if isinstance(verdict, Pair):
-        assert (verdict.caption is None, verdict.image is None) == (columns == "image", columns == "text")
+        assert (verdict.caption is None, verdict.image is None) == (
+            columns == "image",
+            columns == "text",
+        )
         assert all(isinstance(note, str) for note in line_notes(raw, verdict))
 
 
@@ -92,7 +96,11 @@ def test_the_first_fault_in_the_documented_order_is_the_reason() -> None:
 
 @given(st.binary())
 def test_url_safe_base64_gives_the_same_bytes(image: bytes) -> None:
-    assert decode_base64(base64.urlsafe_b64encode(image)) == image == decode_base64(base64.b64encode(image))
+    assert (
+        decode_base64(base64.urlsafe_b64encode(image))
+        == image
+        == decode_base64(base64.b64encode(image))
+    )
 
 
 @given(st.binary())
@@ -130,7 +138,9 @@ def test_what_is_not_base64_is_refused(text: bytes) -> None:
 
 @settings(max_examples=60)
 @given(st.binary(max_size=300).map(lambda data: data.replace(b"x", b"\n")), st.booleans())
-def test_offsets_and_newlines_rebuild_the_file_to_the_byte(scratch: Path, data: bytes, with_bom: bool) -> None:
+def test_offsets_and_newlines_rebuild_the_file_to_the_byte(
+    scratch: Path, data: bytes, with_bom: bool
+) -> None:
     data = BOM * with_bom + data
     tsv = write_tsv(scratch, data)
     lines = list(read_lines(tsv, max_line_bytes=40))
@@ -144,7 +154,11 @@ def test_offsets_and_newlines_rebuild_the_file_to_the_byte(scratch: Path, data: 
 
 
 @settings(max_examples=60)
-@given(st.binary(max_size=300).map(lambda data: data.replace(b"x", b"\n")), st.booleans(), st.integers(1, 50))
+@given(
+    st.binary(max_size=300).map(lambda data: data.replace(b"x", b"\n")),
+    st.booleans(),
+    st.integers(1, 50),
+)
 def test_the_lines_of_all_pieces_are_the_lines_of_the_file(
     scratch: Path, data: bytes, with_bom: bool, chunk_bytes: int
 ) -> None:
@@ -171,7 +185,9 @@ def test_a_line_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
         (b"\xfe\xff" + "red\n".encode("utf-16-be"), "is UTF-16; convert it"),
     ],
 )
-def test_a_file_that_cannot_be_a_tsv_is_refused_in_a_sentence(tmp_path: Path, data: bytes, sentence: str) -> None:
+def test_a_file_that_cannot_be_a_tsv_is_refused_in_a_sentence(
+    tmp_path: Path, data: bytes, sentence: str
+) -> None:
     tsv = write_tsv(tmp_path, data)
     for refuse in (check_file, detect_columns):
         with pytest.raises(DataError, match=sentence):
@@ -180,7 +196,11 @@ def test_a_file_that_cannot_be_a_tsv_is_refused_in_a_sentence(tmp_path: Path, da
 
 def test_what_is_no_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tsv")
-    for name, sentence in (("none.tsv", "no such file"), (".", "is a folder"), ("pipe.tsv", "not a regular file")):
+    for name, sentence in (
+        ("none.tsv", "no such file"),
+        (".", "is a folder"),
+        ("pipe.tsv", "not a regular file"),
+    ):
         with pytest.raises(DataError, match=sentence):
             check_file(tmp_path / name)
 
@@ -197,5 +217,7 @@ def test_what_is_no_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
         ([b"data:image/png;base64," + base64.b64encode(encoded(picture(), "PNG"))], "image"),
     ],
 )
-def test_columns_are_detected_from_the_first_lines(tmp_path: Path, lines: list[bytes], columns: Columns) -> None:
+def test_columns_are_detected_from_the_first_lines(
+    tmp_path: Path, lines: list[bytes], columns: Columns
+) -> None:
     assert detect_columns(write_tsv(tmp_path, BOM + b"\r\n".join(lines))) == columns

@@ -18,7 +18,10 @@ from model.pairs.words import singular, spellings
         ("pullover in 'burnt' red_hot", ["pullover", "in", "burnt", "red", "hot"]),
         ("Ｃａｆé ﬁt", ["café", "fit"]),
         ("新款纯棉T恤女短袖", ["新款", "纯棉", "t恤", "女", "短袖"]),
-        ("纯棉t恤, Nike 男士真皮休闲鞋 2024", ["纯棉", "t恤", "nike", "男士", "真皮", "休闲鞋", "2024"]),
+        (
+            "纯棉t恤, Nike 男士真皮休闲鞋 2024",
+            ["纯棉", "t恤", "nike", "男士", "真皮", "休闲鞋", "2024"],
+        ),
         ("한국 원피스", ["한국", "원피스"]),
         ("!?", []),
         ("", []),

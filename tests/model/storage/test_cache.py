@@ -68,11 +68,15 @@ def test_what_was_made_of_something_else_is_not_taken(tmp_path: Path, other: Lay
     assert np.array_equal(cached_array(tmp_path, other, make), make.rows) and make.asked == 1
 
 
-def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=30_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     make, layout = Maker(), Layout("decoded-images", "ab" * 32, (1000, 3, 224, 224), np.uint8)
-    with pytest.raises(CheckpointError, match="30 MB free, but decoded images need 151 MB; free some space"):
+    with pytest.raises(
+        CheckpointError, match="30 MB free, but decoded images need 151 MB; free some space"
+    ):
         cached_array(tmp_path, layout, make)
     assert make.asked == 0 and not list(tmp_path.glob("*.cache"))
 
@@ -102,7 +106,10 @@ def make_together(folder: Path, together: Barrier, asked: Path) -> None:
 def test_of_processes_that_want_the_same_array_one_makes_it(tmp_path: Path) -> None:
     context, asked = multiprocessing.get_context("fork"), tmp_path / "asked"
     together = context.Barrier(4)
-    processes = [context.Process(target=make_together, args=(tmp_path / "cache", together, asked)) for _ in range(4)]
+    processes = [
+        context.Process(target=make_together, args=(tmp_path / "cache", together, asked))
+        for _ in range(4)
+    ]
     for process in processes:
         process.start()
     for process in processes:

@@ -58,7 +58,9 @@ def test_missing_folders_are_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), KeyboardInterrupt()])
-def test_the_old_file_stays_and_no_temporary_when_the_block_raises(old: Path, error: BaseException) -> None:
+def test_the_old_file_stays_and_no_temporary_when_the_block_raises(
+    old: Path, error: BaseException
+) -> None:
     with pytest.raises(type(error)), atomic_write(old) as file:
         file.write(b"half")
         raise error
@@ -66,7 +68,11 @@ def test_the_old_file_stays_and_no_temporary_when_the_block_raises(old: Path, er
 
 
 def test_a_full_disk_is_a_sentence_and_the_old_file_stays(old: Path) -> None:
-    with pytest.raises(CheckpointError) as caught, file_size_limit(10_000), atomic_write(old) as file:
+    with (
+        pytest.raises(CheckpointError) as caught,
+        file_size_limit(10_000),
+        atomic_write(old) as file,
+    ):
         for _ in range(100):
             file.write(b"x" * 1000)
     assert str(caught.value).startswith(f"{old}: disk full (")
@@ -87,8 +93,13 @@ def test_a_disk_that_fills_only_when_synced_is_a_sentence_too(
     assert_untouched(old)
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    below, sentence = old / "a" / "b", r"table\.parquet/a/b: cannot be written \(.*\); check .*table\.parquet"
+def test_a_folder_that_cannot_be_written_is_a_sentence(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below, sentence = (
+        old / "a" / "b",
+        r"table\.parquet/a/b: cannot be written \(.*\); check .*table\.parquet",
+    )
     with pytest.raises(CommerceClipError, match=sentence), atomic_write(below):
         pass
     assert_untouched(old)
@@ -97,7 +108,10 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(old: Path, monkeypatch: p
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "replace", read_only)
-    with pytest.raises(CommerceClipError, match=r"cannot be written \(Read-only file system\)"), atomic_write(old):
+    with (
+        pytest.raises(CommerceClipError, match=r"cannot be written \(Read-only file system\)"),
+        atomic_write(old),
+    ):
         pass
     assert_untouched(old)
 

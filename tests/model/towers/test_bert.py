@@ -11,12 +11,14 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 from model.batches.loading import pair_input
 from model.batches.tokens import token_ids, tokenizer_identity
 from model.config.sections import ModelConfig
-from model.embeddings.embed import judge
 from model.errors import CheckpointError, ConfigError
+from model.evaluation.judge import judge
 from model.towers.bert import WordPieces, build_bert_clip
+from model.towers.create import create_towers
+from model.towers.folder import load_towers, save_towers
 from model.towers.layers import place_parameters
 from model.towers.passes import cut_tokens
-from model.towers.towers import Towers, create_towers, encode_texts, encode_tokens, load_towers, save_towers
+from model.towers.towers import Towers, encode_texts, encode_tokens
 from model.training.flops import flops_a_pair
 from model.training.loop import train
 from model.training.optimizer import make_optimizer
@@ -47,7 +49,10 @@ def reference_ids(folder: Path, captions: list[str], length: int) -> list[list[i
     """Return the ids of BERT's first implementation in Python, padded."""
     (folder / "vocab.txt").write_bytes(vocabulary())
     slow = BertTokenizerLegacy(str(folder / "vocab.txt"))
-    return [slow.encode(text, truncation=True, max_length=length, padding="max_length") for text in captions]
+    return [
+        slow.encode(text, truncation=True, max_length=length, padding="max_length")
+        for text in captions
+    ]
 
 
 @pytest.mark.parametrize("length", [16, 52])
@@ -85,7 +90,12 @@ def test_what_is_no_vocabulary_is_refused(content: bytes, sentence: str) -> None
 def test_the_identity_of_the_tokens_changes_with_vocabulary_and_length() -> None:
     identities = {
         tokenizer_identity(WordPieces(vocabulary() + more, length, word))
-        for more, length, word in [(b"", 16, 100), (b"new\n", 16, 100), (b"", 17, 100), (b"", 16, 200)]
+        for more, length, word in [
+            (b"", 16, 100),
+            (b"new\n", 16, 100),
+            (b"", 17, 100),
+            (b"", 16, 200),
+        ]
     }
     assert len(identities) == 4
 
@@ -93,12 +103,16 @@ def test_the_identity_of_the_tokens_changes_with_vocabulary_and_length() -> None
 @torch.inference_mode()
 def test_text_features_are_the_hidden_state_of_cls_times_a_matrix(chinese_towers: Towers) -> None:
     tower = chinese_towers.clip.eval().text
-    slow = BertModel(BertConfig(vocab_size=tokens_in_vocabulary(), **TINY_BERT), add_pooling_layer=False).eval()
+    slow = BertModel(
+        BertConfig(vocab_size=tokens_in_vocabulary(), **TINY_BERT), add_pooling_layer=False
+    ).eval()
     slow.load_state_dict(tower.transformer.state_dict())
     tokens = chinese_towers.tokenizer(HARD_CAPTIONS)
     hidden = slow(input_ids=tokens, attention_mask=(tokens != 0).long()).last_hidden_state[:, 0]
     expected = torch.nn.functional.normalize(hidden @ tower.proj.weight.T, dim=-1)
-    torch.testing.assert_close(encode_texts(chinese_towers, HARD_CAPTIONS), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        encode_texts(chinese_towers, HARD_CAPTIONS), expected, rtol=0, atol=1e-6
+    )
 
 
 @torch.inference_mode()
@@ -111,7 +125,9 @@ def test_padding_is_cut_off_and_changes_nothing(chinese_towers: Towers) -> None:
     torch.testing.assert_close(encode_tokens(chinese_towers, tokens), whole, rtol=0, atol=1e-6)
 
 
-def test_chinese_towers_come_back_from_disk_with_their_vocabulary(chinese_towers: Towers, tmp_path: Path) -> None:
+def test_chinese_towers_come_back_from_disk_with_their_vocabulary(
+    chinese_towers: Towers, tmp_path: Path
+) -> None:
     save_towers(chinese_towers, tmp_path / "model")
     assert "vocab.txt" in names(tmp_path / "model")
     read = load_towers(tmp_path / "model", "cpu")
@@ -119,7 +135,9 @@ def test_chinese_towers_come_back_from_disk_with_their_vocabulary(chinese_towers
     for towers in (read, chinese_towers):
         towers.clip.eval()
     with torch.inference_mode():
-        assert torch.equal(encode_texts(read, HARD_CAPTIONS), encode_texts(chinese_towers, HARD_CAPTIONS))
+        assert torch.equal(
+            encode_texts(read, HARD_CAPTIONS), encode_texts(chinese_towers, HARD_CAPTIONS)
+        )
     whole = (tmp_path / "model" / "vocab.txt").read_bytes()
     (tmp_path / "model" / "vocab.txt").write_bytes(whole.replace(b"red", b"red!"))
     with pytest.raises(CheckpointError, match=r"vocab\.txt: missing or damaged"):
@@ -127,7 +145,9 @@ def test_chinese_towers_come_back_from_disk_with_their_vocabulary(chinese_towers
 
 
 def test_weights_are_a_pure_function_of_the_seed(chinese_model: ModelConfig) -> None:
-    one, two, other = (create_towers(chinese_model, "cpu", seed=seed).clip.state_dict() for seed in (0, 0, 1))
+    one, two, other = (
+        create_towers(chinese_model, "cpu", seed=seed).clip.state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["text.proj.weight"], other["text.proj.weight"])
 
@@ -137,15 +157,24 @@ def test_weights_are_a_pure_function_of_the_seed(chinese_model: ModelConfig) -> 
     [
         ({"vocabulary": None}, r"model\.vocabulary is null, but a BERT text tower needs one"),
         ({"vocabulary": "nowhere/vocab.txt"}, r"'nowhere/vocab\.txt': cannot be read"),
-        ({"context_length": 65}, r"model\.context_length is 65; this text tower reads 3 to 64 tokens"),
+        (
+            {"context_length": 65},
+            r"model\.context_length is 65; this text tower reads 3 to 64 tokens",
+        ),
         ({"name": "ViT-B-32"}, "this text tower has its own tokeniser"),
-        ({"name": "ViT-B-32", "vocabulary": None, "context_length": 9}, "only BERT reads as many tokens"),
+        (
+            {"name": "ViT-B-32", "vocabulary": None, "context_length": 9},
+            "only BERT reads as many tokens",
+        ),
     ],
 )
 def test_an_impossible_text_tower_is_refused(
-    chinese_model: ModelConfig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], sentence: str
+    chinese_model: ModelConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    sentence: str,
 ) -> None:
-    monkeypatch.setattr("model.towers.towers._build", lambda name, device: None)
+    monkeypatch.setattr("model.towers.create._build", lambda name, device: None)
     with pytest.raises(ConfigError, match=sentence):
         create_towers(chinese_model.model_copy(update=changes), "cpu")
 
@@ -170,15 +199,25 @@ def test_layers_of_the_text_tower_have_their_places(chinese_towers: Towers) -> N
         f"{layer}.1.output.dense.bias": 1,
         "text.proj.weight": 0,
     }
-    assert {name: places[name] for name in above} == {name: ("text", layers) for name, layers in above.items()}
+    assert {name: places[name] for name in above} == {
+        name: ("text", layers) for name, layers in above.items()
+    }
 
 
-def test_muon_takes_the_matrices_of_the_layers_and_neither_embeddings_nor_projection(chinese_towers: Towers) -> None:
-    optimizer = make_optimizer(chinese_towers.clip, torch.nn.Module(), tiny_stage_config(optimizer="muon"))
-    matrices = {id(p) for group in optimizer.param_groups if group["is_matrix"] for p in group["params"]}
+def test_muon_takes_the_matrices_of_the_layers_and_neither_embeddings_nor_projection(
+    chinese_towers: Towers,
+) -> None:
+    optimizer = make_optimizer(
+        chinese_towers.clip, torch.nn.Module(), tiny_stage_config(optimizer="muon")
+    )
+    matrices = {
+        id(p) for group in optimizer.param_groups if group["is_matrix"] for p in group["params"]
+    }
     chosen = {name for name, p in chinese_towers.clip.named_parameters() if id(p) in matrices}
     text = {name for name in chosen if name.startswith("text.")}
-    assert len(text) == 2 * 6 and all(".layer." in name and name.endswith("weight") for name in text)
+    assert len(text) == 2 * 6 and all(
+        ".layer." in name and name.endswith("weight") for name in text
+    )
 
 
 @pytest.mark.parametrize("kind", ["checkpointed", "plain"])
@@ -186,7 +225,9 @@ def test_checkpointed_layers_give_the_same_gradients(chinese_towers: Towers, kin
     clip = chinese_towers.clip.train()
     tokens = chinese_towers.tokenizer(HARD_CAPTIONS[:4])
     passes = list[int]()
-    clip.text.transformer.encoder.layer[0].intermediate.register_forward_hook(lambda *_: passes.append(1))
+    clip.text.transformer.encoder.layer[0].intermediate.register_forward_hook(
+        lambda *_: passes.append(1)
+    )
 
     def gradient() -> torch.Tensor:
         torch.manual_seed(3)
@@ -204,9 +245,13 @@ def test_checkpointed_layers_give_the_same_gradients(chinese_towers: Towers, kin
 def chinese_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     """Return the tiny pairs with Chinese captions."""
     folder = tmp_path_factory.mktemp("pairs")
-    train_pairs = [(chinese(caption), drawn_jpeg(caption, seed)) for seed in (1, 2) for caption in ENGLISH]
+    train_pairs = [
+        (chinese(caption), drawn_jpeg(caption, seed)) for seed in (1, 2) for caption in ENGLISH
+    ]
     valid_pairs = [(chinese(caption), drawn_jpeg(caption, 3)) for caption in ENGLISH]
-    return TinyData(profiled(folder / "train.tsv", train_pairs), profiled(folder / "valid.tsv", valid_pairs))
+    return TinyData(
+        profiled(folder / "train.tsv", train_pairs), profiled(folder / "valid.tsv", valid_pairs)
+    )
 
 
 EVERY_MEANS = {
@@ -223,11 +268,16 @@ EVERY_MEANS = {
 }
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 6}, {"epochs": 6, **EVERY_MEANS}], ids=["plain", "every means"])
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 6}, {"epochs": 6, **EVERY_MEANS}], ids=["plain", "every means"]
+)
 def test_chinese_towers_learn_and_come_back(
     tmp_path: Path, chinese_data: TinyData, chinese_towers: Towers, changes: dict[str, object]
 ) -> None:
-    pairs, valid = (pair_input(chinese_towers, i) for i in (chinese_data.train_index(), chinese_data.valid_index()))
+    pairs, valid = (
+        pair_input(chinese_towers.input_spec, i)
+        for i in (chinese_data.train_index(), chinese_data.valid_index())
+    )
 
     def validate(towers: Towers) -> dict[str, float]:
         return judge(towers, valid, 32, 32, workers=0).metrics()
@@ -261,7 +311,9 @@ def test_tokens_of_chinese_captions_are_cached_as_the_tokeniser_gives_them(
         ("roberta-rn50", 76_989),
     ],
 )
-def test_the_published_sizes_have_the_parameters_of_the_originals(name: str, parameters: int) -> None:
+def test_the_published_sizes_have_the_parameters_of_the_originals(
+    name: str, parameters: int
+) -> None:
     architecture = json.loads(Path(f"configs/models/{name}.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         clip = build_bert_clip(architecture)

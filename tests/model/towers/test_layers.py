@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model.config.sections import ModelConfig
+from model.towers.create import create_towers
 from model.towers.layers import Place, place_parameters
-from model.towers.towers import create_towers
 
 RESNET = {
     "embed_dim": 16,
@@ -61,7 +61,10 @@ def test_each_block_of_a_resnet_is_a_layer_between_its_stem_and_its_pooling(tmp_
     places = places_of(tmp_path, RESNET, "places-resnet")
     above = {name: place.layers_above for name, place in places.items() if place.tower == "image"}
     assert {above[name] for name in above if name.split(".")[1] in ("conv1", "bn1", "conv3")} == {6}
-    assert [above[f"visual.{block}.conv1.weight"] for block in ("layer1.0", "layer1.1", "layer2.0", "layer4.0")] == [
+    assert [
+        above[f"visual.{block}.conv1.weight"]
+        for block in ("layer1.0", "layer1.1", "layer2.0", "layer4.0")
+    ] == [
         5,
         4,
         3,
@@ -78,10 +81,14 @@ class Encoder(torch.nn.Module):
         self.transformer = torch.nn.ModuleDict(
             {
                 "embeddings": torch.nn.ModuleDict({"word_embeddings": torch.nn.Embedding(5, 2)}),
-                "encoder": torch.nn.ModuleDict({"layer": torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in "ab")}),
+                "encoder": torch.nn.ModuleDict(
+                    {"layer": torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in "ab")}
+                ),
             }
         )
-        self.proj = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.GELU(), torch.nn.Linear(2, 2))
+        self.proj = torch.nn.Sequential(
+            torch.nn.Linear(2, 2), torch.nn.GELU(), torch.nn.Linear(2, 2)
+        )
 
 
 def test_a_tower_of_another_library_is_placed_by_the_order_of_its_modules() -> None:
@@ -90,5 +97,8 @@ def test_a_tower_of_another_library_is_placed_by_the_order_of_its_modules() -> N
     places = place_parameters(clip)
     assert places["text.transformer.embeddings.word_embeddings.weight"] == ("text", 5)
     assert places["text.transformer.encoder.layer.1.bias"] == ("text", 3)
-    assert (places["text.proj.0.weight"], places["text.proj.2.weight"]) == (("text", 2), ("text", 1))
+    assert (places["text.proj.0.weight"], places["text.proj.2.weight"]) == (
+        ("text", 2),
+        ("text", 1),
+    )
     assert places["visual.weight"].tower == "image"

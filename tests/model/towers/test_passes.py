@@ -10,7 +10,13 @@ import torch
 from open_clip.hf_model import HFTextEncoder
 
 from model.errors import ConfigError
-from model.towers.passes import PatchDropout, cut_tokens, image_features, set_patch_dropout, text_features
+from model.towers.passes import (
+    PatchDropout,
+    cut_tokens,
+    image_features,
+    set_patch_dropout,
+    text_features,
+)
 from tests.tiny import SIDE, WIDTH
 
 CONTEXT = 16
@@ -69,7 +75,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 def pixels(clip: Any) -> torch.Tensor:
     side = clip.visual.image_size
     side = side[0] if isinstance(side, tuple) else side
-    return torch.randn(4, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        4, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def tokens() -> torch.Tensor:
@@ -85,18 +93,29 @@ def cut(clip: Any, ids: torch.Tensor) -> torch.Tensor:
 def with_gradients(clip: Any, features: torch.Tensor) -> list[torch.Tensor]:
     """Return features and the gradient of an uneven function of them by every parameter."""
     clip.zero_grad(set_to_none=True)
-    (features * torch.linspace(-1, 2, features.numel(), dtype=features.dtype).view_as(features)).sum().backward()
+    (
+        features * torch.linspace(-1, 2, features.numel(), dtype=features.dtype).view_as(features)
+    ).sum().backward()
     untouched = torch.zeros((), dtype=features.dtype)
-    return [features.detach(), *(untouched if p.grad is None else p.grad for p in clip.parameters())]
+    return [
+        features.detach(),
+        *(untouched if p.grad is None else p.grad for p in clip.parameters()),
+    ]
 
 
-def assert_same(clip: Any, ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor]) -> None:
-    for one, other in zip(with_gradients(clip, ours()), with_gradients(clip, theirs()), strict=True):
+def assert_same(
+    clip: Any, ours: Callable[[], torch.Tensor], theirs: Callable[[], torch.Tensor]
+) -> None:
+    for one, other in zip(
+        with_gradients(clip, ours()), with_gradients(clip, theirs()), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [*SHORT, *LONG])
-def test_features_and_gradients_are_those_of_open_clip(build: Callable[[str], Any], name: str) -> None:
+def test_features_and_gradients_are_those_of_open_clip(
+    build: Callable[[str], Any], name: str
+) -> None:
     clip = build(name)
     images, ids = pixels(clip), tokens()
     assert_same(clip, lambda: image_features(clip, images), lambda: clip.encode_image(images))
@@ -117,17 +136,25 @@ def test_other_towers_keep_all_their_tokens(build: Callable[[str], Any], name: s
     assert cut(build(name), tokens()).shape == (4, CONTEXT)
 
 
-def test_lengths_round_up_to_a_multiple_but_not_beyond_the_context(build: Callable[[str], Any]) -> None:
+def test_lengths_round_up_to_a_multiple_but_not_beyond_the_context(
+    build: Callable[[str], Any],
+) -> None:
     clip, ids = build("plain"), tokens()
-    lengths = [cut_tokens(clip, ids, multiple=multiple)[0][0].shape[1] for multiple in (1, 4, 8, 12, 64)]
+    lengths = [
+        cut_tokens(clip, ids, multiple=multiple)[0][0].shape[1] for multiple in (1, 4, 8, 12, 64)
+    ]
     assert lengths == [9, 12, CONTEXT, 12, CONTEXT]
 
 
-def test_captions_go_in_groups_by_length_and_come_back_in_order(build: Callable[[str], Any]) -> None:
+def test_captions_go_in_groups_by_length_and_come_back_in_order(
+    build: Callable[[str], Any],
+) -> None:
     clip, ids = build("plain"), tokens()
     groups, place_B = cut_tokens(clip, ids, groups=2)
     assert [group.shape for group in groups] == [(2, 4), (2, 9)]
-    together = torch.cat([torch.nn.functional.pad(group, (0, CONTEXT - group.shape[1])) for group in groups])
+    together = torch.cat(
+        [torch.nn.functional.pad(group, (0, CONTEXT - group.shape[1])) for group in groups]
+    )
     assert torch.equal(together[place_B], ids)
     assert_same(
         clip,
@@ -145,9 +172,15 @@ def test_recomputed_activations_give_the_same_gradients(build: Callable[[str], A
         calls += 1
 
     clip.visual.transformer.resblocks[0].mlp.c_fc.register_forward_hook(count)
-    plain = with_gradients(clip, image_features(clip, images)), with_gradients(clip, text_features(clip, ids))
+    plain = (
+        with_gradients(clip, image_features(clip, images)),
+        with_gradients(clip, text_features(clip, ids)),
+    )
     clip.set_grad_checkpointing(True)
-    again = with_gradients(clip, image_features(clip, images)), with_gradients(clip, text_features(clip, ids))
+    again = (
+        with_gradients(clip, image_features(clip, images)),
+        with_gradients(clip, text_features(clip, ids)),
+    )
     assert calls == 3, "once plain, once forwards, once more backwards"
     for one, other in zip(plain, again, strict=True):
         assert all(map(torch.equal, one, other))
@@ -159,10 +192,17 @@ def hugging_face(build: Callable[[str], Any]) -> Iterator[Any]:
     from transformers import BertConfig
 
     clip = build("text tower of its own")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     bert = BertConfig(vocab_size=60, max_position_embeddings=CONTEXT, **sizes)
     bert.hidden_dropout_prob = bert.attention_probs_dropout_prob = 0.0
-    clip.text = HFTextEncoder("bert", WIDTH, config=bert, pooler_type="mean_pooler", proj_type="linear").double()
+    clip.text = HFTextEncoder(
+        "bert", WIDTH, config=bert, pooler_type="mean_pooler", proj_type="linear"
+    ).double()
     yield clip
 
 
@@ -193,16 +233,23 @@ def test_patch_dropout_keeps_the_class_token_and_a_share_of_distinct_patches_in_
     assert PatchDropout(0.99)(x_BLE).shape == (2, 2, 3), "one patch stays"
 
 
-def test_patch_dropout_is_set_on_a_vision_transformer_and_refused_elsewhere(build: Callable[[str], Any]) -> None:
+def test_patch_dropout_is_set_on_a_vision_transformer_and_refused_elsewhere(
+    build: Callable[[str], Any],
+) -> None:
     clip = build("plain")
     images, names = pixels(clip), list(clip.state_dict())
     whole = image_features(clip, images)
     set_patch_dropout(clip, None)
     assert torch.equal(image_features(clip, images), whole)
     set_patch_dropout(clip, 0.5)
-    assert not torch.allclose(image_features(clip, images), whole) and list(clip.state_dict()) == names
+    assert (
+        not torch.allclose(image_features(clip, images), whole) and list(clip.state_dict()) == names
+    )
     assert torch.equal(image_features(clip.eval(), images), whole)
     set_patch_dropout(clip, 0.0)
     assert torch.equal(image_features(clip.train(), images), whole)
-    with pytest.raises(ConfigError, match=r"patch_dropout is 0\.5, but the image tower is a ModifiedResNet; set it to"):
+    with pytest.raises(
+        ConfigError,
+        match=r"patch_dropout is 0\.5, but the image tower is a ModifiedResNet; set it to",
+    ):
         set_patch_dropout(build("resnet"), 0.5)

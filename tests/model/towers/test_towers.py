@@ -20,16 +20,9 @@ from model.config.sections import ModelConfig
 from model.embeddings.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError, ServiceError
 from model.storage.sealed import WEIGHTS_FILE, verify_sealed, weights_sha256
-from model.towers.towers import (
-    CONFIG_FILE,
-    Towers,
-    create_towers,
-    encode_images,
-    encode_texts,
-    load_towers,
-    resolve_device,
-    save_towers,
-)
+from model.towers.create import create_towers
+from model.towers.folder import CONFIG_FILE, load_towers, save_towers
+from model.towers.towers import Towers, encode_images, encode_texts, resolve_device
 from tests.tiny import SIDE, TINY_MODEL, WIDTH, drawn_jpeg, names
 
 CAPTIONS = ["red shirt", "", "a blue bag with a very long caption " * 9, "naïve 連衣裙"]
@@ -37,7 +30,9 @@ CAPTIONS = ["red shirt", "", "a blue bag with a very long caption " * 9, "naïve
 
 def pictures(count: int = 4, side: int = SIDE) -> list[Image.Image]:
     rng = np.random.default_rng(3)
-    return [Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)) for _ in range(count)
+    ]
 
 
 def stacked(images: list[Image.Image]) -> torch.Tensor:
@@ -66,7 +61,9 @@ def with_weights(model: ModelConfig, path: Path | str) -> ModelConfig:
     return ModelConfig(name=model.name, pretrained=str(path))
 
 
-def test_random_weights_are_a_pure_function_of_the_seed(tiny_model: ModelConfig, towers: Towers) -> None:
+def test_random_weights_are_a_pure_function_of_the_seed(
+    tiny_model: ModelConfig, towers: Towers
+) -> None:
     torch.manual_seed(99)
     drawn = torch.rand(3)
     torch.manual_seed(99)
@@ -105,11 +102,15 @@ def test_saving_again_replaces_the_folder_whole(tiny_model: ModelConfig, folder:
 
 
 @torch.inference_mode()
-def test_open_clip_itself_reads_the_folder_and_gives_the_same_embeddings(towers: Towers, folder: Path) -> None:
+def test_open_clip_itself_reads_the_folder_and_gives_the_same_embeddings(
+    towers: Towers, folder: Path
+) -> None:
     clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     clip.eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS)
-    image = clip.encode_image(torch.stack([preprocess(picture) for picture in pictures()]), normalize=True)
+    image = clip.encode_image(
+        torch.stack([preprocess(picture) for picture in pictures()]), normalize=True
+    )
     text = clip.encode_text(tokens, normalize=True)
     ours = embedded(towers)
     torch.testing.assert_close(ours[0], image, rtol=0, atol=1e-5)
@@ -117,7 +118,9 @@ def test_open_clip_itself_reads_the_folder_and_gives_the_same_embeddings(towers:
 
 
 @torch.inference_mode()
-def test_an_encoded_picture_gets_the_embedding_that_open_clip_gives_it(towers: Towers, folder: Path) -> None:
+def test_an_encoded_picture_gets_the_embedding_that_open_clip_gives_it(
+    towers: Towers, folder: Path
+) -> None:
     buffers = [io.BytesIO() for _ in range(4)]
     for buffer, picture in zip(buffers, pictures(), strict=True):
         picture.save(buffer, "PNG")
@@ -167,9 +170,15 @@ def test_a_damaged_model_folder_is_refused_in_a_sentence(folder: Path, damage: s
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("ViT-B-23", r"model.name is 'ViT-B-23': open_clip knows no such model; did you mean 'ViT-B-\d+'\?"),
+        (
+            "ViT-B-23",
+            r"model.name is 'ViT-B-23': open_clip knows no such model; did you mean 'ViT-B-\d+'\?",
+        ),
         ("zzzzzz", "model.name is 'zzzzzz': open_clip knows no such model$"),
-        ("configs/models/tiny-vti.json", r"no such file; did you mean 'configs/models/tiny-vit\.json'\?"),
+        (
+            "configs/models/tiny-vti.json",
+            r"no such file; did you mean 'configs/models/tiny-vit\.json'\?",
+        ),
         ("nowhere/tiny.json", "model.name is 'nowhere/tiny.json': no such file$"),
     ],
 )
@@ -211,7 +220,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for name in ("cuda", "mps"):
-        with pytest.raises(ConfigError, match=f"device is '{name}', but this machine has none; set device to auto"):
+        with pytest.raises(
+            ConfigError, match=f"device is '{name}', but this machine has none; set device to auto"
+        ):
             resolve_device(name)
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
 
@@ -225,14 +236,22 @@ def test_a_good_local_weights_file_is_taken_whatever_the_seed(
     if kind == "safetensors":
         save_file(weights, path)
     elif kind == "pt of a trainer":
-        torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in weights.items()}}, path)
+        torch.save(
+            {
+                "epoch": 3,
+                "state_dict": {f"module.{name}": value for name, value in weights.items()},
+            },
+            path,
+        )
     else:
         torch.save(weights, path)
     assert same_weights(create_towers(with_weights(tiny_model, path), "cpu", seed=5), towers)
 
 
 def test_a_missing_weights_file_is_refused(tmp_path: Path, tiny_model: ModelConfig) -> None:
-    with pytest.raises(ConfigError, match=r"none\.pt': no such file; name a weights file, an open_clip tag or null"):
+    with pytest.raises(
+        ConfigError, match=r"none\.pt': no such file; name a weights file, an open_clip tag or null"
+    ):
         create_towers(with_weights(tiny_model, tmp_path / "none.pt"), "cpu")
 
 
@@ -246,7 +265,9 @@ def pt_of(path: Path, towers: Towers) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(("suffix", "write"), [("safetensors", safetensors_of), ("pt", pt_of), ("bin", pt_of)])
+@pytest.mark.parametrize(
+    ("suffix", "write"), [("safetensors", safetensors_of), ("pt", pt_of), ("bin", pt_of)]
+)
 @pytest.mark.parametrize("share", [0.0, 0.00001, 0.3, 0.9999])
 def test_a_weights_file_cut_anywhere_is_refused_in_a_sentence(
     tmp_path: Path,
@@ -288,7 +309,9 @@ class Poison:
 @pytest.mark.faults(kind="X1: base weights", trials=1)
 @pytest.mark.parametrize("kind", ["zip", "legacy", "bare pickle", "inside a state dict"])
 @pytest.mark.parametrize("suffix", ["pt", "bin", "safetensors"])
-def test_code_in_a_weights_file_never_runs(tmp_path: Path, tiny_model: ModelConfig, kind: str, suffix: str) -> None:
+def test_code_in_a_weights_file_never_runs(
+    tmp_path: Path, tiny_model: ModelConfig, kind: str, suffix: str
+) -> None:
     canary, path = tmp_path / "canary", tmp_path / f"weights.{suffix}"
     poison = {"state_dict": {"logit_scale": Poison(canary)}} if "dict" in kind else Poison(canary)
     if kind == "bare pickle":
@@ -299,7 +322,9 @@ def test_code_in_a_weights_file_never_runs(tmp_path: Path, tiny_model: ModelConf
         torch.load(io.BytesIO(path.read_bytes()), weights_only=False)
     assert canary.is_dir(), "the poison works where it is let in"
     canary.rmdir()
-    with pytest.raises(CheckpointError, match=r"not a readable weights file .* hold more than tensors") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"not a readable weights file .* hold more than tensors"
+    ) as caught:
         create_towers(with_weights(tiny_model, path), "cpu")
     assert "\n" not in str(caught.value)
     assert not canary.exists()
@@ -312,13 +337,17 @@ def test_weights_of_another_architecture_are_refused_with_the_first_that_does_no
     wider.write_text(json.dumps(TINY_MODEL | {"embed_dim": 24}))
     save_towers(create_towers(ModelConfig(name=str(wider)), "cpu"), tmp_path / "wider")
     path = tmp_path / "wider" / WEIGHTS_FILE
-    with pytest.raises(ConfigError, match=r"of another architecture than tiny-test-model .*text_projection") as caught:
+    with pytest.raises(
+        ConfigError, match=r"of another architecture than tiny-test-model .*text_projection"
+    ) as caught:
         create_towers(with_weights(tiny_model, path), "cpu")
     assert "\n" not in str(caught.value)
     weights = load_file(path)
     del weights["visual.class_embedding"]
     save_file(weights, path)
-    with pytest.raises(ConfigError, match=r"Missing key\(s\) in state_dict: \"visual.class_embedding\""):
+    with pytest.raises(
+        ConfigError, match=r"Missing key\(s\) in state_dict: \"visual.class_embedding\""
+    ):
         create_towers(with_weights(ModelConfig(name=str(wider)), path), "cpu")
 
 
@@ -331,7 +360,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: tags)
-    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: {"url": "https://weights.invalid/x.pt"})
+    monkeypatch.setattr(
+        open_clip, "get_pretrained_cfg", lambda name, tag: {"url": "https://weights.invalid/x.pt"}
+    )
     monkeypatch.setattr(open_clip, "download_pretrained", refuse)
     return tags
 
@@ -351,13 +382,21 @@ def test_an_unknown_tag_is_refused_with_the_known_ones(
     assert str(caught.value).endswith(sentence)
 
 
-def test_weights_that_cannot_be_downloaded_are_a_service_s_fault(tiny_model: ModelConfig, published: list[str]) -> None:
-    with pytest.raises(ServiceError, match=r"'openai' cannot be downloaded \(ConnectionError\); check the network"):
+def test_weights_that_cannot_be_downloaded_are_a_service_s_fault(
+    tiny_model: ModelConfig, published: list[str]
+) -> None:
+    with pytest.raises(
+        ServiceError, match=r"'openai' cannot be downloaded \(ConnectionError\); check the network"
+    ):
         create_towers(with_weights(tiny_model, "openai"), "cpu")
 
 
 def test_downloaded_weights_are_loaded(
-    folder: Path, towers: Towers, tiny_model: ModelConfig, published: list[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    towers: Towers,
+    tiny_model: ModelConfig,
+    published: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(open_clip, "download_pretrained", lambda config: str(folder / WEIGHTS_FILE))
     assert same_weights(create_towers(with_weights(tiny_model, "openai"), "cpu", seed=9), towers)

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from model.towers.towers import Towers
-from model.training.averaging import WeightAverage, averaged, choose_coefficient, copy_weights, interpolate
+from model.training.averaging import (
+    WeightAverage,
+    averaged,
+    choose_coefficient,
+    copy_weights,
+    interpolate,
+)
 
 
 def disturb(clip: torch.nn.Module, seed: int) -> None:
@@ -24,26 +30,38 @@ def test_the_average_equals_a_slow_twin_in_float64(decay: float) -> None:
         disturb(model, step)
         average.update(step)
         kept = min(decay, (1 + step) / (10 + step))
-        twin = {name: kept * twin[name] + (1 - kept) * value.double() for name, value in model.state_dict().items()}
+        twin = {
+            name: kept * twin[name] + (1 - kept) * value.double()
+            for name, value in model.state_dict().items()
+        }
     for name, value in average.state_dict().items():
         torch.testing.assert_close(value.double(), twin[name], rtol=1e-5, atol=1e-5)
 
 
-def test_the_model_has_the_average_for_its_weights_within_the_block_alone_and_nothing_is_copied() -> None:
+def test_the_model_has_the_average_for_its_weights_within_the_block_alone_and_nothing_is_copied() -> (
+    None
+):
     model = torch.nn.Linear(3, 2)
     average = WeightAverage(model, 0.9)
     disturb(model, 0)
-    own, mean = copy_weights(model), {name: value.clone() for name, value in average.state_dict().items()}
+    own, mean = (
+        copy_weights(model),
+        {name: value.clone() for name, value in average.state_dict().items()},
+    )
     storages = {value.data_ptr() for value in (*model.parameters(), *average.state_dict().values())}
     with pytest.raises(RuntimeError, match="half-way"), averaged(average):
         assert all(torch.equal(value, mean[name]) for name, value in model.state_dict().items())
         raise RuntimeError("half-way")
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(value, mean[name]) for name, value in average.state_dict().items())
-    assert {value.data_ptr() for value in (*model.parameters(), *average.state_dict().values())} == storages
+    assert {
+        value.data_ptr() for value in (*model.parameters(), *average.state_dict().values())
+    } == storages
 
 
-def test_a_mixture_is_the_start_at_0_the_trained_weights_at_1_and_between_them_otherwise(towers: Towers) -> None:
+def test_a_mixture_is_the_start_at_0_the_trained_weights_at_1_and_between_them_otherwise(
+    towers: Towers,
+) -> None:
     start = copy_weights(towers.clip)
     disturb(towers.clip, 1)
     trained = copy_weights(towers.clip)
@@ -61,8 +79,12 @@ def test_counters_of_a_mixture_are_the_trained_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tolerance", "chosen"), [(0.0, 0.8), (0.01, 0.6), (0.1, 0.5), (1.0, 0.0)], ids=["best", "near", "farther", "any"]
+    ("tolerance", "chosen"),
+    [(0.0, 0.8), (0.01, 0.6), (0.1, 0.5), (1.0, 0.0)],
+    ids=["best", "near", "farther", "any"],
 )
-def test_the_smallest_coefficient_that_is_near_enough_to_the_best_is_chosen(tolerance: float, chosen: float) -> None:
+def test_the_smallest_coefficient_that_is_near_enough_to_the_best_is_chosen(
+    tolerance: float, chosen: float
+) -> None:
     recalls = {0.0: 0.1, 0.5: 0.45, 0.6: 0.5 - 0.01, 0.8: 0.5, 0.9: 0.5, 1.0: 0.4}
     assert choose_coefficient(recalls, tolerance) == chosen

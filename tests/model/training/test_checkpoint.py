@@ -28,7 +28,10 @@ CUTS = 50
 def tensors(seed: int) -> dict[str, Tensors]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        "weights": {"a.b": torch.randn(7, 5, generator=generator), "scale": torch.randn((), generator=generator)},
+        "weights": {
+            "a.b": torch.randn(7, 5, generator=generator),
+            "scale": torch.randn((), generator=generator),
+        },
         "optimizer": {
             "0.step": torch.tensor(float(seed)),
             "half": torch.randn(3, generator=generator).bfloat16(),
@@ -127,7 +130,10 @@ def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(
         found = load_latest(two.root)
         file.write_bytes(whole)
         assert found is not None and found.step == 1, f"{file.name}: bit {bit} of byte {place}"
-        assert two.newest.name in caplog.text and "going on from the checkpoint before it" in caplog.text
+        assert (
+            two.newest.name in caplog.text
+            and "going on from the checkpoint before it" in caplog.text
+        )
     assert_is(two.root, 2)
 
 
@@ -163,7 +169,9 @@ def test_a_missing_file_is_found_and_the_checkpoint_before_is_used(two: Damage) 
     assert_is(two.root, 2)
 
 
-def test_a_disk_that_cannot_be_read_makes_a_checkpoint_damaged(two: Damage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_be_read_makes_a_checkpoint_damaged(
+    two: Damage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from model.storage import sealed
 
     def failing(path: Path) -> str:
@@ -184,8 +192,16 @@ def test_damage_everywhere_means_no_checkpoint(two: Damage) -> None:
 
 
 @pytest.mark.faults(kind="D4: checkpoint", trials=8)
-def test_foreign_files_and_folders_are_ignored_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("step-000000999.tmp", "step-12", "best-000000999", "step-000000999x", "lost+found"):
+def test_foreign_files_and_folders_are_ignored_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in (
+        "step-000000999.tmp",
+        "step-12",
+        "best-000000999",
+        "step-000000999x",
+        "lost+found",
+    ):
         (tmp_path / name).mkdir()
     (tmp_path / "step-000000998").write_text("a file")
     (tmp_path / ".DS_Store").touch()
@@ -197,7 +213,9 @@ def test_foreign_files_and_folders_are_ignored_and_kept(tmp_path: Path, caplog: 
     assert names(tmp_path) == before
 
 
-def test_a_sealed_folder_that_is_no_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sealed_folder_that_is_no_checkpoint_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 3)
     with sealed_folder(tmp_path / "step-000000004") as folder:
         (folder / "a.txt").write_text("a")
@@ -208,16 +226,23 @@ def test_a_sealed_folder_that_is_no_checkpoint_is_passed_over(tmp_path: Path, ca
 
 def test_verifying_names_what_is_wrong_and_what_to_do(two: Damage) -> None:
     (two.newest / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors: missing or damaged \(SHA-256 differs\); remove"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"weights\.safetensors: missing or damaged \(SHA-256 differs\); remove",
+    ):
         verify_sealed(two.newest)
     (two.newest / MANIFEST).write_text(json.dumps(["no mapping"]))
-    with pytest.raises(CheckpointError, match=r"no readable manifest\.json, so it is incomplete; remove it"):
+    with pytest.raises(
+        CheckpointError, match=r"no readable manifest\.json, so it is incomplete; remove it"
+    ):
         verify_sealed(two.newest)
 
 
 @pytest.mark.faults(kind="D1: checkpoint", trials=1)
 @pytest.mark.parametrize(("limit", "long_state"), [(0, 0), (100, 0), (350, 0), (2000, 5000)])
-def test_a_full_disk_is_a_sentence_and_the_older_checkpoint_stays(tmp_path: Path, limit: int, long_state: int) -> None:
+def test_a_full_disk_is_a_sentence_and_the_older_checkpoint_stays(
+    tmp_path: Path, limit: int, long_state: int
+) -> None:
     save(tmp_path, 1)
     with pytest.raises(CheckpointError) as caught, file_size_limit(limit):
         save_checkpoint(tmp_path, 2, tensors(2), state(2) | {"long": "x" * long_state})
@@ -231,7 +256,9 @@ def test_a_full_disk_is_a_sentence_and_the_older_checkpoint_stays(tmp_path: Path
 @pytest.mark.faults(kind="D2: checkpoints", trials=1)
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"step-000000001: cannot be written \(.*\); check .*file"):
+    with pytest.raises(
+        CheckpointError, match=r"step-000000001: cannot be written \(.*\); check .*file"
+    ):
         save(tmp_path / "file", 1)
 
 
@@ -252,7 +279,10 @@ def test_missing_space_is_a_sentence_with_what_is_free_and_what_is_needed(
     require_space(tmp_path / "not" / "yet", 5_000_000)
     with pytest.raises(CheckpointError) as caught:
         require_space(tmp_path / "not" / "yet", 1_234_000_000)
-    assert str(caught.value) == f"{tmp_path}: 5 MB free, but checkpoints need 1,234 MB; free some space and run again"
+    assert (
+        str(caught.value)
+        == f"{tmp_path}: 5 MB free, but checkpoints need 1,234 MB; free some space and run again"
+    )
 
 
 def test_fault_points_do_nothing_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +323,10 @@ def test_code_in_a_checkpoint_never_runs_even_where_the_manifest_was_forged(
     else:
         torch.save(Poison(canary), path)
     manifest = json.loads((two.newest / MANIFEST).read_text())
-    manifest[name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+    manifest[name] = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size,
+    }
     (two.newest / MANIFEST).write_text(json.dumps(manifest))
     found = load_latest(two.root)
     assert found is not None and found.step == 1

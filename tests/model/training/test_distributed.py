@@ -35,9 +35,16 @@ WITHIN = 1e-5
 
 
 @pytest.fixture(scope="module")
-def jobs(tiny_model: ModelConfig, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+def jobs(
+    tiny_model: ModelConfig, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Job]:
     """The same 20 steps for one process and for two, of which each embeds its eight pairs in parts."""
-    terms = {"distill_weight": 0.5, "distill_form": "similarity", "nearest_weight": 0.2, "term_warmup": True}
+    terms = {
+        "distill_weight": 0.5,
+        "distill_form": "similarity",
+        "nearest_weight": 0.2,
+        "term_warmup": True,
+    }
     rest = {"ema_decay": 0.9, "lr": 1e-3, "interpolation": [0.5]}
     data, folder = (tiny_data.train, tiny_data.valid), tmp_path_factory.mktemp("ranks")
     made = {}
@@ -54,13 +61,18 @@ def test_two_processes_end_where_one_does(jobs: dict[str, Job]) -> None:
     assert ended(ranks) == [0, 0]
     folder = jobs["two"].folder
     told = [json.loads((folder / f"heard-{rank}.json").read_text()) for rank in (0, 1)]
-    assert len(alone.steps) == 20 and {"info_nce", "concept", "nearest", "distill"} < alone.steps[0].keys()
+    assert (
+        len(alone.steps) == 20
+        and {"info_nce", "concept", "nearest", "distill"} < alone.steps[0].keys()
+    )
     assert_close(told[0]["steps"], alone.steps)
     assert told[1]["steps"] == [] and (told[0]["validations"], told[1]["validations"]) == (6, 0)
     assert told[0]["state"] == told[1]["state"] and told[0]["state"]["step"] == 20
     sampled = [Sampler(64, 16, 0, rank, 2) for rank in (0, 1)]
     for heard, sampler in zip(told, sampled, strict=True):
-        assert heard["rows"] == [rows.tolist() for epoch in range(5) for rows in sampler.batches(epoch)]
+        assert heard["rows"] == [
+            rows.tolist() for epoch in range(5) for rows in sampler.batches(epoch)
+        ]
     ends = [torch.load(folder / f"end-{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name, value in weights.items():
         assert torch.equal(ends[0][name], ends[1][name]), name
@@ -69,7 +81,9 @@ def test_two_processes_end_where_one_does(jobs: dict[str, Job]) -> None:
     assert one is not None and two is not None
     for name, value in one.tensors["objective"].items():
         rows = 40 if name in ("queue.sums", "queue.total") else 1  # what is a sum over the queue
-        torch.testing.assert_close(two.tensors["objective"][name], value, rtol=0, atol=WITHIN * rows, msg=name)
+        torch.testing.assert_close(
+            two.tensors["objective"][name], value, rtol=0, atol=WITHIN * rows, msg=name
+        )
 
 
 def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
@@ -91,10 +105,14 @@ def measured_terms(rank: int, world: int) -> dict[str, torch.Tensor]:
     vocabulary = Vocabulary(("red", "shirt"), (3, 4), 6, ())
     objective = Objective(towers, tiny_stage_config(queue_size=9), vocabulary)
     scale = torch.tensor(9.0, requires_grad=True)
-    terms = objective(Embedded(image, text, torch.arange(12).reshape(6, 2)[part], concepts[part]), scale)
+    terms = objective(
+        Embedded(image, text, torch.arange(12).reshape(6, 2)[part], concepts[part]), scale
+    )
     terms["loss"].backward()
     gradients = {"scale": scale.grad, "concept_scale": objective.log_scale.grad}
-    found = {name: value.detach() for name, value in (terms | gradients).items() if value is not None}
+    found = {
+        name: value.detach() for name, value in (terms | gradients).items() if value is not None
+    }
     average_(list(found.values()))
     assert image.grad is not None and text.grad is not None
     found |= {"image": gather_rows(image.grad) / world, "text": gather_rows(text.grad) / world}
@@ -108,7 +126,9 @@ def measure_terms(folder: Path) -> None:
     torch.save(measured_terms(rank, world), folder / f"terms-{rank}.pt")
 
 
-def test_terms_and_gradients_are_those_of_one_process_where_one_part_names_no_concept(tmp_path: Path) -> None:
+def test_terms_and_gradients_are_those_of_one_process_where_one_part_names_no_concept(
+    tmp_path: Path,
+) -> None:
     ranks = start_ranks(2, measure_terms, tmp_path)
     alone = measured_terms(0, 1)
     assert ended(ranks) == [0, 0]
@@ -143,7 +163,10 @@ def talk(folder: Path) -> None:
     with pytest.raises(DataError, match="the first one's reason"):
         ask_main(lambda: fail(rank))
     require_same_step(4)
-    with pytest.raises(CheckpointError, match=r"different steps, number . at ., the first at 0; put the state folder"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"different steps, number . at ., the first at 0; put the state folder",
+    ):
         require_same_step(rank)
     barrier()
     (folder / f"done-{rank}").touch()

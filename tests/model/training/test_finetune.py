@@ -10,7 +10,9 @@ import torch
 from model.batches.loading import pair_input
 from model.config.sections import ModelConfig
 from model.storage.sealed import weights_sha256
-from model.towers.towers import Towers, create_towers, load_towers
+from model.towers.create import create_towers
+from model.towers.folder import load_towers
+from model.towers.towers import Towers
 from model.training.averaging import WeightAverage, copy_weights
 from model.training.checkpoint import load_latest
 from model.training.loop import train
@@ -44,10 +46,15 @@ class Tuning:
     folder: Path
 
     def stage(self, name: str, recalls: list[float] | None = None, **changes: object) -> Stage:
-        pairs = pair_input(self.start(), self.data.train_index())
+        pairs = pair_input(self.start().input_spec, self.data.train_index())
         left = iter(recalls if recalls is not None else (0.1 * number for number in range(1, 99)))
         return Stage(
-            tiny_stage_config(**changes), pairs, lambda towers: {"mean_recall": next(left)}, self.folder / name, 0, 0
+            tiny_stage_config(**changes),
+            pairs,
+            lambda towers: {"mean_recall": next(left)},
+            self.folder / name,
+            0,
+            0,
         )
 
     def start(self) -> Towers:
@@ -72,7 +79,9 @@ def equal(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and not changed(one, other)
 
 
-def test_each_layer_learns_at_its_share_of_the_rate_and_without_decay_all_at_one(towers: Towers) -> None:
+def test_each_layer_learns_at_its_share_of_the_rate_and_without_decay_all_at_one(
+    towers: Towers,
+) -> None:
     objective = torch.nn.Module()
     optimizer = make_optimizer(towers.clip, objective, tiny_stage_config(layer_decay=0.5))
     set_learning_rate(optimizer, 0.1)
@@ -91,7 +100,9 @@ def test_a_lower_rate_below_moves_the_embeddings_less(tuning: Tuning) -> None:
     moved = []
     for name, decay in (("flat", 1.0), ("steep", 0.1)):
         _, weights = tuning.run(tuning.stage(name, epochs=1, layer_decay=decay, concept_weight=0))
-        moved.append(float((weights["visual.conv1.weight"] - start["visual.conv1.weight"]).abs().mean()))
+        moved.append(
+            float((weights["visual.conv1.weight"] - start["visual.conv1.weight"]).abs().mean())
+        )
     assert moved[1] < 0.1 * moved[0]
 
 
@@ -102,7 +113,11 @@ def test_a_frozen_tower_keeps_still_for_its_epochs_and_learns_after_them(
     start, seen = copy_weights(tuning.start().clip), list[set[str]]()
     stage = tuning.stage("run", epochs=3, freeze=frozen, frozen_epochs=2)
     towers = tuning.start()
-    train(towers, stage, Callbacks(on_epoch=lambda record: seen.append(changed(towers.clip.state_dict(), start))))
+    train(
+        towers,
+        stage,
+        Callbacks(on_epoch=lambda record: seen.append(changed(towers.clip.state_dict(), start))),
+    )
     its = {name for name in start if name.startswith("visual.") == prefix and name != "logit_scale"}
     assert not seen[0] & its and not seen[1] & its and its <= seen[2]
     assert set(start) - its - {"attn_mask"} <= seen[0]
@@ -132,7 +147,10 @@ def test_what_is_judged_and_kept_is_the_average_and_what_trains_on_are_the_weigh
     checkpoints = [load_latest(each.folder / "checkpoints") for each in (stage, plain)]
     assert checkpoints[0] is not None and checkpoints[1] is not None
     assert equal(checkpoints[0].tensors["weights"], checkpoints[1].tensors["weights"])
-    assert all(torch.equal(value, checkpoints[0].tensors["average"][name]) for name, value in averages[-1].items())
+    assert all(
+        torch.equal(value, checkpoints[0].tensors["average"][name])
+        for name, value in averages[-1].items()
+    )
 
 
 @pytest.mark.parametrize("form", ["embedding", "similarity"])
@@ -142,11 +160,15 @@ def test_distillation_is_a_term_of_the_loss_that_starts_at_nothing_and_holds_the
     steps = dict[float, list[StepRecord]]()
     for weight in (1e-6, 30.0):
         told = steps.setdefault(weight, [])
-        stage = tuning.stage(f"{weight}", concept_weight=0, distill_weight=weight, distill_form=form)
+        stage = tuning.stage(
+            f"{weight}", concept_weight=0, distill_weight=weight, distill_form=form
+        )
         tuning.run(stage, Callbacks(on_step=told.append))
         for record in told:
             terms = record.losses
-            assert terms["loss"] == pytest.approx(terms["info_nce"] + weight * terms["distill"], rel=1e-5, abs=1e-5)
+            assert terms["loss"] == pytest.approx(
+                terms["info_nce"] + weight * terms["distill"], rel=1e-5, abs=1e-5
+            )
     assert all(told[0].losses["distill"] == pytest.approx(0, abs=1e-5) for told in steps.values())
     assert steps[30.0][-1].losses["distill"] < 0.5 * steps[1e-6][-1].losses["distill"]
 
@@ -161,7 +183,9 @@ def test_without_the_options_no_term_and_no_group_is_there(tuning: Tuning) -> No
 
 
 def test_the_mixture_that_valid_chooses_is_kept_beside_the_best_epoch(tuning: Tuning) -> None:
-    stage = tuning.stage("run", [0.3, 0.5, 0.2, 0.6], interpolation=[0.75, 0.5], interpolation_tolerance=0.05)
+    stage = tuning.stage(
+        "run", [0.3, 0.5, 0.2, 0.6], interpolation=[0.75, 0.5], interpolation_tolerance=0.05
+    )
     state, mixed = tuning.run(stage)
     assert (state.coefficient, state.best_mean_recall, state.best_epoch) == (0.75, 0.6, 2)
     assert state.interpolations == [
@@ -172,7 +196,9 @@ def test_the_mixture_that_valid_chooses_is_kept_beside_the_best_epoch(tuning: Tu
     start = tuning.start().clip.state_dict()
     trained = load_towers(stage.folder / "best-000000008", "cpu").clip.state_dict()
     for name, value in mixed.items():
-        torch.testing.assert_close(value, start[name] + 0.75 * (trained[name] - start[name]), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            value, start[name] + 0.75 * (trained[name] - start[name]), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_where_no_mixture_is_better_the_trained_weights_stay(tuning: Tuning) -> None:

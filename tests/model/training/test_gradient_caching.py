@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from model.batches.loading import Batch, Crop, PairInput, load_batch, pair_input
+from model.concepts.labels import Labels, label_concepts
 from model.config.sections import ModelConfig
 from model.errors import ConfigError
 from model.towers import passes as tower_passes
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 from model.training.distillation import Teacher
 from model.training.gradient_caching import backward_in_parts
-from model.training.objective import Labels, Objective, label_concepts
+from model.training.objective import Objective
 from model.training.optimizer import make_optimizer
 from model.training.update import Updater
 from tests.tiny import TINY_MODEL, TinyData, tiny_stage_config
@@ -28,7 +30,7 @@ PAIRS = 22
 
 @pytest.fixture(scope="module")
 def pairs(tiny_model: ModelConfig, tiny_data: TinyData) -> PairInput:
-    return pair_input(create_towers(tiny_model, "cpu"), tiny_data.train_index())
+    return pair_input(create_towers(tiny_model, "cpu").input_spec, tiny_data.train_index())
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +46,37 @@ def plain(tiny_model: ModelConfig, pairs: PairInput, batch: Batch) -> Updated:
 
 
 def updated(
-    towers: Towers, pairs: PairInput, batch: Batch, teacher: Teacher | None = None, **changes: object
+    towers: Towers,
+    pairs: PairInput,
+    batch: Batch,
+    teacher: Teacher | None = None,
+    **changes: object,
 ) -> Updated:
     """Update the towers once; return the gradients by name, what was measured, and the objective."""
     config = tiny_stage_config(lr=1e-4, grad_clip=1e6, **changes)
     vocabulary, concepts = label_concepts(pairs, config)
     objective = Objective(towers, config, vocabulary)
     towers.clip.train()
-    update = Updater(towers, objective, make_optimizer(towers.clip, objective, config), config, teacher)
+    update = Updater(
+        towers, objective, make_optimizer(towers.clip, objective, config), config, teacher
+    )
     labels: Labels | None = None if concepts is None else concepts[batch.rows]
     measured = update(batch, labels)
     named = [*towers.clip.named_parameters(), *objective.named_parameters(prefix="objective")]
-    return {name: value.grad for name, value in named if value.grad is not None}, measured, objective
+    return (
+        {name: value.grad for name, value in named if value.grad is not None},
+        measured,
+        objective,
+    )
 
 
 def assert_same(ours: Gradients, theirs: Gradients, within: float = 1e-5) -> None:
     """Compare each tensor by the largest difference, relative to its largest number."""
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
-        assert float((ours[name] - value).abs().max()) <= within * max(float(value.abs().max()), 1e-3), name
+        assert float((ours[name] - value).abs().max()) <= within * max(
+            float(value.abs().max()), 1e-3
+        ), name
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 5, 11, PAIRS, 100])
@@ -87,9 +101,16 @@ def test_what_the_teacher_says_comes_in_micro_batches_too(
 ) -> None:
     teacher = Teacher(create_towers(tiny_model, "cpu", seed=9))
     changes = {"distill_weight": 1.0, "distill_form": form}
-    plain, plain_terms, _ = updated(create_towers(tiny_model, "cpu", seed=3), pairs, batch, teacher, **changes)
+    plain, plain_terms, _ = updated(
+        create_towers(tiny_model, "cpu", seed=3), pairs, batch, teacher, **changes
+    )
     cached, terms, _ = updated(
-        create_towers(tiny_model, "cpu", seed=3), pairs, batch, teacher, micro_batch_size=7, **changes
+        create_towers(tiny_model, "cpu", seed=3),
+        pairs,
+        batch,
+        teacher,
+        micro_batch_size=7,
+        **changes,
     )
     assert float(plain_terms["distill"]) > 1e-3
     assert_same(cached, plain)
@@ -112,24 +133,36 @@ def noisy_embed(towers: Towers) -> Callable[[Tensor, Tensor], tuple[Tensor, Tens
     """Return an embedding that drops numbers at random."""
 
     def embed(images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        image = towers.clip.encode_image(torch.nn.functional.dropout(images.float() / 255, 0.3), normalize=True)
+        image = towers.clip.encode_image(
+            torch.nn.functional.dropout(images.float() / 255, 0.3), normalize=True
+        )
         return image, towers.clip.encode_text(tokens, normalize=True)
 
     return embed
 
 
-def test_both_passes_drop_the_same_and_the_next_step_drops_other_things(towers: Towers, batch: Batch) -> None:
+def test_both_passes_drop_the_same_and_the_next_step_drops_other_things(
+    towers: Towers, batch: Batch
+) -> None:
     embed = noisy_embed(towers)
 
     def losses(image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        return {"loss": (towers.clip.logit_scale.exp() * image @ text.T).logsumexp(1).mean() + torch.rand(()) * 0}
+        return {
+            "loss": (towers.clip.logit_scale.exp() * image @ text.T).logsumexp(1).mean()
+            + torch.rand(()) * 0
+        }
 
     torch.manual_seed(5)
     backward_in_parts(embed, losses, batch.images, batch.tokens, 6, towers.device)
-    cached, after = {name: value.grad for name, value in towers.clip.named_parameters()}, torch.rand(3)
+    cached, after = (
+        {name: value.grad for name, value in towers.clip.named_parameters()},
+        torch.rand(3),
+    )
     towers.clip.zero_grad(set_to_none=True)
     torch.manual_seed(5)
-    parts = [embed(*part) for part in zip(batch.images.split(6), batch.tokens.split(6), strict=True)]
+    parts = [
+        embed(*part) for part in zip(batch.images.split(6), batch.tokens.split(6), strict=True)
+    ]
     losses(*(torch.cat(side) for side in zip(*parts, strict=True)))["loss"].backward()
     assert_same(cached, {name: value.grad for name, value in towers.clip.named_parameters()})
     assert torch.equal(after, torch.rand(3)), "the generator stands where one pass leaves it"
@@ -158,13 +191,17 @@ def test_checkpointed_activations_give_the_same_gradients(
     for size, passes in ((None, 1), (11, 4)):
         calls[0] = 0
         towers = create_towers(model, "cpu", seed=3)
-        ours, our_terms, _ = updated(towers, pairs, batch, checkpoint_activations=True, micro_batch_size=size)
+        ours, our_terms, _ = updated(
+            towers, pairs, batch, checkpoint_activations=True, micro_batch_size=size
+        )
         assert calls == [4 * passes], "two blocks in each tower"
         assert_same(ours, gradients)
         assert_same(our_terms, terms)
 
 
-def test_batch_norm_is_refused_where_a_batch_comes_in_parts(towers: Towers, pairs: PairInput, batch: Batch) -> None:
+def test_batch_norm_is_refused_where_a_batch_comes_in_parts(
+    towers: Towers, pairs: PairInput, batch: Batch
+) -> None:
     towers.clip.visual.extra = torch.nn.BatchNorm2d(3)
     with pytest.raises(ConfigError, match=r"batch norm.*set micro_batch_size to null"):
         updated(towers, pairs, batch, micro_batch_size=4)

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from model.batches.loading import pair_input
 from model.config.sections import ModelConfig, StageConfig
-from model.embeddings.embed import judge
 from model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from model.evaluation.judge import judge
 from model.storage.sealed import WEIGHTS_FILE, weights_sha256
-from model.towers.towers import Towers, create_towers, load_towers
+from model.towers.create import create_towers
+from model.towers.folder import load_towers
+from model.towers.towers import Towers
 from model.training import loop as training
 from model.training import objective as objectives
 from model.training.checkpoint import Checkpoint, load_latest
@@ -45,7 +47,11 @@ class Log:
     epochs: list[EpochRecord] = field(default_factory=list)
 
     def callbacks(self) -> Callbacks:
-        return Callbacks(lambda first, steps: self.starts.append((first, steps)), self.steps.append, self._on_epoch)
+        return Callbacks(
+            lambda first, steps: self.starts.append((first, steps)),
+            self.steps.append,
+            self._on_epoch,
+        )
 
     def _on_epoch(self, record: EpochRecord) -> None:
         self.epochs.append(record)
@@ -61,9 +67,14 @@ class Bench:
     data: TinyData
     folder: Path
 
-    def stage(self, name: str = "run", validate: Validate | None = None, seed: int = 0, **changes: object) -> Stage:
+    def stage(
+        self, name: str = "run", validate: Validate | None = None, seed: int = 0, **changes: object
+    ) -> Stage:
         towers, config = create_towers(self.model, "cpu"), tiny_stage_config(**changes)
-        train, valid = (pair_input(towers, index) for index in (self.data.train_index(), self.data.valid_index()))
+        train, valid = (
+            pair_input(towers.input_spec, index)
+            for index in (self.data.train_index(), self.data.valid_index())
+        )
         judged = validate or (lambda towers: judge(towers, valid, 32, 32, workers=0).metrics())
         return Stage(config, train, judged, self.folder / name, seed, workers=0)
 
@@ -114,7 +125,9 @@ def scripted(recalls: list[float], seen: list[dict[str, torch.Tensor]] | None = 
     st.floats(0, 1e-6),
 )
 @settings(deadline=None, max_examples=60)
-def test_the_learning_rate_equals_a_slow_twin(steps: int, warmup_steps: int, lr: float, min_lr: float) -> None:
+def test_the_learning_rate_equals_a_slow_twin(
+    steps: int, warmup_steps: int, lr: float, min_lr: float
+) -> None:
     config = StageConfig(lr=lr, min_lr=min_lr, warmup_steps=warmup_steps)
     warmup = min(warmup_steps, steps - 1)
     ramp = np.linspace(0, lr, warmup + 1, dtype=np.float64)[1:]
@@ -139,12 +152,21 @@ def replace_config(config: StageConfig, **changes: object) -> StageConfig:
 def test_norms_biases_and_scales_do_not_decay_and_every_other_weight_does(towers: Towers) -> None:
     objective = torch.nn.Module()
     objective.log_scale = torch.nn.Parameter(torch.tensor(2.3))
-    optimizer = make_optimizer(towers.clip, objective, tiny_stage_config(weight_decay=0.3, beta2=0.9))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    optimizer = make_optimizer(
+        towers.clip, objective, tiny_stage_config(weight_decay=0.3, beta2=0.9)
+    )
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     named = dict(towers.clip.named_parameters()) | {"objective.log_scale": objective.log_scale}
     without = {name for name, parameter in named.items() if decay[id(parameter)] == 0}
     assert len(decay) == len(named) and set(decay.values()) == {0.0, 0.3}
-    assert {"logit_scale", "objective.log_scale", "visual.class_embedding", "ln_final.weight"} <= without
+    assert {
+        "logit_scale",
+        "objective.log_scale",
+        "visual.class_embedding",
+        "ln_final.weight",
+    } <= without
     assert {name for name in named if name.endswith("bias") or ".ln_" in name} <= without
     assert {
         "positional_embedding",
@@ -170,7 +192,9 @@ def test_the_logit_scale_stays_between_1_and_100(bench: Bench, start: float, end
     assert 1 <= float(towers.clip.logit_scale.detach().exp()) <= 100 * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("precision", "epochs", "left", "gain"), [("fp32", 14, 0.6, 0.2), ("bf16", 5, 0.9, 0.0)])
+@pytest.mark.parametrize(
+    ("precision", "epochs", "left", "gain"), [("fp32", 14, 0.6, 0.2), ("bf16", 5, 0.9, 0.0)]
+)
 def test_training_lowers_the_loss_and_finds_pictures_it_has_not_seen(
     bench: Bench, precision: str, epochs: int, left: float, gain: float
 ) -> None:
@@ -179,7 +203,9 @@ def test_training_lowers_the_loss_and_finds_pictures_it_has_not_seen(
     state = bench.run(stage, log, precision)
     losses = [record.losses["info_nce"] for record in log.steps]
     concept = [record.losses["concept"] for record in log.steps]
-    assert np.mean(losses[-4:]) < left * np.mean(losses[:4]) and np.mean(concept[-4:]) < np.mean(concept[1:4])
+    assert np.mean(losses[-4:]) < left * np.mean(losses[:4]) and np.mean(concept[-4:]) < np.mean(
+        concept[1:4]
+    )
     assert state.best_mean_recall > before["mean_recall"] + gain
     best = load_towers(stage.folder / state.best_folder, "cpu", precision)
     assert stage.validate(best)["mean_recall"] == state.best_mean_recall
@@ -191,9 +217,13 @@ def test_callbacks_hear_of_every_step_and_every_epoch(bench: Bench) -> None:
     state = bench.run(stage, log)
     assert log.starts == [(0, 12)]
     assert [record.step for record in log.steps] == list(range(1, 13))
-    assert [record.lr for record in log.steps] == [learning_rate(step, 12, stage.config) for step in range(12)]
+    assert [record.lr for record in log.steps] == [
+        learning_rate(step, 12, stage.config) for step in range(12)
+    ]
     assert [(record.epoch, record.step) for record in log.epochs] == [(1, 4), (2, 8), (3, 12)]
-    assert [entry["mean_recall"] for entry in state.history] == [r.metrics["mean_recall"] for r in log.epochs]
+    assert [entry["mean_recall"] for entry in state.history] == [
+        r.metrics["mean_recall"] for r in log.epochs
+    ]
     for record in log.steps:
         terms = record.losses
         assert terms["loss"] == pytest.approx(terms["info_nce"] + 0.5 * terms["concept"], rel=1e-5)
@@ -212,21 +242,29 @@ def test_the_best_epoch_is_kept_and_not_the_last(bench: Bench) -> None:
 
 
 def test_a_batch_larger_than_the_split_is_refused(bench: Bench) -> None:
-    with pytest.raises(ConfigError, match="batch_size is 65, but there are only 64 train pairs; lower it"):
+    with pytest.raises(
+        ConfigError, match="batch_size is 65, but there are only 64 train pairs; lower it"
+    ):
         bench.run(bench.stage(batch_size=65))
     bench.run(bench.stage(batch_size=64, epochs=1))
 
 
 def test_captions_without_a_concept_are_a_sentence(bench: Bench) -> None:
-    with pytest.raises(DataError, match="no concept is named by 60 train captions; lower min_concept_count or set"):
+    with pytest.raises(
+        DataError, match="no concept is named by 60 train captions; lower min_concept_count or set"
+    ):
         bench.run(bench.stage(min_concept_count=60))
 
 
-def test_missing_disk_space_is_said_before_the_first_step(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_disk_space_is_said_before_the_first_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(bench.folder)._replace(free=30_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     log, stage = Log(), bench.stage()
-    with pytest.raises(CheckpointError, match=r"30 MB free, but checkpoints need \d+ MB; free some space"):
+    with pytest.raises(
+        CheckpointError, match=r"30 MB free, but checkpoints need \d+ MB; free some space"
+    ):
         bench.run(stage, log)
     assert log.steps == [] and not stage.folder.exists()
 
@@ -249,7 +287,9 @@ def test_what_a_run_leaves_at_its_fullest_fits_into_what_it_asked_for(
     assert 0.6 * asked[0] < fullest[0] <= 1.01 * asked[0]
 
 
-def test_two_runs_of_one_seed_end_with_the_same_bits_and_another_seed_does_not(bench: Bench) -> None:
+def test_two_runs_of_one_seed_end_with_the_same_bits_and_another_seed_does_not(
+    bench: Bench,
+) -> None:
     stages = [bench.stage(name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     for stage in stages:
         bench.run(stage)
@@ -262,7 +302,12 @@ def test_two_runs_of_one_seed_end_with_the_same_bits_and_another_seed_does_not(b
 def test_a_run_interrupted_after_an_epoch_ends_with_the_bits_of_an_unbroken_one(
     bench: Bench, concept_weight: float
 ) -> None:
-    changes: dict[str, object] = {"epochs": 3, "crop_scale": 0.5, "flip": True, "patch_dropout": 0.5}
+    changes: dict[str, object] = {
+        "epochs": 3,
+        "crop_scale": 0.5,
+        "flip": True,
+        "patch_dropout": 0.5,
+    }
     changes["concept_weight"] = concept_weight
     unbroken, broken = bench.stage("unbroken", **changes), bench.stage("broken", **changes)
     whole, first, rest = Log(), Log(stop_after=1), Log()
@@ -272,8 +317,13 @@ def test_a_run_interrupted_after_an_epoch_ends_with_the_bits_of_an_unbroken_one(
     assert bench.run(broken, rest) == state
     assert_same_end(bench, unbroken, broken)
     assert rest.starts == [(4, 12)], "no step is done twice"
-    told = [(record.step, record.losses, record.lr, record.grad_norm) for record in [*first.steps, *rest.steps]]
-    assert told == [(record.step, record.losses, record.lr, record.grad_norm) for record in whole.steps]
+    told = [
+        (record.step, record.losses, record.lr, record.grad_norm)
+        for record in [*first.steps, *rest.steps]
+    ]
+    assert told == [
+        (record.step, record.losses, record.lr, record.grad_norm) for record in whole.steps
+    ]
 
 
 def test_a_run_interrupted_within_an_epoch_ends_with_the_bits_of_an_unbroken_one(
@@ -302,7 +352,9 @@ def test_a_finished_run_that_is_run_again_does_nothing(bench: Bench) -> None:
     assert {path: path.stat().st_mtime_ns for path in stage.folder.rglob("*")} == before
 
 
-def test_after_damage_to_the_newest_checkpoint_the_one_before_ends_with_the_same_bits(bench: Bench) -> None:
+def test_after_damage_to_the_newest_checkpoint_the_one_before_ends_with_the_same_bits(
+    bench: Bench,
+) -> None:
     recalls = [0.1, 0.2, 0.3]
     unbroken = bench.stage("unbroken", validate=scripted(recalls), epochs=3)
     damaged = bench.stage("damaged", validate=scripted([*recalls, *recalls[2:]]), epochs=3)
@@ -330,7 +382,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 
     monkeypatch.setattr(objectives, "info_nce", poisoned)
     stage, log = bench.stage(epochs=3), Log()
-    with pytest.raises(TrainingDiverged, match=r"step 7: the loss is .*; lower lr, lengthen warmup_steps") as caught:
+    with pytest.raises(
+        TrainingDiverged, match=r"step 7: the loss is .*; lower lr, lengthen warmup_steps"
+    ) as caught:
         bench.run(stage, log)
     checkpoint = bench.latest(stage)
     assert str(checkpoint.folder) in str(caught.value) and checkpoint.step == 4
@@ -341,7 +395,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
 def test_divergence_in_the_first_epoch_says_that_there_is_no_checkpoint_yet(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objectives, "info_nce", lambda image, text, *others: (image * text).sum() * math.nan)
+    monkeypatch.setattr(
+        objectives, "info_nce", lambda image, text, *others: (image * text).sum() * math.nan
+    )
     with pytest.raises(TrainingDiverged, match=r"step 1: the loss is nan .* none yet"):
         bench.run(bench.stage())
 
@@ -352,10 +408,14 @@ def test_weights_ruined_by_an_epoch_s_last_update_are_never_saved(
 ) -> None:
     honest = training.learning_rate
     monkeypatch.setattr(
-        training, "learning_rate", lambda step, steps, config: math.inf if step == 7 else honest(step, steps, config)
+        training,
+        "learning_rate",
+        lambda step, steps, config: math.inf if step == 7 else honest(step, steps, config),
     )
     stage = bench.stage(epochs=3)
-    with pytest.raises(TrainingDiverged, match=r"step 8: the weights are NaN or infinite; .*step-000000004"):
+    with pytest.raises(
+        TrainingDiverged, match=r"step 8: the weights are NaN or infinite; .*step-000000004"
+    ):
         bench.run(stage)
     assert bench.latest(stage).step == 4
 
@@ -380,12 +440,16 @@ def test_the_stage_s_folder_holds_nothing_but_models_and_checkpoints(bench: Benc
     assert all((stage.folder / name / WEIGHTS_FILE).is_file() for name in bests)
 
 
-def test_gradients_are_clipped_to_the_config_s_norm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_clipped_to_the_config_s_norm(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     norms: list[float] = []
     honest = torch.optim.AdamW.step
 
     def step(self: torch.optim.AdamW, closure: None = None) -> None:
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         norms.append(float(torch.stack([gradient.norm() for gradient in gradients]).norm()))
         honest(self, closure)
 
@@ -393,7 +457,9 @@ def test_gradients_are_clipped_to_the_config_s_norm(bench: Bench, monkeypatch: p
     log = Log()
     bench.run(bench.stage(epochs=1, grad_clip=0.01), log)
     assert norms == pytest.approx([0.01] * 4, rel=1e-3)
-    assert all(record.grad_norm > 0.01 for record in log.steps), "the norm that is told is the one before clipping"
+    assert all(record.grad_norm > 0.01 for record in log.steps), (
+        "the norm that is told is the one before clipping"
+    )
 
 
 @pytest.mark.parametrize(("crop_scale", "flip"), [(1.0, False), (1.0, True), (0.5, True)])
@@ -403,7 +469,7 @@ def test_training_from_caches_ends_with_the_bits_of_training_without(
     plain = bench.stage("plain", crop_scale=crop_scale, flip=flip)
     cached = bench.stage("cached", crop_scale=crop_scale, flip=flip)
     towers = create_towers(bench.model, "cpu")
-    pairs = pair_input(towers, cached.train.index, tmp_path / "cache", is_decoded=True)
+    pairs = pair_input(towers.input_spec, cached.train.index, tmp_path / "cache", is_decoded=True)
     bench.run(plain)
     bench.run(replace(cached, train=pairs))
     assert_same_end(bench, plain, cached)

@@ -23,7 +23,10 @@ SIZES = [(2, 3), (5, 4), (13, 7), (1, 2)]
 
 def unit_rows(rows: int, width: int, seed: int) -> Tensor:
     return normalize(
-        torch.randn(rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
+        torch.randn(
+            rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        ),
+        dim=1,
     )
 
 
@@ -37,22 +40,33 @@ def targets(rows: int, concepts: int, seed: int, named: float = 0.7) -> Tensor:
 def slow_cross_entropy(logits: list[Tensor], target: list[float]) -> Tensor:
     total = sum((logit.exp() for logit in logits), torch.zeros((), dtype=torch.float64))
     return sum(
-        (-weight * (logit.exp() / total).log() for logit, weight in zip(logits, target, strict=True)),
+        (
+            -weight * (logit.exp() / total).log()
+            for logit, weight in zip(logits, target, strict=True)
+        ),
         torch.zeros((), dtype=torch.float64),
     )
 
 
-def slow_info_nce(image: Tensor, text: Tensor, scale: Tensor, ids: list[tuple[int, int]] | None = None) -> Tensor:
+def slow_info_nce(
+    image: Tensor, text: Tensor, scale: Tensor, ids: list[tuple[int, int]] | None = None
+) -> Tensor:
     pairs, total = len(image), torch.zeros((), dtype=torch.float64)
     for row in range(pairs):
         others = [
             other
             for other in range(pairs)
-            if other == row or ids is None or not (ids[row][0] == ids[other][0] or ids[row][1] == ids[other][1])
+            if other == row
+            or ids is None
+            or not (ids[row][0] == ids[other][0] or ids[row][1] == ids[other][1])
         ]
         one_hot = [float(other == row) for other in others]
-        total = total + slow_cross_entropy([scale * image[row].dot(text[other]) for other in others], one_hot)
-        total = total + slow_cross_entropy([scale * text[row].dot(image[other]) for other in others], one_hot)
+        total = total + slow_cross_entropy(
+            [scale * image[row].dot(text[other]) for other in others], one_hot
+        )
+        total = total + slow_cross_entropy(
+            [scale * text[row].dot(image[other]) for other in others], one_hot
+        )
     return total / (2 * pairs)
 
 
@@ -80,7 +94,9 @@ def leaf(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.detach().to(dtype, copy=True).requires_grad_()
 
 
-def assert_same(fast: Tensor, slow: Tensor, fast_leaves: list[Tensor], slow_leaves: list[Tensor]) -> None:
+def assert_same(
+    fast: Tensor, slow: Tensor, fast_leaves: list[Tensor], slow_leaves: list[Tensor]
+) -> None:
     """Compare value and gradients; a float32 sum of so few terms is good to five digits."""
     torch.testing.assert_close(fast.double(), slow, rtol=1e-5, atol=1e-6)
     fast_gradients = torch.autograd.grad(fast, fast_leaves)
@@ -91,10 +107,21 @@ def assert_same(fast: Tensor, slow: Tensor, fast_leaves: list[Tensor], slow_leav
 
 @pytest.mark.parametrize(("pairs", "width"), SIZES)
 @pytest.mark.parametrize("log_scale", [0.0, 2.66, MAX_LOG_SCALE])
-def test_info_nce_and_its_gradients_equal_the_slow_twin(pairs: int, width: int, log_scale: float) -> None:
-    leaves = [unit_rows(pairs, width, 1), unit_rows(pairs, width, 2), torch.tensor(log_scale, dtype=torch.float64)]
+def test_info_nce_and_its_gradients_equal_the_slow_twin(
+    pairs: int, width: int, log_scale: float
+) -> None:
+    leaves = [
+        unit_rows(pairs, width, 1),
+        unit_rows(pairs, width, 2),
+        torch.tensor(log_scale, dtype=torch.float64),
+    ]
     fast, slow = [leaf(x, torch.float32) for x in leaves], [leaf(x, torch.float64) for x in leaves]
-    assert_same(info_nce(fast[0], fast[1], fast[2].exp()), slow_info_nce(slow[0], slow[1], slow[2].exp()), fast, slow)
+    assert_same(
+        info_nce(fast[0], fast[1], fast[2].exp()),
+        slow_info_nce(slow[0], slow[1], slow[2].exp()),
+        fast,
+        slow,
+    )
 
 
 # What repeats: nothing; a caption; an image; both and a whole pair; everything.
@@ -118,12 +145,18 @@ def test_info_nce_without_duplicates_equals_the_slow_twin_whole_and_as_the_mean_
     for first in range(0, 6, share):
         part = slice(first, first + share)
         duplicates = find_duplicates(numbers[part], numbers, first)
-        losses.append(info_nce(fast[0][part], fast[1][part], fast[2].exp(), fast[0], fast[1], duplicates, first))
+        losses.append(
+            info_nce(
+                fast[0][part], fast[1][part], fast[2].exp(), fast[0], fast[1], duplicates, first
+            )
+        )
     loss = torch.stack(losses).mean()
     assert_same(loss, slow_info_nce(slow[0], slow[1], slow[2].exp(), ids), fast, slow)
 
 
-def slow_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ids: list[tuple[int, int]]) -> Tensor:
+def slow_sigmoid(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, ids: list[tuple[int, int]]
+) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for row in range(len(image)):
         for other in range(len(text)):
@@ -148,7 +181,9 @@ def test_the_sigmoid_loss_equals_the_slow_twin_whole_and_as_the_mean_of_parts(
         part = slice(first, first + share)
         duplicates = find_duplicates(numbers[part], numbers, first)
         image, text = fast[0][part], fast[1][part]
-        losses.append(sigmoid_matching(image, text, fast[2].exp(), fast[3], fast[1], duplicates, first))
+        losses.append(
+            sigmoid_matching(image, text, fast[2].exp(), fast[3], fast[1], duplicates, first)
+        )
     loss = torch.stack(losses).mean()
     assert_same(loss, slow_sigmoid(slow[0], slow[1], slow[2].exp(), slow[3], ids), fast, slow)
 
@@ -158,20 +193,26 @@ def test_the_sigmoid_loss_is_open_clips() -> None:
 
     image, text = unit_rows(7, 5, 1), unit_rows(7, 5, 2)
     scale, bias = torch.tensor(10.0, dtype=torch.float64), torch.tensor(-10.0, dtype=torch.float64)
-    torch.testing.assert_close(sigmoid_matching(image, text, scale, bias), SigLipLoss()(image, text, scale, bias))
+    torch.testing.assert_close(
+        sigmoid_matching(image, text, scale, bias), SigLipLoss()(image, text, scale, bias)
+    )
 
 
 def test_duplicates_share_a_caption_or_an_image_and_nobody_is_a_duplicate_of_himself() -> None:
     found = find_duplicates(torch.tensor(IDS[3]), torch.tensor(IDS[3]))
     pairs = {(row, other) for row, other in found.nonzero().tolist() if row < other}
     assert pairs == {(0, 3), (0, 5), (1, 2), (1, 4), (2, 4)} and torch.equal(found, found.T)
-    assert torch.equal(find_duplicates(torch.tensor(IDS[3][4:]), torch.tensor(IDS[3]), 4), found[4:])
+    assert torch.equal(
+        find_duplicates(torch.tensor(IDS[3][4:]), torch.tensor(IDS[3]), 4), found[4:]
+    )
 
 
 def test_a_batch_of_one_caption_alone_has_nothing_to_tell_apart() -> None:
     image, text = unit_rows(6, 5, 1).requires_grad_(), unit_rows(6, 5, 2)
     numbers = torch.tensor(IDS[4])
-    loss = info_nce(image, text, torch.tensor(9.0), is_duplicate_LB=find_duplicates(numbers, numbers))
+    loss = info_nce(
+        image, text, torch.tensor(9.0), is_duplicate_LB=find_duplicates(numbers, numbers)
+    )
     loss.backward()
     assert float(loss.detach()) == 0 and image.grad is not None and not bool(image.grad.any())
 
@@ -198,7 +239,9 @@ def test_the_divergence_from_a_teacher_is_the_mean_of_its_parts(ranks: int) -> N
         for part in (slice(first, first + 6 // ranks) for first in range(0, 6, 6 // ranks))
     ]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
-    gradients = [torch.autograd.grad(value, image)[0] for value in (torch.stack(parts).mean(), whole)]
+    gradients = [
+        torch.autograd.grad(value, image)[0] for value in (torch.stack(parts).mean(), whole)
+    ]
     torch.testing.assert_close(*gradients)
 
 
@@ -218,7 +261,11 @@ def test_a_learned_scale_grows_when_pairs_match_and_shrinks_when_they_do_not() -
 @given(st.integers(2, 12), st.integers(0, 10_000), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=30)
 def test_the_order_of_the_pairs_changes_neither_loss(pairs: int, seed: int, random: object) -> None:
-    image, text, target = unit_rows(pairs, 6, seed), unit_rows(pairs, 6, seed + 1), targets(pairs, 5, seed)
+    image, text, target = (
+        unit_rows(pairs, 6, seed),
+        unit_rows(pairs, 6, seed + 1),
+        targets(pairs, 5, seed),
+    )
     prototypes, means = unit_rows(5, 6, seed + 2), unit_rows(2, 6, seed + 3) / 3
     order = list(range(pairs))
     random.shuffle(order)  # type: ignore[attr-defined]
@@ -233,14 +280,22 @@ def test_the_order_of_the_pairs_changes_neither_loss(pairs: int, seed: int, rand
 
 @pytest.mark.parametrize(("pairs", "width"), SIZES)
 @pytest.mark.parametrize("concepts", [1, 3, 11])
-def test_concept_matching_and_its_gradients_equal_the_slow_twin(pairs: int, width: int, concepts: int) -> None:
+def test_concept_matching_and_its_gradients_equal_the_slow_twin(
+    pairs: int, width: int, concepts: int
+) -> None:
     target = targets(pairs, concepts, 7)
     target[0] = torch.full((concepts,), 1 / concepts)
     prototypes, means = unit_rows(concepts, width, 3), unit_rows(2, width, 4) / 4
-    leaves = [unit_rows(pairs, width, 1), unit_rows(pairs, width, 2), torch.tensor(10.0, dtype=torch.float64)]
+    leaves = [
+        unit_rows(pairs, width, 1),
+        unit_rows(pairs, width, 2),
+        torch.tensor(10.0, dtype=torch.float64),
+    ]
     fast, slow = [leaf(x, torch.float32) for x in leaves], [leaf(x, torch.float64) for x in leaves]
     assert_same(
-        concept_matching(fast[0], fast[1], *means.float(), prototypes.float(), target.float(), fast[2]),
+        concept_matching(
+            fast[0], fast[1], *means.float(), prototypes.float(), target.float(), fast[2]
+        ),
         slow_concept_matching(slow[0], slow[1], means[0], means[1], prototypes, target, slow[2]),
         fast,
         slow,
@@ -249,7 +304,11 @@ def test_concept_matching_and_its_gradients_equal_the_slow_twin(pairs: int, widt
 
 def test_a_caption_that_names_no_concept_neither_counts_nor_moves() -> None:
     image, text = unit_rows(4, 6, 1).requires_grad_(), unit_rows(4, 6, 2).requires_grad_()
-    prototypes, means, target = unit_rows(3, 6, 3), torch.zeros(2, 6, dtype=torch.float64), targets(4, 3, 5, named=2)
+    prototypes, means, target = (
+        unit_rows(3, 6, 3),
+        torch.zeros(2, 6, dtype=torch.float64),
+        targets(4, 3, 5, named=2),
+    )
     target[2] = 0
     rest = [0, 1, 3]
     scale = torch.tensor(10.0, dtype=torch.float64)
@@ -277,5 +336,7 @@ def test_the_loss_is_least_when_embeddings_are_the_prototypes_of_what_they_name(
     prototypes, target, mean = torch.eye(3), torch.eye(3), torch.zeros(3)
     scale = torch.tensor(10.0)
     right = concept_matching(prototypes, prototypes, mean, mean, prototypes, target, scale)
-    wrong = concept_matching(prototypes.roll(1, 0), prototypes, mean, mean, prototypes, target, scale)
+    wrong = concept_matching(
+        prototypes.roll(1, 0), prototypes, mean, mean, prototypes, target, scale
+    )
     assert float(right) < 0.001 < 4 < float(wrong)

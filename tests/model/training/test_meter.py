@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.batches.loading import Batch
 from model.config.sections import ModelConfig
-from model.towers.towers import Towers, create_towers, normalise
+from model.towers.create import create_towers
+from model.towers.towers import Towers, normalise
 from model.training.flops import flops_a_pair, measure_peak_flops
 from model.training.meter import Meter
 from tests.tiny import SIDE, TINY_MODEL
@@ -19,7 +20,14 @@ from tests.tiny import SIDE, TINY_MODEL
 PAIRS = 3
 DEEPER = {
     "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16, "mlp_ratio": 2.0},
+    "vision_cfg": {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 48,
+        "layers": 3,
+        "head_width": 16,
+        "mlp_ratio": 2.0,
+    },
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
 
@@ -27,7 +35,8 @@ DEEPER = {
 def counted(towers: Towers, tokens: int, is_training: bool) -> float:
     """Return what torch counts for a batch, a pair."""
     images = torch.zeros(PAIRS, 3, towers.image_size, towers.image_size, dtype=torch.uint8)
-    # With gradients in both cases: without, torch fuses attention into an operation that it does not count.
+    # With gradients in both cases: without, torch fuses attention into an operation that it does
+    # not count.
     with FlopCounterMode(display=False) as counter:
         image = towers.clip.encode_image(normalise(towers, images))
         text = towers.clip.encode_text(torch.ones(PAIRS, tokens, dtype=torch.int64))
@@ -37,7 +46,9 @@ def counted(towers: Towers, tokens: int, is_training: bool) -> float:
 
 
 @pytest.mark.parametrize("architecture", [TINY_MODEL, DEEPER], ids=["tiny", "deeper"])
-def test_the_flops_of_a_pair_are_those_that_torch_counts(tmp_path: Path, architecture: dict[str, object]) -> None:
+def test_the_flops_of_a_pair_are_those_that_torch_counts(
+    tmp_path: Path, architecture: dict[str, object]
+) -> None:
     path = tmp_path / f"flops-{id(architecture)}-test-model.json"
     path.write_text(json.dumps(architecture), encoding="utf-8")
     towers = create_towers(ModelConfig(name=str(path)), "cpu")
@@ -45,7 +56,8 @@ def test_the_flops_of_a_pair_are_those_that_torch_counts(tmp_path: Path, archite
     flops = flops_a_pair(towers)
     assert flops is not None
     assert flops / 3 == pytest.approx(counted(towers, tokens, is_training=False), rel=1e-6)
-    # Attention's backward pass computes its scores again, which the usual count leaves out; pixels get no gradient.
+    # Attention's backward pass computes its scores again, which the usual count leaves out; pixels
+    # get no gradient.
     assert flops == pytest.approx(counted(towers, tokens, is_training=True), rel=0.1)
 
 
@@ -95,6 +107,10 @@ def test_rates_are_those_of_the_group(towers: Towers, monkeypatch: pytest.Monkey
     for loaded in meter.waiting(iter([batch])):
         meter.count(loaded)
     rates = meter.read(world=2)
-    assert rates.pairs_per_s == pytest.approx(2 * 16 / 10) and rates.data_wait_share == pytest.approx(0.3)
-    assert rates.tflops_per_s == pytest.approx(1.6 * flops / 1e12) and rates.mfu == pytest.approx(1.6 * flops / 1e9)
+    assert rates.pairs_per_s == pytest.approx(
+        2 * 16 / 10
+    ) and rates.data_wait_share == pytest.approx(0.3)
+    assert rates.tflops_per_s == pytest.approx(1.6 * flops / 1e12) and rates.mfu == pytest.approx(
+        1.6 * flops / 1e9
+    )
     assert rates.peak_memory_gb is None

@@ -16,7 +16,8 @@ import torch
 from model.batches.loading import pair_input
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, OutOfMemory, TrainingDiverged, TrainingStopped
-from model.towers.towers import Towers, create_towers
+from model.towers.create import create_towers
+from model.towers.towers import Towers
 from model.training import loop as training
 from model.training import objective as objectives
 from model.training.checkpoint import load_latest
@@ -26,7 +27,14 @@ from model.training.stage import Callbacks, Stage, StepRecord
 from model.training.state import Keeper, TrainState
 from tests.tiny import TINY_MODEL, TinyData, names, tiny_stage_config
 
-RANDOM_DROPS = {"image_size": 16, "patch_size": 4, "width": 32, "layers": 1, "head_width": 16, "patch_dropout": 0.5}
+RANDOM_DROPS = {
+    "image_size": 16,
+    "patch_size": 4,
+    "width": 32,
+    "layers": 1,
+    "head_width": 16,
+    "patch_dropout": 0.5,
+}
 EVERY_PART: dict[str, object] = {
     "checkpoint_share": 1.0,
     "ema_decay": 0.9,
@@ -49,8 +57,18 @@ class Trainer:
     folder: Path
 
     def stage(self, name: str, **changes: object) -> Stage:
-        pairs, config = pair_input(self.towers(), self.data.train_index()), tiny_stage_config(**changes)
-        return Stage(config, pairs, lambda towers: {"mean_recall": 0.5}, self.folder / name, seed=0, workers=0)
+        pairs, config = (
+            pair_input(self.towers().input_spec, self.data.train_index()),
+            tiny_stage_config(**changes),
+        )
+        return Stage(
+            config,
+            pairs,
+            lambda towers: {"mean_recall": 0.5},
+            self.folder / name,
+            seed=0,
+            workers=0,
+        )
 
     def towers(self) -> Towers:
         return create_towers(self.model, "cpu", seed=3)
@@ -107,7 +125,10 @@ def test_interrupted_within_an_epoch_every_part_goes_on_from_the_step_before(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     monkeypatch.setattr(training, "FETCH_EVERY", 1)
-    unbroken, broken = trainer.stage("unbroken", **EVERY_PART), trainer.stage("broken", **EVERY_PART)
+    unbroken, broken = (
+        trainer.stage("unbroken", **EVERY_PART),
+        trainer.stage("broken", **EVERY_PART),
+    )
     whole: list[StepRecord] = []
     trainer.run(unbroken, on_step=whole.append)
 
@@ -125,7 +146,10 @@ def test_interrupted_within_an_epoch_every_part_goes_on_from_the_step_before(
 
 
 def test_how_often_is_saved_changes_no_bit(trainer: Trainer) -> None:
-    ends, every = trainer.stage("ends", **EVERY_PART | {"checkpoint_share": 0.0}), trainer.stage("every", **EVERY_PART)
+    ends, every = (
+        trainer.stage("ends", **EVERY_PART | {"checkpoint_share": 0.0}),
+        trainer.stage("every", **EVERY_PART),
+    )
     trainer.run(ends)
     trainer.run(every)
     assert checkpoints(ends) == ["step-000000004", "step-000000008"]
@@ -144,16 +168,23 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("model.training.state.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(
+            "model.training.state.time", SimpleNamespace(monotonic=lambda: self.now)
+        )
 
 
-@pytest.mark.parametrize(("share", "waits"), [(1.0, 0.0), (0.5, 4.0), (0.02, 196.0), (0.0, math.inf)])
+@pytest.mark.parametrize(
+    ("share", "waits"), [(1.0, 0.0), (0.5, 4.0), (0.02, 196.0), (0.0, math.inf)]
+)
 def test_a_save_is_due_when_it_keeps_to_its_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, waits: float
 ) -> None:
     clock = Clock(monkeypatch)
     keeper = Keeper(tmp_path, {"weights": torch.nn.Linear(2, 2)}, share)
-    monkeypatch.setattr("model.training.state.save_checkpoint", lambda *arguments: setattr(clock, "now", clock.now + 3))
+    monkeypatch.setattr(
+        "model.training.state.save_checkpoint",
+        lambda *arguments: setattr(clock, "now", clock.now + 3),
+    )
     clock.now += 500
     keeper.save(TrainState(), begin=clock.now - 1)  # it held training up for 4 s
     saved = clock.now
@@ -163,10 +194,15 @@ def test_a_save_is_due_when_it_keeps_to_its_share_of_the_time(
     assert keeper.is_due() == (share == 1)
 
 
-def test_saves_leave_room_for_the_one_at_the_end_of_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saves_leave_room_for_the_one_at_the_end_of_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock(monkeypatch)
     keeper = Keeper(tmp_path, {"weights": torch.nn.Linear(2, 2)}, share=0.02)
-    monkeypatch.setattr("model.training.state.save_checkpoint", lambda *arguments: setattr(clock, "now", clock.now + 1))
+    monkeypatch.setattr(
+        "model.training.state.save_checkpoint",
+        lambda *arguments: setattr(clock, "now", clock.now + 1),
+    )
     begin, saves = clock.now, 0
     while clock.now < begin + 240:
         clock.now += 0.5
@@ -188,13 +224,19 @@ def test_of_several_processes_only_the_writer_saves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 4, 6])
-def test_asked_to_stop_it_ends_the_step_saves_it_and_goes_on_to_the_same_bits(trainer: Trainer, times: int) -> None:
+def test_asked_to_stop_it_ends_the_step_saves_it_and_goes_on_to_the_same_bits(
+    trainer: Trainer, times: int
+) -> None:
     unbroken, stopped = trainer.stage("unbroken"), trainer.stage("stopped")
     trainer.run(unbroken)
     seen: list[StepRecord] = []
-    with pytest.raises(TrainingStopped, match=f"stopped after step {times} of 8; run again to go on"):
+    with pytest.raises(
+        TrainingStopped, match=f"stopped after step {times} of 8; run again to go on"
+    ):
         trainer.run(stopped, on_step=seen.append, should_stop=asked(times))
-    assert [record.step for record in seen] == list(range(1, times + 1)), "what was measured is told"
+    assert [record.step for record in seen] == list(range(1, times + 1)), (
+        "what was measured is told"
+    )
     assert checkpoints(stopped)[-1] == f"step-{times:09d}"
     trainer.run(stopped, on_step=seen.append)
     assert [record.step for record in seen] == list(range(1, 9))
@@ -238,18 +280,28 @@ def test_rewinding_goes_back_once_with_half_the_rate(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     poisoned(monkeypatch, {7})
-    stage, starts, seen = trainer.stage("run", on_divergence="rewind"), list[int](), list[StepRecord]()
+    stage, starts, seen = (
+        trainer.stage("run", on_divergence="rewind"),
+        list[int](),
+        list[StepRecord](),
+    )
     with caplog.at_level(logging.WARNING):
-        state = trainer.run(stage, on_step=seen.append, on_start=lambda first, steps: starts.append(first))
+        state = trainer.run(
+            stage, on_step=seen.append, on_start=lambda first, steps: starts.append(first)
+        )
     assert "going back to step 4 with half the rate" in caplog.text
     assert starts == [0, 4] and state.rewinds == 1 and state.step == 8
     rates = [learning_rate(step, 8, stage.config) for step in range(8)]
     assert [record.lr for record in seen] == rates[:6] + [rate / 2 for rate in rates[4:]]
 
 
-def test_a_kill_after_the_rewind_does_not_forget_it(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_after_the_rewind_does_not_forget_it(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     poisoned(monkeypatch, {7})
-    unbroken, broken = (trainer.stage(name, on_divergence="rewind") for name in ("unbroken", "broken"))
+    unbroken, broken = (
+        trainer.stage(name, on_divergence="rewind") for name in ("unbroken", "broken")
+    )
     trainer.run(unbroken)
     poisoned(monkeypatch, {7})
 
@@ -273,12 +325,16 @@ def test_a_second_divergence_stops(trainer: Trainer, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.faults(kind="T1", trials=1)
-def test_images_that_are_all_the_same_have_a_defined_end(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_all_the_same_have_a_defined_end(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest = training.load_batch
     monkeypatch.setattr(
         training,
         "load_batch",
-        lambda *arguments: (batch := honest(*arguments))._replace(images=batch.images[:1].expand_as(batch.images)),
+        lambda *arguments: (batch := honest(*arguments))._replace(
+            images=batch.images[:1].expand_as(batch.images)
+        ),
     )
     seen: list[StepRecord] = []
     trainer.run(trainer.stage("run"), on_step=seen.append)
@@ -288,7 +344,9 @@ def test_images_that_are_all_the_same_have_a_defined_end(trainer: Trainer, monke
 @pytest.mark.faults(kind="T1", trials=1)
 def test_a_concept_loss_without_a_known_concept_is_zero(trainer: Trainer) -> None:
     stage, seen = trainer.stage("run", queue_size=1, epochs=1), list[StepRecord]()
-    trainer.run(stage, on_step=seen.append)  # a queue of one pair knows no concept: two must name it
+    trainer.run(
+        stage, on_step=seen.append
+    )  # a queue of one pair knows no concept: two must name it
     assert [record.losses["concept"] for record in seen] == [0.0] * 4
     assert all(math.isfinite(record.losses["loss"]) for record in seen)
 
@@ -300,13 +358,21 @@ def test_a_concept_loss_without_a_known_concept_is_zero(trainer: Trainer) -> Non
 @pytest.mark.parametrize(
     ("error", "micro", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), None, (16, 8, 8)),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+            None,
+            (16, 8, 8),
+        ),
         (MemoryError(), 4, (4, 2, 2)),
     ],
     ids=["CUDA", "CPU"],
 )
 def test_memory_that_runs_out_is_a_sentence_with_what_to_try(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, error: Exception, micro: int | None, said: tuple[int, int, int]
+    trainer: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    micro: int | None,
+    said: tuple[int, int, int],
 ) -> None:
     def fail(*arguments: object) -> torch.Tensor:
         raise error
@@ -354,7 +420,9 @@ def test_a_folder_that_vanishes_is_made_again_and_one_that_cannot_be_is_a_senten
         next(once, lambda record: None)(record)
 
     if is_file:
-        with pytest.raises(CheckpointError, match=r"cannot be written \(.*\); check .* and run again"):
+        with pytest.raises(
+            CheckpointError, match=r"cannot be written \(.*\); check .* and run again"
+        ):
             trainer.run(stage, on_epoch=on_epoch)
     else:
         trainer.run(stage, on_epoch=on_epoch)

@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from model.concepts.mining import MAX_CONCEPTS_A_CAPTION, Vocabulary
 from model.config.sections import ModelConfig
-from model.towers.towers import create_towers
+from model.towers.create import create_towers
 from model.training.losses import info_nce
 from model.training.objective import Embedded, Objective
 from tests.tiny import WIDTH, tiny_stage_config
@@ -18,7 +18,9 @@ SCALE = torch.tensor(10.0)
 def embedded(pairs: int, seed: int) -> Embedded:
     """Return pairs of captions that are all different from those of any other seed."""
     generator = torch.Generator().manual_seed(seed)
-    image, text = (normalize(torch.randn(pairs, WIDTH, generator=generator), dim=1) for _ in range(2))
+    image, text = (
+        normalize(torch.randn(pairs, WIDTH, generator=generator), dim=1) for _ in range(2)
+    )
     concepts = torch.full((pairs, MAX_CONCEPTS_A_CAPTION), -1)
     concepts[:, 0] = torch.randint(0, 3, (pairs,), generator=generator)
     ids = torch.arange(2 * pairs).view(pairs, 2) + 1000 * seed
@@ -57,12 +59,18 @@ def test_an_empty_queue_makes_nearest_neighbour_supervision_plain_info_nce_witho
     image = pairs.image.clone().requires_grad_()
     terms = objective(tiny_model, nearest_weight=1.0)(pairs._replace(image=image, text=text), SCALE)
     torch.testing.assert_close(terms["nearest"], terms["info_nce"])
-    image_gradient, text_gradient = torch.autograd.grad(terms["nearest"], [image, text], allow_unused=True)
+    image_gradient, text_gradient = torch.autograd.grad(
+        terms["nearest"], [image, text], allow_unused=True
+    )
     assert text_gradient is None and float(image_gradient.abs().sum()) > 0
 
 
-def test_with_warm_up_the_terms_weigh_as_much_as_the_queue_was_filled(tiny_model: ModelConfig) -> None:
-    chosen = objective(tiny_model, nearest_weight=0.5, concept_weight=2.0, term_warmup=True, queue_size=24)
+def test_with_warm_up_the_terms_weigh_as_much_as_the_queue_was_filled(
+    tiny_model: ModelConfig,
+) -> None:
+    chosen = objective(
+        tiny_model, nearest_weight=0.5, concept_weight=2.0, term_warmup=True, queue_size=24
+    )
     for pairs, share in ((embedded(6, 1), 0.0), (embedded(6, 2), 0.25), (embedded(6, 3), 0.5)):
         terms = chosen(pairs, SCALE)
         added = share * (0.5 * terms["nearest"] + 2.0 * terms["concept"])

@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 from model.batches.loading import Crop
 from model.embeddings.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError
-from model.towers.towers import Towers, encode_images, encode_texts, encode_tokens, load_towers
+from model.towers.folder import load_towers
+from model.towers.towers import Towers, encode_images, encode_texts, encode_tokens
 from model.towers.towers import normalise as pixels_of
 from model.zoo.forms import bpe
 from model.zoo.forms.easynlp_english import truncating_as_theirs
@@ -46,7 +47,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pictures() -> torch.Tensor:
-    return torch.randint(0, 256, (4, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    return torch.randint(
+        0, 256, (4, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(4)
+    )
 
 
 def imported(path: Path, told: Told | None = None, name: str = "ours") -> Towers:
@@ -67,11 +70,15 @@ def assert_same_embeddings(towers: Towers, image: torch.Tensor, text: torch.Tens
 def as_open_clip(folder: Path, clip: Any, towers: Towers) -> tuple[torch.Tensor, torch.Tensor]:
     ids = open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS)
     assert torch.equal(towers.tokenizer(CAPTIONS), ids)
-    return clip.encode_image(pixels_of(towers, pictures()), normalize=True), clip.encode_text(ids, normalize=True)
+    return clip.encode_image(pixels_of(towers, pictures()), normalize=True), clip.encode_text(
+        ids, normalize=True
+    )
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
-def test_a_folder_of_open_clip_gives_the_embeddings_of_open_clip(home: Path, quick_gelu: bool) -> None:
+def test_a_folder_of_open_clip_gives_the_embeddings_of_open_clip(
+    home: Path, quick_gelu: bool
+) -> None:
     folder = home / f"open-clip-{quick_gelu}"
     clip = write_open_clip(folder, clip_architecture(quick_gelu))
     towers = imported(folder)
@@ -80,14 +87,24 @@ def test_a_folder_of_open_clip_gives_the_embeddings_of_open_clip(home: Path, qui
 
 def test_a_siglip_of_open_clip_gives_its_embeddings_and_sees_squashed_pictures(home: Path) -> None:
     folder = home / "marqo"
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
     clip = write_open_clip(folder, siglip_architecture(), preprocess)
     towers = imported(folder)
     assert_same_embeddings(towers, *as_open_clip(folder, clip, towers))
-    assert towers.resizing == (True, "bicubic") and towers.config["preprocess_cfg"]["mean"] == [0.5] * 3
+    assert (
+        towers.resizing == (True, "bicubic")
+        and towers.config["preprocess_cfg"]["mean"] == [0.5] * 3
+    )
 
 
-def test_a_text_tower_of_transformers_is_built_from_the_config_that_lies_beside_it(home: Path) -> None:
+def test_a_text_tower_of_transformers_is_built_from_the_config_that_lies_beside_it(
+    home: Path,
+) -> None:
     folder = home / "roberta"
     clip = write_with_hugging_face_text(folder)
     towers = imported(folder)
@@ -108,20 +125,31 @@ def test_a_bare_file_of_weights_needs_its_towers_and_its_activation_told(
         (tmp_path / "folder/open_clip_model.safetensors").rename(path)
     else:
         weights = {f"module.{name}": value for name, value in clip.state_dict().items()}
-        torch.save({"epoch": 1, "state_dict": weights} if suffix == "pt" else clip.state_dict(), path)
+        torch.save(
+            {"epoch": 1, "state_dict": weights} if suffix == "pt" else clip.state_dict(), path
+        )
     monkeypatch.setattr("open_clip.list_models", lambda: ["ViT-B-32", "ViT-B-32-quickgelu"])
-    monkeypatch.setattr("open_clip.get_model_config", lambda name: clip_architecture("quick" in name))
+    monkeypatch.setattr(
+        "open_clip.get_model_config", lambda name: clip_architecture("quick" in name)
+    )
     with pytest.raises(ConfigError, match="does not say of which towers it is; pass --towers"):
         import_model(path, tmp_path / "x", Told())
     with pytest.raises(ConfigError, match=r"trained with gelu or quickgelu.*pass --activation"):
         import_model(path, tmp_path / "x", Told("ViT-B-32"))
-    told = [Told("ViT-B-32", "quickgelu"), Told("ViT-B-32-quickgelu"), Told("ViT-B-32/openai"), Told("vit-b-32-openai")]
+    told = [
+        Told("ViT-B-32", "quickgelu"),
+        Told("ViT-B-32-quickgelu"),
+        Told("ViT-B-32/openai"),
+        Told("vit-b-32-openai"),
+    ]
     for number, said in enumerate(told if suffix == "pt" else told[:1]):
         towers = imported(path, said, str(number))
         assert_same_embeddings(towers, *as_open_clip(tmp_path / "folder", clip, towers))
     with pytest.raises(ConfigError, match="--activation gelu: ViT-B-32-quickgelu says quickgelu"):
         import_model(path, tmp_path / "x", Told("ViT-B-32-quickgelu", "gelu"))
-    assert not imported(path, Told("ViT-B-32/laion2b_s34b_b79k"), "gelu").config["model_cfg"]["quick_gelu"]
+    assert not imported(path, Told("ViT-B-32/laion2b_s34b_b79k"), "gelu").config["model_cfg"][
+        "quick_gelu"
+    ]
 
 
 def test_easynlps_english_models_give_the_embeddings_of_its_own_towers(home: Path) -> None:
@@ -132,24 +160,31 @@ def test_easynlps_english_models_give_the_embeddings_of_its_own_towers(home: Pat
     tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
     with torch.no_grad():
         image = easynlp_image(tensors, pixels_of(towers, pictures()), PATCH)
-        text = easynlp_text(tensors, open_clip.tokenize(CAPTIONS), architecture["text_cfg"]["heads"])
+        text = easynlp_text(
+            tensors, open_clip.tokenize(CAPTIONS), architecture["text_cfg"]["heads"]
+        )
     assert_same_embeddings(towers, image, text)
 
 
 @pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
-def test_fashion_clips_form_gives_the_embeddings_of_transformers(home: Path, hidden_act: str) -> None:
+def test_fashion_clips_form_gives_the_embeddings_of_transformers(
+    home: Path, hidden_act: str
+) -> None:
     from transformers import AutoTokenizer
 
     folder = home / f"fashion-clip-{hidden_act}"
     model = write_hugging_face_clip(folder, hidden_act)
     towers = imported(folder)
     theirs = AutoTokenizer.from_pretrained(folder)
-    ids = theirs(CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    ids = theirs(
+        CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         image = model.get_image_features(pixel_values=pixels_of(towers, pictures())).pooler_output
         text = model.get_text_features(input_ids=ids).pooler_output
     assert_same_embeddings(towers, normalize(image, dim=-1), normalize(text, dim=-1))
-    # The ids are the same up to the end of text, after which CLIP's own pad with 0 and transformers with the end.
+    # The ids are the same up to the end of text, after which CLIP's own pad with 0 and transformers
+    # with the end.
     is_padding = torch.cumsum(ids == 49407, dim=1) > (ids == 49407)
     assert torch.equal(towers.tokenizer(CAPTIONS), ids.masked_fill(is_padding, 0))
 
@@ -161,7 +196,9 @@ def test_siglip_2_gives_the_embeddings_and_the_tokens_of_transformers(home: Path
     model = write_siglip2(folder)
     towers = imported(folder)
     theirs = AutoTokenizer.from_pretrained(folder)
-    ids = theirs(CAPTIONS, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
+    ids = theirs(
+        CAPTIONS, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+    ).input_ids
     assert torch.equal(towers.tokenizer(CAPTIONS), ids) and int(ids.max()) > 260
     with torch.no_grad():
         image = model.get_image_features(pixel_values=pixels_of(towers, pictures())).pooler_output
@@ -193,16 +230,24 @@ ROUND_TRIPS = [
 
 
 @pytest.mark.parametrize(("kind", "form"), ROUND_TRIPS)
-def test_a_round_trip_through_a_published_form_changes_no_bit(tmp_path: Path, kind: str, form: str) -> None:
+def test_a_round_trip_through_a_published_form_changes_no_bit(
+    tmp_path: Path, kind: str, form: str
+) -> None:
     PUBLISH[kind](tmp_path / "theirs")
     before = imported(tmp_path / "theirs")
     convert_model(tmp_path / "theirs-ours", form, tmp_path / "out")
     after = imported(tmp_path / "out")
     ours, again = before.clip.state_dict(), after.clip.state_dict()
-    assert ours.keys() == again.keys() and all(torch.equal(ours[name], again[name]) for name in ours)
+    assert ours.keys() == again.keys() and all(
+        torch.equal(ours[name], again[name]) for name in ours
+    )
     with torch.no_grad():
         assert torch.equal(encode_images(before, pictures()), encode_images(after, pictures()))
-    cleaned = [caption for caption in CAPTIONS if form == "open_clip" or kind != "siglip" or caption.islower()]
+    cleaned = [
+        caption
+        for caption in CAPTIONS
+        if form == "open_clip" or kind != "siglip" or caption.islower()
+    ]
     assert torch.equal(before.tokenizer(cleaned), after.tokenizer(cleaned))
     assert before.config["preprocess_cfg"] == after.config["preprocess_cfg"]
 
@@ -213,9 +258,13 @@ def test_a_form_without_place_for_the_towers_says_so(tmp_path: Path, form: str) 
     architecture["text_cfg"]["pool_type"] = "last"
     write_open_clip(tmp_path / "theirs", architecture)
     imported(tmp_path / "theirs")
-    with pytest.raises(CheckpointError, match=rf"the form {form} has no place for these towers; open_clip has"):
+    with pytest.raises(
+        CheckpointError, match=rf"the form {form} has no place for these towers; open_clip has"
+    ):
         convert_model(tmp_path / "theirs-ours", form, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"--to open-clip: no such form; did you mean 'open_clip'\?"):
+    with pytest.raises(
+        ConfigError, match=r"--to open-clip: no such form; did you mean 'open_clip'\?"
+    ):
         convert_model(tmp_path / "theirs-ours", "open-clip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
@@ -230,14 +279,20 @@ def test_what_is_converted_is_read_by_the_librarys_own_loader(tmp_path: Path) ->
     imported(tmp_path / "a")
     convert_model(tmp_path / "a-ours", "open_clip", tmp_path / "b")
     again = open_clip.create_model(f"local-dir:{tmp_path / 'b'}")
-    assert all(torch.equal(value, clip.state_dict()[name]) for name, value in again.state_dict().items())
+    assert all(
+        torch.equal(value, clip.state_dict()[name]) for name, value in again.state_dict().items()
+    )
     convert_model(tmp_path / "a-ours", "huggingface", tmp_path / "c")
-    assert torch.equal(CLIPModel.from_pretrained(tmp_path / "c").visual_projection.weight.T, clip.visual.proj)
+    assert torch.equal(
+        CLIPModel.from_pretrained(tmp_path / "c").visual_projection.weight.T, clip.visual.proj
+    )
     theirs = write_siglip2(tmp_path / "s")
     imported(tmp_path / "s")
     convert_model(tmp_path / "s-ours", "huggingface", tmp_path / "t")
     model = SiglipModel.from_pretrained(tmp_path / "t")
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, theirs.state_dict()[name]) for name, value in model.state_dict().items()
+    )
 
 
 def test_half_precision_becomes_single_and_loses_nothing(tmp_path: Path) -> None:
@@ -261,7 +316,9 @@ def test_squashed_pictures_are_those_of_open_clips_transform(interpolation: str)
     picture = Image.open(io.BytesIO(jpeg)).crop((0, 0, 90, 50))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    said = PreprocessCfg(SIDE, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, resize_mode="squash")
+    said = PreprocessCfg(
+        SIDE, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, resize_mode="squash"
+    )
     theirs = image_transform_v2(said, is_train=False)(picture) * 255
     decoded = decode_image(buffer.getvalue())
     assert isinstance(decoded, torch.Tensor)
@@ -285,15 +342,22 @@ def test_real_pairs_get_the_embeddings_of_transformers(home: Path) -> None:
 
     cropped = [centre_crop(decode_image(image), SIDE) for image in images]  # type: ignore[arg-type]
     with torch.no_grad():
-        theirs = model.get_image_features(pixel_values=pixels_of(towers, torch.stack(cropped))).pooler_output
-    assert float((embed_encoded_images(towers, images) - normalize(theirs, dim=-1)).abs().max()) <= TOLERANCE
+        theirs = model.get_image_features(
+            pixel_values=pixels_of(towers, torch.stack(cropped))
+        ).pooler_output
+    assert (
+        float((embed_encoded_images(towers, images) - normalize(theirs, dim=-1)).abs().max())
+        <= TOLERANCE
+    )
     ids = towers.tokenizer([line[0].decode() for line in lines])
     with torch.no_grad():
         text = normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
         assert float((encode_tokens(towers, ids) - text).abs().max()) <= TOLERANCE
 
 
-def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(tmp_path: Path) -> None:
+def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(
+    tmp_path: Path,
+) -> None:
     architecture = clip_architecture(True)
     clip = write_open_clip(tmp_path / "source", architecture)
     write_easynlp(tmp_path / "pai", clip, architecture)
@@ -307,8 +371,13 @@ def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(t
     assert torch.equal(ids[1], towers.tokenizer([short])[0])
     tensors = torch.load(tmp_path / "pai/pytorch_model.bin", weights_only=True)
     with torch.no_grad():
-        assert float((encode_texts(theirs, [long, short]) - easynlp_text(tensors, ids, 2)).abs().max()) <= TOLERANCE
-        assert float((encode_texts(theirs, [long]) - encode_texts(towers, [long])).abs().max()) > 1e-3
+        assert (
+            float((encode_texts(theirs, [long, short]) - easynlp_text(tensors, ids, 2)).abs().max())
+            <= TOLERANCE
+        )
+        assert (
+            float((encode_texts(theirs, [long]) - encode_texts(towers, [long])).abs().max()) > 1e-3
+        )
     siglip = tmp_path / "siglip"
     write_siglip2(siglip)
     with pytest.raises(ConfigError, match="these towers do not read CLIP's byte pairs"):

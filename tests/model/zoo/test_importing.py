@@ -16,12 +16,18 @@ from safetensors.torch import load_file, save_file
 from model.errors import CheckpointError, ConfigError
 from model.storage.files import file_digest
 from model.storage.sealed import WEIGHTS_FILE, weights_sha256
+from model.towers.folder import load_towers
 from model.towers.imported import recorded_weights_sha256
-from model.towers.towers import load_towers
 from model.zoo.importing import import_model
 from model.zoo.published import Told
 from model.zoo.tensors import DTYPES, read_tensors, write_tensors
-from tests.published import clip_architecture, contiguous, siglip_architecture, write_easynlp, write_open_clip
+from tests.published import (
+    clip_architecture,
+    contiguous,
+    siglip_architecture,
+    write_easynlp,
+    write_open_clip,
+)
 
 WEIGHTS = "open_clip_pytorch_model.bin"
 
@@ -78,7 +84,9 @@ class Poison:
 @pytest.mark.faults(kind="X1: imported weights", trials=1)
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("form", ["bin", "easynlp"])
-def test_code_in_weights_never_runs(pristine: Path, tmp_path: Path, is_zip: bool, form: str) -> None:
+def test_code_in_weights_never_runs(
+    pristine: Path, tmp_path: Path, is_zip: bool, form: str
+) -> None:
     folder = Path(shutil.copytree(pristine / form, tmp_path / "theirs"))
     weights = folder / ("pytorch_model.bin" if form == "easynlp" else WEIGHTS)
     tensors = torch.load(weights, weights_only=True) | {"logit_scale": Poison(tmp_path / "canary")}
@@ -90,7 +98,9 @@ def test_code_in_weights_never_runs(pristine: Path, tmp_path: Path, is_zip: bool
 def test_a_torchscript_archive_is_refused_as_code(folder: Path) -> None:
     with zipfile.ZipFile(folder / WEIGHTS, "a") as archive:
         archive.writestr("archive/code/__torch__/model.py", "raise SystemExit")
-    assert "a TorchScript archive, which is code; import its weights as .safetensors" in refusal(folder)
+    assert "a TorchScript archive, which is code; import its weights as .safetensors" in refusal(
+        folder
+    )
 
 
 @pytest.mark.faults(kind="D4: imported weights cut", trials=1)
@@ -113,7 +123,9 @@ def test_a_flipped_bit_in_a_zip_is_found_by_its_checksum(folder: Path) -> None:
         info = members[int(rng.integers(len(members)))]
         damaged = bytearray(whole)
         start = info.header_offset + 30 + len(info.filename)
-        start += int.from_bytes(damaged[info.header_offset + 28 : info.header_offset + 30], "little")
+        start += int.from_bytes(
+            damaged[info.header_offset + 28 : info.header_offset + 30], "little"
+        )
         damaged[start + int(rng.integers(info.file_size))] ^= 1 << int(rng.integers(8))
         weights.write_bytes(damaged)
         assert "damaged (CRC-32 of" in refusal(folder)
@@ -137,7 +149,9 @@ def test_a_zip_that_was_compressed_anew_holds_the_same_weights(folder: Path) -> 
 
 @pytest.mark.parametrize("trial", range(3))
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
-def test_damage_in_a_zip_that_was_compressed_anew_is_found(folder: Path, compression: int, trial: int) -> None:
+def test_damage_in_a_zip_that_was_compressed_anew_is_found(
+    folder: Path, compression: int, trial: int
+) -> None:
     compressed_anew(folder / WEIGHTS, compression)
     damaged, rng = bytearray((folder / WEIGHTS).read_bytes()), np.random.default_rng(trial)
     with zipfile.ZipFile(folder / WEIGHTS) as archive:
@@ -156,14 +170,18 @@ def test_a_record_that_is_said_to_lie_outside_of_its_zip_is_refused(folder: Path
     assert "fetch it again" in refusal(folder)
 
 
-def test_a_flipped_bit_in_safetensors_is_found_by_the_sha256_that_was_given(pristine: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_safetensors_is_found_by_the_sha256_that_was_given(
+    pristine: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(pristine / "safetensors", tmp_path / "theirs"))
     weights = folder / "open_clip_model.safetensors"
     right = file_digest(weights)
     damaged = bytearray(weights.read_bytes())
     damaged[-5] ^= 4
     weights.write_bytes(damaged)
-    assert f"{weights}: SHA-256 is {file_digest(weights)}, not {right}; fetch it again" in refusal(folder, sha256=right)
+    assert f"{weights}: SHA-256 is {file_digest(weights)}, not {right}; fetch it again" in refusal(
+        folder, sha256=right
+    )
     shutil.copy(pristine / "safetensors/open_clip_model.safetensors", weights)
     origin = import_model(folder, tmp_path / "ours", Told(), right.upper(), licence="MIT")
     assert origin == {"form": "open_clip", "file": weights.name, "sha256": right, "licence": "MIT"}
@@ -177,7 +195,9 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, values: list[str]
     assert "visual.proj: holds NaN or infinity" in refusal(folder)
 
 
-def test_a_file_in_our_form_is_copied_only_if_its_weights_are_numbers(pristine: Path, tmp_path: Path) -> None:
+def test_a_file_in_our_form_is_copied_only_if_its_weights_are_numbers(
+    pristine: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(pristine / "safetensors", tmp_path / "theirs"))
     weights = folder / "open_clip_model.safetensors"
     tensors = load_file(weights)
@@ -187,7 +207,9 @@ def test_a_file_in_our_form_is_copied_only_if_its_weights_are_numbers(pristine: 
 
 
 def test_a_pointer_of_git_lfs_is_told_from_weights(folder: Path) -> None:
-    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 605157884\n")
+    (folder / WEIGHTS).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 605157884\n"
+    )
     assert "a pointer of Git LFS, not the weights; fetch them by `git lfs pull`" in refusal(folder)
 
 
@@ -199,34 +221,56 @@ def test_missing_unknown_and_misshaped_keys_are_counted_and_the_first_named(fold
 
     changed(folder, change)
     told = refusal(folder)
-    assert "8 missing (transformer.resblocks.0.ln_1.bias, transformer.resblocks.0.ln_1.weight, " in told
-    assert "8 unknown (extra." in told and "1 of another shape (visual.proj: (128, 3), not (128, 16))" in told
+    assert (
+        "8 missing (transformer.resblocks.0.ln_1.bias, transformer.resblocks.0.ln_1.weight, "
+        in told
+    )
+    assert (
+        "8 unknown (extra." in told
+        and "1 of another shape (visual.proj: (128, 3), not (128, 16))" in told
+    )
 
 
 def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
     reconfigured(folder, lambda architecture: architecture["vision_cfg"].update(layers=3))
-    assert "weights of another architecture, 12 missing (visual.transformer.resblocks.2." in refusal(folder)
+    assert (
+        "weights of another architecture, 12 missing (visual.transformer.resblocks.2."
+        in refusal(folder)
+    )
 
 
-def test_several_candidates_are_refused_and_one_of_them_can_be_named(pristine: Path, tmp_path: Path) -> None:
+def test_several_candidates_are_refused_and_one_of_them_can_be_named(
+    pristine: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(pristine / "safetensors", tmp_path / "theirs"))
-    shutil.copy(folder / "open_clip_model.safetensors", folder / "open_clip_pytorch_model.safetensors")
-    assert "several candidates (open_clip_model.safetensors, open_clip_pytorch_model.safetensors)" in refusal(folder)
+    shutil.copy(
+        folder / "open_clip_model.safetensors", folder / "open_clip_pytorch_model.safetensors"
+    )
+    assert (
+        "several candidates (open_clip_model.safetensors, open_clip_pytorch_model.safetensors)"
+        in refusal(folder)
+    )
     import_model(folder / "open_clip_model.safetensors", tmp_path / "ours", Told())
     (folder / "open_clip_pytorch_model.safetensors").unlink()
     shutil.copy(pristine / "bin" / WEIGHTS, folder / WEIGHTS)
     origin = import_model(folder, tmp_path / "both", Told())
-    assert origin["file"] == "open_clip_model.safetensors", "hubs publish the same weights in both formats"
+    assert origin["file"] == "open_clip_model.safetensors", (
+        "hubs publish the same weights in both formats"
+    )
 
 
-def test_a_folder_without_weights_and_what_is_no_model_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_weights_and_what_is_no_model_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
     (folder / WEIGHTS).unlink()
     assert f"{folder}: no weights file (" in refusal(folder)
     (tmp_path / "empty").mkdir()
     assert "no published form that this project knows" in refusal(tmp_path / "empty")
     assert "no such file or folder" in refusal(tmp_path / "nothing")
     (tmp_path / "text.bin").write_text("hello")
-    assert "not a readable weights file" in refusal(tmp_path / "text.bin", Told("ViT-B-32-quickgelu"))
+    assert "not a readable weights file" in refusal(
+        tmp_path / "text.bin", Told("ViT-B-32-quickgelu")
+    )
 
 
 @pytest.mark.faults(kind="X2: links out of an imported folder", trials=1)
@@ -252,7 +296,10 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         lambda cfg: cfg["vision_cfg"].update(timm_model_name="hf-hub:evil/model"),
         "timm_model_name is 'hf-hub:evil/model'",
     ),
-    (lambda cfg: cfg["vision_cfg"].update(timm_model_name="local-dir:/etc"), "which is no model of timm's"),
+    (
+        lambda cfg: cfg["vision_cfg"].update(timm_model_name="local-dir:/etc"),
+        "which is no model of timm's",
+    ),
     (
         lambda cfg: cfg["text_cfg"].update(tokenizer_kwargs={"bpe_path": "/etc/passwd"}),
         "tokenizer_kwargs may hold clean",
@@ -261,7 +308,10 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         lambda cfg: cfg["text_cfg"].update(tokenizer_kwargs={"trust_remote_code": True}),
         "tokenizer_kwargs may hold clean",
     ),
-    (lambda cfg: cfg["text_cfg"].update(hf_model_name="evil/code"), "the text tower's config.json must lie beside"),
+    (
+        lambda cfg: cfg["text_cfg"].update(hf_model_name="evil/code"),
+        "the text tower's config.json must lie beside",
+    ),
     (
         lambda cfg: cfg["text_cfg"].update(hf_tokenizer_name="evil/code"),
         "no tokenizer.json, so captions cannot be read",
@@ -270,8 +320,14 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda cfg: cfg.pop("embed_dim"), "no model_cfg with embed_dim, vision_cfg, text_cfg"),
     (lambda cfg: cfg["text_cfg"].update(colour="red"), "no towers of its config can be built"),
     (lambda cfg: cfg["text_cfg"].update(heads=7), "no towers of its config can be built"),
-    (lambda cfg: cfg["vision_cfg"].update(timm_model_name="no_such_model"), "no towers of its config can be built"),
-    (lambda cfg: cfg["text_cfg"].update(vocab_size=300), "its tokeniser gives token 49407, its towers know 300"),
+    (
+        lambda cfg: cfg["vision_cfg"].update(timm_model_name="no_such_model"),
+        "no towers of its config can be built",
+    ),
+    (
+        lambda cfg: cfg["text_cfg"].update(vocab_size=300),
+        "its tokeniser gives token 49407, its towers know 300",
+    ),
 ]
 
 
@@ -299,7 +355,8 @@ def test_a_config_that_is_none_is_refused(folder: Path, content: bytes, sentence
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("mean", [0.5]), ("std", "x"), ("interpolation", "../x"), ("resize_mode", 3)]
+    ("name", "value"),
+    [("mean", [0.5]), ("std", "x"), ("interpolation", "../x"), ("resize_mode", 3)],
 )
 def test_pixels_that_make_no_sense_are_refused(folder: Path, name: str, value: object) -> None:
     path = folder / "open_clip_config.json"
@@ -321,7 +378,11 @@ def test_a_tokeniser_that_brings_code_is_refused(pristine: Path, tmp_path: Path)
 def test_the_folder_is_ours_sealed_and_damage_to_it_is_found(folder: Path, tmp_path: Path) -> None:
     import_model(folder, tmp_path / "ours", Told())
     weights = tmp_path / "ours" / WEIGHTS_FILE
-    assert weights_sha256(tmp_path / "ours") == recorded_weights_sha256(tmp_path / "ours") == file_digest(weights)
+    assert (
+        weights_sha256(tmp_path / "ours")
+        == recorded_weights_sha256(tmp_path / "ours")
+        == file_digest(weights)
+    )
     damaged = bytearray(weights.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     weights.write_bytes(damaged)
@@ -341,9 +402,14 @@ def test_what_streams_is_what_the_library_writes(tmp_path: Path) -> None:
     }
     digest = write_tensors(tensors, tmp_path / "ours.safetensors")
     save_file(contiguous(tensors), tmp_path / "theirs.safetensors")
-    ours, theirs = load_file(tmp_path / "ours.safetensors"), load_file(tmp_path / "theirs.safetensors")
+    ours, theirs = (
+        load_file(tmp_path / "ours.safetensors"),
+        load_file(tmp_path / "theirs.safetensors"),
+    )
     assert digest == file_digest(tmp_path / "ours.safetensors")
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in theirs
+    )
 
 
 def test_what_is_mapped_is_what_the_library_reads(tmp_path: Path) -> None:
@@ -360,8 +426,12 @@ def test_what_is_mapped_is_what_the_library_reads(tmp_path: Path) -> None:
 
 def test_a_header_without_padding_is_mapped_as_well(tmp_path: Path) -> None:
     path, values = tmp_path / "theirs.safetensors", torch.arange(1000, dtype=torch.float32)
-    header = json.dumps({"values": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}).encode()
-    header += b" " * (1 - len(header) % 2)  # an odd length, so that no number lies at a multiple of its size
+    header = json.dumps(
+        {"values": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}}
+    ).encode()
+    header += b" " * (
+        1 - len(header) % 2
+    )  # an odd length, so that no number lies at a multiple of its size
     path.write_bytes(len(header).to_bytes(8, "little") + header + values.numpy().tobytes())
     assert torch.equal(read_tensors(path)["values"], values)
     write_tensors(read_tensors(path), tmp_path / "ours.safetensors", mapped=path)
@@ -387,7 +457,9 @@ def test_weights_are_mapped_and_not_read(tmp_path: Path, suffix: str) -> None:
 
 def test_a_mapped_file_is_left_from_memory_as_it_is_written(tmp_path: Path) -> None:
     source = tmp_path / "theirs.pt"
-    tensors = {name: torch.randn(1 << 20, generator=torch.Generator().manual_seed(3)) for name in "abcd"}
+    tensors = {
+        name: torch.randn(1 << 20, generator=torch.Generator().manual_seed(3)) for name in "abcd"
+    }
     torch.save(tensors, source)
     mapped = read_tensors(source)
     write_tensors(mapped, tmp_path / "ours.safetensors", mapped=source)

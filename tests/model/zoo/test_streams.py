@@ -14,9 +14,9 @@ from model.zoo import streams
 from model.zoo.streams import Pieces, write_hashed
 
 BLOCK, PIECE = mmap.PAGESIZE, 1000
-parts = st.lists(st.integers(0, 3 * BLOCK) | st.sampled_from([PIECE, BLOCK, 2 * BLOCK]), max_size=6).map(
-    lambda sizes: [bytes([number + 1]) * size for number, size in enumerate(sizes)]
-)
+parts = st.lists(
+    st.integers(0, 3 * BLOCK) | st.sampled_from([PIECE, BLOCK, 2 * BLOCK]), max_size=6
+).map(lambda sizes: [bytes([number + 1]) * size for number, size in enumerate(sizes)])
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,9 @@ def refuse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("has_direct", [True, False])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 @given(content=parts)
 def test_every_byte_arrives_and_is_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_direct: bool, content: list[bytes]
@@ -52,7 +54,9 @@ def test_every_byte_arrives_and_is_hashed(
     assert digest == hashlib.sha256(whole).hexdigest()
 
 
-def test_a_block_that_cannot_be_written_directly_goes_through_the_page_cache(tmp_path: Path) -> None:
+def test_a_block_that_cannot_be_written_directly_goes_through_the_page_cache(
+    tmp_path: Path,
+) -> None:
     # The offset is no multiple of the disk's blocks, which direct writing refuses.
     with open(tmp_path / "written", "wb", buffering=0) as file:
         file.write(b"a")
@@ -61,7 +65,9 @@ def test_a_block_that_cannot_be_written_directly_goes_through_the_page_cache(tmp
     assert (tmp_path / "written").read_bytes() == b"a" + bytes(BLOCK)
 
 
-def test_what_fails_in_the_disks_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_in_the_disks_thread_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(file: object, block: memoryview) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

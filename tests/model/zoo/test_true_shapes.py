@@ -13,8 +13,9 @@ import torch
 from torch.nn.functional import normalize
 
 from model.batches.loading import Crop, load_batch, pair_input
-from model.embeddings.embed import judge
-from model.towers.towers import Towers, encode_images, encode_texts, load_towers
+from model.evaluation.judge import judge
+from model.towers.folder import load_towers
+from model.towers.towers import Towers, encode_images, encode_texts
 from model.towers.towers import normalise as pixels_of
 from model.training.objective import Objective
 from model.training.optimizer import make_optimizer
@@ -105,10 +106,17 @@ def easynlp(row: Row, folder: Path) -> Published:
 def hugging_face(row: Row, folder: Path) -> Published:
     act = {"quickgelu": "quick_gelu", "gelu": "gelu"}
     is_clip = row.activation in act
-    model = write_hugging_face_clip(folder, act[row.activation], True) if is_clip else write_siglip2(folder, True)
+    model = (
+        write_hugging_face_clip(folder, act[row.activation], True)
+        if is_clip
+        else write_siglip2(folder, True)
+    )
 
     def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        text, image = model.get_text_features(input_ids=tokens), model.get_image_features(pixel_values=pixels)
+        text, image = (
+            model.get_text_features(input_ids=tokens),
+            model.get_image_features(pixel_values=pixels),
+        )
         return text.pooler_output, image.pooler_output
 
     return Published(folder, Told(), embed)
@@ -117,14 +125,20 @@ def hugging_face(row: Row, folder: Path) -> Published:
 def chinese_resnet(folder: Path, shapes: Shapes) -> Published:
     state, embed = plain_reference(shapes)
     visual = shaken(open_clip.create_model("RN50").visual, NOISE)
-    text = {name: value for name, value in state.items() if not name.startswith("visual.") and "pooler" not in name}
+    text = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith("visual.") and "pooler" not in name
+    }
     image = {f"visual.{name}": value for name, value in visual.state_dict().items()}
     folder.mkdir()
     (folder / "vocab.txt").write_bytes(vocabulary())
     torch.save({"state_dict": text | image}, folder / "clip_cn_rn50.pt")
     narrow = torch.zeros(1, 3, 224, 224)
     return Published(
-        folder / "clip_cn_rn50.pt", Told(), lambda tokens, pixels: (embed(tokens, narrow)[0], visual(pixels))
+        folder / "clip_cn_rn50.pt",
+        Told(),
+        lambda tokens, pixels: (embed(tokens, narrow)[0], visual(pixels)),
     )
 
 
@@ -134,7 +148,9 @@ def rows() -> Iterator[Any]:
     for row in FAMILY:
         kind = row.form, row.architecture or row.towers, row.activation
         if kind not in seen:
-            yield pytest.param(row, id=row.name, marks=pytest.mark.large if "ViT-L" in row.towers else ())
+            yield pytest.param(
+                row, id=row.name, marks=pytest.mark.large if "ViT-L" in row.towers else ()
+            )
         seen.add(kind)
 
 
@@ -150,7 +166,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
 
 @pytest.mark.parametrize("row", list(rows()))
-def test_a_row_in_its_true_shapes_is_imported_judged_and_trained(row: Row, folder: Path, pairs: TinyData) -> None:
+def test_a_row_in_its_true_shapes_is_imported_judged_and_trained(
+    row: Row, folder: Path, pairs: TinyData
+) -> None:
     path, told, embed = published(row, folder / "published")
     import_model(path, folder / "ours", told)
     shutil.rmtree(folder / "published")
@@ -159,7 +177,13 @@ def test_a_row_in_its_true_shapes_is_imported_judged_and_trained(row: Row, folde
     difference = largest_difference(towers, embed)
     LOG.info("%s: %.1e", row.name, difference)
     assert difference <= 1e-5
-    assert 0 <= judge(towers, pair_input(towers, pairs.valid_index().take(np.arange(2))), 2, 2, 0).mean_recall <= 1
+    assert (
+        0
+        <= judge(
+            towers, pair_input(towers.input_spec, pairs.valid_index().take(np.arange(2))), 2, 2, 0
+        ).mean_recall
+        <= 1
+    )
     assert_learns(towers, pairs)
 
 
@@ -167,12 +191,19 @@ def test_a_row_in_its_true_shapes_is_imported_judged_and_trained(row: Row, folde
 def largest_difference(towers: Towers, embed: Embed) -> float:
     """Return how far embeddings of captions and pictures are from the reference's at most."""
     towers.clip.eval()
-    noise = torch.randint(0, 128, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    noise = torch.randint(
+        0, 128, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
     images = noise + torch.tensor([[0, 0, 127], [127, 64, 0]], dtype=torch.uint8)[:, :, None, None]
     theirs = embed(towers.tokenizer(CAPTIONS), pixels_of(towers, images))
     ours = encode_texts(towers, CAPTIONS), encode_images(towers, images)
-    assert all(float(mine.std(dim=0).mean()) > 1e-4 for mine in ours), "captions and pictures are told apart"
-    return max(float((mine - normalize(other, dim=-1)).abs().max()) for mine, other in zip(ours, theirs, strict=True))
+    assert all(float(mine.std(dim=0).mean()) > 1e-4 for mine in ours), (
+        "captions and pictures are told apart"
+    )
+    return max(
+        float((mine - normalize(other, dim=-1)).abs().max())
+        for mine, other in zip(ours, theirs, strict=True)
+    )
 
 
 def assert_learns(towers: Towers, pairs: TinyData) -> None:
@@ -180,6 +211,8 @@ def assert_learns(towers: Towers, pairs: TinyData) -> None:
     config = tiny_stage_config(batch_size=2, lr=1e-6, concept_weight=0.0)
     objective = Objective(towers, config, None)
     update = Updater(towers, objective, make_optimizer(towers.clip, objective, config), config)
-    batch = load_batch(pair_input(towers, pairs.train_index()), np.arange(2), Crop(towers.image_size))
+    batch = load_batch(
+        pair_input(towers.input_spec, pairs.train_index()), np.arange(2), Crop(towers.image_size)
+    )
     first, second = (float(update(batch, None)["loss"]) for _ in range(2))
     assert second < first

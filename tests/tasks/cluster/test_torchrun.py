@@ -6,7 +6,8 @@ from pathlib import Path
 from model.config.load import RunConfig
 from model.pairs.repeats import REPEATS_SCHEMA
 from model.storage.tables import write_table
-from model.towers.towers import create_towers, load_towers, save_towers
+from model.towers.create import create_towers
+from model.towers.folder import load_towers, save_towers
 from model.training.distributed import is_main, rank_of_world
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage, StepRecord
@@ -26,7 +27,11 @@ def lead_two_stages(work: Work) -> None:
     def flow() -> None:
         assert is_main(), "helpers run no flow"
         for name in ("first", "second"):
-            train_with_helpers(work.model_copy(update={"run": work.run.model_copy(update={"folder": folder / name})}))
+            train_with_helpers(
+                work.model_copy(
+                    update={"run": work.run.model_copy(update={"folder": folder / name})}
+                )
+            )
 
     folder = work.run.folder
     lead_or_help(flow)
@@ -38,7 +43,14 @@ def train_with_helpers(work: Work) -> None:
     towers = load_towers(work.start, "cpu")
     pairs = split_input(run, work.validation, work.name, towers, crops_centre=False)
     call_helpers(work)
-    stage = Stage(run.config.finetune, pairs, lambda towers: {"mean_recall": 0.5}, run.folder / work.name, 0, 0)
+    stage = Stage(
+        run.config.finetune,
+        pairs,
+        lambda towers: {"mean_recall": 0.5},
+        run.folder / work.name,
+        0,
+        0,
+    )
     state = train(towers, stage, Callbacks(on_step=steps.append))
     assert state.step == len(steps) == 4 and (run.folder / work.name / state.best_folder).is_dir()
 
@@ -62,7 +74,14 @@ def test_helpers_train_every_stage_and_end_with_the_first_process(tmp_path: Path
     save_towers(create_towers(model, "cpu"), tmp_path / "start")
     stage = {"epochs": 1, "batch_size": 16}
     config = RunConfig.model_validate(
-        {"name": "tiny", "model": model, "finetune": stage, "device": "cpu", "workers": 0, "decoded_cache": False}
+        {
+            "name": "tiny",
+            "model": model,
+            "finetune": stage,
+            "device": "cpu",
+            "workers": 0,
+            "decoded_cache": False,
+        }
     )
     data = DataVersion(folder=tmp_path, version="d" * 32, is_tracked=False, file_md5={})
     run = Run(config=config, data=data, fingerprint="f", folder=tmp_path, mlflow_run_id="")
@@ -74,4 +93,7 @@ def test_helpers_train_every_stage_and_end_with_the_first_process(tmp_path: Path
 
 def test_helpers_of_a_flow_that_fails_end_with_a_sentence(tmp_path: Path) -> None:
     assert ended(start_ranks(2, fail_at_once, tmp_path), IMPORT_LIMIT_S) == [7, 1]
-    assert "process 1 of 2 lost another one, whose own message says why" in (tmp_path / "PeerLost").read_text()
+    assert (
+        "process 1 of 2 lost another one, whose own message says why"
+        in (tmp_path / "PeerLost").read_text()
+    )

@@ -22,13 +22,22 @@ def test_a_fresh_clone_pulls_its_data_and_names_it_as_dvc_does(project: Path) ->
     forget(project)
     version = materialise_data.fn(CONFIG)
     assert f"md5: {version.version}.dir" in (project / "data.dvc").read_text()
-    assert version.file_md5 == hash_folder(project / "data") == expected_files(cache(project), version.version)
+    assert (
+        version.file_md5
+        == hash_folder(project / "data")
+        == expected_files(cache(project), version.version)
+    )
 
 
-def test_an_untracked_folder_gets_the_hash_that_dvc_would_give_it(project: Path, miniature: Path) -> None:
+def test_an_untracked_folder_gets_the_hash_that_dvc_would_give_it(
+    project: Path, miniature: Path
+) -> None:
     config = CONFIG.model_validate({"name": "any", "data": {"path": str(miniature)}})
     untracked = materialise_data.fn(config)
-    assert (untracked.version, untracked.is_tracked) == (promised_version(project / "data.dvc"), False)
+    assert (untracked.version, untracked.is_tracked) == (
+        promised_version(project / "data.dvc"),
+        False,
+    )
 
 
 def test_a_file_that_went_missing_is_pulled_again(project: Path) -> None:
@@ -47,12 +56,16 @@ def test_a_file_that_went_missing_is_pulled_again_without_a_cache(project: Path)
 def test_a_file_that_a_person_changed_is_named_and_left_alone(project: Path) -> None:
     changed = project / "data" / "finetune" / "test.tsv"
     changed.write_bytes(b"mine")
-    with pytest.raises(DataError, match=r"differs from the data version in data\.dvc \(finetune/test\.tsv\)"):
+    with pytest.raises(
+        DataError, match=r"differs from the data version in data\.dvc \(finetune/test\.tsv\)"
+    ):
         materialise_data.fn(CONFIG)
     assert changed.read_bytes() == b"mine"
 
 
-def test_a_version_that_was_checked_out_in_git_takes_the_place_of_another_that_the_cache_holds(project: Path) -> None:
+def test_a_version_that_was_checked_out_in_git_takes_the_place_of_another_that_the_cache_holds(
+    project: Path,
+) -> None:
     older, recorded = materialise_data.fn(CONFIG), (project / "data.dvc").read_bytes()
     (project / "data" / "finetune" / "test.tsv").write_bytes(b"newer pairs")
     dvc(project, "add", "data")
@@ -91,7 +104,9 @@ def test_a_damaged_list_of_files_in_the_cache_is_healed_from_the_remote(project:
     assert materialise_data.fn(CONFIG) == version
 
 
-@pytest.mark.parametrize("text", ["", "outs: []", "outs: [{md5: abc, path: data}]", "a: [b", "- 1", "<<<<<<< HEAD"])
+@pytest.mark.parametrize(
+    "text", ["", "outs: []", "outs: [{md5: abc, path: data}]", "a: [b", "- 1", "<<<<<<< HEAD"]
+)
 def test_an_edited_data_dvc_gets_a_sentence(project: Path, text: str) -> None:
     (project / "data.dvc").write_text(text)
     with pytest.raises(DataError, match=r"data\.dvc"):
@@ -111,7 +126,11 @@ def test_the_version_depends_on_names_and_bytes_alone() -> None:
 
 def test_pairs_that_a_run_reads_are_not_replaced_until_it_ends(project: Path) -> None:
     data = tracked_version(project)
-    with reading(data, "run 1"), locked(DATA, "ingest"), pytest.raises(DataError, match=r"run 1 .*still reads"):
+    with (
+        reading(data, "run 1"),
+        locked(DATA, "ingest"),
+        pytest.raises(DataError, match=r"run 1 .*still reads"),
+    ):
         refuse_while_read()
     with locked(DATA, "ingest autumn"):
         refuse_while_read()
@@ -119,7 +138,10 @@ def test_pairs_that_a_run_reads_are_not_replaced_until_it_ends(project: Path) ->
 
 def test_a_run_does_not_begin_on_pairs_that_were_replaced_since_it_looked(project: Path) -> None:
     data = tracked_version(project).model_copy(update={"version": "0" * 32})
-    with pytest.raises(DataError, match="a new data version came in"), reading(data, "run sample-1"):
+    with (
+        pytest.raises(DataError, match="a new data version came in"),
+        reading(data, "run sample-1"),
+    ):
         pass
 
 

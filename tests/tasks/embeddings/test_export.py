@@ -7,7 +7,7 @@ import pytest
 
 from model.config.load import RunConfig
 from model.errors import DataError
-from model.towers.towers import load_towers
+from model.towers.folder import load_towers
 from tasks.embeddings import export as module
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import DataVersion, Export, Run, TrainedModel, Version
@@ -26,9 +26,15 @@ def export(
     monkeypatch.setattr(module, "registered_model", lambda version: weights)
     monkeypatch.setattr(module, "record_export", lambda version, folder, rows: None)
     config = RunConfig.model_validate(
-        {"name": "tiny", "export": {"files": files}, "model": {"name": str(ROOT / "configs/models/tiny-vit.json")}}
+        {
+            "name": "tiny",
+            "export": {"files": files},
+            "model": {"name": str(ROOT / "configs/models/tiny-vit.json")},
+        }
     )
-    data = DataVersion(folder=folder, version=folder.parent.name.ljust(32, "0"), is_tracked=False, file_md5={})
+    data = DataVersion(
+        folder=folder, version=folder.parent.name.ljust(32, "0"), is_tracked=False, file_md5={}
+    )
     run = Run(config=config, data=data, fingerprint="f", folder=state / "run", mlflow_run_id="")
     result = module.export.fn(run, VERSION)
     return result, result.files_written[0]
@@ -64,15 +70,25 @@ class TestExport:
         table = pq.read_table(path)
         assert (result.lines, result.rows, result.faulty) == (24, 23, 1)
         assert table["line"].to_pylist() == [1, *range(3, 25)]
-        ids = [row.split(",")[0] for row in (folder / "test.products.csv").read_text().splitlines()[1:]]
+        ids = [
+            row.split(",")[0] for row in (folder / "test.products.csv").read_text().splitlines()[1:]
+        ]
         assert table["id"].to_pylist() == [ids[0], *ids[2:]]
 
     @pytest.mark.parametrize(("field", "absent"), [(0, "image_embedding"), (1, "text_embedding")])
     def test_a_tsv_of_captions_or_of_images_alone_has_only_its_own_embedding(
-        self, folder: Path, weights: TrainedModel, monkeypatch: pytest.MonkeyPatch, state: Path, field: int, absent: str
+        self,
+        folder: Path,
+        weights: TrainedModel,
+        monkeypatch: pytest.MonkeyPatch,
+        state: Path,
+        field: int,
+        absent: str,
     ) -> None:
         lines = (folder / "test.tsv").read_bytes().splitlines()
-        (folder / "queries.tsv").write_bytes(b"".join(line.split(b"\t")[field] + b"\n" for line in lines))
+        (folder / "queries.tsv").write_bytes(
+            b"".join(line.split(b"\t")[field] + b"\n" for line in lines)
+        )
         result, path = export(folder, weights, monkeypatch, state, "queries.tsv")
         table = pq.read_table(path)
         assert result.rows == 24

@@ -24,7 +24,9 @@ def metrics(share: float) -> dict[str, float]:
 def test_the_table_shows_each_direction_and_k_beside_chance_and_base_weights_in_percent() -> None:
     table = rank_table(metrics(0.5), metrics(0.1))
     assert [(row["direction"], row["measure"]) for row in table] == [
-        (direction, f"Rank@{k}") for direction in ("text → image", "image → text") for k in (1, 5, 10)
+        (direction, f"Rank@{k}")
+        for direction in ("text → image", "image → text")
+        for k in (1, 5, 10)
     ]
     assert table[1] == {
         "direction": "text → image",

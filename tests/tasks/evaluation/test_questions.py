@@ -12,15 +12,42 @@ from tests.tasks.judged import PHRASES, ask, split
 
 def test_a_side_table_gives_products_slices_labels_and_queries(tmp_path: Path) -> None:
     questions = ask(split(tmp_path))
-    assert questions.has_products and len(questions.products.query) == 2 * len(questions.related.query)
-    assert set(questions.slices) == {"category", "subcategory", "colour", "caption length", "data age"}
+    assert questions.has_products and len(questions.products.query) == 2 * len(
+        questions.related.query
+    )
+    assert set(questions.slices) == {
+        "category",
+        "subcategory",
+        "colour",
+        "caption length",
+        "data age",
+    }
     assert len(questions.slices["colour"]) == len(np.unique(questions.group[0])) == 16
-    assert questions.slices["colour"][:3] == ["Red", "Red", "Green"]  # two products a colour, of two things each
+    assert questions.slices["colour"][:3] == [
+        "Red",
+        "Red",
+        "Green",
+    ]  # two products a colour, of two things each
     assert set(questions.labels) == {"category", "subcategory", "colour"}
-    assert set(questions.queries) == {"keyword", "field", "caption", "category", "subcategory", "colour"}
-    assert {text.split()[1] for text in questions.queries["field"].texts} == {"shirt", "dress", "shoe", "bag"}
+    assert set(questions.queries) == {
+        "keyword",
+        "field",
+        "caption",
+        "category",
+        "subcategory",
+        "colour",
+    }
+    assert {text.split()[1] for text in questions.queries["field"].texts} == {
+        "shirt",
+        "dress",
+        "shoe",
+        "bag",
+    }
     assert questions.concepts[0] == PHRASES.find("red shirt")
-    assert len(questions.notes) == 1 and "32 of 32 captions have fewer than 100 others" in questions.notes[0]
+    assert (
+        len(questions.notes) == 1
+        and "32 of 32 captions have fewer than 100 others" in questions.notes[0]
+    )
 
 
 def test_without_a_side_table_the_rest_is_asked_and_the_lack_is_told(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
-from tests.tasks.pages.test_gallery import Page, encoded
 
 from flows.cli.evaluation import label_rows, rank_rows
 from flows.cli.evaluation import query_rows as queries_shown
@@ -30,8 +29,18 @@ from tasks.evaluation.tables import (
     with_half,
     zero_shot_rows,
 )
-from tasks.runtime.records import DataVersion, Decision, Evaluation, Run, SplitCounts, TrainedModel, Validation, Version
+from tasks.runtime.records import (
+    DataVersion,
+    Decision,
+    Evaluation,
+    Run,
+    SplitCounts,
+    TrainedModel,
+    Validation,
+    Version,
+)
 from tests.tasks.judged import EVIL, ask, judge, split
+from tests.tasks.pages.test_gallery import Page, encoded
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +58,9 @@ def figures(judged: tuple[Questions, Judgement, Judgement], tmp_path: Path) -> d
         "captions": 32,
         "images": 32,
         "notes": [EVIL],
-        "queries": {name: {"queries": 3, "chance": 0.1, "first": [EVIL]} for name in questions.queries},
+        "queries": {
+            name: {"queries": 3, "chance": 0.1, "first": [EVIL]} for name in questions.queries
+        },
         "models": {"new model": new.to_json(), "base weights": base.to_json()},
     }
     (tmp_path / "figures.json").write_text(json.dumps(values))
@@ -63,30 +74,54 @@ def test_metrics_are_flat_names_of_the_figures_with_their_intervals(
     full = judged[1].results["full"]
     assert metrics["mean_recall"] == full.mean_recall
     assert metrics["text_to_image_rank_at_1"] == full.text_to_image.rank_at[1]
-    for name in ("mean_recall", "101_mean_recall", "product_text_to_image_rank_at_1", "keyword_precision_at_1"):
+    for name in (
+        "mean_recall",
+        "101_mean_recall",
+        "product_text_to_image_rank_at_1",
+        "keyword_precision_at_1",
+    ):
         assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
-    assert {"field_ndcg_at_10", "colour_to_product_precision_at_10", "caption_recall_at_10"} <= metrics.keys()
-    assert {"zero_shot_single_colour_accuracy", "zero_shot_ensemble_colour_macro_accuracy"} <= metrics.keys()
+    assert {
+        "field_ndcg_at_10",
+        "colour_to_product_precision_at_10",
+        "caption_recall_at_10",
+    } <= metrics.keys()
+    assert {
+        "zero_shot_single_colour_accuracy",
+        "zero_shot_ensemble_colour_macro_accuracy",
+    } <= metrics.keys()
     assert metrics["text_to_image_audited_rank_at_1"] >= metrics["text_to_image_rank_at_1"]
     assert metrics["product_mean_recall"] >= metrics["mean_recall"]
-    assert all(" " not in name and isinstance(value, int | float) for name, value in metrics.items())
+    assert all(
+        " " not in name and isinstance(value, int | float) for name, value in metrics.items()
+    )
 
 
-def test_a_protocol_has_a_row_a_measure_beside_chance_and_base_weights(figures: dict[str, Any]) -> None:
+def test_a_protocol_has_a_row_a_measure_beside_chance_and_base_weights(
+    figures: dict[str, Any],
+) -> None:
     rows = protocol_rows(figures)
-    assert [row["protocol"] for row in rows] == ["full"] * 7 + ["full, products"] * 7 + ["101 candidates"] * 7
+    assert [row["protocol"] for row in rows] == ["full"] * 7 + ["full, products"] * 7 + [
+        "101 candidates"
+    ] * 7
     found = figures["models"]["new model"]["protocols"]["full"]["text_to_image_rank_at_1"]
     assert rows[1] == {
         "protocol": "full",
         "direction": "text → image",
         "measure": "Rank@1",
         "chance": "3.1",
-        "base weights": with_half(figures["models"]["base weights"]["protocols"]["full"]["text_to_image_rank_at_1"]),
+        "base weights": with_half(
+            figures["models"]["base weights"]["protocols"]["full"]["text_to_image_rank_at_1"]
+        ),
         "new model": with_half(found),
         "ties won": f"{100 * found['optimistic']:.1f}",
     }
-    median = next(row for row in protocol_rows(figures, MORE_MEASURES) if row["measure"] == "median rank")
-    assert float(median["new model"].split(" ±")[0]) < 5 < float(median["base weights"].split(" ±")[0])
+    median = next(
+        row for row in protocol_rows(figures, MORE_MEASURES) if row["measure"] == "median rank"
+    )
+    assert (
+        float(median["new model"].split(" ±")[0]) < 5 < float(median["base weights"].split(" ±")[0])
+    )
 
 
 def test_the_half_of_an_interval_is_the_wider_one() -> None:
@@ -96,9 +131,15 @@ def test_the_half_of_an_interval_is_the_wider_one() -> None:
 def test_queries_labels_and_the_audit_have_their_rows(figures: dict[str, Any]) -> None:
     rows = query_rows(figures)
     assert [row["score"] for row in rows[:4]] == ["P@1", "P@10", "nDCG@10", "MRR"]
-    assert {row["queries"] for row in rows} >= {"concepts → image, 3", "captions → image, 3", "colour → product, 3"}
+    assert {row["queries"] for row in rows} >= {
+        "concepts → image, 3",
+        "captions → image, 3",
+        "colour → product, 3",
+    }
     labels = zero_shot_rows(figures)
-    assert [row["labels"] for row in labels] == ["2", "4", "8"] and labels[0]["largest label"] == "50.0"
+    assert [row["labels"] for row in labels] == ["2", "4", "8"] and labels[0][
+        "largest label"
+    ] == "50.0"
     found = figures["models"]["new model"]["audit"]
     assert f"of {found['misses']} captions that miss" in audit_sentence(figures)
 
@@ -109,25 +150,44 @@ def test_the_worst_slices_are_those_below_the_rest_by_more_than_noise_widest_gap
     def made(name: str, gap: float, p: float) -> dict[str, Any]:
         return vars(Slice("colour", name, 1200, 0.5, 0.4, 0.6, gap, p))
 
-    slices = [made("a", -0.1, 0.01), made("b", -0.3, 0.0004), made("c", -0.5, 0.2), made("d", 0.4, 0.001)]
+    slices = [
+        made("a", -0.1, 0.01),
+        made("b", -0.3, 0.0004),
+        made("c", -0.5, 0.2),
+        made("d", 0.4, 0.001),
+    ]
     for model in figures["models"].values():
         model["slices"] = slices
     rows = slice_rows(figures, is_worst=True)
     assert [(row["slice"], row["p"]) for row in rows] == [("b", "< 0.001"), ("a", "0.010")]
-    assert rows[0]["gap"] == "-30.0" and rows[0]["95 % interval"] == "40.0 to 60.0" and rows[0]["products"] == "1,200"
+    assert (
+        rows[0]["gap"] == "-30.0"
+        and rows[0]["95 % interval"] == "40.0 to 60.0"
+        and rows[0]["products"] == "1,200"
+    )
     assert len(slice_rows(figures, is_worst=False)) == 4
 
 
-def test_published_figures_stand_under_ours_where_task_and_protocol_are_ours(figures: dict[str, Any]) -> None:
+def test_published_figures_stand_under_ours_where_task_and_protocol_are_ours(
+    figures: dict[str, Any],
+) -> None:
     tables = published_tables(figures)
     rows = tables["text → image, protocol 101, %"]
-    assert rows[0]["model"] == "ours" and {"FashionBERT", "Kaleido-BERT"} <= {row["model"] for row in rows}
-    value = 100 * figures["models"]["new model"]["protocols"]["101"]["text_to_image_rank_at_1"]["value"]
+    assert rows[0]["model"] == "ours" and {"FashionBERT", "Kaleido-BERT"} <= {
+        row["model"] for row in rows
+    }
+    value = (
+        100 * figures["models"]["new model"]["protocols"]["101"]["text_to_image_rank_at_1"]["value"]
+    )
     assert rows[0]["Rank@1"] == f"{value:.1f}" and rows[0]["data set"] == "tiny"
     marqo = tables["text → image, protocol Marqo, %"]
-    assert [row["data set"] for row in marqo] == ["tiny", *["KAGL"] * 4] and marqo[0]["AvgRecall"] != ""
+    assert [row["data set"] for row in marqo] == ["tiny", *["KAGL"] * 4] and marqo[0][
+        "AvgRecall"
+    ] != ""
     assert not any("labels" in title for title in tables)
-    assert "Marqo" not in str(published_tables(figures | {"models": without_queries(figures)}).keys())
+    assert "Marqo" not in str(
+        published_tables(figures | {"models": without_queries(figures)}).keys()
+    )
 
 
 def without_queries(figures: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +196,9 @@ def without_queries(figures: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_terminal_has_a_row_a_model_and_a_row_a_kind_of_query(figures: dict[str, Any]) -> None:
     rows = rank_rows(figures, "101")
-    assert [row["model"] for row in rows[:2]] == ["new model", "base weights"] and len(rows) == 3 * 2
+    assert [row["model"] for row in rows[:2]] == ["new model", "base weights"] and len(
+        rows
+    ) == 3 * 2
     assert rows[0]["mean"] and not rows[0]["Rank@1"] and rows[2]["Rank@1"] and not rows[2]["mean"]
     assert {row["queries"]: row["nDCG@10"] == "" for row in queries_shown(figures)} == {
         "concepts → image": False,
@@ -156,7 +218,9 @@ def test_every_published_figure_has_a_source_and_stands_in_the_documentation() -
         digits = 2 if each.protocol == "101" else 1
         shown = " | ".join(f"{value:.{digits}f}" for value in each.figures.values())
         line = next(
-            line for line in page.splitlines() if f"| {each.model} | {each.data_set} |" in line and shown in line
+            line
+            for line in page.splitlines()
+            if f"| {each.model} | {each.data_set} |" in line and shown in line
         )
         assert each.url in line and each.table in line
 
@@ -167,10 +231,14 @@ def run_in(folder: Path) -> Run:
     return Run(config=config, data=data, fingerprint="", folder=folder, mlflow_run_id="")
 
 
-def test_the_model_card_has_a_yaml_head_that_a_hub_understands(figures: dict[str, Any], tmp_path: Path) -> None:
+def test_the_model_card_has_a_yaml_head_that_a_hub_understands(
+    figures: dict[str, Any], tmp_path: Path
+) -> None:
     for model in figures["models"].values():
         model["slices"] = [vars(Slice("colour", EVIL, 5, 0.5, 0.4, 0.6, -0.2, 0.01))]
-    model = TrainedModel(folder=tmp_path, weights_sha256="a" * 64, best_epoch=3, valid_mean_recall=0.5)
+    model = TrainedModel(
+        folder=tmp_path, weights_sha256="a" * 64, best_epoch=3, valid_mean_recall=0.5
+    )
     text = write_card(run_in(tmp_path), model, figures).read_text()
     _, head, body = text.split("---\n", 2)
     values = yaml.safe_load(head)
@@ -209,7 +277,14 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
     (tmp_path / "finetune").mkdir()
     (tmp_path / "finetune" / "curves.png").write_bytes(encoded(file_format="PNG"))
     counts = SplitCounts(
-        name="test", lines=32, accepted=32, quarantined=0, faults={EVIL: 3}, repeats={}, leaks={}, leaked=0
+        name="test",
+        lines=32,
+        accepted=32,
+        quarantined=0,
+        faults={EVIL: 3},
+        repeats={},
+        leaks={},
+        leaked=0,
     )
     validation = Validation(profiles=tmp_path, docs=tmp_path, counts=[counts], expectations=22)
     version = Version(name="shop", number=7, mlflow_run_id="")
@@ -218,12 +293,29 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
     page = path.read_text(encoding="utf-8")
     assert linked == [path.as_uri()]
     shown = Page(page)
-    for text in ("shop version 7", "promoted", "better", "22 met", "101 candidates", "Curves of finetune", "Config"):
+    for text in (
+        "shop version 7",
+        "promoted",
+        "better",
+        "22 met",
+        "101 candidates",
+        "Curves of finetune",
+        "Config",
+    ):
         assert text in shown.text
-    assert "<b>" not in page and "<script" not in page and "\x1b" not in page and str(tmp_path) not in page
+    assert (
+        "<b>" not in page
+        and "<script" not in page
+        and "\x1b" not in page
+        and str(tmp_path) not in page
+    )
     sources = [attributes.get("src") or "" for tag, attributes in shown.tags if tag == "img"]
-    assert len(sources) == 4 and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert {attributes.get("href") for tag, attributes in shown.tags if tag == "a"} == {"gallery.html"}
+    assert len(sources) == 4 and all(
+        source.startswith("data:image/png;base64,") for source in sources
+    )
+    assert {attributes.get("href") for tag, attributes in shown.tags if tag == "a"} == {
+        "gallery.html"
+    }
 
 
 def test_a_table_s_cells_are_escaped_and_no_rows_are_none() -> None:
@@ -234,7 +326,8 @@ def test_a_table_s_cells_are_escaped_and_no_rows_are_none() -> None:
 def test_labels_of_any_kind_are_drawn() -> None:
     labels = [EVIL, "裙子" * 20, "$", *map(str, range(30))]
     picture = confusion_chart(
-        "title", {"colour": (labels, 3 * judged_counts(len(labels))), "b": (["x"], judged_counts(1))}
+        "title",
+        {"colour": (labels, 3 * judged_counts(len(labels))), "b": (["x"], judged_counts(1))},
     )
     assert picture.startswith(b"\x89PNG")
 

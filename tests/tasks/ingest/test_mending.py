@@ -7,10 +7,10 @@ import pytest
 from model.config.sections import DataConfig
 from model.errors import DataError
 from model.pairs.profile import profile_files, write_profile
-from tasks.data.card import report_folder
 from tasks.data.version import hash_folder, untracked_version
 from tasks.ingest.mending import stage_mended
 from tasks.ingest.staging import Staged
+from tasks.runtime.environment import report_folder
 from tasks.runtime.records import DataVersion
 from tests.golden import jpeg
 
@@ -55,19 +55,25 @@ def staged_lines(staged: Staged) -> list[bytes]:
 GOOD = b"a mended caption\t" + base64.b64encode(jpeg(seed=3))
 
 
-def test_mended_lines_take_their_places_and_all_other_bytes_stay(current: DataVersion, quarantine: Path) -> None:
+def test_mended_lines_take_their_places_and_all_other_bytes_stay(
+    current: DataVersion, quarantine: Path
+) -> None:
     before = (current.folder / "finetune" / "train.tsv").read_bytes().split(b"\n")
     mend(quarantine, (SPOILT[2], GOOD), (SPOILT[5], b"one tab\t" + base64.b64encode(jpeg())))
     staged = stage_mended("autumn", quarantine, current, LIMITS)
     after = staged_lines(staged)
-    assert {number for number, (old, new) in enumerate(zip(before, after, strict=True), 1) if old != new} == {2, 5}
+    assert {
+        number for number, (old, new) in enumerate(zip(before, after, strict=True), 1) if old != new
+    } == {2, 5}
     assert after[1] == GOOD
     assert after[6] == SPOILT[7]
     assert staged.notes[0] == "finetune/train.tsv: 2 of 3 faulty lines mended"
     assert staged.notes[1].endswith("line 7 bad_base64")
 
 
-def test_everything_but_the_mended_tsv_is_taken_over(current: DataVersion, quarantine: Path) -> None:
+def test_everything_but_the_mended_tsv_is_taken_over(
+    current: DataVersion, quarantine: Path
+) -> None:
     mend(quarantine, (SPOILT[2], GOOD))
     staged = stage_mended("autumn", quarantine, current, LIMITS)
     assert staged.file_md5 == hash_folder(staged.folder)
@@ -75,26 +81,35 @@ def test_everything_but_the_mended_tsv_is_taken_over(current: DataVersion, quara
     assert (changed, staged.file_md5.keys()) == ({"finetune/train.tsv"}, current.file_md5.keys())
 
 
-def test_lines_that_were_removed_from_the_quarantine_stay_as_they_are(current: DataVersion, quarantine: Path) -> None:
+def test_lines_that_were_removed_from_the_quarantine_stay_as_they_are(
+    current: DataVersion, quarantine: Path
+) -> None:
     quarantine.write_bytes(b"5\textra_tab\t" + GOOD + b"\n")
     after = staged_lines(stage_mended("autumn", quarantine, current, LIMITS))
     assert (after[1], after[4], after[6]) == (SPOILT[2], GOOD, SPOILT[7])
 
 
-def test_the_order_of_lines_and_a_missing_newline_do_not_matter(current: DataVersion, quarantine: Path) -> None:
+def test_the_order_of_lines_and_a_missing_newline_do_not_matter(
+    current: DataVersion, quarantine: Path
+) -> None:
     quarantine.write_bytes(b"7\tbad_base64\t" + GOOD + b"\n\n2\tno_tab\t" + GOOD)
     after = staged_lines(stage_mended("autumn", quarantine, current, LIMITS))
     assert (after[1], after[4], after[6]) == (GOOD, SPOILT[5], GOOD)
 
 
-def test_a_quarantine_may_be_mended_in_a_copy_elsewhere(current: DataVersion, quarantine: Path, tmp_path: Path) -> None:
+def test_a_quarantine_may_be_mended_in_a_copy_elsewhere(
+    current: DataVersion, quarantine: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copy(quarantine, tmp_path / quarantine.name))
     mend(copy, (SPOILT[2], GOOD))
     assert staged_lines(stage_mended("autumn", copy, current, LIMITS))[1] == GOOD
 
 
 def test_nothing_mended_is_told_with_the_reasons(current: DataVersion, quarantine: Path) -> None:
-    with pytest.raises(DataError, match=r"no line of it is a pair now \(line 2 no_tab, line 5 extra_tab, line 7 bad_b"):
+    with pytest.raises(
+        DataError,
+        match=r"no line of it is a pair now \(line 2 no_tab, line 5 extra_tab, line 7 bad_b",
+    ):
         stage_mended("autumn", quarantine, current, LIMITS)
 
 

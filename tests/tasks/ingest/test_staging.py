@@ -46,12 +46,17 @@ def test_a_drop_is_staged_in_the_layout_of_the_project_with_its_side_tables(drop
     assert staged.file_md5 == hash_folder(staged.folder)
 
 
-def test_splits_that_are_not_given_are_taken_over_byte_for_byte(drop: Path, current: DataVersion) -> None:
+def test_splits_that_are_not_given_are_taken_over_byte_for_byte(
+    drop: Path, current: DataVersion
+) -> None:
     staged = stage(Drop(name="autumn", test=drop / "test.tsv"), current)
     assert staged.file_md5 == hash_folder(staged.folder)
     changed = {path for path, md5 in staged.file_md5.items() if current.file_md5.get(path) != md5}
     assert changed == {"finetune/test.tsv"}
-    assert set(staged.taken_over) == set(current.file_md5) - {"finetune/test.tsv", "finetune/test.products.csv"}
+    assert set(staged.taken_over) == set(current.file_md5) - {
+        "finetune/test.tsv",
+        "finetune/test.products.csv",
+    }
 
 
 def test_a_side_table_goes_with_its_tsv(drop: Path, current: DataVersion) -> None:
@@ -61,29 +66,41 @@ def test_a_side_table_goes_with_its_tsv(drop: Path, current: DataVersion) -> Non
     assert "finetune/train.products.csv" in staged.file_md5
 
 
-def test_given_pretraining_files_replace_all_of_the_current_ones(drop: Path, current: DataVersion) -> None:
+def test_given_pretraining_files_replace_all_of_the_current_ones(
+    drop: Path, current: DataVersion
+) -> None:
     staged = stage(Drop(name="autumn", pretrain=(drop / "valid.tsv",)), current)
     assert names(staged.folder / "pretrain") == ["valid.products.csv", "valid.tsv"]
 
 
 def test_a_flat_current_version_is_taken_over_into_the_layout(drop: Path, miniature: Path) -> None:
-    staged = stage(Drop(name="autumn", test=drop / "test.tsv"), untracked_version(miniature / "finetune"))
+    staged = stage(
+        Drop(name="autumn", test=drop / "test.tsv"), untracked_version(miniature / "finetune")
+    )
     assert names(staged.folder) == ["finetune"]
     assert staged.file_md5 == hash_folder(staged.folder)
 
 
-def test_the_same_drop_gives_the_same_version_whatever_its_name(drop: Path, current: DataVersion) -> None:
+def test_the_same_drop_gives_the_same_version_whatever_its_name(
+    drop: Path, current: DataVersion
+) -> None:
     versions = {
-        staged_version(stage(Drop(name=name, test=drop / "test.tsv"), current)).version for name in ("one", "two")
+        staged_version(stage(Drop(name=name, test=drop / "test.tsv"), current)).version
+        for name in ("one", "two")
     }
     assert len(versions) == 1
 
 
-def test_what_a_killed_ingest_staged_is_not_mixed_in(drop: Path, current: DataVersion, state: Path) -> None:
+def test_what_a_killed_ingest_staged_is_not_mixed_in(
+    drop: Path, current: DataVersion, state: Path
+) -> None:
     leftover = state / "ingest" / "autumn" / "finetune" / "leftover.tsv"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half")
-    assert "finetune/leftover.tsv" not in stage(Drop(name="autumn", test=drop / "test.tsv"), current).file_md5
+    assert (
+        "finetune/leftover.tsv"
+        not in stage(Drop(name="autumn", test=drop / "test.tsv"), current).file_md5
+    )
     assert not leftover.exists()
 
 
@@ -92,12 +109,16 @@ def test_a_first_version_needs_train_and_test(drop: Path) -> None:
         stage(Drop(name="autumn", train=drop / "train.tsv"), None)
 
 
-def test_a_link_that_leads_out_of_its_folder_is_refused(drop: Path, current: DataVersion, tmp_path: Path) -> None:
+def test_a_link_that_leads_out_of_its_folder_is_refused(
+    drop: Path, current: DataVersion, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret.tsv"
     secret.write_bytes(b"token\n")
     (drop / "test.products.csv").unlink()
     (drop / "test.products.csv").symlink_to(secret)
-    with pytest.raises(DataError, match=r"test\.products\.csv: a link to .*secret\.tsv, outside its folder"):
+    with pytest.raises(
+        DataError, match=r"test\.products\.csv: a link to .*secret\.tsv, outside its folder"
+    ):
         stage(Drop(name="autumn", test=drop / "test.tsv"), current)
 
 
@@ -131,7 +152,9 @@ def test_a_name_that_could_leave_the_staging_folder_is_refused(
     assert not state.exists()
 
 
-def test_two_pretraining_files_of_one_name_are_refused(drop: Path, current: DataVersion, tmp_path: Path) -> None:
+def test_two_pretraining_files_of_one_name_are_refused(
+    drop: Path, current: DataVersion, tmp_path: Path
+) -> None:
     other = Path(shutil.copytree(drop, tmp_path / "other"))
     with pytest.raises(DataError, match="a second pretraining file named train"):
         stage(Drop(name="autumn", pretrain=(drop / "train.tsv", other / "train.tsv")), current)

@@ -78,7 +78,10 @@ def test_a_systems_own_fonts_are_found_the_better_first(tmp_path: Path) -> None:
 def test_the_simplified_chinese_font_of_a_collection_is_taken(tmp_path: Path) -> None:
     from fontTools.ttLib import TTCollection, TTFont
 
-    members = [write_font(tmp_path / f"{place}.ttf", f"Noto Sans CJK {place}") for place in ("JP", "SC", "TC")]
+    members = [
+        write_font(tmp_path / f"{place}.ttf", f"Noto Sans CJK {place}")
+        for place in ("JP", "SC", "TC")
+    ]
     collection = TTCollection()
     collection.fonts = [TTFont(path) for path in members]
     (tmp_path / "system").mkdir()
@@ -86,12 +89,16 @@ def test_the_simplified_chinese_font_of_a_collection_is_taken(tmp_path: Path) ->
     assert fonts.font(CHINESE, 20, False).getname()[0] == "Noto Sans CJK SC"
 
 
-def test_without_a_chinese_font_one_warning_says_what_to_install(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_chinese_font_one_warning_says_what_to_install(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING):
         assert [drawn(CHINESE) > 0 for _ in range(3)] == [True] * 3
     assert len(caplog.messages) == 1 and "install" in caplog.text
 
 
-@pytest.mark.parametrize(("text", "wide"), [("naïve → …", False), ("", False), ("T恤", True), ("ワンピース", True)])
+@pytest.mark.parametrize(
+    ("text", "wide"), [("naïve → …", False), ("", False), ("T恤", True), ("ワンピース", True)]
+)
 def test_wide_letters_are_told_from_others(text: str, wide: bool) -> None:
     assert fonts.has_wide(text) is wide

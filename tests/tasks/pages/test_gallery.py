@@ -18,7 +18,10 @@ EVIL = '<script>alert(1)</script> \x1b[31m "onload=x \u202e& https://evil.exampl
 
 
 def encoded(
-    color: str = "#204080", file_format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (60, 80)
+    color: str = "#204080",
+    file_format: str = "JPEG",
+    mode: str = "RGB",
+    size: tuple[int, int] = (60, 80),
 ) -> bytes:
     file = BytesIO()
     picture = Image.new("RGB", size, color).convert(mode)
@@ -29,7 +32,9 @@ def encoded(
 
 
 def query(
-    caption: str = "pine green skirt", right_at: tuple[int, ...] = (2, 0), image: bytes | None = None
+    caption: str = "pine green skirt",
+    right_at: tuple[int, ...] = (2, 0),
+    image: bytes | None = None,
 ) -> GalleryQuery:
     """Two models with five answers each; ``right_at`` is the place of the right one, 0 for not among them."""
     picture = encoded() if image is None else image
@@ -37,7 +42,9 @@ def query(
         ModelResult(
             model_name=f"model {name} {caption}",
             rank=place or 1340,
-            answers=tuple(Answer(picture, p == place, 0.5 - 0.05 * p, f"{caption} {p}") for p in range(1, 6)),
+            answers=tuple(
+                Answer(picture, p == place, 0.5 - 0.05 * p, f"{caption} {p}") for p in range(1, 6)
+            ),
         )
         for name, place in zip("ab", right_at, strict=True)
     )
@@ -85,7 +92,9 @@ def test_the_page_loads_nothing():
     assert not re.search(r"https?://|url\(|@import", page)
     for _, attributes in Page(page).tags:
         assert (attributes.get("href") or "#").startswith("#")
-        assert (attributes.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
+        assert (attributes.get("src") or "data:image/jpeg;base64,").startswith(
+            "data:image/jpeg;base64,"
+        )
     assert "default-src 'none'" in page
 
 
@@ -106,18 +115,34 @@ def test_each_model_shows_its_rank():
 
 def test_a_query_can_be_reached_by_keyboard():
     tags = Page(gallery_html("Gallery", "", [query(), query()])).tags
-    assert [attributes["id"] for tag, attributes in tags if tag == "article"] == ["query-1", "query-2"]
+    assert [attributes["id"] for tag, attributes in tags if tag == "article"] == [
+        "query-1",
+        "query-2",
+    ]
     assert all(attributes["tabindex"] == "0" for tag, attributes in tags if tag == "article")
     links = [attributes["href"] for tag, attributes in tags if tag == "a"]
-    assert links == ["#query-1", "#query-2", "#query-2", "#query-1"]  # each card's own, and its neighbours
+    assert links == [
+        "#query-1",
+        "#query-2",
+        "#query-2",
+        "#query-1",
+    ]  # each card's own, and its neighbours
     assert all(attributes["alt"] for tag, attributes in tags if tag == "img")
 
 
 def test_worst_queries_stand_under_a_head_of_their_own_and_are_numbered_on() -> None:
     page = gallery_html("Gallery", "", [query()], [query(), query()])
     tags = Page(page).tags
-    assert [attributes["id"] for tag, attributes in tags if tag == "article"] == ["query-1", "query-2", "query-3"]
-    assert page.index('id="query-1"') < page.index("Worst queries of the new model") < page.index('id="query-2"')
+    assert [attributes["id"] for tag, attributes in tags if tag == "article"] == [
+        "query-1",
+        "query-2",
+        "query-3",
+    ]
+    assert (
+        page.index('id="query-1"')
+        < page.index("Worst queries of the new model")
+        < page.index('id="query-2"')
+    )
     assert "Worst queries" not in gallery_html("Gallery", "", [query()])
 
 
@@ -131,7 +156,9 @@ def test_worst_queries_stand_under_a_head_of_their_own_and_are_numbered_on() -> 
 )
 def test_a_wrong_answer_says_which_concepts_it_misses(misses, said):
     answer = Answer(encoded(), False, 0.5, "caption", misses)
-    asked = GalleryQuery("caption", encoded(), (ModelResult("new", 2, (answer,)),), ("navy blue", EVIL, "casual"))
+    asked = GalleryQuery(
+        "caption", encoded(), (ModelResult("new", 2, (answer,)),), ("navy blue", EVIL, "casual")
+    )
     page = gallery_html("Gallery", "", [asked])
     assert re.search(r"<li.*</li>", page, re.DOTALL) and said in Page(page).text
     assert "<script" not in page and "\x1b" not in page
@@ -150,7 +177,13 @@ def test_no_foreign_bytes_get_into_the_page():
 
 @pytest.mark.parametrize(
     "broken",
-    [b"", b"no picture", encoded()[:200], encoded(file_format="TIFF"), encoded(size=(6000, 5000), file_format="PNG")],
+    [
+        b"",
+        b"no picture",
+        encoded()[:200],
+        encoded(file_format="TIFF"),
+        encoded(size=(6000, 5000), file_format="PNG"),
+    ],
 )
 def test_a_picture_that_cannot_be_shown_becomes_a_grey_tile(broken):
     assert thumbnail(broken).getpixel((5, 5)) == (0xC9, 0xCC, 0xD1)
@@ -167,7 +200,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize(("file_format", "mode"), [(name, mode) for name in FORMATS for mode in MODES[name]])
+@pytest.mark.parametrize(
+    ("file_format", "mode"), [(name, mode) for name in FORMATS for mode in MODES[name]]
+)
 def test_every_mode_is_shown_in_rgb(file_format, mode):
     image = encoded("#ffffff", file_format, mode)
     small = thumbnail(image)
@@ -182,7 +217,9 @@ def test_transparency_lies_on_white():
 
 
 def green_pixels(png: bytes) -> int:
-    return dict(map(reversed, Image.open(BytesIO(png)).getcolors(1 << 24))).get((0x12, 0x81, 0x3F), 0)
+    return dict(map(reversed, Image.open(BytesIO(png)).getcolors(1 << 24))).get(
+        (0x12, 0x81, 0x3F), 0
+    )
 
 
 def test_the_png_opens_and_frames_the_right_picture():
@@ -191,20 +228,26 @@ def test_the_png_opens_and_frames_the_right_picture():
     assert picture.mode == "RGB"
     assert 1200 < picture.width < 2400
     assert 300 < picture.height < 600
-    one, none = (green_pixels(gallery_png("Gallery", [query(right_at=places)])) for places in ((12, 4), (12, 14)))
+    one, none = (
+        green_pixels(gallery_png("Gallery", [query(right_at=places)]))
+        for places in ((12, 4), (12, 14))
+    )
     assert green_pixels(png) > one > none == 0
 
 
 def test_the_png_shows_at_most_max_queries():
     heights = [
-        Image.open(BytesIO(gallery_png("Gallery", [query()] * number, max_queries=3))).height for number in (2, 3, 9)
+        Image.open(BytesIO(gallery_png("Gallery", [query()] * number, max_queries=3))).height
+        for number in (2, 3, 9)
     ]
     assert heights[0] < heights[1] == heights[2]
 
 
 @pytest.mark.parametrize("caption", ["", EVIL, "裙子 " * 400, "x" * 100_000, "\ud800"])
 def test_the_png_takes_any_caption(caption):
-    long, short = (Image.open(BytesIO(gallery_png(text, [query(text)]))).size for text in (caption, "short"))
+    long, short = (
+        Image.open(BytesIO(gallery_png(text, [query(text)]))).size for text in (caption, "short")
+    )
     assert long == short
 
 

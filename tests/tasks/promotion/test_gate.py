@@ -9,7 +9,14 @@ import pytest
 from model.config.sections import GateConfig
 from model.evaluation.bootstrap import exchanged_share, mean_recall_difference
 from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult
-from tasks.promotion.gate import Scored, SliceLabels, check_against, check_alone, decide_against, decide_first
+from tasks.promotion.gate import (
+    Scored,
+    SliceLabels,
+    check_against,
+    check_alone,
+    decide_against,
+    decide_first,
+)
 from tasks.runtime.records import Check, Evaluation, Validation
 from tests.tasks.conftest import evaluation_of
 from tests.tasks.shop import result_of
@@ -22,11 +29,17 @@ def scored(mean_recall: float, data: str = DATA) -> Scored:
 
 
 def against(
-    new: Scored, old: Scored, evaluation: Evaluation | None = None, columns: object = None, **gate: object
+    new: Scored,
+    old: Scored,
+    evaluation: Evaluation | None = None,
+    columns: object = None,
+    **gate: object,
 ) -> dict[str, Check]:
     said = evaluation or evaluation_of(Path(), new.result.mean_recall)
     settings = GateConfig.model_validate({"draws": 1000} | gate)
-    checks = check_against(settings, said, new, old, columns or {}, seed=0, champion="champion version 1")  # type: ignore[arg-type]
+    checks = check_against(
+        settings, said, new, old, columns or {}, seed=0, champion="champion version 1"
+    )  # type: ignore[arg-type]
     return {check.name: check for check in checks}
 
 
@@ -68,7 +81,9 @@ def test_a_tie_a_nan_a_missing_metric_and_figures_of_something_else_do_not_pass(
         assert all(check.note for check in checks.values() if not check.passed)
 
 
-def test_a_guarded_slice_that_falls_too_far_holds_back_a_challenger_that_is_better_on_the_whole() -> None:
+def test_a_guarded_slice_that_falls_too_far_holds_back_a_challenger_that_is_better_on_the_whole() -> (
+    None
+):
     new, old = scored(0.5), scored(0.3)
     ranks = old.result.text_to_image.ranks.copy()
     ranks[-100:] = 1  # what the champion finds, and the challenger does not
@@ -81,11 +96,15 @@ def test_a_guarded_slice_that_falls_too_far_holds_back_a_challenger_that_is_bett
     assert not passes(checks)
     assert (checks["category shoes"].value, checks["category shirts"].passed) == (-1.0, True)
     assert "100.00% → 0.00%" in checks["category shoes"].note
-    assert passes(against(new, old, columns=columns, max_slice_fall={"category": 0.5}, min_slice_pairs=101))
+    assert passes(
+        against(new, old, columns=columns, max_slice_fall={"category": 0.5}, min_slice_pairs=101)
+    )
     assert not passes(against(new, old, columns={}, max_slice_fall={"category": 0.5}))
 
 
-def alone(validation: Validation, new: float = 0.3, base: float = 0.1, **gate: object) -> dict[str, Check]:
+def alone(
+    validation: Validation, new: float = 0.3, base: float = 0.1, **gate: object
+) -> dict[str, Check]:
     labels = np.where(np.arange(2000) >= 1900, "shoes", "shirts")
     columns = {"category": SliceLabels(labels, labels)}
     evaluation, settings = evaluation_of(Path(), new, base), GateConfig.model_validate(gate)
@@ -95,7 +114,9 @@ def alone(validation: Validation, new: float = 0.3, base: float = 0.1, **gate: o
 
 def test_floors_hold_for_a_first_champion_too(validation: Validation) -> None:
     def is_promoted(**given: object) -> bool:
-        return decide_first(1, list(alone(validation, **given).values()), had_champion=False).is_promoted  # type: ignore[arg-type]
+        return decide_first(
+            1, list(alone(validation, **given).values()), had_champion=False
+        ).is_promoted  # type: ignore[arg-type]
 
     assert is_promoted()
     assert not is_promoted(new=0.1)
@@ -110,7 +131,9 @@ def test_floors_hold_for_a_first_champion_too(validation: Validation) -> None:
     assert not decide_first(1, list(alone(empty).values()), had_champion=False).is_promoted
 
 
-def test_a_metric_that_is_missing_is_named_with_those_that_are_known(validation: Validation) -> None:
+def test_a_metric_that_is_missing_is_named_with_those_that_are_known(
+    validation: Validation,
+) -> None:
     note = alone(validation, floors={"zero_shot_accuracy": 0.1})["zero_shot_accuracy"].note
     assert note.startswith("not measured, floor 0.1; known: image_to_text_median_rank")
 
@@ -125,15 +148,23 @@ def twins(seed: int, products: int, captions: int) -> tuple[RetrievalResult, Ret
         own = 0.7 * hard + 0.5 * rng.normal(size=products)
         sides = []
         for _ in range(2):
-            ranks = np.ceil(np.exp(1.2 + 2 * (own[group] + 0.5 * rng.normal(size=len(group))))).astype(np.int64)
+            ranks = np.ceil(
+                np.exp(1.2 + 2 * (own[group] + 0.5 * rng.normal(size=len(group))))
+            ).astype(np.int64)
             rank_at = {k: float((ranks <= k).mean()) for k in RANK_AT}
-            sides.append(Direction(len(ranks), len(ranks), rank_at, 0.0, dict.fromkeys(RANK_AT, 0.0), ranks, group))
+            sides.append(
+                Direction(
+                    len(ranks), len(ranks), rank_at, 0.0, dict.fromkeys(RANK_AT, 0.0), ranks, group
+                )
+            )
         results.append(RetrievalResult(*sides))
     return results[0], results[1]
 
 
 @pytest.mark.parametrize(("products", "captions"), [(15, 1), (60, 12)])
-def test_of_600_challengers_no_better_than_the_champion_at_most_15_pass(products: int, captions: int) -> None:
+def test_of_600_challengers_no_better_than_the_champion_at_most_15_pass(
+    products: int, captions: int
+) -> None:
     promoted = 0
     for seed in range(600):
         new, old = twins(seed, products, captions)
@@ -146,7 +177,10 @@ def test_the_share_of_exchanges_is_that_of_all_exchanges_written_out() -> None:
     new, old = twins(3, 10, 3)
     group = new.text_to_image.group
     gain = [
-        np.bincount(group, np.mean([(a.ranks <= k) * 1.0 - (b.ranks <= k) for k in RANK_AT], axis=0)) / len(group)
+        np.bincount(
+            group, np.mean([(a.ranks <= k) * 1.0 - (b.ranks <= k) for k in RANK_AT], axis=0)
+        )
+        / len(group)
         for a, b in ((new.text_to_image, old.text_to_image), (new.image_to_text, old.image_to_text))
     ]
     gain_G = (gain[0] + gain[1]) / 2
@@ -162,6 +196,10 @@ def test_a_challenger_that_is_better_passes_nearly_always() -> None:
         new, old = twins(seed, 300, 1)
         ahead = new.text_to_image.ranks.copy()
         ahead[np.random.default_rng(seed).random(300) < 0.35] = 1
-        side = replace(new.text_to_image, ranks=ahead, rank_at={k: float((ahead <= k).mean()) for k in RANK_AT})
-        promoted += passes(against(Scored(replace(new, text_to_image=side), DATA), Scored(old, DATA)))
+        side = replace(
+            new.text_to_image, ranks=ahead, rank_at={k: float((ahead <= k).mean()) for k in RANK_AT}
+        )
+        promoted += passes(
+            against(Scored(replace(new, text_to_image=side), DATA), Scored(old, DATA))
+        )
     assert promoted >= 95

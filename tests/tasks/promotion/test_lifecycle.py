@@ -1,7 +1,9 @@
-"""A quarter of a year without anybody: twelve data versions, two of them bad, one that teaches the model wrong things.
+"""A quarter of a year without anybody: twelve data versions, two of them bad, one that teaches the
+model wrong things.
 
-What is trained is stubbed by embeddings: those of a perfect model with a noise that says how good the week's model is.
-Data are judged, ranks counted, decisions made and aliases moved by what does that in production.
+What is trained is stubbed by embeddings: those of a perfect model with a noise that says how good
+the week's model is. Data are judged, ranks counted, decisions made and aliases moved by what does
+that in production.
 """
 
 import base64
@@ -27,7 +29,8 @@ from tests.tasks.conftest import evaluation_of, run_of
 from tests.tasks.shop import Shop
 
 PRODUCTS, WIDTH = 400, 16
-# How far each week's model is from a perfect one. Weeks 4 and 9 never get that far, week 7 was taught wrong things.
+# How far each week's model is from a perfect one. Weeks 4 and 9 never get that far, week 7 was
+# taught wrong things.
 NOISE = {
     1: 0.60,
     2: 0.55,
@@ -78,9 +81,13 @@ class Service:
         rng = np.random.default_rng(week)
         truth_QD = rng.normal(size=(PRODUCTS, WIDTH))
         own = np.random.default_rng((week, number))
-        sides = [truth_QD + NOISE[self.week_of[number]] * own.normal(size=truth_QD.shape) for _ in range(2)]
+        sides = [
+            truth_QD + NOISE[self.week_of[number]] * own.normal(size=truth_QD.shape)
+            for _ in range(2)
+        ]
         text_QD, image_CD = (
-            torch.from_numpy(side / np.linalg.norm(side, axis=1, keepdims=True)).float() for side in sides
+            torch.from_numpy(side / np.linalg.norm(side, axis=1, keepdims=True)).float()
+            for side in sides
         )
         return evaluate_retrieval(text_QD, image_CD, relate(range(PRODUCTS), range(PRODUCTS)), 256)
 
@@ -96,7 +103,9 @@ class Service:
         shop.data = data
         run = run_of(shop.config, data, self.folder, f"{shop.name}-{week}")
         weights = shop.weights(week)
-        number = register.register.fn(run, validation, weights, evaluation_of(self.folder, 0.5)).number
+        number = register.register.fn(
+            run, validation, weights, evaluation_of(self.folder, 0.5)
+        ).number
         self.week_of[number] = week
         version = Version(name=shop.name, number=number, mlflow_run_id=run.mlflow_run_id)
         return self.decide(week, version, validation)
@@ -104,7 +113,9 @@ class Service:
     def decide(self, week: int, version: Version, validation: Validation) -> Row:
         shop = self.shop
         self.monkeypatch.setattr(
-            promote, "_score", lambda run, _, found: Scored(self.result(int(found.version), week), run.data.version)
+            promote,
+            "_score",
+            lambda run, _, found: Scored(self.result(int(found.version), week), run.data.version),
         )
         run = run_of(shop.config, shop.data, self.folder, f"{shop.name}-{week}")
         recall = self.result(version.number, week).mean_recall
@@ -112,15 +123,24 @@ class Service:
         decision = promote.decide.fn(run, validation, version, evaluation)
         promote.promote.fn(run, version, decision)
         return self.row(
-            week, f"{recall:.1%}", ("promoted, " if decision.is_promoted else "held back, ") + decision.reason
+            week,
+            f"{recall:.1%}",
+            ("promoted, " if decision.is_promoted else "held back, ") + decision.reason,
         )
 
     def row(self, week: int, recall: str, what: str) -> Row:
-        return {"week": str(week), "recall": recall, "champion": str(self.shop.alias("champion")), "what": what[:150]}
+        return {
+            "week": str(week),
+            "recall": recall,
+            "champion": str(self.shop.alias("champion")),
+            "what": what[:150],
+        }
 
 
 @pytest.fixture
-def service(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pages: None) -> Service:
+def service(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pages: None
+) -> Service:
     for name in ("show_table", "show_link"):
         monkeypatch.setattr(f"tasks.validation.validate.{name}", lambda *_, **__: None)
     return Service(shop, tmp_path, monkeypatch)
@@ -141,7 +161,14 @@ def test_after_a_quarter_alone_the_champion_is_the_one_that_a_person_would_choos
     assert A_PERSON_WOULD_NEVER not in champions
     noises = [NOISE[week] for week in champions]
     assert noises == sorted(noises, reverse=True)  # no change of the champion was for the worse
-    assert NOISE[champions[-1]] <= 0.5  # the best there is, but for one that is better by less than can be told
+    assert (
+        NOISE[champions[-1]] <= 0.5
+    )  # the best there is, but for one that is better by less than can be told
     changes = aliases.history(service.shop.name)
-    assert [change.after for change in changes] == list(dict.fromkeys(int(row["champion"]) for row in timeline))
-    assert tracking_client().get_registered_model(service.shop.name).aliases["previous"] == changes[-1].before
+    assert [change.after for change in changes] == list(
+        dict.fromkeys(int(row["champion"]) for row in timeline)
+    )
+    assert (
+        tracking_client().get_registered_model(service.shop.name).aliases["previous"]
+        == changes[-1].before
+    )

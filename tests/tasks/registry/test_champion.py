@@ -14,13 +14,17 @@ VERSION = Version(name="shop", number=4, mlflow_run_id="")
 MODEL = TrainedModel(folder=Path("folder"), weights_sha256="a", best_epoch=1, valid_mean_recall=0.5)
 
 
-def registry(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None, has_champion: bool = True) -> None:
+def registry(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None = None, has_champion: bool = True
+) -> None:
     def load(version: Version) -> TrainedModel:
         if error is not None:
             raise error
         return MODEL
 
-    monkeypatch.setattr(champion, "champion_origin", lambda name: ("data", VERSION) if has_champion else None)
+    monkeypatch.setattr(
+        champion, "champion_origin", lambda name: ("data", VERSION) if has_champion else None
+    )
     monkeypatch.setattr(champion, "registered_model", load)
 
 
@@ -31,7 +35,9 @@ def test_the_champion_is_a_model_and_its_absence_is_none(monkeypatch: pytest.Mon
     assert champion.champion_model("shop") is None
 
 
-@pytest.mark.parametrize("error", [CheckpointError("weights changed"), MlflowException("no file"), OSError("no file")])
+@pytest.mark.parametrize(
+    "error", [CheckpointError("weights changed"), MlflowException("no file"), OSError("no file")]
+)
 def test_a_champion_whose_files_cannot_be_had_is_told_and_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:

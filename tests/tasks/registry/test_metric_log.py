@@ -69,14 +69,20 @@ def test_the_series_equals_the_spool_without_a_gap_or_a_double(
     while server.failures and time.monotonic() < deadline:
         time.sleep(0.01)
     log.close()
-    assert server.series("finetune/loss") == spooled(tmp_path, "finetune/loss") == [(s, 1 / s) for s in range(1, 201)]
+    assert (
+        server.series("finetune/loss")
+        == spooled(tmp_path, "finetune/loss")
+        == [(s, 1 / s) for s in range(1, 201)]
+    )
     assert server.order == sorted(server.order)
     assert server.series("finetune/valid_mean_recall") == [(200, 0.5)]
 
 
 @pytest.mark.faults(kind="S2", trials=1)
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_the_server_does_to_each_request_the_series_equals_the_spool(tmp_path: Path, seed: int) -> None:
+def test_whatever_the_server_does_to_each_request_the_series_equals_the_spool(
+    tmp_path: Path, seed: int
+) -> None:
     rng, server, lock = random.Random(seed), Server(), threading.Lock()
     faults = ["down", "error 500", "slow", "reply dropped", "half of it taken", "none", "none"]
 
@@ -96,11 +102,17 @@ def test_whatever_the_server_does_to_each_request_the_series_equals_the_spool(tm
         log.add(step, {"loss": 1 / step})
     log.close()
     send_rest(tmp_path, server)
-    assert server.series("finetune/loss") == spooled(tmp_path, "finetune/loss") == [(s, 1 / s) for s in range(1, 301)]
+    assert (
+        server.series("finetune/loss")
+        == spooled(tmp_path, "finetune/loss")
+        == [(s, 1 / s) for s in range(1, 301)]
+    )
     assert server.order == sorted(server.order)
 
 
-def test_training_does_not_wait_for_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_does_not_wait_for_a_server_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(metric_log, "CLOSE_TIMEOUT_S", 0.1)
     server = Server()
     server.is_open.clear()
@@ -212,4 +224,6 @@ def test_mlflow_keeps_one_value_where_a_reply_was_lost(tmp_path: Path) -> None:
     log.close()
     send_rest(tmp_path, send)
     logged = client.get_metric_history(run_id, "finetune/loss")
-    assert [(metric.step, metric.value) for metric in logged] == [(step, 1 / step) for step in range(1, 301)]
+    assert [(metric.step, metric.value) for metric in logged] == [
+        (step, 1 / step) for step in range(1, 301)
+    ]

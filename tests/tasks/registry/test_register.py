@@ -69,7 +69,9 @@ def test_promoting_again_does_not_move_a_hand_set_alias_back(shop: Shop) -> None
     assert shop.alias("champion") == 1
 
 
-def test_a_rollback_after_a_person_moved_the_alias_goes_to_the_champion_until_then(shop: Shop) -> None:
+def test_a_rollback_after_a_person_moved_the_alias_goes_to_the_champion_until_then(
+    shop: Shop,
+) -> None:
     for mean_recall in (0.3, 0.4, 0.35):
         shop.add(mean_recall)
     name = shop.config.registered_model
@@ -82,7 +84,9 @@ def test_a_rollback_after_a_person_moved_the_alias_goes_to_the_champion_until_th
     assert promote.roll_back(name, "a mistake again").version == 1
 
 
-def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_when_run_again(shop: Shop) -> None:
+def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_when_run_again(
+    shop: Shop,
+) -> None:
     version = shop.register(0.3, "f1")
     tracking_client().set_registered_model_alias(shop.config.registered_model, "champion", "1")
     assert shop.promote(version, 0.3).is_promoted
@@ -91,7 +95,9 @@ def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_whe
     assert tags[register.WAS_CHAMPION_TAG] == "true"
 
 
-def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported(shop: Shop) -> None:
+def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported(
+    shop: Shop,
+) -> None:
     version = shop.register(0.3, "f1")
     shop.promote(version, 0.3, fingerprint="f1")
     mark = f"{shop.config.registered_model}-f1"
@@ -109,7 +115,9 @@ def test_a_removed_champion_is_never_replaced_by_the_machine(shop: Shop) -> None
     assert shop.alias("champion") is None
 
 
-def test_a_registry_that_fails_to_answer_promotes_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_fails_to_answer_promotes_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version = shop.register(0.3, "f1")
 
     def broken(*_: object) -> None:
@@ -127,7 +135,9 @@ def test_registering_one_fingerprint_twice_makes_one_version(shop: Shop) -> None
 
 
 @pytest.mark.faults(kind="S7: one version a weights file", trials=1)
-def test_the_same_weights_judged_by_other_settings_are_the_same_version_and_nothing_new_next_time(shop: Shop) -> None:
+def test_the_same_weights_judged_by_other_settings_are_the_same_version_and_nothing_new_next_time(
+    shop: Shop,
+) -> None:
     weights = shop.weights(1)
     first, again = shop.register(0.3, "f1", weights), shop.register(0.3, "f2", weights)
     assert first == again
@@ -162,7 +172,9 @@ def test_promoting_a_version_that_is_not_there_names_those_that_are(shop: Shop) 
 def test_a_version_whose_weights_were_changed_is_not_promoted(shop: Shop) -> None:
     shop.add(0.3)
     second = shop.register(0.2, "f2")
-    folder = register.model_folder(tracking_client().get_model_version(shop.config.registered_model, "2"))
+    folder = register.model_folder(
+        tracking_client().get_model_version(shop.config.registered_model, "2")
+    )
     weights = folder / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(PromotionRefused, match="cannot serve"):
@@ -170,7 +182,9 @@ def test_a_version_whose_weights_were_changed_is_not_promoted(shop: Shop) -> Non
     assert shop.alias("champion") == 1
 
 
-def test_weights_changed_between_evaluation_and_registration_are_refused(shop: Shop, weights: TrainedModel) -> None:
+def test_weights_changed_between_evaluation_and_registration_are_refused(
+    shop: Shop, weights: TrainedModel
+) -> None:
     changed = weights.model_copy(update={"weights_sha256": "f" * 64})
     with pytest.raises(CheckpointError, match="not those that were evaluated"):
         shop.register(0.3, "f1", changed)
@@ -180,25 +194,44 @@ def test_a_version_carries_its_whole_lineage(shop: Shop) -> None:
     weights = shop.weights(1)
     version = shop.register(0.3, "f1", weights)
     tags = tracking_client().get_model_version(version.name, str(version.number)).tags
-    for key in ("data_version", "config_sha256", "git_commit", "base_weights_sha256", "fingerprint", "validation"):
+    for key in (
+        "data_version",
+        "config_sha256",
+        "git_commit",
+        "base_weights_sha256",
+        "fingerprint",
+        "validation",
+    ):
         assert tags[f"commerce_clip.{key}"]
     assert tags["commerce_clip.weights_sha256"] == weights.weights_sha256
 
 
 @pytest.mark.faults(kind="S5: ten processes register at once", trials=ROUNDS)
-def test_ten_processes_that_register_at_once_get_ten_versions_each_with_its_own_weights(shop: Shop) -> None:
+def test_ten_processes_that_register_at_once_get_ten_versions_each_with_its_own_weights(
+    shop: Shop,
+) -> None:
     weights = [shop.weights(seed) for seed in range(1, PROCESSES + 1)]
     evaluation = evaluation_of(shop.folder, 0.3)
     with registrars(PROCESSES) as register_at_once:
         for number in range(ROUNDS):
             config = shop.config.model_copy(update={"registered_model": f"at-once-{number}"})
-            runs = [run_of(config, shop.data, shop.folder, f"{number}-{seed}") for seed in range(PROCESSES)]
+            runs = [
+                run_of(config, shop.data, shop.folder, f"{number}-{seed}")
+                for seed in range(PROCESSES)
+            ]
             versions = register_at_once(
-                [(run, shop.validation, own, evaluation) for run, own in zip(runs, weights, strict=True)]
+                [
+                    (run, shop.validation, own, evaluation)
+                    for run, own in zip(runs, weights, strict=True)
+                ]
             )
             assert sorted(version.number for version in versions) == list(range(1, PROCESSES + 1))
             for version, run, own in zip(versions, runs, weights, strict=True):
-                tags = tracking_client().get_model_version(config.registered_model, str(version.number)).tags
+                tags = (
+                    tracking_client()
+                    .get_model_version(config.registered_model, str(version.number))
+                    .tags
+                )
                 assert (tags[register.WEIGHTS_TAG], tags[register.FINGERPRINT_TAG]) == (
                     own.weights_sha256,
                     run.fingerprint,

@@ -43,13 +43,18 @@ def sentence(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     with pytest.raises(ServiceError) as refused:
         tracking.tracking_client()
     found = str(refused.value)
-    assert found.startswith(f"MLflow at {address} does not answer (") and "start it with `make up`" in found
+    assert (
+        found.startswith(f"MLflow at {address} does not answer (")
+        and "start it with `make up`" in found
+    )
     return found
 
 
 @pytest.mark.faults(kind="S1: MLflow is away", trials=1)
 @pytest.mark.parametrize("how", REPLIES)
-def test_a_server_that_gives_no_health_is_told_with_what_it_gave(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_gives_no_health_is_told_with_what_it_gave(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reply, told = REPLIES[how]
     with server(reply) as address:
         assert told in sentence(address, monkeypatch)

@@ -9,7 +9,8 @@ from flows.__main__ import main
 from model.config.load import RunConfig
 from model.errors import CheckpointError, ConfigError
 from model.zoo.family import FAMILY, Row, find_row, licence_of
-from tasks.registry.zoo import convert, import_published, licence_of_model, models_folder
+from tasks.registry.zoo import convert, import_published, licence_of_model
+from tasks.runtime.environment import models_folder
 from tasks.runtime.lineage import architecture_id, base_weights_id
 from tests.published import clip_architecture, publish, write_open_clip
 from tests.tiny import TinyData, tiny_stage_config, write_data
@@ -36,7 +37,9 @@ def test_names_are_unique_and_make_good_names_of_imported_models() -> None:
         assert row.licence == licence_of(row.name) and row.source and row.verified
 
 
-@pytest.mark.parametrize("row", [row for row in ENGLISH if row.architecture], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in ENGLISH if row.architecture], ids=lambda row: row.name
+)
 def test_a_row_says_the_size_and_resolution_of_its_towers(row: Row) -> None:
     import open_clip
     import torch
@@ -48,29 +51,47 @@ def test_a_row_says_the_size_and_resolution_of_its_towers(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ENGLISH, ids=lambda row: row.name)
-def test_every_row_is_imported_judged_and_fine_tuned(row: Row, tmp_path: Path, pairs: TinyData) -> None:
+def test_every_row_is_imported_judged_and_fine_tuned(
+    row: Row, tmp_path: Path, pairs: TinyData
+) -> None:
     from model.batches.loading import pair_input
-    from model.embeddings.embed import judge
+    from model.evaluation.judge import judge
     from model.towers.create import base_towers
-    from model.towers.towers import load_towers
+    from model.towers.folder import load_towers
     from model.training.loop import train
     from model.training.stage import Callbacks, Stage
 
     publish(row, tmp_path / "published")
     folder, origin = import_published(tmp_path / "published", row.name, None, None, None, None)
-    assert folder == models_folder() / row.name and origin["licence"] == row.licence and origin["form"] == row.form
+    assert (
+        folder == models_folder() / row.name
+        and origin["licence"] == row.licence
+        and origin["form"] == row.form
+    )
     config = RunConfig.model_validate({"name": "x", "model": {"pretrained": row.name}})
     towers = base_towers(config.model, models_folder(), "cpu", "fp32", 0)
-    train_pairs, valid = (pair_input(towers, index) for index in (pairs.train_index(), pairs.valid_index()))
+    train_pairs, valid = (
+        pair_input(towers.input_spec, index) for index in (pairs.train_index(), pairs.valid_index())
+    )
     before = judge(towers, valid, 32, 32, workers=0).mean_recall
     settings = tiny_stage_config(epochs=1, lr=1e-3, concept_weight=0.0)
     losses: list[dict[str, float]] = []
-    stage = Stage(settings, train_pairs, lambda t: judge(t, valid, 32, 32, 0).metrics(), tmp_path / "run", 0, workers=0)
+    stage = Stage(
+        settings,
+        train_pairs,
+        lambda t: judge(t, valid, 32, 32, 0).metrics(),
+        tmp_path / "run",
+        0,
+        workers=0,
+    )
     state = train(towers, stage, Callbacks(on_step=lambda record: losses.append(record.losses)))
     tuned = load_towers(stage.folder / state.best_folder, "cpu")
     assert 0 <= before <= 1 and losses[-1]["loss"] < losses[0]["loss"]
     assert ("sigmoid" in losses[0]) == ("SigLIP" in str(row.architecture))
-    assert tuned.files["origin.json"] and licence_of_model(stage.folder / state.best_folder) == row.licence
+    assert (
+        tuned.files["origin.json"]
+        and licence_of_model(stage.folder / state.best_folder) == row.licence
+    )
     convert(str(stage.folder / state.best_folder), row.form, tmp_path / "back")
 
 
@@ -81,7 +102,9 @@ def test_base_weights_are_named_by_their_sha256_and_towers_by_the_manifest(tmp_p
     manifest = json.loads((folder / "manifest.json").read_text())
     assert base_weights_id(config) == f"sha256:{manifest['open_clip_model.safetensors']['sha256']}"
     assert architecture_id(config.model).startswith("imported:")
-    with pytest.raises(CheckpointError, match="there is a model of that name; choose another, or remove the folder"):
+    with pytest.raises(
+        CheckpointError, match="there is a model of that name; choose another, or remove the folder"
+    ):
         import_published(tmp_path / "a", "one", None, None, None, None)
     for name in ("../x", "A", "", "a/b"):
         with pytest.raises(ConfigError, match="a name has small letters, digits"):
@@ -92,17 +115,25 @@ def test_a_run_begins_with_the_imported_weights_and_carries_their_origin(tmp_pat
     from safetensors.torch import load_file
 
     from tasks.runtime.records import DataVersion, Run
-    from tasks.training.train import base_weights
+    from tasks.training.base_weights import base_weights
 
     write_open_clip(tmp_path / "a", clip_architecture(True))
     imported, origin = import_published(tmp_path / "a", "one", None, None, None, "MIT")
-    config = RunConfig.model_validate({"name": "x", "device": "cpu", "model": {"pretrained": "one", "image_size": 48}})
+    config = RunConfig.model_validate(
+        {"name": "x", "device": "cpu", "model": {"pretrained": "one", "image_size": 48}}
+    )
     data = DataVersion(folder=tmp_path, version="v" * 32, is_tracked=False, file_md5={})
-    base = base_weights(Run(config=config, data=data, fingerprint="f", folder=tmp_path / "run", mlflow_run_id=""))
-    ours, theirs = (load_file(folder / "open_clip_model.safetensors") for folder in (base, imported))
+    base = base_weights(
+        Run(config=config, data=data, fingerprint="f", folder=tmp_path / "run", mlflow_run_id="")
+    )
+    ours, theirs = (
+        load_file(folder / "open_clip_model.safetensors") for folder in (base, imported)
+    )
     changed = {name for name, value in theirs.items() if not ours[name].equal(value)}
     assert changed == {"visual.positional_embedding"} and len(ours[changed.pop()]) == 10
-    assert json.loads((base / "origin.json").read_text()) == origin and licence_of_model(base) == "MIT"
+    assert (
+        json.loads((base / "origin.json").read_text()) == origin and licence_of_model(base) == "MIT"
+    )
 
 
 def test_the_terminal_lists_shows_imports_and_converts(
@@ -121,11 +152,19 @@ def test_the_terminal_lists_shows_imports_and_converts(
     assert "quickgelu" in run("show", "pai-clip-commercial-base-en")
     assert "no such model; did you mean 'fashion-clip'?" in run("show", "fashion-clop", code=1)
     write_open_clip(tmp_path / "a", clip_architecture(True))
-    (tmp_path / "a/README.md").write_text("---\ntags:\n- clip\nlicense: cc-by-4.0\n---\n# A model\nlicense: no\n")
+    (tmp_path / "a/README.md").write_text(
+        "---\ntags:\n- clip\nlicense: cc-by-4.0\n---\n# A model\nlicense: no\n"
+    )
     told = run("import", tmp_path / "a", "--as", "mine")
     assert "cc-by-4.0" in told and "python -m flows retrain --set model.pretrained=mine" in told
-    assert f"mine as easynlp: {tmp_path / 'b'}" in run("convert", "mine", "--to", "easynlp", "--out", tmp_path / "b")
-    assert {path.name for path in (tmp_path / "b").iterdir()} == {"config.json", "pytorch_model.bin", "vocab.txt"}
+    assert f"mine as easynlp: {tmp_path / 'b'}" in run(
+        "convert", "mine", "--to", "easynlp", "--out", tmp_path / "b"
+    )
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {
+        "config.json",
+        "pytorch_model.bin",
+        "vocab.txt",
+    }
     assert "no such file or folder" in run("import", tmp_path / "nothing", "--as", "x", code=1)
     assert "nothing: no readable manifest.json" in run(
         "convert", tmp_path / "nothing", "--to", "easynlp", "--out", tmp_path / "c", code=1

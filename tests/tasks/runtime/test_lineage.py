@@ -30,7 +30,9 @@ def test_the_fingerprint_changes_with_data_config_and_base_weights(tmp_path: Pat
     assert len(set(marks)) == len(marks)
 
 
-def test_the_fingerprint_changes_with_what_an_edited_table_of_concepts_holds(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_what_an_edited_table_of_concepts_holds(
+    tmp_path: Path,
+) -> None:
     table = tmp_path / "concepts.parquet"
     edited, marks = changed(finetune={"concepts": str(table)}), set()
     for content in (b"1", b"2"):
@@ -61,6 +63,8 @@ def test_where_the_data_lie_and_how_the_run_is_called_do_not_change_the_fingerpr
     assert fingerprint(moved, DATA) == fingerprint(CONFIG, DATA)
 
 
-def test_outside_git_the_commit_is_unknown_and_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_git_the_commit_is_unknown_and_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lineage, "ROOT", tmp_path)
     assert git_commit() == ("unknown", True)

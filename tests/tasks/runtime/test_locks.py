@@ -23,7 +23,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_second_ingest_is_refused_and_told_who_holds_the_lock_until_that_one_is_killed(state: Path) -> None:
+def test_a_second_ingest_is_refused_and_told_who_holds_the_lock_until_that_one_is_killed(
+    state: Path,
+) -> None:
     process = child(HOLD, state=state)
     assert process.stdout is not None
     while "holding" not in process.stdout.readline():

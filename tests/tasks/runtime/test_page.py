@@ -40,8 +40,13 @@ def test_progress_is_that_of_its_task_run_and_ends_where_the_work_did() -> None:
 
 
 @pytest.mark.faults(kind="S3: Prefect is away", trials=3)
-def test_tables_links_and_texts_that_nobody_takes_cost_a_warning_each(caplog: pytest.LogCaptureFixture) -> None:
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), caplog.at_level(logging.WARNING):
+def test_tables_links_and_texts_that_nobody_takes_cost_a_warning_each(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        caplog.at_level(logging.WARNING),
+    ):
         page.show_table([{"a": 1}], "numbers", "some")
         page.show_link("file:///there", "there", "place", "some")
         page.show_text("# words", "words", "some")

@@ -28,7 +28,9 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_the_first_signal_is_a_wish_and_is_delivered_when_the_training_has_stopped(number: signal.Signals) -> None:
+def test_the_first_signal_is_a_wish_and_is_delivered_when_the_training_has_stopped(
+    number: signal.Signals,
+) -> None:
     reached = []
     with pytest.raises(Delivered, match=str(int(number))), stop_by_signal() as stop:
         assert not stop()

@@ -8,8 +8,9 @@ import pytest
 from model.config.load import RunConfig
 from model.errors import CheckpointError, DataError, ServiceError, TrainingDiverged
 from tasks.runtime.lineage import stage_sources
+from tasks.runtime.log import _SentenceFilter
 from tasks.runtime.records import DataVersion, Record, Run, TrainedModel
-from tasks.runtime.stage import _SentenceFilter, is_service_error, service_task, stage
+from tasks.runtime.stage import is_service_error, service_task, stage
 
 Shared = Callable[..., "tuple[Made, int]"]
 
@@ -22,7 +23,9 @@ class Made(Record):
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     data = DataVersion(folder=tmp_path, version="v", is_tracked=False, file_md5={})
-    return Run(config=RunConfig(name="any"), data=data, fingerprint="f", folder=tmp_path, mlflow_run_id="")
+    return Run(
+        config=RunConfig(name="any"), data=data, fingerprint="f", folder=tmp_path, mlflow_run_id=""
+    )
 
 
 def counting_stage(run: Run) -> tuple[list[int], object]:
@@ -77,14 +80,20 @@ def shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> Shared:
         folder.mkdir()
         config = RunConfig.model_validate({"name": "any"} | changed)
         version = run.data.model_copy(update={"version": data})
-        start = TrainedModel(folder=folder, weights_sha256=weights, best_epoch=1, valid_mean_recall=0.0)
-        here = run.model_copy(update={"config": config, "folder": folder, "data": version, "fingerprint": str(folder)})
+        start = TrainedModel(
+            folder=folder, weights_sha256=weights, best_epoch=1, valid_mean_recall=0.0
+        )
+        here = run.model_copy(
+            update={"config": config, "folder": folder, "data": version, "fingerprint": str(folder)}
+        )
         return count.fn(here, start), len(calls)
 
     return again
 
 
-def test_a_changed_setting_of_the_evaluation_or_the_gate_trains_nothing_again(shared: Shared) -> None:
+def test_a_changed_setting_of_the_evaluation_or_the_gate_trains_nothing_again(
+    shared: Shared,
+) -> None:
     made, _ = shared()
     assert shared(evaluate={"gallery_queries": 3}, gate={"margin": 0.1}, name="other") == (made, 1)
     assert shared(finetune={"epochs": 3}, data="v")[1] == 2
@@ -117,7 +126,12 @@ def test_a_shared_result_whose_files_are_gone_is_a_miss(shared: Shared) -> None:
 
 def test_the_code_of_training_is_neither_that_of_the_gallery_nor_of_the_gate() -> None:
     read = set(stage_sources("tasks.training.train"))
-    assert {"model.training.losses", "model.training.loop", "tasks.validation.accepted", "tasks.training.train"} <= read
+    assert {
+        "model.training.losses",
+        "model.training.loop",
+        "tasks.validation.accepted",
+        "tasks.training.train",
+    } <= read
     assert not read & {
         "tasks.pages.gallery",
         "tasks.promotion.gate",
@@ -139,7 +153,13 @@ def test_a_stage_that_fails_leaves_no_result(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("error", "is_retried"),
-    [(ServiceError, True), (DataError, False), (CheckpointError, False), (TrainingDiverged, False), (KeyError, False)],
+    [
+        (ServiceError, True),
+        (DataError, False),
+        (CheckpointError, False),
+        (TrainingDiverged, False),
+        (KeyError, False),
+    ],
 )
 def test_only_a_service_error_is_retried(error: type[Exception], is_retried: bool) -> None:
     class Failed:
@@ -150,10 +170,20 @@ def test_only_a_service_error_is_retried(error: type[Exception], is_retried: boo
     assert asyncio.run(is_service_error(task, None, Failed())) is is_retried  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("error", "has_trace"), [(DataError("one sentence"), False), (KeyError("bug"), True)])
-def test_logs_show_our_errors_as_their_sentence_and_bugs_with_their_trace(error: Exception, has_trace: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "has_trace"), [(DataError("one sentence"), False), (KeyError("bug"), True)]
+)
+def test_logs_show_our_errors_as_their_sentence_and_bugs_with_their_trace(
+    error: Exception, has_trace: bool
+) -> None:
     record = logging.LogRecord(
-        "any", logging.ERROR, "", 0, "Encountered exception", (), (type(error), error, error.__traceback__)
+        "any",
+        logging.ERROR,
+        "",
+        0,
+        "Encountered exception",
+        (),
+        (type(error), error, error.__traceback__),
     )
     assert _SentenceFilter().filter(record)
     assert bool(record.exc_info) is has_trace

@@ -17,9 +17,18 @@ from model.config.sections import ModelConfig
 from model.embeddings.embed import embed_pairs
 from model.pairs.index import PairSource, index_pairs
 from model.pairs.profile import profile_files
-from model.towers.towers import Towers, create_towers, save_towers
+from model.towers.create import create_towers
+from model.towers.folder import save_towers
+from model.towers.towers import Towers
 from tasks.runtime.records import DataVersion, Run
-from tasks.training.concepts import ConceptRow, NearPicture, concepts_png, keep_concepts, keyword_phrases, show_concepts
+from tasks.training.concepts import (
+    ConceptRow,
+    NearPicture,
+    concepts_png,
+    keep_concepts,
+    keyword_phrases,
+    show_concepts,
+)
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_data, write_model
 
 
@@ -29,14 +38,22 @@ def row(is_named: bool, concept: str = "red") -> ConceptRow:
 
 
 def test_the_picture_has_a_row_a_concept_and_frames_what_is_named() -> None:
-    one, two = (Image.open(io.BytesIO(concepts_png("title", rows))) for rows in ([row(True)], [row(True), row(False)]))
+    one, two = (
+        Image.open(io.BytesIO(concepts_png("title", rows)))
+        for rows in ([row(True)], [row(True), row(False)])
+    )
     assert one.format == "PNG" and one.width == two.width > 1500 and two.height > one.height
-    green = [int((np.asarray(each.convert("RGB")) == (18, 129, 63)).all(axis=2).sum()) for each in (one, two)]
+    green = [
+        int((np.asarray(each.convert("RGB")) == (18, 129, 63)).all(axis=2).sum())
+        for each in (one, two)
+    ]
     assert green[0] == green[1] > 1000
 
 
 def test_a_foreign_phrase_and_a_broken_picture_are_drawn_all_the_same() -> None:
-    broken = ConceptRow("连衣裙 \x1b[31m\u202e" + "x" * 500, 1, {"before": (NearPicture(b"no image", False),)})
+    broken = ConceptRow(
+        "连衣裙 \x1b[31m\u202e" + "x" * 500, 1, {"before": (NearPicture(b"no image", False),)}
+    )
     assert Image.open(io.BytesIO(concepts_png("\x1b", [broken]))).format == "PNG"
 
 
@@ -48,7 +65,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Path]:
 
 
 def input_of(towers: Towers, folder: Path, name: str) -> PairInput:
-    return pair_input(towers, index_pairs([PairSource(folder / f"{name}.tsv", profile_files(folder, name).table)]))
+    return pair_input(
+        towers.input_spec,
+        index_pairs([PairSource(folder / f"{name}.tsv", profile_files(folder, name).table)]),
+    )
 
 
 def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig, Path]) -> None:
@@ -61,7 +81,9 @@ def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig
     labels = vocabulary.label(made_of.index.captions())
     concepts = weightiest_concepts(vocabulary, labels, 5)
     assert len(concepts) == 5
-    found = nearest_pictures(towers, made_of, labels, searched, concepts, 3, batch_size=7, workers=0)
+    found = nearest_pictures(
+        towers, made_of, labels, searched, concepts, 3, batch_size=7, workers=0
+    )
     text, image = (side.double() for side in embed_pairs(towers, made_of, 32, 0))
     pictures = embed_pairs(towers, searched, 32, 0)[1].double()
     for near, concept in zip(found, concepts, strict=True):
@@ -74,7 +96,9 @@ def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig
 
 
 def run_in(folder: Path, model: ModelConfig, **finetune: object) -> Run:
-    config = RunConfig.model_validate({"name": "tiny", "workers": 0, "model": model, "finetune": finetune})
+    config = RunConfig.model_validate(
+        {"name": "tiny", "workers": 0, "model": model, "finetune": finetune}
+    )
     data = DataVersion(folder=folder, version="v" * 32, is_tracked=False, file_md5={})
     return Run(config=config, data=data, fingerprint="f", folder=folder, mlflow_run_id="none")
 
@@ -93,7 +117,9 @@ def test_a_stage_leaves_the_table_and_the_picture_and_attaches_both(
     keep_concepts(vocabulary, tmp_path / "finetune")
     show_concepts(run, "finetune", vocabulary, train, valid, tmp_path / "start", tmp_path / "best")
     files = [tmp_path / "finetune" / name for name in ("concepts.parquet", "concepts.png")]
-    assert attached == [("none", files, "finetune")] and all(file.stat().st_size > 500 for file in files)
+    assert attached == [("none", files, "finetune")] and all(
+        file.stat().st_size > 500 for file in files
+    )
     assert set(keyword_phrases(run, None).phrases) == set(vocabulary.phrases)
 
 

@@ -15,11 +15,19 @@ from tasks.training.report import epochs_html
 def spool(folder: Path, steps: int) -> None:
     """Write what a stage of two epochs leaves."""
     lines = [
-        {"kind": "step", "step": step, "time_ms": 0, "values": {"finetune/loss": 1 / step, "finetune/lr": 0.1}}
+        {
+            "kind": "step",
+            "step": step,
+            "time_ms": 0,
+            "values": {"finetune/loss": 1 / step, "finetune/lr": 0.1},
+        }
         for step in range(1, steps + 1)
     ]
     for epoch, recall in ((1, 0.25), (2, 0.5)):
-        values = {"finetune/valid_mean_recall": recall, "finetune/valid_text_to_image_rank_at_1": recall / 2}
+        values = {
+            "finetune/valid_mean_recall": recall,
+            "finetune/valid_text_to_image_rank_at_1": recall / 2,
+        }
         lines.append({"kind": "epoch", "step": epoch * steps // 2, "time_ms": 0, "values": values})
     (folder / SPOOL).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -34,7 +42,11 @@ def test_series_are_read_by_metric_with_their_steps(tmp_path: Path) -> None:
 def test_a_long_curve_is_thinned_to_means_and_ends_at_its_last_step() -> None:
     steps = list(range(1, 10 * POINTS + 4))
     thin = _thinned(Series(steps, [float(step) for step in steps]))
-    assert len(thin.steps) <= POINTS and thin.steps[-1] == steps[-1] and thin.values[0] == sum(range(1, 12)) / 11
+    assert (
+        len(thin.steps) <= POINTS
+        and thin.steps[-1] == steps[-1]
+        and thin.values[0] == sum(range(1, 12)) / 11
+    )
 
 
 def test_curves_have_a_panel_for_what_was_measured_alone(tmp_path: Path) -> None:

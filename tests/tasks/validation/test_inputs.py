@@ -9,7 +9,8 @@ import pytest
 from model.config.load import RunConfig
 from model.pairs.index import PairIndex, PairSource, index_pairs
 from model.pairs.profile import profile_files, write_profile
-from model.towers.towers import Towers, load_towers
+from model.towers.folder import load_towers
+from model.towers.towers import Towers
 from tasks.runtime.records import DataVersion, Run, TrainedModel, Validation
 from tasks.validation import inputs
 from tasks.validation.inputs import index_input
@@ -34,7 +35,11 @@ def run_with(config: RunConfig, data: DataVersion, folder: Path, decoded_cache: 
 
 @pytest.mark.parametrize(
     ("decoded_cache", "crops_centre", "kinds"),
-    [(False, True, ["tokens"]), (True, False, ["tokens"]), (True, True, ["decoded-images", "tokens"])],
+    [
+        (False, True, ["tokens"]),
+        (True, False, ["tokens"]),
+        (True, True, ["decoded-images", "tokens"]),
+    ],
 )
 def test_a_split_is_cached_as_far_as_the_config_and_its_crops_allow(
     config: RunConfig,
@@ -64,7 +69,9 @@ def test_progress_is_shown_while_caches_are_made_and_their_size_is_told_before(
 ) -> None:
     shown, honest = list[tuple[str, int]](), inputs.progress
     monkeypatch.setattr(
-        inputs, "progress", lambda what, total, unit: shown.append((what, total)) or honest(what, total, unit)
+        inputs,
+        "progress",
+        lambda what, total, unit: shown.append((what, total)) or honest(what, total, unit),
     )
     run = run_with(config, data, validation.profiles, decoded_cache=True)
     with caplog.at_level(logging.INFO):

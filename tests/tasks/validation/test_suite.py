@@ -10,7 +10,11 @@ import pytest
 
 from model.config.sections import DataConfig
 from model.errors import DataError, FaultReason
-from tasks.validation.expectations import drift_expectations, side_table_expectations, split_expectations
+from tasks.validation.expectations import (
+    drift_expectations,
+    side_table_expectations,
+    split_expectations,
+)
 from tasks.validation.suite import Judged, Verdict, judge_tables
 
 LINES = 40
@@ -108,15 +112,35 @@ def spoiled(**columns: tuple[int, object]) -> pd.DataFrame:
             {"max_fault_share": 0.5, "max_fault_share_by_reason": {FaultReason.NO_TAB: 0.01}},
             r"too many lines with no_tab .*\(2 of 40 lines\)",
         ),
-        (spoiled(is_accepted=(39, 0)), {}, r"fewer accepted pairs than data.min_rows \(2\) \(found 1\)"),
-        (spoiled(image_in_test=(1, True)), {}, r"test leaks: an image of test occurs here.*\(1 of 40 lines\)"),
-        (spoiled(near_image_in_test=(1, True)), {}, "test leaks: an image here looks the same as one of test"),
+        (
+            spoiled(is_accepted=(39, 0)),
+            {},
+            r"fewer accepted pairs than data.min_rows \(2\) \(found 1\)",
+        ),
+        (
+            spoiled(image_in_test=(1, True)),
+            {},
+            r"test leaks: an image of test occurs here.*\(1 of 40 lines\)",
+        ),
+        (
+            spoiled(near_image_in_test=(1, True)),
+            {},
+            "test leaks: an image here looks the same as one of test",
+        ),
         (spoiled(caption_in_test=(1, True)), {}, "test leaks: the words of a caption of test"),
         (spoiled(product_in_test=(1, True)), {}, "test leaks: a product id of test"),
         (spoiled(is_duplicate=(13, True)), {}, "too many repeated pairs"),
         (spoiled(caption_chars=(1, 2000.0)), {}, "more than 1000 chars"),
-        (spoiled(caption_words=(1, 1.0)), {"min_caption_words": 2}, "captions of less than 2 or more than 200 words"),
-        (spoiled(caption_script=(5, "cjk")), {"scripts": ("latin",)}, r"other scripts than latin .*\(5 of 40 lines\)"),
+        (
+            spoiled(caption_words=(1, 1.0)),
+            {"min_caption_words": 2},
+            "captions of less than 2 or more than 200 words",
+        ),
+        (
+            spoiled(caption_script=(5, "cjk")),
+            {"scripts": ("latin",)},
+            r"other scripts than latin .*\(5 of 40 lines\)",
+        ),
         (spoiled(height=(1, 8.0)), {}, "an image's height is under data.min_image_side"),
     ],
 )
@@ -128,7 +152,12 @@ def test_each_limit_has_its_sentence(
 
 
 def test_within_a_limit_nothing_fails(judge: Judge) -> None:
-    frame = spoiled(verdict=(2, "no_tab"), caption_script=(4, "cjk"), is_duplicate=(12, True), image_in_test=(3, True))
+    frame = spoiled(
+        verdict=(2, "no_tab"),
+        caption_script=(4, "cjk"),
+        is_duplicate=(12, True),
+        image_in_test=(3, True),
+    )
     limits = {"max_fault_share_by_reason": {FaultReason.BAD_BASE64: 0}, "max_fault_share": 0.05}
     assert judge(frame, scripts=("latin",), on_leak="drop", **limits).failures == []
 
@@ -142,8 +171,14 @@ def test_leaks_are_looked_for_everywhere_but_in_test(judge: Judge) -> None:
 @pytest.mark.parametrize(
     ("frame", "sentence"),
     [
-        (pd.DataFrame({"id": [1.0] * 3, "category": [1.0] * 3}), "not one row for each of the 4 lines"),
-        (pd.DataFrame({"id": [1.0, None, 1.0, 1.0], "category": [1.0] * 4}), r"no id in a row.*\(1 of 4 lines\)"),
+        (
+            pd.DataFrame({"id": [1.0] * 3, "category": [1.0] * 3}),
+            "not one row for each of the 4 lines",
+        ),
+        (
+            pd.DataFrame({"id": [1.0, None, 1.0, 1.0], "category": [1.0] * 4}),
+            r"no id in a row.*\(1 of 4 lines\)",
+        ),
         (pd.DataFrame({"id": [1.0] * 4, "category": [None] * 4}), "no category in a row"),
         (pd.DataFrame({"id": [1.0] * 4}), "could not be checked"),
     ],

@@ -15,8 +15,8 @@ from model.config.load import RunConfig
 from model.config.sections import DataConfig
 from model.errors import DataError
 from model.pairs.splits import side_table_path
-from tasks.data.card import report_folder
 from tasks.registry.tracking import tracking_client
+from tasks.runtime.environment import report_folder
 from tasks.runtime.records import DataVersion, Run, Validation
 from tasks.validation import leaks
 from tasks.validation.accepted import split_index
@@ -63,7 +63,9 @@ def version_of(folder: Path, letter: str = "a") -> DataVersion:
     return DataVersion(folder=folder, version=letter * 32, is_tracked=False, file_md5={})
 
 
-def judge(folder: Path, letter: str = "a", reference: Reference | None = None, **limits: Any) -> Validation:
+def judge(
+    folder: Path, letter: str = "a", reference: Reference | None = None, **limits: Any
+) -> Validation:
     return judge_data(version_of(folder, letter), DataConfig.model_validate(limits), 1, reference)
 
 
@@ -88,15 +90,23 @@ def test_a_drawn_data_set_has_no_leak_and_every_count(whole: Path, shown: dict[s
     }
     assert all(count.leaks == {} and count.leaked == 0 for count in validation.counts)
     assert validation.warnings == []
-    assert [row["split"] for row in shown["validation"]] == [count.name for count in validation.counts]
+    assert [row["split"] for row in shown["validation"]] == [
+        count.name for count in validation.counts
+    ]
 
 
 def test_a_product_of_test_in_train_stops_the_run_and_is_listed(pairs: Path) -> None:
-    train, test = (side_table_path(pairs / "finetune" / f"{name}.tsv") for name in ("train", "test"))
+    train, test = (
+        side_table_path(pairs / "finetune" / f"{name}.tsv") for name in ("train", "test")
+    )
     rows = train.read_text().splitlines()
-    rows[5] = rows[5].replace(rows[5].split(",")[0], test.read_text().splitlines()[3].split(",")[0], 1)
+    rows[5] = rows[5].replace(
+        rows[5].split(",")[0], test.read_text().splitlines()[3].split(",")[0], 1
+    )
     train.write_text("\n".join(rows) + "\n")
-    with pytest.raises(DataError, match=r"train: test leaks: a product id of test .*\(1 of 48 lines\)") as refused:
+    with pytest.raises(
+        DataError, match=r"train: test leaks: a product id of test .*\(1 of 48 lines\)"
+    ) as refused:
         judge(pairs)
     listed = Path(str(refused.value).split("listed in ")[1].split(";")[0])
     assert listed.read_text().splitlines() == [
@@ -106,15 +116,21 @@ def test_a_product_of_test_in_train_stops_the_run_and_is_listed(pairs: Path) -> 
     ]
 
 
-def test_leaking_lines_may_be_dropped_and_are_in_no_split_then(pairs: Path, shown: dict[str, Any]) -> None:
+def test_leaking_lines_may_be_dropped_and_are_in_no_split_then(
+    pairs: Path, shown: dict[str, Any]
+) -> None:
     train, test = (pairs / "finetune" / f"{name}.tsv" for name in ("train", "test"))
     caption, image = test.read_bytes().splitlines()[2].split(b"\t")
-    swap_line(train, 7, caption.upper() + b"!\t" + train.read_bytes().splitlines()[6].split(b"\t")[1])
+    swap_line(
+        train, 7, caption.upper() + b"!\t" + train.read_bytes().splitlines()[6].split(b"\t")[1]
+    )
     swap_line(train, 9, b"words of its own\t" + image)
     validation = judge(pairs, on_leak="drop")
     (count,) = (count for count in validation.counts if count.name == "train")
     assert (count.leaks, count.leaked) == ({"caption": 1, "image": 1}, 2)
-    assert {(row["line"], row["repeats"], row["of"], row["of line"]) for row in shown["duplicates"]} == {
+    assert {
+        (row["line"], row["repeats"], row["of"], row["of line"]) for row in shown["duplicates"]
+    } == {
         ("7", "caption", "test", "3"),
         ("9", "image", "test", "3"),
     }
@@ -125,7 +141,11 @@ def test_leaking_lines_may_be_dropped_and_are_in_no_split_then(pairs: Path, show
         folder=pairs,
         mlflow_run_id="",
     )
-    lines = [line for name in ("finetune", "valid") for line in split_index(run, validation, name).line.tolist()]
+    lines = [
+        line
+        for name in ("finetune", "valid")
+        for line in split_index(run, validation, name).line.tolist()
+    ]
     assert sorted({*range(1, 49)} - set(lines)) == [7, 9] and len(lines) == 46
     assert len(split_index(run, validation, "test")) == MINIATURE_SIZES["test"]
 
@@ -136,7 +156,9 @@ def test_without_valid_neither_part_of_train_holds_a_leak(pairs: Path) -> None:
         swap_line(pairs / "finetune" / "train.tsv", line, test[line - 1])
     config = RunConfig.model_validate({"name": "any", "data": {"valid_share": 0.5}})
     validation = judge(pairs, on_leak="drop")
-    run = Run(config=config, data=version_of(pairs, "b"), fingerprint="", folder=pairs, mlflow_run_id="")
+    run = Run(
+        config=config, data=version_of(pairs, "b"), fingerprint="", folder=pairs, mlflow_run_id=""
+    )
     parts = [split_index(run, validation, name).line.tolist() for name in ("finetune", "valid")]
     assert sorted(parts[0] + parts[1]) == list(range(25, 49)) and all(parts)
 
@@ -144,9 +166,18 @@ def test_without_valid_neither_part_of_train_holds_a_leak(pairs: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda text: text.rsplit("\n", 2)[0] + "\n", "train.products: the side table has not one row for each"),
-        (lambda text: re.sub(r"\np\d+,", "\n,", text, count=1), r"train.products: the side table has no id in a row"),
-        (lambda text: text.replace("colour", "hue", 1), "train.products: could not be checked .* colour in a row"),
+        (
+            lambda text: text.rsplit("\n", 2)[0] + "\n",
+            "train.products: the side table has not one row for each",
+        ),
+        (
+            lambda text: re.sub(r"\np\d+,", "\n,", text, count=1),
+            r"train.products: the side table has no id in a row",
+        ),
+        (
+            lambda text: text.replace("colour", "hue", 1),
+            "train.products: could not be checked .* colour in a row",
+        ),
     ],
     ids=["a row short", "without an id", "without a column"],
 )
@@ -161,9 +192,14 @@ def test_what_was_compared_once_is_not_compared_again_until_a_byte_changes(
     pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validation, compared = judge(pairs), []
-    monkeypatch.setattr(leaks, "repeats", lambda split: compared.append(split.tsv.stem) or _repeats(split))
+    monkeypatch.setattr(
+        leaks, "repeats", lambda split: compared.append(split.tsv.stem) or _repeats(split)
+    )
     _repeats = leaks.leaks.__globals__["repeats"]
-    version, limits = DataVersion(folder=pairs, version="a" * 32, is_tracked=False, file_md5={}), DataConfig()
+    version, limits = (
+        DataVersion(folder=pairs, version="a" * 32, is_tracked=False, file_md5={}),
+        DataConfig(),
+    )
     assert judge_data(version, limits, 1).counts == validation.counts and compared == []
     counts = comparison_files(report_folder(version.version), "train").counts
     kept = counts.read_bytes()
@@ -183,7 +219,9 @@ def test_drift_is_warned_of_in_table_log_and_file(
     for split in ("train", "test"):
         table = side_table_path(pairs / "finetune" / f"{split}.tsv")
         header, *rows = table.read_text().splitlines()
-        table.write_text("\n".join([header, *(row.rsplit(",", 1)[0] + ",tartan" for row in rows)]) + "\n")
+        table.write_text(
+            "\n".join([header, *(row.rsplit(",", 1)[0] + ",tartan" for row in rows)]) + "\n"
+        )
     validation = judge(pairs, reference=reference_to("b"))
     assert validation.warnings == ["drift: drift over data.drift_warn (0.1) (2 of 28 columns)"]
     assert [(row["split"], row["column"]) for row in shown["drift"][:2]] == [
@@ -198,7 +236,9 @@ def test_drift_is_warned_of_in_table_log_and_file(
         judge(pairs, reference=reference_to("b"), max_drift=1.0)
 
 
-def test_the_same_data_do_not_drift_and_are_not_compared_with_themselves(pairs: Path, shown: dict[str, Any]) -> None:
+def test_the_same_data_do_not_drift_and_are_not_compared_with_themselves(
+    pairs: Path, shown: dict[str, Any]
+) -> None:
     judge(pairs, "b")
     assert judge(pairs, reference=reference_to("b")).warnings == []
     assert all(row["drift"] == "0.000" for row in shown.pop("drift"))
@@ -206,7 +246,9 @@ def test_the_same_data_do_not_drift_and_are_not_compared_with_themselves(pairs: 
     assert "drift" not in shown
 
 
-def test_a_reference_that_is_nowhere_is_said_and_refused_where_drift_is_limited(pairs: Path) -> None:
+def test_a_reference_that_is_nowhere_is_said_and_refused_where_drift_is_limited(
+    pairs: Path,
+) -> None:
     (warning,) = judge(pairs, reference=reference_to("c")).warnings
     assert "drift was not measured" in warning and "git checkout COMMIT data.dvc" in warning
     with pytest.raises(DataError, match=r"drift was not measured.*set data\.max_drift to null"):
@@ -217,7 +259,9 @@ def test_foreign_text_acts_on_no_page_table_file_or_log(
     whole: Path, shown: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     pairs = whole
-    tables = {split: side_table_path(pairs / "finetune" / f"{split}.tsv") for split in ("train", "test")}
+    tables = {
+        split: side_table_path(pairs / "finetune" / f"{split}.tsv") for split in ("train", "test")
+    }
     for table in tables.values():
         table.write_text(table.read_text().replace("pattern", EVIL, 1), encoding="utf-8")
     judge(pairs, "b")
@@ -249,7 +293,9 @@ def test_a_pretraining_file_whose_name_could_act_on_a_page_is_refused(whole: Pat
 
 def test_a_picture_saved_again_from_test_is_a_leak(pairs: Path) -> None:
     train, test = (pairs / "finetune" / f"{name}.tsv" for name in ("train", "test"))
-    image = Image.open(io.BytesIO(base64.b64decode(test.read_bytes().splitlines()[4].split(b"\t")[1])))
+    image = Image.open(
+        io.BytesIO(base64.b64decode(test.read_bytes().splitlines()[4].split(b"\t")[1]))
+    )
     copy = io.BytesIO()
     image.convert("RGB").save(copy, "PNG")
     swap_line(train, 2, b"a copy\t" + base64.b64encode(copy.getvalue()))
@@ -270,7 +316,9 @@ def test_counts_that_are_gone_from_this_machine_come_from_the_champions_run(
     version = client.create_model_version(name, str(tmp_path), run_id=run.mlflow_run_id, tags=tags)
     client.set_registered_model_alias(name, "champion", version.version)
     reference = champion_reference(run.config.registered_model)
-    assert reference == Reference(version="b" * 32, name="champion version 1", mlflow_run_id=run.mlflow_run_id)
+    assert reference == Reference(
+        version="b" * 32, name="champion version 1", mlflow_run_id=run.mlflow_run_id
+    )
     shutil.rmtree(made.profiles)
     assert judge(pairs, reference=reference).warnings == []
     assert len(shown["drift"]) == 28

@@ -16,11 +16,13 @@ from transformers import ChineseCLIPModel
 from model.batches.crops import centre_crop, decode_image
 from model.batches.loading import pair_input
 from model.config.sections import ModelConfig
-from model.embeddings.embed import embed_captions, embed_encoded_images, judge
+from model.embeddings.embed import embed_captions, embed_encoded_images
 from model.errors import CheckpointError, CommerceClipError
+from model.evaluation.judge import judge
 from model.towers.bert import build_bert_clip
 from model.towers.create import base_towers
-from model.towers.towers import Towers, encode_images, encode_texts, load_towers, normalise
+from model.towers.folder import load_towers
+from model.towers.towers import Towers, encode_images, encode_texts, normalise
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage
 from model.zoo.family import FAMILY, Row
@@ -45,7 +47,9 @@ NOBODY = Told()
 
 
 def images() -> torch.Tensor:
-    return torch.randint(0, 256, (5, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return torch.randint(
+        0, 256, (5, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
 
 
 @torch.inference_mode()
@@ -74,7 +78,9 @@ def published(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path
     return request.param, path, embed
 
 
-def test_a_published_model_comes_in_with_its_embeddings(published: tuple[str, Path, Embed], tmp_path: Path) -> None:
+def test_a_published_model_comes_in_with_its_embeddings(
+    published: tuple[str, Path, Embed], tmp_path: Path
+) -> None:
     name, path, embed = published
     origin = import_model(path, tmp_path / "ours", NOBODY)
     towers = compare(tmp_path / "ours", embed)
@@ -96,7 +102,10 @@ def test_it_goes_out_as_it_came_and_comes_in_again_with_the_same_bits(
     other = two.clip.state_dict()
     assert one.clip.state_dict().keys() == other.keys()
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.clip.state_dict().items())
-    assert one.config["model_cfg"] == two.config["model_cfg"] and one.files["vocab.txt"] == two.files["vocab.txt"]
+    assert (
+        one.config["model_cfg"] == two.config["model_cfg"]
+        and one.files["vocab.txt"] == two.files["vocab.txt"]
+    )
 
 
 def test_a_chinese_model_goes_from_each_form_into_the_others(tmp_path: Path) -> None:
@@ -119,9 +128,13 @@ def test_transformers_reads_what_we_write(tmp_path: Path) -> None:
     towers = load_towers(tmp_path / "ours", "cpu")
     tokens, pixels = towers.tokenizer(HARD_CAPTIONS), normalise(towers, images())
     text, image = embed(tokens, pixels)
-    output = model.eval()(input_ids=tokens, attention_mask=(tokens != 0).long(), pixel_values=pixels)
+    output = model.eval()(
+        input_ids=tokens, attention_mask=(tokens != 0).long(), pixel_values=pixels
+    )
     for theirs, expected in ((output.text_embeds, text), (output.image_embeds, image)):
-        torch.testing.assert_close(theirs, torch.nn.functional.normalize(expected, dim=-1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            theirs, torch.nn.functional.normalize(expected, dim=-1), rtol=0, atol=1e-5
+        )
 
 
 def test_chinese_clip_comes_without_its_prefix_too(tmp_path: Path) -> None:
@@ -133,9 +146,17 @@ def test_chinese_clip_comes_without_its_prefix_too(tmp_path: Path) -> None:
 def test_chinese_clip_with_a_resnet_comes_in_and_goes_out(tmp_path: Path) -> None:
     state, _ = plain_reference()
     vision = {"image_size": 32, "layers": [1, 2, 1, 1], "width": 2}
-    theirs = open_clip.CustomTextCLIP(WIDTH, vision, {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1})
-    text = {name: tensor for name, tensor in state.items() if not name.startswith("visual.") and "pooler" not in name}
-    image = {f"visual.{name}": tensor for name, tensor in shaken(theirs.visual).state_dict().items()}
+    theirs = open_clip.CustomTextCLIP(
+        WIDTH, vision, {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1}
+    )
+    text = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith("visual.") and "pooler" not in name
+    }
+    image = {
+        f"visual.{name}": tensor for name, tensor in shaken(theirs.visual).state_dict().items()
+    }
     (tmp_path / "vocab.txt").write_bytes(vocabulary())
     torch.save({"state_dict": text | image}, tmp_path / "clip_cn_rn50.pt")
     import_model(tmp_path / "clip_cn_rn50.pt", tmp_path / "ours", NOBODY)
@@ -143,7 +164,9 @@ def test_chinese_clip_with_a_resnet_comes_in_and_goes_out(tmp_path: Path) -> Non
     towers.clip.eval()
     pixels = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(towers.clip.encode_image(pixels), theirs.visual(pixels), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            towers.clip.encode_image(pixels), theirs.visual(pixels), rtol=0, atol=1e-5
+        )
     convert_model(tmp_path / "ours", "chinese-clip", tmp_path / "theirs")
     convert_model(tmp_path / "ours", "easynlp", tmp_path / "easynlp")
     with pytest.raises(CommerceClipError, match="huggingface"):
@@ -151,14 +174,18 @@ def test_chinese_clip_with_a_resnet_comes_in_and_goes_out(tmp_path: Path) -> Non
     for again in (tmp_path / "theirs" / "clip_cn.pt", tmp_path / "easynlp"):
         import_model(again, tmp_path / f"again-{again.name}", NOBODY)
         tensors = load_towers(tmp_path / f"again-{again.name}", "cpu").clip.state_dict()
-        assert all(torch.equal(tensor, tensors[name]) for name, tensor in towers.clip.state_dict().items())
+        assert all(
+            torch.equal(tensor, tensors[name]) for name, tensor in towers.clip.state_dict().items()
+        )
 
 
 def test_a_vocabulary_may_lie_inside_tokenizer_json(tmp_path: Path) -> None:
     path, embed = huggingface(tmp_path / "published")
     tokens = vocabulary().decode().splitlines()
     (path / "vocab.txt").unlink()
-    content = {"model": {"vocab": dict(reversed([(token, number) for number, token in enumerate(tokens)]))}}
+    content = {
+        "model": {"vocab": dict(reversed([(token, number) for number, token in enumerate(tokens)]))}
+    }
     (path / "tokenizer.json").write_text(json.dumps(content))
     import_model(path, tmp_path / "ours", NOBODY)
     assert compare(tmp_path / "ours", embed).files["vocab.txt"] == vocabulary()
@@ -166,7 +193,11 @@ def test_a_vocabulary_may_lie_inside_tokenizer_json(tmp_path: Path) -> None:
 
 def test_a_folder_says_how_pictures_are_made_ready_in_and_out(tmp_path: Path) -> None:
     path, _ = huggingface(tmp_path / "published")
-    said = {"size": {"height": SIDE, "width": SIDE}, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    said = {
+        "size": {"height": SIDE, "width": SIDE},
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.1, 0.2, 0.3],
+    }
     (path / "preprocessor_config.json").write_text(json.dumps(said))
     (path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert import_model(path, tmp_path / "ours", NOBODY)["licence"] == "apache-2.0"
@@ -263,7 +294,9 @@ class Poison:
 
 @pytest.mark.parametrize("form", ["easynlp", "easynlp-first", "chinese-clip"])
 @pytest.mark.parametrize("damage", ["poison", "cut", "pointer"])
-def test_a_hostile_weights_file_is_neither_run_nor_taken(tmp_path: Path, form: str, damage: str) -> None:
+def test_a_hostile_weights_file_is_neither_run_nor_taken(
+    tmp_path: Path, form: str, damage: str
+) -> None:
     path, _ = FORMS[form](tmp_path / "published")
     weights, canary = path if path.is_file() else path / BIN, tmp_path / "canary"
     if damage == "poison":
@@ -275,7 +308,9 @@ def test_a_hostile_weights_file_is_neither_run_nor_taken(tmp_path: Path, form: s
         weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(CheckpointError) as caught:
         import_model(path, tmp_path / "ours", NOBODY)
-    assert "\n" not in str(caught.value) and not canary.exists() and not (tmp_path / "ours").exists()
+    assert (
+        "\n" not in str(caught.value) and not canary.exists() and not (tmp_path / "ours").exists()
+    )
 
 
 def test_a_form_without_a_place_for_the_towers_says_so(tmp_path: Path) -> None:
@@ -288,12 +323,19 @@ def test_a_form_without_a_place_for_the_towers_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_imported_chinese_model_is_judged_and_fine_tuned(tmp_path: Path, tiny_data: TinyData, form: str) -> None:
+def test_an_imported_chinese_model_is_judged_and_fine_tuned(
+    tmp_path: Path, tiny_data: TinyData, form: str
+) -> None:
     path, _ = FORMS[form](tmp_path / "published")
     import_model(path, tmp_path / "shelf" / "shop", NOBODY)
-    towers = base_towers(ModelConfig(pretrained="shop", context_length=9), tmp_path / "shelf", "cpu", "fp32", 0)
+    towers = base_towers(
+        ModelConfig(pretrained="shop", context_length=9), tmp_path / "shelf", "cpu", "fp32", 0
+    )
     assert towers.tokenizer(["红"]).shape == (1, 9)
-    pairs, valid = (pair_input(towers, index) for index in (tiny_data.train_index(), tiny_data.valid_index()))
+    pairs, valid = (
+        pair_input(towers.input_spec, index)
+        for index in (tiny_data.train_index(), tiny_data.valid_index())
+    )
 
     def validate(towers: Towers) -> dict[str, float]:
         return judge(towers, valid, 32, 32, workers=0).metrics()
@@ -312,7 +354,9 @@ CHINESE = [row for row in FAMILY if row.language == "Chinese"]
 def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: Row) -> None:
     assert row.form in FORMS and row.activation == "quickgelu"
     name = "vit-l-14" if "ViT-L-14" in row.towers else row.towers.split(",")[0].lower()
-    architecture = json.loads(Path(f"configs/models/roberta-{name}.json").read_text(encoding="utf-8"))
+    architecture = json.loads(
+        Path(f"configs/models/roberta-{name}.json").read_text(encoding="utf-8")
+    )
     if row.form == "easynlp-first":
         architecture["projection_bias"] = True
         architecture["text_cfg"]["bert"] |= LARGE | {"model_type": "roberta"}
@@ -335,11 +379,21 @@ def test_real_pairs_get_the_embeddings_of_the_published_model(
     with tsv.open("rb") as file:
         lines = [line.decode().split("\t") for line in islice(file, 16)]
     pixels = [decode_image(base64.b64decode(image)) for _, image in lines]
-    crops = torch.stack([centre_crop(image, SIDE, towers.resizing) for image in pixels if not isinstance(image, str)])
-    text, image = embed(towers.tokenizer([caption for caption, _ in lines]), normalise(towers, crops))
+    crops = torch.stack(
+        [
+            centre_crop(image, SIDE, towers.resizing)
+            for image in pixels
+            if not isinstance(image, str)
+        ]
+    )
+    text, image = embed(
+        towers.tokenizer([caption for caption, _ in lines]), normalise(towers, crops)
+    )
     ours = (
         embed_captions(towers, [caption for caption, _ in lines]),
         embed_encoded_images(towers, [base64.b64decode(image) for _, image in lines]),
     )
     for mine, theirs in zip(ours, (text, image), strict=True):
-        torch.testing.assert_close(mine, torch.nn.functional.normalize(theirs, dim=-1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            mine, torch.nn.functional.normalize(theirs, dim=-1), rtol=0, atol=1e-5
+        )

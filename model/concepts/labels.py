@@ -1,0 +1,55 @@
+"""The concepts that the captions of an index name, as labels that the losses read."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model.batches.loading import PairInput
+from model.concepts.mining import Vocabulary, count_concepts, mine_concepts
+from model.concepts.table import read_concepts
+from model.config.sections import StageConfig
+from model.errors import DataError
+
+# The concepts that each pair's caption names, int32 [N, M], padded with -1.
+Labels = npt.NDArray[np.int32]
+
+
+def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | None, Labels | None]:
+    """Return the concepts of the train captions and label each pair with those that it names, where
+    a stage uses them.
+
+    Raises:
+        DataError: the captions name no concept.
+        ConfigError: the table of concepts cannot be used.
+    """
+    if stage.concept_weight == stage.nearest_weight == stage.keyword_share == 0:
+        return None, None
+    captions = pairs.index.captions()
+    vocabulary = make_vocabulary(captions, stage)
+    return vocabulary, vocabulary.label(captions)
+
+
+def make_vocabulary(captions: Iterable[str], stage: StageConfig) -> Vocabulary:
+    """Return the concepts of captions: mined, or those of the table that the stage names, with
+    their counts here.
+
+    Raises:
+        DataError: the captions name no concept.
+        ConfigError: the table cannot be used.
+    """
+    if stage.concepts is not None:
+        vocabulary = count_concepts(captions, read_concepts(Path(stage.concepts)))
+        if not any(vocabulary.counts):
+            raise DataError(
+                f"{stage.concepts}: no train caption names any of its {len(vocabulary)} concepts"
+            )
+        return vocabulary
+    vocabulary = mine_concepts(captions, stage.min_concept_count, stage.max_concepts)
+    if not len(vocabulary):
+        raise DataError(
+            f"no concept is named by {stage.min_concept_count} train captions; "
+            "lower min_concept_count or set concept_weight and keyword_share to 0"
+        )
+    return vocabulary

@@ -1,0 +1,172 @@
+"""Registered versions: found, read, and what their tags and aliases tell."""
+
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    ErrorCode,
+)
+
+from model.errors import PromotionRefused, ServiceError
+from tasks.pages.text import without_credentials
+from tasks.registry.tracking import tracking_client
+from tasks.runtime.records import Version
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PREVIOUS = "previous"
+WEIGHTS_TAG = "commerce_clip.weights_sha256"
+DATA_VERSION_TAG = "commerce_clip.data_version"
+WAS_CHAMPION_TAG = "commerce_clip.was_champion"
+OUTAGES = {
+    ErrorCode.Name(code)
+    for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED)
+}
+
+
+# MLflow answers "invalid parameter" for an alias that is not there.
+NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
+
+
+def find_version(name: str, which: str) -> Version:
+    """Return a version by number or alias.
+
+    Raises:
+        PromotionRefused: there is none.
+    """
+    client = tracking_client()
+    if which.isdigit():
+        return as_version(read_version(client, name, int(which)))
+    version = read_alias(client, name, which)
+    if version is None:
+        raise PromotionRefused(
+            f"{name}: no version has the alias {which}; train one with `make run`"
+        )
+    return as_version(version)
+
+
+def aliases_of(version: Version) -> list[str]:
+    """Return the aliases that point to a version."""
+    client = tracking_client()
+    return [name for name in (CHAMPION, CHALLENGER, PREVIOUS) if _points_to(client, version, name)]
+
+
+def champion_origin(name: str) -> tuple[str, Version] | None:
+    """Return the data version that the champion was trained on, and the champion, or None where
+    there is none.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    champion = read_alias(tracking_client(), name, CHAMPION)
+    return (
+        None
+        if champion is None
+        else (str(champion.tags.get(DATA_VERSION_TAG, "")), as_version(champion))
+    )
+
+
+def trained_on() -> dict[str, list[str]]:
+    """Return the registered versions of all models by the data version that they were trained on.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    client, found, token = tracking_client(), dict[str, list[str]](), None
+    try:
+        while token is None or token:
+            page = client.search_model_versions(order_by=["version_number ASC"], page_token=token)
+            for version in page:
+                data = version.tags.get(DATA_VERSION_TAG, "")
+                found.setdefault(data, []).append(f"{version.name} {version.version}")
+            token = page.token or ""
+    except MlflowException as error:
+        raise unreachable("could not search versions", error) from error
+    return found
+
+
+def _points_to(client: MlflowClient, version: Version, alias: str) -> bool:
+    found = read_alias(client, version.name, alias)
+    return found is not None and int(found.version) == version.number
+
+
+def had_champion(client: MlflowClient, name: str) -> bool:
+    """Return whether a model ever had a champion, also where that version was deleted since."""
+    return WAS_CHAMPION_TAG in model_tags(client, name) or bool(
+        find_versions(client, name, {WAS_CHAMPION_TAG: "true"})
+    )
+
+
+def model_tags(client: MlflowClient, name: str) -> dict[str, str]:
+    """Return the tags of a registered model.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    try:
+        return dict(client.get_registered_model(name).tags)
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return {}
+        raise unreachable("could not read the model", error) from error
+
+
+def find_versions(client: MlflowClient, name: str, tags: dict[str, str]) -> list[ModelVersion]:
+    """Return the versions that carry all the tags, by number."""
+    conditions = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
+    try:
+        found = client.search_model_versions(" and ".join(conditions))
+    except MlflowException as error:
+        raise unreachable("could not search versions", error) from error
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def read_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
+    """Return a version by its number.
+
+    Raises:
+        PromotionRefused: there is none; names those that are.
+        ServiceError: the registry does not answer.
+    """
+    try:
+        return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code not in NOT_FOUND:
+            raise unreachable("could not read a version", error) from error
+        known = (
+            ", ".join(str(version.version) for version in find_versions(client, name, {})) or "none"
+        )
+        raise PromotionRefused(f"{name}: no version {number}; known: {known}") from None
+
+
+def read_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version of an alias, None where there is none; only "not found" means not found."""
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in NOT_FOUND:
+            return None
+        raise unreachable(f"could not read the alias {alias}", error) from error
+
+
+def as_version(version: Any) -> Version:
+    """Return MLflow's version as the record that stages hand on."""
+    return Version(
+        name=version.name, number=int(version.version), mlflow_run_id=str(version.run_id or "")
+    )
+
+
+def unreachable(what: str, error: MlflowException) -> ServiceError:
+    """Return an outage as the error that is retried; anything else is a bug of ours and goes up as it is."""
+    if error.error_code not in OUTAGES:
+        raise error
+    said = without_credentials(str(error).splitlines()[0])[:200]
+    return ServiceError(
+        f"MLflow registry {what} ({error.error_code}: {said}); check the server and run again"
+    )

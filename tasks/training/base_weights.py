@@ -1,0 +1,33 @@
+"""The base weights of a run as a model folder, made on first use."""
+
+from pathlib import Path
+
+from model.errors import CheckpointError
+from tasks.runtime.environment import models_folder
+from tasks.runtime.records import Run
+
+
+def base_weights(run: Run) -> Path:
+    """Return the model folder of the run's base weights, made on first use.
+
+    Raises:
+        ConfigError: the model or its weights are unknown, or do not fit each other.
+        CheckpointError: the weights file is damaged.
+        ServiceError: the weights cannot be downloaded.
+    """
+    # Importing torch and open_clip takes seconds that a run with nothing new to do should not
+    # spend.
+    from model.storage.sealed import weights_sha256
+    from model.towers.create import base_towers
+    from model.towers.folder import save_towers
+
+    folder = run.folder / "base"
+    try:
+        weights_sha256(folder)
+    except CheckpointError:
+        config = run.config
+        towers = base_towers(
+            config.model, models_folder(), config.device, config.precision, config.seed
+        )
+        save_towers(towers, folder)
+    return folder

@@ -39,8 +39,8 @@ NotifySendGrid.notify_url = os.environ["MAIL_SERVICE"]
 """
 EVENTS = """
 from prefect.events import emit_event
-from tasks.ingest.ingest.ingest import EVENT, RESOURCE
-from tasks.promotion.promote.promote import announce
+from tasks.ingest.ingest import EVENT, RESOURCE
+from tasks.promotion.promote import announce
 from tasks.runtime.records import Decision
 
 held = Decision(version=4, is_promoted=False, aliases=[], reason="not better: a tie", champion=3)

@@ -76,7 +76,8 @@ def serve(
     config: StageConfig,
     data: tuple[PairSource, PairSource],
 ) -> None:
-    """Say that all is ready, then answer each trial that comes with how it ended, until None comes."""
+    """Say that all is ready, then answer each trial that comes with how it ended, until None
+    comes."""
     torch.set_num_threads(1)
     towers = create_towers(model, "cpu", seed=3)
     train_pairs, valid_pairs = (
@@ -173,7 +174,8 @@ def _train(
 
 
 def _take_all_memory() -> list[bytearray]:
-    """Take what the heap has free from earlier work and 16 MiB more, the largest pieces first; no more is to be had."""
+    """Take what the heap has free from earlier work and 16 MiB more, the largest pieces first; no
+    more is to be had."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 16 * MEBIBYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -27,20 +27,19 @@ from typing import IO, NamedTuple
 from model.errors import DataError
 from model.importers.options import ImportOptions
 from model.importers.records import (
-    MAX_IMAGE_BYTES,
+    MAX_LINE_BYTES,
+    ImportedPair,
     LeftOut,
     LeftOutReason,
-    Record,
-    Row,
+    SourceRow,
     SplitSource,
 )
-from model.importers.sources import SPLIT_WORDS, find_files, reading
+from model.importers.sources import SPLIT_WORDS, find_files, reading_source
 from model.pairs.tsv import check_file, decode_base64, read_lines
 
 TEXTS_NAME = re.compile(r"(?:MR_)?([A-Za-z0-9][\w-]{0,60})_(?:texts|queries)\.jsonl", re.ASCII)
 IMAGES_ENDING = "_imgs.tsv"
 FIELDS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item_ids"))
-MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
 
 
 class Options(ImportOptions):
@@ -96,9 +95,9 @@ def _count_rows(texts: Path) -> int:
     )
 
 
-def _read(texts: Path, images: Path) -> Iterator[Row]:
+def _read(texts: Path, images: Path) -> Iterator[SourceRow]:
     offsets = _index(images)
-    with reading(images), images.open("rb") as file:
+    with reading_source(images), images.open("rb") as file:
         for query in _read_queries(texts):
             if isinstance(query, LeftOut):
                 yield query
@@ -111,7 +110,7 @@ def _read(texts: Path, images: Path) -> Iterator[Row]:
                     )
 
 
-def _pair(query: Query, image_id: str, file: IO[bytes], offset: int | None) -> Row:
+def _pair(query: Query, image_id: str, file: IO[bytes], offset: int | None) -> SourceRow:
     name = f"image {image_id} of text {query.id}"
     if offset is None:
         return LeftOut(LeftOutReason.MISSING_IMAGE, name)
@@ -119,13 +118,13 @@ def _pair(query: Query, image_id: str, file: IO[bytes], offset: int | None) -> R
     image = decode_base64(file.readline().rstrip(b"\r\n").partition(b"\t")[2].strip())
     if image is None:
         return LeftOut(LeftOutReason.BAD_BASE64, name)
-    return Record(image_id, query.text, image, {"text_id": query.id})
+    return ImportedPair(image_id, query.text, image, {"text_id": query.id})
 
 
 def _index(images: Path) -> dict[bytes, int]:
     """Return the byte offset of each image's line; of a repeated id the first."""
     offsets: dict[bytes, int] = {}
-    with reading(images):
+    with reading_source(images):
         for line in read_lines(images, MAX_LINE_BYTES):
             if line.data is not None and b"\t" in line.data:
                 offsets.setdefault(line.data.partition(b"\t")[0].strip(), line.offset)
@@ -134,7 +133,7 @@ def _index(images: Path) -> dict[bytes, int]:
 
 def _read_queries(texts: Path) -> Iterator[Query | LeftOut]:
     """Yield the queries of a file; blank lines are none."""
-    with reading(texts):
+    with reading_source(texts):
         for line in read_lines(texts, MAX_LINE_BYTES):
             if line.data is None or line.data.strip():
                 yield _parse_query(line.data or b"", f"{texts.name} line {line.line}")

@@ -25,17 +25,15 @@ from pathlib import Path
 from model.errors import DataError
 from model.importers.options import ImportOptions
 from model.importers.records import (
-    MAX_IMAGE_BYTES,
+    MAX_LINE_BYTES,
     LeftOut,
     LeftOutReason,
-    Row,
+    SourceRow,
     SplitSource,
     Untouched,
 )
-from model.importers.sources import by_split, find_files, reading
+from model.importers.sources import by_split, find_files, reading_source
 from model.pairs.tsv import BOM, HEAD_BYTES, check_file, count_lines, read_lines
-
-MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
 
 
 class Options(ImportOptions):
@@ -73,7 +71,7 @@ def _split_source(split: str, files: tuple[Path, ...], columns: int) -> SplitSou
 def _count_columns(path: Path) -> int:
     """Return how many columns most of the first lines have."""
     check_file(path)
-    with reading(path), path.open("rb") as file:
+    with reading_source(path), path.open("rb") as file:
         lines = file.read(HEAD_BYTES).removeprefix(BOM).split(b"\n")
     whole = [line for line in lines[:-1] if line.strip()]
     columns = Counter(line.count(b"\t") + 1 for line in whole or lines).most_common(1)[0][0]
@@ -84,12 +82,12 @@ def _count_columns(path: Path) -> int:
     return columns
 
 
-def _read(files: Sequence[Path], columns: int) -> Iterator[Row]:
+def _read(files: Sequence[Path], columns: int) -> Iterator[SourceRow]:
     return chain.from_iterable(_read_file(path, columns) for path in files)
 
 
-def _read_file(path: Path, columns: int) -> Iterator[Row]:
-    with reading(path):
+def _read_file(path: Path, columns: int) -> Iterator[SourceRow]:
+    with reading_source(path):
         for line in read_lines(path, MAX_LINE_BYTES):
             name = f"{path.name} line {line.line}"
             if line.data is None:

@@ -29,11 +29,12 @@ from pydantic import Field
 
 from model.errors import DataError, nearest
 from model.importers.options import ImportOptions
-from model.importers.records import Record, Row, SplitSource
-from model.importers.sources import find_files, reading, split_of
+from model.importers.records import ImportedPair, SourceRow, SplitSource
+from model.importers.sources import find_files, reading_source, split_of
+from model.pairs.arrays import Pixels
 
 IMAGE, PRODUCT, NAME = "input_image", "input_productID", "input_name"
-COLUMNS = {
+SIDE_COLUMNS = {
     "title": NAME,
     "category": "input_category",
     "subcategory": "input_subcategory",
@@ -44,12 +45,10 @@ COLUMNS = {
     "season": "input_season",
     "pose": "input_pose",
 }
-Pixels = npt.NDArray[np.uint8]
-
 BLOCK_ROWS = 64
 MAX_BLOCK_BYTES = 200_000_000
-DAMAGES = (KeyError, RuntimeError, ValueError)  # what h5py raises besides OSError
-SPLITS = {"valid": "test"}
+HDF5_ERRORS = (KeyError, RuntimeError, ValueError)  # what h5py raises besides OSError
+RENAMED_SPLITS = {"valid": "test"}
 
 
 class Options(ImportOptions):
@@ -76,12 +75,15 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
 
 
 def _find_split(path: Path, options: Options) -> SplitSource:
-    with reading(path, *DAMAGES), h5py.File(path, "r") as file:
+    with reading_source(path, *HDF5_ERRORS), h5py.File(path, "r") as file:
         images = _check(path, file, options)
         rows = len(images)
     split = split_of(path, None)
     return SplitSource(
-        options.split or SPLITS.get(split, split), (path,), partial(_read, path, options), rows
+        options.split or RENAMED_SPLITS.get(split, split),
+        (path,),
+        partial(_read, path, options),
+        rows,
     )
 
 
@@ -103,7 +105,7 @@ def _check(path: Path, file: h5py.File, options: Options) -> h5py.Dataset:
 
 
 def _text_names(file: h5py.File) -> list[str]:
-    return [name for name in COLUMNS.values() if name in file]
+    return [name for name in SIDE_COLUMNS.values() if name in file]
 
 
 def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
@@ -119,7 +121,7 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
-def _read(path: Path, options: Options) -> Iterator[Row]:
+def _read(path: Path, options: Options) -> Iterator[SourceRow]:
     for pixels, texts in _read_blocks(path, options):
         for row, image in enumerate(pixels):
             yield _record(
@@ -131,7 +133,7 @@ def _read_blocks(
     path: Path, options: Options
 ) -> Iterator[tuple[Pixels, dict[str, npt.NDArray[Any]]]]:
     """Yield images uint8 [rows, H, W, 3] and the texts beside them, [rows] each."""
-    with reading(path, *DAMAGES), h5py.File(path, "r") as file:
+    with reading_source(path, *HDF5_ERRORS), h5py.File(path, "r") as file:
         images = _check(path, file, options)
         names = {PRODUCT, f"input_{options.caption}", *_text_names(file)}
         # A block takes whole chunks, because a chunk is decompressed again for each block that
@@ -152,10 +154,10 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _record(texts: dict[str, str], image: Pixels, options: Options) -> Record:
+def _record(texts: dict[str, str], image: Pixels, options: Options) -> ImportedPair:
     caption = texts[f"input_{options.caption}"] or texts.get(NAME, "")
-    columns = {column: texts[name] for column, name in COLUMNS.items() if name in texts}
-    return Record(texts[PRODUCT], caption, encode_jpeg(image, options.quality), columns)
+    columns = {column: texts[name] for column, name in SIDE_COLUMNS.items() if name in texts}
+    return ImportedPair(texts[PRODUCT], caption, encode_jpeg(image, options.quality), columns)
 
 
 def encode_jpeg(image: Pixels, quality: int) -> bytes:

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
 
 SCHEMES = ("http", "https")
-EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
+TRIED_EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
 
 
 def find_image(root: Path, name: str) -> bytes | LeftOutReason:
@@ -36,7 +36,7 @@ def _candidates(name: str) -> Iterator[str]:
         path = unquote(url.path).lstrip("/")
         paths = [path, path.rpartition("/")[2]]
     for path in filter(None, paths):
-        yield from (path + extension for extension in EXTENSIONS)
+        yield from (path + extension for extension in TRIED_EXTENSIONS)
 
 
 def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:

@@ -1,7 +1,7 @@
 """What an importer yields and what the writer makes of it: the one shape that all formats share.
 
 An importer finds the splits of its sources (`SplitSource`) and reads each as a stream of rows: a
-`Record`, a line that is a TSV line already (`Untouched`), or a row that cannot become a pair
+`ImportedPair`, a line that is a TSV line already (`Untouched`), or a row that cannot become a pair
 (`LeftOut`). Whatever is read is written or left out with a reason, so that the two counts add up to
 the rows.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MAX_IMAGE_BYTES = 64_000_000
+# Of a line that holds such an image in base64.
+MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
 
 
 class LeftOutReason(StrEnum):
@@ -32,7 +34,7 @@ class LeftOutReason(StrEnum):
     NO_KEY = "no_key"
 
 
-class Record(NamedTuple):
+class ImportedPair(NamedTuple):
     """A pair with its product: ``image`` is encoded bytes, ``columns`` the further columns of the side table."""
 
     id: str
@@ -55,7 +57,7 @@ class LeftOut(NamedTuple):
     name: str
 
 
-Row = Record | Untouched | LeftOut
+SourceRow = ImportedPair | Untouched | LeftOut
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class SplitSource:
 
     split: str
     files: tuple[Path, ...]
-    read: Callable[[], Iterator[Row]]
+    read: Callable[[], Iterator[SourceRow]]
     rows: int | None = None
     has_side_table: bool = True
 

@@ -67,7 +67,7 @@ def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path,
 
 
 @contextmanager
-def reading(
+def reading_source(
     path: Path, *damages: type[Exception], mend: str = "check the file or fetch it again"
 ) -> Iterator[None]:
     """Turn a failure to read a source into one sentence; ``damages`` are what its format's reader

@@ -28,8 +28,8 @@ from pydantic import Field
 from model.errors import DataError, nearest
 from model.importers.image_files import find_image
 from model.importers.options import ImportOptions
-from model.importers.records import LeftOut, LeftOutReason, Record, Row, SplitSource
-from model.importers.sources import by_split, find_files, reading
+from model.importers.records import ImportedPair, LeftOut, LeftOutReason, SourceRow, SplitSource
+from model.importers.sources import by_split, find_files, reading_source
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "caption": (
@@ -60,7 +60,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "category": ("category", "mastercategory", "maincategory"),
     "subcategory": ("subcategory",),
 }
-NEEDED = ("caption", "image")
+NEEDED_ROLES = ("caption", "image")
 SIDE_ROLES = ("title", "category", "subcategory")
 DELIMITERS = ",;\t"
 MEND_CSV = "save it as CSV with a header in UTF-8"
@@ -113,7 +113,7 @@ def _is_parquet(path: Path) -> bool:
 
 def _column_names(path: Path) -> list[str]:
     mend = "fetch it again" if _is_parquet(path) else MEND_CSV
-    with reading(path, pa.ArrowException, mend=mend):
+    with reading_source(path, pa.ArrowException, mend=mend):
         if _is_parquet(path):
             with pq.ParquetFile(path) as file:
                 return list(file.schema_arrow.names)
@@ -146,14 +146,14 @@ def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[
         )
         if found is not None:
             chosen[role] = found
-        elif role in NEEDED:
+        elif role in NEEDED_ROLES:
             raise DataError(
                 f"{path}: no column for the {role} among {', '.join(names)}; name it by the option {role}"
             )
     return chosen
 
 
-def _read(tables: Sequence[Path], options: Options) -> Iterator[Row]:
+def _read(tables: Sequence[Path], options: Options) -> Iterator[SourceRow]:
     for path in tables:
         columns = _choose_columns(path, _column_names(path), options)
         root = (options.images or path.parent).resolve()
@@ -167,7 +167,7 @@ def _read(tables: Sequence[Path], options: Options) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    with reading(path, pa.ArrowException), pq.ParquetFile(path) as file:
+    with reading_source(path, pa.ArrowException), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(PARQUET_BATCH_ROWS):
             yield from batch.to_pylist()
 
@@ -184,7 +184,7 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
         return "skip"
 
     number = 2  # pyarrow counts the header as row 1
-    with reading(path, pa.ArrowException, mend=MEND_CSV), _open_csv(path, refuse) as reader:
+    with reading_source(path, pa.ArrowException, mend=MEND_CSV), _open_csv(path, refuse) as reader:
         for batch in reader:
             for row in batch.to_pylist():
                 while number in refused:
@@ -212,7 +212,7 @@ def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CS
     )
 
 
-def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> Row:
+def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> SourceRow:
     cell = row[columns["image"]]
     embedded = cell.get("bytes") if isinstance(cell, dict) else cell
     path = cell.get("path") if isinstance(cell, dict) else cell
@@ -221,7 +221,7 @@ def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str)
     if isinstance(image, LeftOutReason):
         return LeftOut(image, label or name)
     product = _text(row[columns["id"]]) if "id" in columns else label
-    return Record(
+    return ImportedPair(
         product or name, _text(row[columns["caption"]]), image, _side_columns(row, columns)
     )
 

@@ -27,20 +27,20 @@ from pydantic import Field
 from model.importers.options import ImportOptions
 from model.importers.records import (
     MAX_IMAGE_BYTES,
+    ImportedPair,
     LeftOut,
     LeftOutReason,
-    Record,
-    Row,
+    SourceRow,
     SplitSource,
 )
-from model.importers.sources import by_split, find_files, reading
+from model.importers.sources import by_split, find_files, reading_source
 
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-EXTENSIONS = {*IMAGE_EXTENSIONS, "txt", "json"}
+MEMBER_EXTENSIONS = {*IMAGE_EXTENSIONS, "txt", "json"}
 CAPTION_FIELDS = ("caption", "text", "title")
 KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # a dot in a folder's name ends no key
-DAMAGES = (tarfile.TarError, EOFError, zlib.error, LZMAError)
+TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, LZMAError)
 
 
 class Options(ImportOptions):
@@ -74,7 +74,7 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     ]
 
 
-def _read(shards: Sequence[Path], options: Options) -> Iterator[Row]:
+def _read(shards: Sequence[Path], options: Options) -> Iterator[SourceRow]:
     for shard in shards:
         for (key, has_key), members in groupby(
             _read_members(shard), lambda member: (member.key, member.extension != "")
@@ -85,7 +85,7 @@ def _read(shards: Sequence[Path], options: Options) -> Iterator[Row]:
 def _read_members(shard: Path) -> Iterator[Member]:
     """Yield the files of a shard; a file without a key has no extension, one that is no part of a pair has ``?``."""
     with (
-        reading(shard, *DAMAGES),
+        reading_source(shard, *TAR_ERRORS),
         tarfile.open(shard, "r|*", tarinfo=_checked_headers(), ignore_zeros=True) as archive,
     ):
         while (info := archive.next()) is not None:
@@ -95,7 +95,7 @@ def _read_members(shard: Path) -> Iterator[Member]:
                 continue
             if match is None:
                 yield Member(info.name, "", None)
-            elif info.isreg() and match[2].lower() in EXTENSIONS:
+            elif info.isreg() and match[2].lower() in MEMBER_EXTENSIONS:
                 file = archive.extractfile(info) if info.size <= MAX_IMAGE_BYTES else None
                 yield Member(match[1], match[2].lower(), _bytes(file))
             else:
@@ -127,10 +127,10 @@ def _checked_headers() -> type[tarfile.TarInfo]:
     return CheckedHeader
 
 
-def _row(key: str, members: Iterator[Member], options: Options) -> Row:
+def _row(key: str, members: Iterator[Member], options: Options) -> SourceRow:
     files: dict[str, bytes | None] = {}
     for member in members:
-        if member.extension in EXTENSIONS:
+        if member.extension in MEMBER_EXTENSIONS:
             files.setdefault(member.extension, member.data)
     if None in files.values():
         return LeftOut(LeftOutReason.TOO_LARGE, key)
@@ -148,7 +148,7 @@ def _row(key: str, members: Iterator[Member], options: Options) -> Row:
 
 def _record(
     key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options
-) -> Row:
+) -> SourceRow:
     names = CAPTION_FIELDS if options.caption is None else (options.caption,)
     caption = next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
     if text is not None and options.caption is None:
@@ -165,7 +165,7 @@ def _record(
             name != "title" and columns.get(name) == caption
         ):  # a title has its column even where it is the caption
             del columns[name]
-    return Record(product, caption, image, columns)
+    return ImportedPair(product, caption, image, columns)
 
 
 def _scalar(value: Any) -> str:

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import IO
 
 from model.importers.records import (
+    ImportedPair,
     ImportedSplit,
     LeftOut,
     LeftOutReason,
     LeftOutRows,
-    Record,
-    Row,
+    SourceRow,
     SplitSource,
 )
 from model.pairs.splits import side_table_path
@@ -103,7 +103,7 @@ def _make_way(files: list[IO[bytes]], tsv: Path, side_path: Path) -> None:
     side_path.unlink(missing_ok=True)
 
 
-def _with_reports(rows: Iterator[Row], on_rows: OnRows | None) -> Iterator[Row]:
+def _with_reports(rows: Iterator[SourceRow], on_rows: OnRows | None) -> Iterator[SourceRow]:
     if on_rows is None:
         yield from rows
         return
@@ -119,16 +119,16 @@ def _with_reports(rows: Iterator[Row], on_rows: OnRows | None) -> Iterator[Row]:
 
 
 def _write_row(
-    row: Row, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable"
+    row: SourceRow, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable"
 ) -> None:
     tally.rows += 1
-    if isinstance(row, Record):
+    if isinstance(row, ImportedPair):
         row = tally.judge(row)
     if isinstance(row, LeftOut):
         tally.leave_out(row)
         return
     columns: Mapping[str, str] = {}
-    if isinstance(row, Record):
+    if isinstance(row, ImportedPair):
         lines.write(row.caption.encode() + b"\t" + base64.b64encode(row.image) + b"\n")
         columns = row.columns
     else:
@@ -144,7 +144,7 @@ class _Tally:
         self.rows = self.pairs = self.cleaned = 0
         self.left_out: dict[str, LeftOutRows] = {}
 
-    def judge(self, record: Record) -> Record | LeftOut:
+    def judge(self, record: ImportedPair) -> ImportedPair | LeftOut:
         """Return the record with a caption that fits a TSV, or why it becomes no pair."""
         if not record.caption.strip():
             return LeftOut(LeftOutReason.NO_CAPTION, record.id)

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from model.storage.tables import read_table
 
 COUNTS_SCHEMA = pa.schema({"column": pa.string(), "value": pa.string(), "count": pa.int64()})
-NUMBERS = ("caption_chars", "caption_words", "width", "height", "image_bytes")
-LABELS = ("caption_script", "image_format", "mode")
-COUNTED_COLUMNS = [*NUMBERS, *LABELS, "fault"]
+NUMBER_COLUMNS = ("caption_chars", "caption_words", "width", "height", "image_bytes")
+LABEL_COLUMNS = ("caption_script", "image_format", "mode")
+COUNTED_COLUMNS = [*NUMBER_COLUMNS, *LABEL_COLUMNS, "fault"]
 WORDS, PRODUCTS = "words", "products."
 TOP_WORDS, TOP_VALUES, MAX_VALUE_CHARS = 5000, 200, 80
 OTHER, NONE, RARE = "(other)", "(none)", "(rare)"
@@ -66,8 +66,8 @@ def counts_of(profile: pa.Table, words: pa.Table, products: pa.Table | None) -> 
     """
     accepted = pc.is_null(profile["fault"])
     kept = profile.filter(accepted)
-    counts = {name: _binned(kept[name]) for name in NUMBERS} | {
-        name: _top(kept[name]) for name in LABELS
+    counts = {name: _binned(kept[name]) for name in NUMBER_COLUMNS} | {
+        name: _top(kept[name]) for name in LABEL_COLUMNS
     }
     order = words.sort_by([("count", "descending"), ("word", "ascending")])
     counts[WORDS] = _cut(

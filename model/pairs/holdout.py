@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from model.pairs.arrays import Rows
 
 
 def group_rows(keys: Sequence[npt.NDArray[Any]]) -> Rows:

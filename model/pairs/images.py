@@ -18,13 +18,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image
 
 from model.errors import FaultReason
-
-Pixels = npt.NDArray[np.uint8]
+from model.pairs.arrays import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 16_384

@@ -21,19 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import DataError, FaultReason
+from model.pairs.arrays import Hashes, Rows
 from model.pairs.holdout import group_rows, hold_out
 from model.pairs.line_facts import caption_hash, content_hash
 from model.pairs.profile import read_profile
 from model.pairs.tsv import Pair, parse_line
 
-Rows = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
-
 INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
 SAMPLED_LINES = 32
 # Lines that a message about many names.
-SHOWN_LINES = 5
+NAMED_LINES = 5
 # Room for a caption of 1,000 characters in any script; a longer one is read with its whole line.
 CAPTION_HEAD_BYTES = 4096
 
@@ -94,7 +92,7 @@ class PairIndex:
     def where_all(self, rows: Rows) -> str:
         """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
         rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
-        shown = rows[:SHOWN_LINES]
+        shown = rows[:NAMED_LINES]
         named = [
             f"{self.files[file]} lines {', '.join(map(str, self.line[shown[self.file[shown] == file]]))}"
             for file in np.unique(self.file[shown])

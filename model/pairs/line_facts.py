@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from model.errors import FaultReason
 from model.pairs.images import preview_image
 from model.pairs.near_duplicates import image_signature
-from model.pairs.tsv import Columns, RawLine, line_notes, parse_line, read_lines
+from model.pairs.tsv import LineColumns, RawLine, line_notes, parse_line, read_lines
 from model.pairs.words import words_of
 
-COLUMNS = (
+PROFILE_COLUMNS = (
     "line", "offset", "length", "caption_chars", "caption_words", "caption_script", "caption_hash", "caption_key",
     "image_format", "width", "height", "mode", "image_bytes", "image_hash", "image_phash", "image_thumb", "fault",
     "notes",
@@ -39,20 +39,20 @@ class Piece(NamedTuple):
     tsv: Path
     start: int
     stop: int
-    columns: Columns
+    columns: LineColumns
     limits: Limits
 
 
-class Rows(NamedTuple):
+class ProfiledPiece(NamedTuple):
     """The profile rows of a piece as columns of values, lines counted from 1, and how often its captions say a word."""
 
     columns: dict[str, list[Any]]
     words: Counter[str]
 
 
-def profile_piece(piece: Piece) -> Rows:
+def profile_piece(piece: Piece) -> ProfiledPiece:
     """Judge every line of a piece; a line that vanishes meanwhile is simply not there."""
-    rows = Rows({name: [] for name in COLUMNS}, Counter())
+    rows = ProfiledPiece({name: [] for name in PROFILE_COLUMNS}, Counter())
     size = piece.tsv.stat().st_size
     for line in read_lines(piece.tsv, piece.limits.max_line_bytes, piece.start, piece.stop):
         row = _row(line, piece, rows.words)

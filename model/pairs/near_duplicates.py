@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from model.pairs.arrays import Hashes, Pixels, Rows
+
 THUMB_SIDE = 6
 HASH_SIDE = 8
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE * 3
@@ -39,8 +41,6 @@ KEY_BANDS = 2
 CANDIDATES = 1 << 17
 NEIGHBOURS = 4
 
-Pixels = npt.NDArray[np.uint8]
-Rows = npt.NDArray[np.int64]
 # Whether two rows that look the same by their signatures are the same picture.
 Confirm = Callable[[int, int], bool]
 
@@ -55,7 +55,7 @@ class Signature(NamedTuple):
 class Signatures(NamedTuple):
     """The signatures of N images: hashes uint64 [N], thumbnails uint8 [N, 108]."""
 
-    phash: npt.NDArray[np.uint64]
+    phash: Hashes
     thumb: Pixels
 
 
@@ -94,15 +94,15 @@ def _cell_shares(side: int) -> npt.NDArray[np.float64]:
     return shares
 
 
-def picture_places(pixels: Pixels) -> Pixels:
+def image_places(pixels: Pixels) -> Pixels:
     """Return an RGB image uint8 [H, W, 3] in 32 x 32 places: uint8 [32, 32, 3]."""
     return np.asarray(
         Image.fromarray(pixels).resize((PLACES_SIDE, PLACES_SIDE), Image.Resampling.BILINEAR)
     )
 
 
-def is_same_picture(one: Pixels, other: Pixels) -> bool:
-    """Return whether two images with the same signature, each as `picture_places`, are the same in every place."""
+def looks_the_same(one: Pixels, other: Pixels) -> bool:
+    """Return whether two images with the same signature, each as `image_places`, are the same in every place."""
     return bool((np.maximum(one, other) - np.minimum(one, other) <= MAX_PLACE_LEVELS).all())
 
 
@@ -198,9 +198,7 @@ def _key_masks() -> Iterator[np.uint64]:
         yield np.uint64(sum(chosen))
 
 
-def _candidates(
-    keys: npt.NDArray[np.uint64], ordered: npt.NDArray[np.uint64]
-) -> Iterator[tuple[Rows, Rows]]:
+def _candidates(keys: Hashes, ordered: Hashes) -> Iterator[tuple[Rows, Rows]]:
     """Yield (rows of keys, places in ordered) with equal values, about CANDIDATES at a time."""
     first = np.searchsorted(ordered, keys, "left")
     counts = np.searchsorted(ordered, keys, "right") - first

@@ -10,15 +10,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 AHEAD = 3
 
 
 def in_processes(
-    function: Callable[[Item], Result], items: Iterable[Item], processes: int
-) -> Iterator[Result]:
+    function: Callable[[_Item], _Result], items: Iterable[_Item], processes: int
+) -> Iterator[_Result]:
     """Yield ``function(item)`` in order, computed by that many processes; with 1, in this one.
 
     The processes are spawned, because a fork of one that runs threads can hang. ``function`` must
@@ -32,7 +32,7 @@ def in_processes(
         return
     context, waiting, remaining = (
         multiprocessing.get_context("spawn"),
-        deque[Future[Result]](),
+        deque[Future[_Result]](),
         iter(items),
     )
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from model.config.sections import DataConfig
 from model.errors import DataError
-from model.pairs.line_facts import Limits, Piece, Rows, profile_piece
+from model.pairs.line_facts import Limits, Piece, ProfiledPiece, profile_piece
 from model.pairs.near_duplicates import THUMB_BYTES
 from model.pairs.processes import in_processes, usable_cores
-from model.pairs.tsv import CHUNK_BYTES, Columns, check_file, chunk_bounds
+from model.pairs.tsv import BUFFER_BYTES, LineColumns, check_file, chunk_bounds
 from model.storage.files import atomic_write, file_digest
 
 PIECE_BYTES = 4 << 20
@@ -32,7 +32,7 @@ PIECES_A_PROCESS = 4
 ROWS_A_GROUP = 8192
 # Words seen once are dropped when this many are known: no vocabulary that drift is measured on
 # needs them.
-MAX_WORDS = 200_000
+MAX_COUNTED_WORDS = 200_000
 
 PROFILE_SCHEMA = pa.schema(
     {
@@ -103,7 +103,7 @@ def write_profile(
     tsv: Path,
     files: ProfileFiles,
     limits: DataConfig,
-    columns: Columns = "pair",
+    columns: LineColumns = "pair",
     on_rows: Callable[[int], None] = lambda rows: None,
     processes: int | None = None,
 ) -> ProfileSummary:
@@ -148,7 +148,7 @@ def write_profile(
 
 
 def existing_profile(
-    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns = "pair"
+    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: LineColumns = "pair"
 ) -> ProfileSummary | None:
     """Return the counts of a profile that `write_profile` left for these bytes and limits, None
     where it must run.
@@ -214,8 +214,8 @@ class _Tally:
 
 
 def _profiled(
-    tsv: Path, limits: DataConfig, columns: Columns, processes: int | None
-) -> Iterator[Rows]:
+    tsv: Path, limits: DataConfig, columns: LineColumns, processes: int | None
+) -> Iterator[ProfiledPiece]:
     """Yield the rows of each piece of a TSV in order."""
     judged = Limits(limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
     pieces = (
@@ -235,7 +235,7 @@ def _profiled(
 
 
 def _row_groups(
-    rows: Iterator[Rows], words: Counter[str], on_rows: Callable[[int], None]
+    rows: Iterator[ProfiledPiece], words: Counter[str], on_rows: Callable[[int], None]
 ) -> Iterator[pa.Table]:
     """Yield tables of at least ROWS_A_GROUP rows but for the last, lines numbered through, and count the words."""
     lines, waiting = 0, list[pa.Table]()
@@ -255,7 +255,7 @@ def _row_groups(
 
 def _count_words(words: Counter[str], more: Counter[str]) -> None:
     words.update(more)
-    if len(words) > MAX_WORDS:
+    if len(words) > MAX_COUNTED_WORDS:
         for word in [word for word, count in words.items() if count == 1]:
             del words[word]
 
@@ -276,8 +276,8 @@ def _read_blocks(tsv: Path, offset: int, length: int) -> Iterator[bytes]:
     try:
         with tsv.open("rb") as file:
             file.seek(offset)
-            for start in range(0, length, CHUNK_BYTES):
-                yield file.read(min(CHUNK_BYTES, length - start))
+            for start in range(0, length, BUFFER_BYTES):
+                yield file.read(min(BUFFER_BYTES, length - start))
     except OSError as error:
         raise _unreadable(tsv, error) from error
 
@@ -297,7 +297,11 @@ def _write_words(words: Counter[str], path: Path) -> None:
 
 
 def _identity(
-    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns, summary: ProfileSummary
+    tsv: Path,
+    files: ProfileFiles,
+    limits: DataConfig,
+    columns: LineColumns,
+    summary: ProfileSummary,
 ) -> dict[str, Any]:
     """Return what a profile was made from, and the hashes that prove that it is still what was made."""
     left = [files.table, files.words, *([files.quarantine] if summary.faults else [])]

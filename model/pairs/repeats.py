@@ -16,22 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import DataError, FaultReason
+from model.pairs.arrays import Hashes, Pixels, Rows
 from model.pairs.images import MAX_SIDE, preview_image
 from model.pairs.near_duplicates import (
     PLACES_SIDE,
     THUMB_BYTES,
-    Pixels,
-    Rows,
     Signatures,
     earlier_duplicates,
-    is_same_picture,
+    image_places,
+    looks_the_same,
     near_duplicates,
-    picture_places,
 )
 from model.pairs.profile import read_profile
 from model.pairs.tsv import parse_line
@@ -41,7 +39,7 @@ REPEATS_SCHEMA = pa.schema({"kind": pa.string(), "line": pa.int64(), "of_line": 
 REPEAT_KINDS = ("pair", "image", "near_image", "caption")
 LEAK_KINDS = ("image", "near_image", "caption", "product")
 LINES_AT_A_TIME = 1 << 16
-COMPARED = [
+COMPARED_COLUMNS = [
     "line",
     "offset",
     "length",
@@ -54,8 +52,6 @@ COMPARED = [
 # An odd number, so that no two pictures' hashes become one, and swapping caption and picture makes
 # another pair.
 MIX = np.uint64(0x9E3779B97F4A7C15)
-
-Hashes = npt.NDArray[np.uint64]
 
 
 class Profiled(NamedTuple):
@@ -106,7 +102,7 @@ def leaks(split: Profiled, test: Profiled) -> pa.Table:
                 matches = _matches(
                     here,
                     there,
-                    lambda row, other: is_same_picture(picture(row), test_picture(other)),
+                    lambda row, other: looks_the_same(picture(row), test_picture(other)),
                 )
             for kind, rows in matches.items():
                 shared = rows >= 0
@@ -152,9 +148,7 @@ def _looks_like_an_earlier_one(split: Profiled, table: pa.Table, same_image: Row
         found[distinct] = distinct[
             earlier_duplicates(
                 _signatures(table.take(distinct)),
-                lambda row, other: is_same_picture(
-                    picture(distinct[row]), picture(distinct[other])
-                ),
+                lambda row, other: looks_the_same(picture(distinct[row]), picture(distinct[other])),
             )
         ]
     return found
@@ -199,7 +193,7 @@ def _pictures(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pixe
             preview = preview_image(pair.image or b"", MAX_SIDE**2, preview_side=3 * PLACES_SIDE)
             if isinstance(preview, FaultReason):
                 raise changed
-            return picture_places(preview.pixels)
+            return image_places(preview.pixels)
 
         yield picture
 
@@ -216,7 +210,7 @@ def _found_in(values: pa.ChunkedArray, others: pa.ChunkedArray) -> Rows:
 
 def _accepted(split: Profiled) -> pa.Table:
     """Return the accepted lines of a profile with what they are compared by; ``id`` is null where there is none."""
-    table = read_profile(split.profile, COMPARED)
+    table = read_profile(split.profile, COMPARED_COLUMNS)
     ids = (
         pa.nulls(len(table), pa.string())
         if split.ids is None

@@ -21,7 +21,7 @@ class Splits:
     test: Path
 
 
-def find_splits(folder: Path) -> Splits:
+def find_split_files(folder: Path) -> Splits:
     """Find the TSV files of a data folder in either layout; pretraining files are sorted by name.
 
     Raises:

@@ -19,10 +19,10 @@ import pybase64
 from model.errors import DataError, FaultReason
 from model.pairs.images import has_signature
 
-Columns = Literal["pair", "text", "image"]
+LineColumns = Literal["pair", "text", "image"]
 
 BOM = b"\xef\xbb\xbf"
-CHUNK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
 
 # What files of other formats begin with, and no caption of a shop does.
@@ -125,7 +125,7 @@ def count_lines(path: Path) -> int:
     newlines, last = 0, b"\n"
     with path.open("rb") as file:
         file.seek(_bom_length(file))
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(BUFFER_BYTES):
             newlines += chunk.count(b"\n")
             last = chunk[-1:]
     return newlines + (last != b"\n")
@@ -142,7 +142,7 @@ def read_lines(
     newline is not a line. With ``start``, which must begin a line, and ``stop``, only the lines
     that begin between them, counted from 1.
     """
-    with path.open("rb", buffering=CHUNK_BYTES) as file:
+    with path.open("rb", buffering=BUFFER_BYTES) as file:
         number, offset = 0, max(start, _bom_length(file))
         file.seek(offset)
         while (stop is None or offset < stop) and (data := file.readline(max_line_bytes + 1)):
@@ -153,7 +153,7 @@ def read_lines(
             else:
                 length = len(data)
                 while data and not ended:
-                    data = file.readline(CHUNK_BYTES)
+                    data = file.readline(BUFFER_BYTES)
                     ended = data.endswith(b"\n")
                     length += len(data) - ended
                 line = RawLine(number, offset, length, None)
@@ -183,7 +183,7 @@ def _bom_length(file: IO[bytes]) -> int:
     return len(BOM) if file.read(len(BOM)) == BOM else 0
 
 
-def parse_line(raw: bytes, columns: Columns = "pair") -> Pair | FaultReason:
+def parse_line(raw: bytes, columns: LineColumns = "pair") -> Pair | FaultReason:
     """Return the caption and the encoded image of a line without its newline, or the first fault.
 
     Checked in this order: NO_TAB, EXTRA_TAB, then the caption (BAD_UTF8, CONTROL_BYTE,
@@ -264,7 +264,7 @@ def _is_url_safe(text: bytes) -> bool:
     return b"-" in text or b"_" in text
 
 
-def detect_columns(path: Path) -> Columns:
+def detect_columns(path: Path) -> LineColumns:
     """Tell pairs from captions alone and images alone by what most of the first lines look like.
 
     Raises:
@@ -277,7 +277,7 @@ def detect_columns(path: Path) -> Columns:
     return max(("pair", "text", "image"), key=lambda kind: kinds[kind])
 
 
-def _kind_of(line: bytes) -> Columns:
+def _kind_of(line: bytes) -> LineColumns:
     if b"\t" in line:
         return "pair"
     image = decode_base64(_without_prefix(line)[:64].removesuffix(b"\r"))

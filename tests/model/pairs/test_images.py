@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 
 from model.errors import FaultReason
 from model.pairs import images
+from model.pairs.arrays import Pixels
 from model.pairs.images import (
     ImageFacts,
-    Pixels,
     Preview,
     decode_rgb,
     inspect_image,

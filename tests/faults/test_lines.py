@@ -184,7 +184,7 @@ BOMBS = [
 ]
 MEASURED = """
 import json, resource, sys
-from model.pairs.tsv.images import decode_rgb, inspect_image, preview_image
+from model.pairs.images import decode_rgb, inspect_image, preview_image
 from tests.golden import golden_lines, jpeg
 from model.pairs.tsv import parse_line
 

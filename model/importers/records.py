@@ -35,7 +35,7 @@ class LeftOutReason(StrEnum):
 
 
 class ImportedPair(NamedTuple):
-    """A pair with its product: ``image`` is encoded bytes, ``columns`` the further columns of the side table."""
+    """A pair with its product: encoded image, and the further columns of the side table."""
 
     id: str
     caption: str
@@ -44,7 +44,10 @@ class ImportedPair(NamedTuple):
 
 
 class Untouched(NamedTuple):
-    """The bytes of a TSV line without its newline, good or faulty, and the id of its product where it is known."""
+    """The bytes of a TSV line without its newline, good or faulty.
+
+    ``id`` is that of its product where it is known.
+    """
 
     line: bytes
     id: str = ""
@@ -62,7 +65,7 @@ SourceRow = ImportedPair | Untouched | LeftOut
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A split that is there to be imported; ``rows`` is None where only reading it would tell."""
+    """A split that can be imported; ``rows`` is None where only reading it would tell."""
 
     split: str
     files: tuple[Path, ...]
@@ -80,10 +83,10 @@ class LeftOutRows(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """What was read and written; ``tsv`` is None where no row became a pair, and then nothing was
-    written.
+    """What was read and written.
 
-    ``cleaned_captions`` held a tab or a line break that became a space; ``dropped_columns`` found
+    ``tsv`` is None where no row became a pair, and then nothing was written. ``cleaned_captions``
+    held a tab or a line break that became a space; ``dropped_columns`` found
     no place in the side table, which has a limit.
     """
 

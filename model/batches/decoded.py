@@ -20,8 +20,9 @@ from model.batches.crops import CLIP_RESIZING, Resizing, centre_crop, decode_ima
 from model.batches.prefetch import prefetch
 from model.errors import DataError, FaultReason
 from model.pairs import images
+from model.pairs.arrays import Rows
 from model.pairs.images import MAX_SIDE
-from model.pairs.index import PairIndex, Rows
+from model.pairs.index import PairIndex
 from model.storage.cache import Layout, cached_array
 
 Decoded = npt.NDArray[np.uint8]

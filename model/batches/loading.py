@@ -17,7 +17,8 @@ import torch
 from model.batches.crops import CLIP_RESIZING, Resizing, centre_crop, random_crop
 from model.batches.decoded import Decoded, decode_row, decoded_images
 from model.batches.tokens import Tokenizer, Tokens, token_ids
-from model.pairs.index import PairIndex, Rows
+from model.pairs.arrays import Rows
+from model.pairs.index import PairIndex
 
 
 class InputSpec(NamedTuple):

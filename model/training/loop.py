@@ -23,7 +23,7 @@ from model.batches.sampler import Sampler
 from model.concepts.labels import label_concepts
 from model.concepts.rewording import Rewording, rewording
 from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
-from model.pairs.index import Rows
+from model.pairs.arrays import Rows
 from model.storage.sealed import fault_point, require_space
 from model.towers.folder import load_towers, save_towers
 from model.towers.passes import set_patch_dropout

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.pairs.splits import find_splits, read_side_table
+from model.pairs.splits import find_split_files, read_side_table
 from tasks.promotion.gate import Columns, Labels, Scored, SliceLabels
 from tasks.runtime.records import Run, Validation
 from tasks.validation.accepted import split_index
@@ -33,7 +33,7 @@ def slice_columns(run: Run, validation: Validation, wanted: Iterable[str]) -> Co
     from model.evaluation.retrieval import relate
 
     names = set(wanted)
-    tsv = find_splits(run.data.folder).test
+    tsv = find_split_files(run.data.folder).test
     table = read_side_table(tsv, required=False) if names else None
     if table is None:
         return {}

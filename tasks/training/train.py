@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from model.config.load import RunConfig
 from model.config.sections import StageConfig
 from model.errors import DataError, TrainingStopped
-from model.pairs.splits import find_splits
+from model.pairs.splits import find_split_files
 from tasks.pages.text import shown_retention
 from tasks.registry.metric_log import MetricLog
 from tasks.registry.tracking import metric_sender
@@ -46,7 +46,7 @@ def pretrain(run: Run, validation: Validation) -> TrainedModel:
     from model.towers.folder import load_towers
 
     config = run.config.pretrain
-    if config.epochs and not find_splits(run.data.folder).pretrain:
+    if config.epochs and not find_split_files(run.data.folder).pretrain:
         raise DataError(
             f"{run.data.folder}: pretrain.epochs is {config.epochs}, but there is no pretrain/*.tsv; "
             "add pairs or set pretrain.epochs to 0"
@@ -153,7 +153,7 @@ def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Re
     from model.towers.folder import load_towers
 
     held_out = (
-        split_index(run, validation, RETENTION) if find_splits(run.data.folder).pretrain else ()
+        split_index(run, validation, RETENTION) if find_split_files(run.data.folder).pretrain else ()
     )
     if start == tuned or not held_out:
         return None

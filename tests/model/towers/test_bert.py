@@ -12,7 +12,7 @@ from model.batches.loading import pair_input
 from model.batches.tokens import token_ids, tokenizer_identity
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.towers.bert import WordPieces, build_bert_clip
 from model.towers.create import create_towers
 from model.towers.folder import load_towers, save_towers
@@ -280,7 +280,7 @@ def test_chinese_towers_learn_and_come_back(
     )
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid, 32, 32, workers=0).metrics()
+        return evaluate_split(towers, valid, 32, 32, workers=0).metrics()
 
     before = validate(chinese_towers)["mean_recall"]
     stage = Stage(tiny_stage_config(**changes), pairs, validate, tmp_path, 0, 0)

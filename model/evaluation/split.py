@@ -1,7 +1,6 @@
-"""Rank@K of towers on a split, from images and captions to ranks: what training asks for after
-every epoch.
+"""Rank@K of towers on a split, from pairs to ranks: what training asks for after every epoch.
 
-Embedding takes nearly all of the time; ranking 1,000 pairs both ways takes less than 0.1 s of a core.
+Embedding takes nearly all of the time; ranking 1,000 pairs both ways takes less than 0.1 s.
 """
 
 from collections.abc import Callable

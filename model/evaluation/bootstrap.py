@@ -47,7 +47,7 @@ def mean_recall_difference(
     def draw(rows: int) -> Floats:
         return generator.multinomial(groups, times / groups, rows) @ distinct
 
-    sums = _resample(draw, draws, len(distinct))
+    sums = draw_in_blocks(draw, draws, len(distinct))
     means = (sums[:, 0] / sums[:, 1] + sums[:, 2] / sums[:, 3]) / 2
     return Interval(new.mean_recall - old.mean_recall, *interval_ends(means))
 
@@ -71,9 +71,20 @@ def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed
         kept = generator.binomial(times, 0.5, (rows, len(distinct)))
         return (2 * kept - times) @ distinct
 
-    lead = _resample(draw, draws, len(distinct))
+    lead = draw_in_blocks(draw, draws, len(distinct))
     # The observed order is one of the exchanges, so the share is never 0.
     return (1 + int((lead >= weight_G.sum() - 1e-9).sum())) / (1 + draws)
+
+
+def draw_in_blocks(draw: Callable[[int], Floats], draws: int, width: int) -> Floats:
+    """Return what ``draw`` gives for a number of draws, called for blocks of them.
+
+    A block has at most `COUNTS_AT_ONCE` counts, ``width`` a draw.
+    """
+    if draws < 1 or width < 1:
+        raise ValueError(f"{draws} draws from {width} values; need at least one of each")
+    at_once = max(1, COUNTS_AT_ONCE // width)
+    return np.concatenate([draw(min(at_once, draws - done)) for done in range(0, draws, at_once)])
 
 
 def resample_groups(
@@ -90,7 +101,7 @@ def resample_groups(
         counts = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups)
         return values_of(counts.astype(np.float64))
 
-    return _resample(draw, draws, groups)
+    return draw_in_blocks(draw, draws, groups)
 
 
 def group_sums(values_QF: Floats, group_Q: Ints, groups: int) -> Floats:
@@ -119,11 +130,3 @@ def _paired_sums(new: RetrievalResult, old: RetrievalResult) -> tuple[Floats, Fl
         return group_sums((new.hits - old.hits)[:, None], group_Q, len(names))
 
     return sums(new.text_to_image, old.text_to_image), sums(new.image_to_text, old.image_to_text)
-
-
-def _resample(draw: Callable[[int], Floats], draws: int, width: int) -> Floats:
-    """Call ``draw`` for blocks of at most `COUNTS_AT_ONCE` counts, ``width`` a draw; join them."""
-    if draws < 1 or width < 1:
-        raise ValueError(f"{draws} draws from {width} values; need at least one of each")
-    at_once = max(1, COUNTS_AT_ONCE // width)
-    return np.concatenate([draw(min(at_once, draws - done)) for done in range(0, draws, at_once)])

@@ -167,22 +167,12 @@ def relate(caption_hashes: Sequence[Hashable], image_hashes: Sequence[Hashable])
     Raises:
         ValueError: the two sequences differ in length.
     """
-    captions: dict[Hashable, int] = {}
-    images: dict[Hashable, int] = {}
-    caption_row, image_row = [], []
-    edges: dict[tuple[int, int], None] = {}
-    for row, (caption, image) in enumerate(zip(caption_hashes, image_hashes, strict=True)):
-        if caption not in captions:
-            captions[caption] = len(captions)
-            caption_row.append(row)
-        if image not in images:
-            images[image] = len(images)
-            image_row.append(row)
-        edges[captions[caption], images[image]] = None
-
-    query, candidate = torch.tensor(list(edges), dtype=torch.int64).reshape(-1, 2).unbind(1)
-    rows = (torch.tensor(each, dtype=torch.int64) for each in (caption_row, image_row))
-    return RelevantPairs(*rows, query, candidate)
+    captions, caption_row = _distinct(caption_hashes)
+    images, image_row = _distinct(image_hashes)
+    pairs = zip(caption_hashes, image_hashes, strict=True)
+    edges = list(dict.fromkeys((captions[caption], images[image]) for caption, image in pairs))
+    query, candidate = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return RelevantPairs(caption_row, image_row, query, candidate)
 
 
 def evaluate_retrieval(
@@ -284,3 +274,10 @@ def chance(right_Q: Ints, candidates: Ints | int, k: int) -> float:
     missed = np.maximum(candidates_Q1 - right_Q[:, None] - drawn, 0)
     miss_QK = missed / np.maximum(candidates_Q1 - drawn, 1)
     return float(1 - miss_QK.prod(axis=1).mean())
+
+
+def _distinct(hashes: Sequence[Hashable]) -> tuple[dict[Hashable, int], Tensor]:
+    """Return the number of each distinct hash, in order of appearance, and their first rows."""
+    first = {each: row for row, each in reversed(list(enumerate(hashes)))}
+    numbers = {each: number for number, each in enumerate(dict.fromkeys(hashes))}
+    return numbers, torch.tensor([first[each] for each in numbers], dtype=torch.int64)

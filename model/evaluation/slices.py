@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.evaluation.bootstrap import draw_in_blocks
 from model.evaluation.retrieval import Floats, Ints, RetrievalResult
 from model.pairs.words import words_of
 
 PERMUTATIONS = 2000
-PRODUCTS_AT_ONCE = 1_000_000
 QUANTILES = 4
 Z = 1.959964  # of a 95 % interval
 
@@ -161,13 +161,13 @@ def _quarters(values: Ints, name: Callable[[int, int], str]) -> list[str]:
 def _worst_gaps(value_N: Floats, member_SN: Floats, seed: int, permutations: int) -> Floats:
     """Return the lowest standardised gap of any slice in each permutation, [permutations]."""
     generator = np.random.default_rng(seed)
-    at_once = max(1, PRODUCTS_AT_ONCE // len(value_N))
-    worst = []
-    for done in range(0, permutations, at_once):
-        rows = min(at_once, permutations - done)
+
+    def permute(rows: int) -> Floats:
         shuffled = generator.permuted(np.broadcast_to(value_N, (rows, len(value_N))), axis=1)
-        worst.append(_standardised_gaps(shuffled, member_SN).min(axis=1))
-    return np.concatenate(worst)
+        worst: Floats = _standardised_gaps(shuffled, member_SN).min(axis=1)
+        return worst
+
+    return draw_in_blocks(permute, permutations, len(value_N))
 
 
 def _standardised_gaps(value_BN: Floats, member_SN: Floats) -> Floats:

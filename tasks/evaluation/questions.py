@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from model.concepts.mining import Phrases
     from model.config.sections import EvaluateConfig
-    from model.evaluation.figures import Ints
+    from model.evaluation.retrieval import Ints
     from model.pairs.index import PairIndex
 
 KEYWORDS, FIELDS, CAPTIONS = "keyword", "field", "caption"

@@ -18,13 +18,15 @@ def score(run: Run, validation: Validation, folder: Path) -> Scored:
     Raises:
         ValueError: an embedding is NaN or infinite.
     """
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.towers.folder import load_towers
 
     towers = load_towers(folder, run.config.device, run.config.precision)
     settings = run.config.evaluate
     test = split_input(run, validation, "test", towers, crops_centre=True)
-    result = judge(towers, test, settings.batch_size, settings.block_rows, run.config.workers)
+    result = evaluate_split(
+        towers, test, settings.batch_size, settings.block_rows, run.config.workers
+    )
     return Scored(result, run.data.version)
 
 

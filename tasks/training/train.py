@@ -77,7 +77,7 @@ def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedMo
 def _train(
     run: Run, validation: Validation, name: str, config: StageConfig, towers: "Towers", start: Path
 ) -> TrainedModel:
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.storage.sealed import weights_sha256
     from model.towers.towers import compile_towers
     from model.training.flops import measure_peak_flops
@@ -108,7 +108,7 @@ def _train(
 
         def validate(towers: "Towers") -> dict[str, float]:
             on_rows = _stop_between_batches(stop)
-            return judge(
+            return evaluate_split(
                 towers, valid, settings.batch_size, settings.block_rows, run.config.workers, on_rows
             ).metrics()
 
@@ -149,7 +149,7 @@ def _train(
 
 def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Retention | None:
     """Judge the weights before and after fine-tuning on the pretraining pairs held out; None where there are none."""
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.towers.folder import load_towers
 
     held_out = (
@@ -161,7 +161,9 @@ def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Re
     for folder in (start, tuned):
         towers = load_towers(folder, run.config.device, run.config.precision)
         pairs = index_input(run, validation, RETENTION, held_out, towers)
-        result = judge(towers, pairs, settings.batch_size, settings.block_rows, run.config.workers)
+        result = evaluate_split(
+            towers, pairs, settings.batch_size, settings.block_rows, run.config.workers
+        )
         recalls.append(result.mean_recall)
     retention = Retention(pairs=len(held_out), before=recalls[0], after=recalls[1])
     run_logger().info("%s", shown_retention(retention))

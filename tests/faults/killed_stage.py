@@ -23,7 +23,7 @@ from benchmarks.support.measure import children
 from model.batches.loading import PairInput, pair_input
 from model.config.sections import ModelConfig, StageConfig
 from model.errors import CommerceClipError, TrainingStopped
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.pairs.index import PairSource, index_pairs
 from model.towers.create import create_towers
 from model.towers.towers import Towers
@@ -158,7 +158,9 @@ def _train(
             raise TrainingStopped("stopped during validation")
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid_pairs, 32, 32, 0, lambda rows: stop_if(should_stop())).metrics()
+        return evaluate_split(
+            towers, valid_pairs, 32, 32, 0, lambda rows: stop_if(should_stop())
+        ).metrics()
 
     changed = config.model_copy(update={"checkpoint_share": trial.share})
     stage = Stage(changed, train_pairs, validate, trial.folder, seed=0, workers=trial.workers)

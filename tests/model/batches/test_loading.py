@@ -1,4 +1,4 @@
-"""A batch holds each row's own picture and ids, and is the same whoever loads it, and from which cache."""
+"""A batch holds each row's own image and ids, whoever loads it, and from whichever cache."""
 
 from pathlib import Path
 

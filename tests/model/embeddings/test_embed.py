@@ -16,8 +16,8 @@ from model.embeddings.embed import (
     embed_pairs,
     embed_products,
 )
-from model.evaluation.judge import judge
 from model.evaluation.retrieval import evaluate_retrieval, relate
+from model.evaluation.split import evaluate_split
 from model.pairs.index import index_pairs
 from model.pairs.profile import profile_files, write_profile
 from model.pairs.tsv import LineColumns, count_lines
@@ -196,7 +196,7 @@ def test_judging_equals_ranking_by_hand_over_distinct_captions_and_images(
     drawn = [(caption, drawn_jpeg(caption, seed)) for caption, seed in pairs]
     drawn.append(("white dress", drawn[3][1]))
     index = index_pairs([profiled(tmp_path / "test.tsv", drawn)])
-    result = judge(
+    result = evaluate_split(
         still, pair_input(still.input_spec, index), batch_size=4, block_rows=2, workers=0
     )
     texts = embed_captions(still, ["red shirt", "blue bag", "teal shoe", "white dress"])

@@ -1,4 +1,4 @@
-"""Product-level right answers and drawn candidates, against slow twins that follow the definition word for word."""
+"""Product-level right answers and drawn candidates, against slow twins by the definition."""
 
 from dataclasses import replace
 

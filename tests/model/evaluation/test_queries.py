@@ -1,4 +1,4 @@
-"""Queries of labels and fields: their right answers, and their scores against a slow float64 twin."""
+"""Queries of labels and fields: right answers, and scores against a slow float64 twin."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Runs start from imported models by name, at the config's resolution, positions interpolated as open_clip does."""
+"""Runs start from imported models by name, at the config's resolution, as open_clip does it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Towers are what open_clip makes of them, whole on disk, and no weights file can do more than hold numbers."""
+"""Towers are what open_clip makes of them, whole on disk, and a weights file only holds numbers."""
 
 import io
 import json
@@ -7,7 +7,9 @@ import pickle
 import random
 import shutil
 from collections.abc import Callable
+from http.client import IncompleteRead
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import open_clip
@@ -388,6 +390,26 @@ def test_weights_that_cannot_be_downloaded_are_a_service_s_fault(
     with pytest.raises(
         ServiceError, match=r"'openai' cannot be downloaded \(ConnectionError\); check the network"
     ):
+        create_towers(with_weights(tiny_model, "openai"), "cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        URLError("unknown host"),
+        IncompleteRead(b""),
+        RuntimeError("Model has been downloaded but the SHA256 checksum does not match"),
+        TypeError("int() argument must be a string, not 'NoneType'"),
+    ],
+)
+def test_whatever_breaks_a_download_is_a_service_s_fault(
+    tiny_model: ModelConfig, published: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(config: dict[str, str]) -> str:
+        raise error
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    with pytest.raises(ServiceError, match=rf"\({type(error).__name__}\); check the network"):
         create_towers(with_weights(tiny_model, "openai"), "cpu")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import normalize
 
 from model.batches.loading import Crop, load_batch, pair_input
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.towers.folder import load_towers
 from model.towers.towers import Towers, encode_images, encode_texts
 from model.towers.towers import normalise as pixels_of
@@ -179,7 +179,7 @@ def test_a_row_in_its_true_shapes_is_imported_judged_and_trained(
     assert difference <= 1e-5
     assert (
         0
-        <= judge(
+        <= evaluate_split(
             towers, pair_input(towers.input_spec, pairs.valid_index().take(np.arange(2))), 2, 2, 0
         ).mean_recall
         <= 1

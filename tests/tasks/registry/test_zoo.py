@@ -55,7 +55,7 @@ def test_every_row_is_imported_judged_and_fine_tuned(
     row: Row, tmp_path: Path, pairs: TinyData
 ) -> None:
     from model.batches.loading import pair_input
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.towers.create import base_towers
     from model.towers.folder import load_towers
     from model.training.loop import train
@@ -73,13 +73,13 @@ def test_every_row_is_imported_judged_and_fine_tuned(
     train_pairs, valid = (
         pair_input(towers.input_spec, index) for index in (pairs.train_index(), pairs.valid_index())
     )
-    before = judge(towers, valid, 32, 32, workers=0).mean_recall
+    before = evaluate_split(towers, valid, 32, 32, workers=0).mean_recall
     settings = tiny_stage_config(epochs=1, lr=1e-3, concept_weight=0.0)
     losses: list[dict[str, float]] = []
     stage = Stage(
         settings,
         train_pairs,
-        lambda t: judge(t, valid, 32, 32, 0).metrics(),
+        lambda t: evaluate_split(t, valid, 32, 32, 0).metrics(),
         tmp_path / "run",
         0,
         workers=0,

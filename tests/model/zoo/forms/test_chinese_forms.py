@@ -18,7 +18,7 @@ from model.batches.loading import pair_input
 from model.config.sections import ModelConfig
 from model.embeddings.embed import embed_captions, embed_encoded_images
 from model.errors import CheckpointError, CommerceClipError
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.towers.bert import build_bert_clip
 from model.towers.create import base_towers
 from model.towers.folder import load_towers
@@ -338,7 +338,7 @@ def test_an_imported_chinese_model_is_judged_and_fine_tuned(
     )
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid, 32, 32, workers=0).metrics()
+        return evaluate_split(towers, valid, 32, 32, workers=0).metrics()
 
     stage = Stage(tiny_stage_config(epochs=1, lr=1e-4), pairs, validate, tmp_path / "run", 0, 0)
     state = train(towers, stage, Callbacks())

@@ -257,7 +257,6 @@ def chinese_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 EVERY_MEANS = {
     "micro_batch_size": 8,
     "freeze": "image",
-    "frozen_epochs": 1,
     "ema_decay": 0.9,
     "distill_weight": 0.1,
     "interpolation": (0.5,),

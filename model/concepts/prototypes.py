@@ -110,10 +110,6 @@ class FeatureQueue(torch.nn.Module):
         prototypes = normalize(normalize(sides[0], dim=1) + normalize(sides[1], dim=1), dim=1)
         return prototypes * self.is_known()[:, None]
 
-    def filled_share(self) -> torch.Tensor:
-        """Return how much of the queue is filled, 0 to 1."""
-        return self.filled / self.features.shape[1]
-
     def is_known(self) -> torch.Tensor:
         """Return which concepts have a prototype, bool [C]: at least two queued pairs name them,
         and not all do.

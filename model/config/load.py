@@ -33,6 +33,15 @@ MAX_YAML_DEPTH = 20
 MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
 MAX_SEED = 2**63 - 1
 
+STAGES = ("pretrain", "finetune")
+# Keys of a stage that were tried and removed: why, and what holds without them.
+REMOVED = {
+    "word_drop": "it measured nothing",
+    "term_warmup": "no figure spoke for it",
+    "distill_form": "similarity was never measured, and embedding is the form that is left",
+    "frozen_epochs": "it was never measured, and freeze holds for the whole stage",
+}
+
 
 class RunConfig(Section):
     """Everything that a run depends on besides its data and its code."""
@@ -209,16 +218,20 @@ def _explain(error: ValidationError) -> str:
     problems = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
+        section, _, key = where.rpartition(".")
+
+        if detail["type"] == "extra_forbidden" and section in STAGES and key in REMOVED:
             problems.append(
-                f"unknown key '{where}'{nearest(where.split('.')[-1], _known_keys(detail['loc'][:-1]))}"
+                f"{where} was removed ({REMOVED[key]}: docs/training.md); delete the key"
             )
+        elif detail["type"] == "extra_forbidden":
+            known = _known_keys(detail["loc"][:-1])
+            problems.append(f"unknown key '{where}'{nearest(key, known)}")
         elif detail["type"] == "missing":
             problems.append(f"{where} is missing; the config must set it")
         elif where:
-            problems.append(
-                f"{where} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-            )
+            message = detail["msg"][0].lower() + detail["msg"][1:]
+            problems.append(f"{where} is {detail['input']!r}: {message}")
         else:
             problems.append(detail["msg"].removeprefix("Value error, "))
     return "; ".join(problems)

@@ -181,10 +181,6 @@ class StageConfig(Section):
         description="Weight of nearest-neighbour supervision: InfoNCE of each image with the feature queue's text that "
         "is nearest to its own caption; 0 leaves it out.",
     )
-    term_warmup: bool = Field(
-        False,
-        description="Whether concept_weight and nearest_weight grow with the share of the queue that is filled.",
-    )
     queue_size: int = Field(
         65_536, ge=1, description="Rows of the feature queue that prototypes are means over."
     )
@@ -200,12 +196,7 @@ class StageConfig(Section):
     )
     freeze: Literal["none", "image", "text"] = Field(
         "none",
-        description="Tower that keeps still, its projection and running statistics included.",
-    )
-    frozen_epochs: int = Field(
-        0,
-        ge=0,
-        description="First epochs in which the tower that freeze names keeps still; 0 for all of them.",
+        description="Tower that keeps still for the whole stage, its projection and running statistics included.",
     )
     ema_decay: float = Field(
         0.0,
@@ -218,11 +209,6 @@ class StageConfig(Section):
         0.0,
         ge=0,
         description="Weight of the distance from the embeddings that the start weights give; 0 is off.",
-    )
-    distill_form: Literal["embedding", "similarity"] = Field(
-        "embedding",
-        description="What is kept near the start weights: each embedding (1 - cosine), or the batch's softmaxed "
-        "similarities (KL divergence, both directions).",
     )
     interpolation: tuple[Share, ...] = Field(
         (),
@@ -280,12 +266,6 @@ class StageConfig(Section):
         0.0,
         description="Share of train captions that are replaced, anew at every epoch, by two to four of their concepts, "
         "as shoppers type them; captions that name fewer stay. 0 is off.",
-    )
-    word_drop: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of words left out of each train caption, anew at every epoch. 0 is off.",
     )
 
 

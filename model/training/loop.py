@@ -21,7 +21,7 @@ from model.batches.loading import Batch, Crop, load_batch, pinned
 from model.batches.prefetch import prefetch
 from model.batches.sampler import Sampler
 from model.concepts.labels import label_concepts
-from model.concepts.rewording import Rewording, rewording
+from model.concepts.rewording import Rewording, make_rewording
 from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
 from model.pairs.arrays import Rows
 from model.storage.sealed import fault_point, require_space
@@ -108,7 +108,9 @@ class _Loop:
         vocabulary, self.concepts = label_concepts(stage.train, config)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
-        self.reword = rewording(config, stage.train.index, towers.tokenizer, vocabulary, stage.seed)
+        self.reword = make_rewording(
+            config, stage.train.index, towers.tokenizer, vocabulary, stage.seed
+        )
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
@@ -163,7 +165,7 @@ class _Loop:
 
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of an epoch that are left."""
-        set_training(self.towers.clip, self.optimizer, self.config, epoch)
+        set_training(self.towers.clip, self.config)
         position = (
             self.state.step - epoch * self.sampler.batches_an_epoch
         ) * self.config.batch_size

@@ -7,7 +7,7 @@ Embeddings come in L2-normalised.
 import math
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, softplus
+from torch.nn.functional import cross_entropy, softplus
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -31,7 +31,11 @@ def info_nce(
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3.
     """
-    from_image_LB, from_text_LB = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
+    from_image_LB = logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T
+    if all_image_BD is None or all_image_BD is image_LD:
+        from_text_LB = from_image_LB.T
+    else:
+        from_text_LB = logit_scale * text_LD @ all_image_BD.T
     if is_duplicate_LB is not None:
         from_image_LB = from_image_LB.masked_fill(is_duplicate_LB, -math.inf)
         from_text_LB = from_text_LB.masked_fill(is_duplicate_LB, -math.inf)
@@ -66,20 +70,6 @@ def sigmoid_matching(
     if is_duplicate_LB is not None:
         loss_LB = loss_LB.masked_fill(is_duplicate_LB, 0)
     return loss_LB.sum() / len(image_LD)
-
-
-def _logits(
-    image_LD: torch.Tensor,
-    text_LD: torch.Tensor,
-    scale: torch.Tensor,
-    all_image_BD: torch.Tensor | None,
-    all_text_BD: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each image's similarity with all texts and each text's with all images, times ``scale``, [L, B] both."""
-    from_image_LB = scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T
-    if all_image_BD is None or all_image_BD is image_LD:
-        return from_image_LB, from_image_LB.T
-    return from_image_LB, scale * text_LD @ all_image_BD.T
 
 
 def find_duplicates(ids_L2: torch.Tensor, all_ids_B2: torch.Tensor, first: int = 0) -> torch.Tensor:
@@ -133,41 +123,3 @@ def embedding_distance(
     """Return 1 - cosine between each embedding and the teacher's of the same image or text, the mean of both."""
     cosines_B = (image_BD * teacher_image_BD).sum(dim=1) + (text_BD * teacher_text_BD).sum(dim=1)
     return 1 - cosines_B.mean() / 2
-
-
-def similarity_divergence(
-    image_LD: torch.Tensor,
-    text_LD: torch.Tensor,
-    logit_scale: torch.Tensor,
-    teacher_image_LD: torch.Tensor,
-    teacher_text_LD: torch.Tensor,
-    teacher_scale: torch.Tensor,
-    all_image_BD: torch.Tensor | None = None,
-    all_text_BD: torch.Tensor | None = None,
-    all_teacher_image_BD: torch.Tensor | None = None,
-    all_teacher_text_BD: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return KL(teacher || student) of a caption's choice among the batch's images and the reverse,
-    the mean of both.
-
-    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has
-    divergence 0. The L pairs are the whole batch, or the part of it of which all is given, too
-    (`info_nce`).
-
-    Source: Yang et al. 2024, CLIP-KD: An Empirical Study of CLIP Model Distillation, contrastive
-    relational form.
-    """
-    student = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
-    teacher = _logits(
-        teacher_image_LD, teacher_text_LD, teacher_scale, all_teacher_image_BD, all_teacher_text_BD
-    )
-    return (_divergence(student[0], teacher[0]) + _divergence(student[1], teacher[1])) / 2
-
-
-def _divergence(logits_BC: torch.Tensor, teacher_BC: torch.Tensor) -> torch.Tensor:
-    return kl_div(
-        logits_BC.log_softmax(dim=1),
-        teacher_BC.log_softmax(dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )

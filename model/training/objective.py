@@ -10,11 +10,12 @@ from model.concepts.prototypes import FeatureQueue, concept_targets
 from model.config.sections import StageConfig
 from model.errors import ConfigError
 from model.towers.towers import Towers
-from model.training.distillation import Taught, distillation
+from model.training.distillation import Taught
 from model.training.distributed import gather_rows, mean_over_ranks, rank_of_world
 from model.training.losses import (
     MAX_LOG_SCALE,
     concept_matching,
+    embedding_distance,
     find_duplicates,
     info_nce,
     sigmoid_matching,
@@ -69,8 +70,7 @@ class Objective(torch.nn.Module):
             )
         self.is_sigmoid = has_bias and stage.loss != "info_nce"
         self.weight, self.nearest_weight = stage.concept_weight, stage.nearest_weight
-        self.warms_up = stage.term_warmup
-        self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
+        self.distill_weight = stage.distill_weight
         self.mask_duplicates = stage.mask_duplicates
         self.queue: FeatureQueue | None = None
         if vocabulary is not None and (self.weight or self.nearest_weight):
@@ -98,24 +98,18 @@ class Objective(torch.nn.Module):
         total = self._contrast(pairs, everyone, logit_scale, logit_bias)
         terms = {"sigmoid" if self.is_sigmoid else "info_nce": total}
         if self.queue is not None:
-            share = self.queue.filled_share() if self.warms_up else 1.0
             if self.nearest_weight:
                 terms["nearest"] = self._nearest_loss(
                     self.queue, pairs, everyone, logit_scale, logit_bias
                 )
-                total = total + share * self.nearest_weight * terms["nearest"]
+                total = total + self.nearest_weight * terms["nearest"]
             assert everyone.concepts is not None, "a queue is fed with what captions name"
             self.queue.push(everyone.image, everyone.text, everyone.concepts, everyone.ids[:, 0])
             if self.weight:
                 terms["concept"] = self._concept_loss(self.queue, pairs)
-                total = total + share * self.weight * terms["concept"]
+                total = total + self.weight * terms["concept"]
         if taught is not None:
-            everyone_taught = Taught(
-                gather_rows(taught.image), gather_rows(taught.text), taught.logit_scale
-            )
-            terms["distill"] = distillation(
-                *pairs[:2], logit_scale, taught, self.distill_form, *everyone[:2], everyone_taught
-            )
+            terms["distill"] = embedding_distance(pairs.image, pairs.text, *taught)
             total = total + self.distill_weight * terms["distill"]
         return {"loss": total, **terms}
 

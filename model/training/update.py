@@ -105,8 +105,7 @@ class Updater:
         taught = [
             self._teacher(batch._replace(images=images, tokens=tokens)) for images, tokens in parts
         ]
-        image_BD, text_BD = (torch.cat(side) for side in list(zip(*taught, strict=True))[:2])
-        return Taught(image_BD, text_BD, taught[0].logit_scale)
+        return Taught(*(torch.cat(side) for side in zip(*taught, strict=True)))
 
 
 def _refuse_batch_norm(towers: Towers) -> None:

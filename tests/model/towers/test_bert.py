@@ -19,8 +19,8 @@ from model.towers.folder import load_towers, save_towers
 from model.towers.layers import place_parameters
 from model.towers.passes import cut_tokens
 from model.towers.towers import Towers, encode_texts, encode_tokens
-from model.training.flops import flops_a_pair
 from model.training.loop import train
+from model.training.meter import PairFlops
 from model.training.optimizer import make_optimizer
 from model.training.stage import Callbacks, Stage
 from tests.chinese import (
@@ -267,7 +267,6 @@ def chinese_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 EVERY_MEANS = {
     "micro_batch_size": 8,
     "freeze": "image",
-    "frozen_epochs": 1,
     "ema_decay": 0.9,
     "distill_weight": 0.1,
     "interpolation": (0.5,),
@@ -335,7 +334,7 @@ def test_flops_of_a_bert_tower_are_counted_by_its_own_sizes(chinese_towers: Towe
     tokens, width = 16, bert["hidden_size"]
     block = tokens * (4 * width**2 + 2 * width * bert["intermediate_size"] + 2 * tokens * width)
     text = bert["num_hidden_layers"] * block + width * config["embed_dim"]
-    image = (flops_a_pair(chinese_towers, tokens) or 0) / 6 - text
+    image = (PairFlops(chinese_towers)(tokens) or 0) / 6 - text
     patches = (SIDE // 8) ** 2
     wide = config["vision_cfg"]["width"]
     blocks = (patches + 1) * (12 * wide**2 + 2 * (patches + 1) * wide)

@@ -39,12 +39,7 @@ def jobs(
     tiny_model: ModelConfig, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Job]:
     """The same 20 steps for one process and for two, of which each embeds its eight pairs in parts."""
-    terms = {
-        "distill_weight": 0.5,
-        "distill_form": "similarity",
-        "nearest_weight": 0.2,
-        "term_warmup": True,
-    }
+    terms = {"distill_weight": 0.5, "nearest_weight": 0.2}
     rest = {"ema_decay": 0.9, "lr": 1e-3, "interpolation": [0.5]}
     data, folder = (tiny_data.train, tiny_data.valid), tmp_path_factory.mktemp("ranks")
     made = {}

@@ -63,15 +63,3 @@ def test_an_empty_queue_makes_nearest_neighbour_supervision_plain_info_nce_witho
         terms["nearest"], [image, text], allow_unused=True
     )
     assert text_gradient is None and float(image_gradient.abs().sum()) > 0
-
-
-def test_with_warm_up_the_terms_weigh_as_much_as_the_queue_was_filled(
-    tiny_model: ModelConfig,
-) -> None:
-    chosen = objective(
-        tiny_model, nearest_weight=0.5, concept_weight=2.0, term_warmup=True, queue_size=24
-    )
-    for pairs, share in ((embedded(6, 1), 0.0), (embedded(6, 2), 0.25), (embedded(6, 3), 0.5)):
-        terms = chosen(pairs, SCALE)
-        added = share * (0.5 * terms["nearest"] + 2.0 * terms["concept"])
-        torch.testing.assert_close(terms["loss"], terms["info_nce"] + added)

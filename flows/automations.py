@@ -7,7 +7,6 @@ notification block (Slack, Sendgrid e-mail, Teams, a webhook, …) that is saved
 the name ``commerce-clip``.
 """
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
@@ -17,8 +16,6 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.cli.terminal import print_line
-from model.errors import ServiceError
 from tasks.promotion.promote import HELD_BACK, PROMOTED
 from tasks.runtime.environment import HEARTBEAT_S
 
@@ -38,20 +35,6 @@ VERDICT = (
 FAILURE = (
     "{{ flow.name }} {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
 )
-
-
-def automate() -> None:
-    """Create the automations, and say which.
-
-    Raises:
-        ServiceError: no Prefect server is named.
-    """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise ServiceError(
-            "there is no Prefect server to automate; start one with `make up`, or set PREFECT_API_URL"
-        )
-    for name in create_automations()["automations"]:
-        print_line(name)
 
 
 def create_automations() -> dict[str, list[str]]:

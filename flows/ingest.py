@@ -7,12 +7,19 @@ twice is one version.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow
 
-from flows.cli.terminal import print_facts, print_line
-from flows.parameters import Config, Described, Overrides, read_config
+from flows.parameters import (
+    SAMPLE_CONFIG,
+    Config,
+    DropName,
+    MendedFile,
+    Overrides,
+    PretrainFiles,
+    SplitFile,
+)
+from flows.settings import read_config
 from model.errors import ConfigError
 from tasks.data.card import VersionCard, rows_text
 from tasks.data.status import commit_command
@@ -29,19 +36,6 @@ from tasks.ingest.ingest import (
 from tasks.ingest.staging import Drop, Staged, staged_version
 from tasks.runtime.records import Record
 
-DropName = Annotated[
-    str, Described("Name of the new data version: lower-case letters, digits, '.', '_' and '-'.")
-]
-Split = Annotated[
-    str | None, Described("TSV of this split; without it the current version's is taken over.")
-]
-Pretrain = Annotated[
-    Sequence[str], Described("TSVs for continued pretraining, in place of the current version's.")
-]
-Mend = Annotated[
-    str | None, Described("A quarantine of the current version with lines mended by hand.")
-]
-
 
 class Ingested(Record):
     """The outcome of an ingest: the version that is current now, and what is left to do."""
@@ -56,15 +50,15 @@ class Ingested(Record):
 @flow(name="ingest", flow_run_name="{name}")
 def ingest(
     name: DropName,
-    train: Split = None,
-    valid: Split = None,
-    test: Split = None,
-    pretrain: Pretrain = (),
-    mend: Mend = None,
-    config: Config = "configs/sample.yaml",
+    train: SplitFile = None,
+    valid: SplitFile = None,
+    test: SplitFile = None,
+    pretrain: PretrainFiles = (),
+    mend: MendedFile = None,
+    config: Config = SAMPLE_CONFIG,
     overrides: Overrides = (),
 ) -> Ingested:
-    """Make a new data version of a drop, or of the current version with mended lines in it."""
+    """Make a new data version of a drop of pairs, or of lines that were repaired by hand."""
     settings = read_config(config, overrides)
     drop = read_drop(name, train, valid, test, pretrain, mend)
     with ingesting(drop.name):
@@ -147,10 +141,3 @@ def _outcome(
 
 def _todo(unpushed: str | None) -> list[str]:
     return [] if unpushed is None else [unpushed]
-
-
-def print_ingested(ingested: Ingested) -> None:
-    """Show the outcome in the terminal, and what is left to do."""
-    print_facts(ingested.headline, ingested.facts)
-    for number, step in enumerate(ingested.next_steps, 1):
-        print_line(f"next {number}: {step}")

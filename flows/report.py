@@ -1,22 +1,15 @@
 """What a retraining tells the person who started it."""
 
-from pathlib import Path
-
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from flows.cli.terminal import print_facts, print_line, print_table
 from model.config.load import RunConfig
 from tasks.evaluation.evaluate import rank_table
 from tasks.evaluation.report import REPORT_FILE
-from tasks.pages.text import count_rows, shown_retention
+from tasks.pages.text import shown_retention
 from tasks.promotion.gate import check_table
 from tasks.registry.versions import aliases_of
-from tasks.runtime.environment import served
 from tasks.runtime.page import show_text
 from tasks.runtime.records import (
     DataVersion,
@@ -89,52 +82,6 @@ def full_report(
     )
     show_text(_markdown(report), key="retrain-report", description=report.headline)
     return report
-
-
-def print_report(report: Report) -> None:
-    """Show a report in the terminal."""
-    console = Console()
-    if report.ranks:
-        table = Table(title=f"{report.headline}: Rank@K on test, %", title_justify="left")
-        for column in report.ranks[0]:
-            table.add_column(
-                column, justify="left" if column in ("direction", "measure") else "right"
-            )
-        for row in report.ranks:
-            table.add_row(*row.values(), end_section=row["measure"] == "Rank@10")
-        console.print(table)
-    else:
-        console.print(f"[bold]{escape(report.headline)}[/bold]")
-    for name, value in report.facts.items():
-        console.print(f"[dim]{name:>13}[/dim]  {escape(_relative(value))}", soft_wrap=True)
-    if report.checks:
-        print_table("The gate", report.checks, right=("measured", "limit"))
-    if not served():
-        console.print(
-            "\nNext: [bold]make up[/bold] starts Prefect and MLflow and prints their addresses."
-        )
-
-
-def print_validation(validation: Validation) -> None:
-    """Show in the terminal what validation found in each split."""
-    rows = count_rows(validation.counts, "split")
-    print_table(
-        f"All {validation.expectations} expectations are met", rows, right=("lines", "accepted")
-    )
-    print_facts(
-        "",
-        {
-            "Data Docs": _relative(str(validation.docs)),
-            "profiles": _relative(str(validation.profiles)),
-        },
-    )
-    for warning in validation.warnings:
-        print_line(f"warning: {warning}")
-
-
-def _relative(text: str) -> str:
-    """Shorten paths below the working directory."""
-    return text.replace(f"{Path.cwd()}/", "")
 
 
 def _markdown(report: Report) -> str:

@@ -4,9 +4,10 @@ are asked for.
 Tables that fit 80 columns; all of it, with every measure, stands in the report.
 """
 
-from pathlib import Path
+from typing import Annotated, Literal
 
-from flows.cli.terminal import print_facts, print_line, print_table
+from flows.cli.terminal import print_facts, print_line, print_table, shorten_paths
+from flows.parameters import Described
 from tasks.evaluation.published_figures import published_tables
 from tasks.evaluation.tables import (
     MEASURES,
@@ -34,7 +35,12 @@ WORDS = ("protocol", "direction", "model", "queries", "column", "slice", "data s
 SHOWN_SLICES = ("column", "slice", "products", NEW, "gap", "p")
 
 
-def print_evaluation(evaluation: Evaluation, compared_with: str | None) -> None:
+def print_evaluation(
+    evaluation: Evaluation,
+    compare: Annotated[
+        Literal["published"] | None, Described("Print published figures beside ours.")
+    ] = None,
+) -> None:
     """Print the tables of an evaluation and where its pages lie."""
     assert evaluation.figures is not None, "every evaluation leaves its figures"
     figures = read_figures(evaluation.figures)
@@ -49,7 +55,7 @@ def print_evaluation(evaluation: Evaluation, compared_with: str | None) -> None:
     _print("Zero-shot labels: accuracy, %", label_rows(figures))
     worst = [{key: row[key] for key in SHOWN_SLICES} for row in slice_rows(figures, is_worst=True)]
     _print("Slices below the rest by more than noise: mean recall, %", worst)
-    if compared_with == "published":
+    if compare == "published":
         for title, rows in published_tables(figures).items():
             _print(title, rows)
         print_line(
@@ -62,7 +68,7 @@ def print_evaluation(evaluation: Evaluation, compared_with: str | None) -> None:
     print_facts(
         "",
         {
-            name: _relative(folder / file)
+            name: shorten_paths(str(folder / file))
             for name, file in FILES.items()
             if (folder / file).exists()
         },
@@ -121,7 +127,3 @@ def _short(figure: Figures) -> str:
 def _print(title: str, rows: list[Row]) -> None:
     if rows:
         print_table(title, rows, right=tuple(column for column in rows[0] if column not in WORDS))
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

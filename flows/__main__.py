@@ -1,4 +1,4 @@
-"""The command line: `python -m flows retrain --config configs/sample.yaml --set finetune.epochs=2`."""
+"""The command line: `python -m flows retrain --config sample --set finetune.epochs=2`."""
 
 import shlex
 import signal
@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _raising_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that Prefect marks the run and locks and temporary
-    files go.
+    """Let SIGTERM unwind as Ctrl-C does: Prefect marks the run, locks and temporary files go.
 
     Within a flow Prefect takes the signal first, marks the run as crashed, and sends it again.
     """

@@ -1,7 +1,7 @@
-"""A drop of pairs, or lines mended by hand, becomes the current data version.
+"""A drop of pairs, or lines repaired by hand, becomes the current data version.
 
-The drop is judged before anything of the current version is touched; a kill at any moment leaves
-the old version or the new one, and the next ingest or run heals what lies between. The same drop
+The drop is validated before anything of the current version is touched; a kill at any moment leaves
+the old version or the new one, and the next ingest or run repairs what lies between. The same drop
 twice is one version.
 """
 
@@ -67,6 +67,8 @@ def ingest(
         version = staged_version(staged)
         is_new = current is None or version.version != current.version
         card = adopt(staged, current, judge(version, settings)) if is_new else current_card(current)
+
+        # What an earlier try did not push or announce goes out now.
         unpushed = push_version(version.version)
         announce(card)
     return _outcome(staged, version.version, card, is_new, unpushed)
@@ -89,12 +91,15 @@ def read_drop(
     paths = {split: Path(path) for split, path in given.items() if path is not None}
     if mend is not None and (paths or pretrain):
         raise ConfigError(
-            "--mend takes lines of the current version alone; ingest other files with a run of its own"
+            "--mend takes lines of the current version alone; "
+            "ingest other files with a run of its own"
         )
     if not (mend or paths or pretrain):
         raise ConfigError(
-            "nothing to ingest; give --train, --valid, --test or --pretrain, or a quarantine with --mend"
+            "nothing to ingest; give --train, --valid, --test or --pretrain, "
+            "or a quarantine with --mend"
         )
+
     return Drop(
         name=name,
         **paths,
@@ -109,35 +114,16 @@ def _outcome(
     name = card.name if card else staged.name
     facts = {"version": version}
     if card:
-        facts["accepted pairs"] = rows_text(card.splits)
-        facts["faults"] = (
-            ", ".join(f"{reason} {count}" for reason, count in card.faults.items()) or "none"
-        )
-    facts |= {
-        "taken over": ", ".join(staged.taken_over) or "nothing",
-        "notes": "; ".join(staged.notes) or "none",
-    }
-    if not is_new:
-        headline = f"nothing new: the current data version {name} holds just these pairs"
-        return Ingested(
-            version=version,
-            is_new=False,
-            headline=headline,
-            facts=facts,
-            next_steps=_todo(unpushed),
-        )
-    steps = [
-        *_todo(unpushed),
-        f"make it part of the history: {commit_command(f'Data version {name}')}",
-    ]
+        faults = ", ".join(f"{reason} {count}" for reason, count in card.faults.items())
+        facts |= {"accepted pairs": rows_text(card.splits), "faults": faults or "none"}
+    facts["taken over"] = ", ".join(staged.taken_over) or "nothing"
+    facts["notes"] = "; ".join(staged.notes) or "none"
+
+    headline = f"nothing new: the current data version {name} holds just these pairs"
+    next_steps = [] if unpushed is None else [unpushed]
+    if is_new:
+        headline = f"new data version {name}"
+        next_steps.append(f"make it part of the history: {commit_command(f'Data version {name}')}")
     return Ingested(
-        version=version,
-        is_new=True,
-        headline=f"new data version {name}",
-        facts=facts,
-        next_steps=steps,
+        version=version, is_new=is_new, headline=headline, facts=facts, next_steps=next_steps
     )
-
-
-def _todo(unpushed: str | None) -> list[str]:
-    return [] if unpushed is None else [unpushed]

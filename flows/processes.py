@@ -92,7 +92,7 @@ def _started(pid: int) -> float | None:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        return round(process.create_time() - psutil.boot_time(), 2)
+        return round(float(process.create_time()) - float(psutil.boot_time()), 2)
     except psutil.NoSuchProcess:
         return None
 

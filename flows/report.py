@@ -1,4 +1,4 @@
-"""What a retraining tells the person who started it."""
+"""The outcome of a retraining, for the person who started it."""
 
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -7,7 +7,7 @@ from pydantic import Field
 from model.config.load import RunConfig
 from tasks.evaluation.evaluate import rank_table
 from tasks.evaluation.report import REPORT_FILE
-from tasks.pages.text import shown_retention
+from tasks.pages.text import escaped, shown_retention
 from tasks.promotion.gate import check_table
 from tasks.registry.versions import aliases_of
 from tasks.runtime.page import show_text
@@ -35,7 +35,10 @@ class Report(Record):
 
 def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Report:
     """Return the report of a run whose fingerprint is registered already."""
-    headline = f"nothing new: {version.name} version {version.number} was made from this data, code and config"
+    headline = (
+        f"nothing new: {version.name} version {version.number} "
+        "was made from this data, code and config"
+    )
     facts = {
         "aliases": ", ".join(aliases_of(version)) or "none",
         "data version": data.version,
@@ -59,7 +62,7 @@ def full_report(
     decision: Decision,
     export: Export,
 ) -> Report:
-    """Return the report of a finished retraining, and put it on Prefect's page."""
+    """Return the report of a finished retraining, and put it on the run's page in Prefect."""
     facts = {
         "decision": ("promoted, " if decision.is_promoted else "not promoted, ") + decision.reason,
         "aliases": ", ".join(aliases_of(version)) or "none",
@@ -69,10 +72,13 @@ def full_report(
         "report": str(evaluation.gallery.with_name(REPORT_FILE)),
         "gallery": str(evaluation.gallery),
         "pictures": ", ".join(map(str, evaluation.pictures)),
-        "embeddings": f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)",
+        "embeddings": (
+            f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)"
+        ),
     }
     if evaluation.retention is not None:
         facts = {"retention": shown_retention(evaluation.retention)} | facts
+
     report = Report(
         is_new=True,
         headline=f"{version.name} version {version.number}",
@@ -80,12 +86,14 @@ def full_report(
         facts=facts,
         checks=check_table(decision),
     )
-    show_text(_markdown(report), key="retrain-report", description=report.headline)
+    lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
+    page = f"# {report.headline}\n\n{markdown_table(report.ranks)}\n\n{lines}\n"
+    show_text(page, key="retrain-report", description=report.headline)
     return report
 
 
-def _markdown(report: Report) -> str:
-    header = "| " + " | ".join(report.ranks[0]) + " |\n|" + "---|" * len(report.ranks[0])
-    rows = "\n".join("| " + " | ".join(row.values()) + " |" for row in report.ranks)
-    facts = "\n".join(f"- **{name}**: {value}" for name, value in report.facts.items())
-    return f"# {report.headline}\n\n{header}\n{rows}\n\n{facts}\n"
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Return rows as a table in Markdown with their keys as its head; nothing in it acts."""
+    cells = [[escaped(cell).replace("|", "\\|") for cell in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -23,8 +23,9 @@ def read_config(
     precision: str = "config",
     epochs: int | None = None,
 ) -> RunConfig:
-    """Return the validated config of a flow run: file, then environment, then the flow's
-    parameters.
+    """Return the validated config of a flow run: file, then environment, then parameters.
+
+    ``config`` is a path or a name in configs/.
 
     Raises:
         ConfigError: the file is missing, or a key or value is wrong.
@@ -43,7 +44,10 @@ def read_config(
         for key, value in chosen.items()
         if value not in UNCHOSEN
     ]
-    return load_config(config_path(config), [*overrides, *given], os.environ)
+
+    is_name = Path(config).name == config and not config.endswith(".yaml")
+    path = ROOT / "configs" / f"{config}.yaml" if is_name else Path(config)
+    return load_config(path, [*overrides, *given], os.environ)
 
 
 def protocol_overrides(protocols: str | None) -> list[str]:
@@ -51,12 +55,6 @@ def protocol_overrides(protocols: str | None) -> list[str]:
     if not protocols:
         return []
     return [f"evaluate.protocols=[{','.join(map(repr, protocols.split(',')))}]"]
-
-
-def config_path(config: str) -> Path:
-    """Return the path of a config that is given by path or by its name in configs/."""
-    is_name = Path(config).name == config and not config.endswith(".yaml")
-    return ROOT / "configs" / f"{config}.yaml" if is_name else Path(config)
 
 
 def run_name() -> str:

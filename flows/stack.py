@@ -13,12 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 from prefect.settings import PREFECT_API_URL, Profile, load_profiles, save_profiles
 
 from flows.cli.terminal import print_line
@@ -129,6 +129,7 @@ def enter_checkout() -> dict[str, str]:
 
 
 def _servers(addresses: Addresses) -> dict[str, list[str]]:
+    """Return the commands of the two servers by name."""
     prefect_port, mlflow_port = (address.rpartition(":")[2] for address in addresses)
     prefect = ["prefect", "server", "start", "--host", HOST, "--port", prefect_port]
     mlflow = ["mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
@@ -226,6 +227,8 @@ def _set_profile(api: str | None) -> None:
     profiles, before = load_profiles(), _folder() / "profile-before"
     if PROFILE in profiles.names:
         profiles.remove_profile(PROFILE)
+
+    # The profile that was active before is kept in a file, and active again afterwards.
     if api is not None:
         with atomic_write(before) as file:
             file.write((profiles.active_name or "").encode())
@@ -245,6 +248,7 @@ def _stop_all() -> list[str]:
         if process is not None and stop(process):
             stopped.append(name)
         _record(name).unlink(missing_ok=True)
+
     if served_file().exists():
         _set_profile(None)
         served_file().unlink()
@@ -284,24 +288,19 @@ def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
 
 
 def _answers(url: str) -> bool:
-    return _request(url) is not None
+    try:
+        return httpx.get(url, timeout=REQUEST_TIMEOUT_S).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _has_worker(addresses: Addresses) -> bool:
-    found = _request(f"{addresses.api}/work_pools/{POOL}/workers/filter", b"{}")
-    return bool(found) and any(
-        worker.get("status") == "ONLINE" for worker in json.loads(found or b"[]")
-    )
-
-
-def _request(url: str, body: bytes | None = None) -> bytes | None:
-    """Return what a loopback address replies, or None while it does not."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+    url = f"{addresses.api}/work_pools/{POOL}/workers/filter"
     try:
-        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as reply:  # noqa: S310
-            return bytes(reply.read())
-    except OSError:
-        return None
+        reply = httpx.post(url, json={}, timeout=REQUEST_TIMEOUT_S)
+    except httpx.HTTPError:
+        return False
+    return reply.is_success and any(worker["status"] == "ONLINE" for worker in reply.json())
 
 
 def _recorded_addresses() -> Addresses:
@@ -312,6 +311,7 @@ def _recorded_addresses() -> Addresses:
 
 
 def _print_addresses(addresses: Addresses) -> None:
+    """Print where the servers are, and what to type next."""
     lines = [
         "",
         f"  Prefect  {addresses.prefect}",
@@ -328,6 +328,7 @@ def _print_addresses(addresses: Addresses) -> None:
             "",
             f"The state folder was moved; `prefect` needs: export PREFECT_API_URL={addresses.api}",
         ]
+
     for line in lines:
         print_line(line)
 

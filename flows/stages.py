@@ -1,4 +1,4 @@
-"""Each stage as a flow of its own. A stage runs what it needs first, and picks up what is finished already."""
+"""Each stage as a flow of its own; it runs what it needs first and picks up what is finished."""
 
 from prefect import flow
 

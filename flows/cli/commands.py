@@ -4,7 +4,7 @@ import argparse
 import inspect
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -49,8 +49,7 @@ def run_command(options: argparse.Namespace) -> None:
     """Call what the parsed options name; nothing of it is imported before."""
     command, given = options.command, vars(options)
     if command.printer is None:
-        arguments = _arguments(command.function, given)
-        _load(command.function)(*arguments.args, **arguments.kwargs)
+        _call(_load(command.function), command.function, given)
     elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
         _load("tasks.cluster.torchrun:lead_or_help")(lambda: _run_flow(command, given))
     else:
@@ -58,13 +57,11 @@ def run_command(options: argparse.Namespace) -> None:
 
 
 def _run_flow(command: Command, given: Mapping[str, Any]) -> None:
+    assert command.printer is not None, "a flow prints nothing by itself"
     _load("flows.stack:require_running")()
     flow = _load(command.function)
-    outcome = (flow if command.starts_run else flow.fn)(
-        **_arguments(command.function, given).arguments
-    )
-    assert command.printer is not None, "a flow prints nothing by itself"
-    _load(command.printer)(outcome, **_arguments(command.printer, given, skip=1).arguments)
+    outcome = _call(flow if command.starts_run else flow.fn, command.function, given)
+    _call(_load(command.printer), command.printer, given, outcome)
 
 
 def _load(reference: str) -> Any:
@@ -73,8 +70,11 @@ def _load(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _arguments(reference: str, given: Mapping[str, Any], skip: int = 0) -> inspect.BoundArguments:
-    """Return those of the given values that a function takes, by place or by name as it wants."""
-    signature = inspect.signature(read_function(reference, skip))
+def _call(
+    function: Callable[..., Any], reference: str, given: Mapping[str, Any], *first: Any
+) -> Any:
+    """Call a function with those of the given values that its signature names, after the first."""
+    signature = inspect.signature(read_function(reference, skip=len(first)))
     chosen = OrderedDict((name, given[name]) for name in signature.parameters)
-    return inspect.BoundArguments(signature, chosen)
+    arguments = inspect.BoundArguments(signature, chosen)
+    return function(*first, *arguments.args, **arguments.kwargs)

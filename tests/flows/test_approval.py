@@ -38,7 +38,7 @@ def carried_out(decision: Decision) -> Decision:
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Ask for approval in a flow while a person answers on the page; without an answer nobody does."""
-    monkeypatch.setattr("flows.approval.POLL_S", 1)
+    monkeypatch.setattr("flows.approval.ANSWER_POLL_S", 1)
     data = DataVersion(folder=tmp_path, version="v", is_tracked=False, file_md5={})
 
     def ask(

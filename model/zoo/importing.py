@@ -6,7 +6,6 @@ no copy. Nothing of what was published is run, and no network is asked.
 
 import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import torch
 
 from model.errors import CheckpointError, ConfigError, nearest
+from model.storage.files import file_digest
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers.folder import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 from model.towers.imported import ORIGIN_FILE
 from model.zoo.forms import FORMS, recognise
 from model.zoo.published import Published, Told
-from model.zoo.tensors import copy_tensors, is_ours_already, write_tensors
-from model.zoo.torch_zip import checked_digest
+from model.zoo.tensors import import_tensors
 
 SHOWN_KEYS = 3
 SCALARS = ("logit_scale", "logit_bias")
@@ -62,41 +61,25 @@ def import_model(
         known = "; ".join(form.ABOUT for form in FORMS)
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")
     published: Published = form.read(path, told)
-    digests, tensors = dict[str, str](), _scalars(published.tensors)
-    with sealed_folder(folder, digests) as temporary:
+    digest = file_digest(published.weights)
+    if sha256 is not None and digest != sha256.lower():
+        raise CheckpointError(
+            f"{published.weights}: SHA-256 is {digest}, not {sha256}; fetch it again"
+        )
+    origin = {
+        "form": published.form,
+        "file": published.weights.name,
+        "sha256": digest,
+        "licence": licence or published.licence or "unknown",
+    }
+
+    with sealed_folder(folder) as temporary:
         _write_config(published, temporary)
         check_tensors(published, temporary)
-        digest, digests[WEIGHTS_FILE] = _copy_weights(
-            published.weights, tensors, temporary / WEIGHTS_FILE
-        )
-        if sha256 is not None and digest != sha256.lower():
-            raise CheckpointError(
-                f"{published.weights}: SHA-256 is {digest}, not {sha256}; fetch it again"
-            )
-        origin = {
-            "form": published.form,
-            "file": published.weights.name,
-            "sha256": digest,
-            "licence": licence or published.licence or "unknown",
-        }
+        tensors = _scalars(published.tensors)
+        import_tensors(tensors, published.weights, temporary / WEIGHTS_FILE)
         (temporary / ORIGIN_FILE).write_text(json.dumps(origin, indent=2), encoding="utf-8")
     return origin
-
-
-def _copy_weights(source: Path, tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str]:
-    """Write the tensors of a file as ours, and return the SHA-256 (hex) of the file and of ours."""
-    if is_ours_already(source, tensors):
-        digest = copy_tensors(tensors, source, path)
-        return digest, digest
-    with ThreadPoolExecutor(1) as beside:
-        checked = beside.submit(checked_digest, source)
-        try:
-            digest = write_tensors(tensors, path, mapped=source)
-        finally:
-            theirs = (
-                checked.result()
-            )  # a flipped bit may well be a NaN, but the checksum knows what it is
-        return theirs, digest
 
 
 def _write_config(published: Published, folder: Path) -> None:

@@ -32,7 +32,7 @@ from model.zoo.folders import (
 from model.zoo.forms.activation import PLAIN, QUICK, check_activation, choose_activation
 from model.zoo.forms.huggingface import read_licence
 from model.zoo.published import Published, Told
-from model.zoo.tensors import SUFFIXES, read_tensors, write_tensors
+from model.zoo.tensors import WEIGHTS_SUFFIXES, read_tensors, write_tensors
 
 NAME = "open_clip"
 ABOUT = "open_clip_config.json with its weights, or one weights file and --towers"
@@ -47,7 +47,7 @@ def recognises(path: Path) -> bool:
     """Tell whether this is a folder of this form or a weights file."""
     if path.is_dir():
         return file_of(path, CONFIG_FILE) is not None
-    return path.is_file() and path.suffix in SUFFIXES
+    return path.is_file() and path.suffix in WEIGHTS_SUFFIXES
 
 
 def read(path: Path, told: Told) -> Published:

@@ -37,12 +37,12 @@ IMPORT = """
 import sys
 from pathlib import Path
 from model.zoo.importing import import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 def memory(name):
     return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) * 1024
 path, folder = map(Path, sys.argv[1:])
 before = memory("VmRSS")
-import_model(path, folder, Told("ViT-L-14", "gelu"))
+import_model(path, folder, Given("ViT-L-14", "gelu"))
 print(memory("VmHWM") - before)
 """
 

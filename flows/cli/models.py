@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flows.cli.terminal import print_facts, print_line, print_table
 from model.errors import ConfigError, nearest
-from model.zoo.family import FAMILY, find_row
+from model.zoo.family import FAMILY, find_published
 from tasks.registry.zoo import convert as convert_to
 from tasks.registry.zoo import import_published
 
@@ -32,7 +32,7 @@ def show(name: str) -> None:
     Raises:
         ConfigError: the table has no such model.
     """
-    row = find_row(name)
+    row = find_published(name)
     if row is None:
         names = [known.name for known in FAMILY]
         raise ConfigError(

@@ -18,7 +18,7 @@ from model.storage.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers.folder import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 from model.towers.imported import ORIGIN_FILE
 from model.zoo.forms import FORMS, recognise
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import import_tensors
 
 SHOWN_KEYS = 3
@@ -44,7 +44,7 @@ SENSELESS = (
 
 
 def import_model(
-    path: Path, folder: Path, told: Told, sha256: str | None = None, licence: str | None = None
+    path: Path, folder: Path, given: Given, sha256: str | None = None, licence: str | None = None
 ) -> dict[str, str]:
     """Make a model folder of a published model and return its origin: form, file, its SHA-256,
     licence.
@@ -60,7 +60,7 @@ def import_model(
     if form is None:
         known = "; ".join(form.ABOUT for form in FORMS)
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")
-    published: Published = form.read(path, told)
+    published: ForeignModel = form.read(path, given)
     digest = file_digest(published.weights)
     if sha256 is not None and digest != sha256.lower():
         raise CheckpointError(
@@ -82,7 +82,7 @@ def import_model(
     return origin
 
 
-def _write_config(published: Published, folder: Path) -> None:
+def _write_config(published: ForeignModel, folder: Path) -> None:
     """Write config and tokeniser, and try whether captions can be read by it."""
     preprocess = _checked_preprocess(
         CLIP_PREPROCESS | published.preprocess, published.weights.parent
@@ -123,7 +123,7 @@ def _checked_preprocess(preprocess: dict[str, Any], folder: Path) -> dict[str, A
     return preprocess
 
 
-def check_tensors(published: Published, folder: Path) -> None:
+def check_tensors(published: ForeignModel, folder: Path) -> None:
     """Compare the published tensors with what the architecture wants, key by key and shape by
     shape.
 

@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Told:
+class Given:
     """What the user said about a model, because its files may not: None where the files must say it."""
 
     towers: str | None = (
@@ -18,7 +18,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Published:
+class ForeignModel:
     """A model as read from its published form.
 
     ``architecture`` is open_clip's ``model_cfg``, complete: ``quick_gelu`` says the activation.

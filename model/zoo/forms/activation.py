@@ -3,34 +3,34 @@
 from typing import Any
 
 from model.errors import ConfigError
-from model.zoo.published import Told
+from model.zoo.published import Given
 
 QUICK, PLAIN = "quickgelu", "gelu"
 
 
-def check_activation(architecture: dict[str, Any], told: Told, where: str) -> dict[str, Any]:
+def check_activation(architecture: dict[str, Any], given: Given, where: str) -> dict[str, Any]:
     """Return the architecture, whose files say the activation, unless the user said another.
 
     Raises:
         ConfigError: the user did.
     """
     said = QUICK if architecture.get("quick_gelu") else PLAIN
-    if told.activation not in (None, said):
+    if given.activation not in (None, said):
         raise ConfigError(
-            f"--activation {told.activation}: {where} says {said}; leave the option out"
+            f"--activation {given.activation}: {where} says {said}; leave the option out"
         )
     return architecture
 
 
 def choose_activation(
-    architecture: dict[str, Any], told: Told, listed: str | None, where: str
+    architecture: dict[str, Any], given: Given, listed: str | None, where: str
 ) -> dict[str, Any]:
     """Return the architecture with the activation that the user or the table of models names.
 
     Raises:
         ConfigError: neither does.
     """
-    said = told.activation or listed
+    said = given.activation or listed
     if said is None:
         raise ConfigError(
             f"{where}: trained with gelu or quickgelu? The file does not say, and a wrong guess costs several points: "

@@ -15,7 +15,7 @@ from model.towers.bert import VOCABULARY_FILE, is_bert
 from model.towers.towers import Towers
 from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code
 from model.zoo.forms.huggingface import towers_config
-from model.zoo.forms.keys import Tensors
+from model.zoo.forms.keys import NamedTensors
 
 # What BERT's implementations keep beside the weights that the text feature depends on.
 IDLE = ("position_ids", "token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
@@ -65,9 +65,9 @@ TEXT_DEFAULTS: dict[str, Any] = {
 }
 
 
-def ours_from_chinese_clip(tensors: Tensors) -> Tensors:
+def ours_from_chinese_clip(tensors: NamedTensors) -> NamedTensors:
     """Return the tensors of Chinese-CLIP's keys (``bert.``, ``visual.``, ``text_projection``) by our names."""
-    ours: Tensors = {}
+    ours: NamedTensors = {}
     for name, tensor in tensors.items():
         if name.startswith("bert.") and name.endswith(IDLE):
             continue
@@ -78,7 +78,7 @@ def ours_from_chinese_clip(tensors: Tensors) -> Tensors:
     return ours
 
 
-def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
+def chinese_clip_from_ours(tensors: NamedTensors) -> NamedTensors:
     """Return our tensors by Chinese-CLIP's keys."""
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("text.")}
     theirs["text_projection"] = tensors["text.proj.weight"].T.contiguous()
@@ -87,7 +87,7 @@ def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
     }
 
 
-def below(tensors: Tensors, prefix: str) -> Tensors:
+def below(tensors: NamedTensors, prefix: str) -> NamedTensors:
     """Return the tensors whose names begin with a prefix, without it."""
     return {
         name.removeprefix(prefix): tensor
@@ -112,7 +112,7 @@ def text_of(folder: Path, bert: dict[str, Any], length: int, **more: object) -> 
     return {"context_length": min(length, positions), **more, "bert": bert}
 
 
-def block_count(tensors: Tensors, prefix: str) -> int:
+def block_count(tensors: NamedTensors, prefix: str) -> int:
     """Return how many numbered blocks there are below a prefix."""
     return len(
         {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
@@ -187,7 +187,7 @@ def is_resnet(towers: Towers) -> bool:
     return not isinstance(towers.config["model_cfg"]["vision_cfg"].get("layers"), int)
 
 
-def state_of(towers: Towers) -> Tensors:
+def state_of(towers: Towers) -> NamedTensors:
     """Return the towers' tensors on the CPU."""
     return {
         name: tensor.detach().cpu().contiguous()

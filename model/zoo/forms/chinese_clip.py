@@ -30,18 +30,18 @@ from model.zoo.forms.bert_keys import (
     vocabulary_of,
 )
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.forms.keys import Tensors
-from model.zoo.published import Published, Told
+from model.zoo.forms.keys import NamedTensors
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import peek_names, read_tensors
 
 NAME = "chinese-clip"
 ABOUT = "Chinese-CLIP's .pt"
-PREFIX = "module."
+KEY_PREFIX = "module."
 WEIGHTS = "clip_cn.pt"
 CONTEXT_LENGTH = 52
 BERT_HEAD_WIDTH = 64
-LONGEST_WORD = 200  # characters; longer ones are [UNK]
-NEEDED = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
+WORD_LIMIT = 200  # characters; longer ones are [UNK]
+NEEDED_KEYS = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
 PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
 
 
@@ -51,25 +51,25 @@ def recognises(path: Path) -> bool:
         return False
     return (
         path.name.startswith("clip_cn")
-        or {name.removeprefix(PREFIX) for name in peek_names(path)} >= NEEDED
+        or {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
     )
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a file of this form.
 
     Raises:
         ConfigError: the user said another activation than QuickGELU.
         CheckpointError: the file is damaged or incomplete, or no vocabulary lies beside it.
     """
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    tensors = {name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(path).items()}
     try:
         architecture = _architecture(path, tensors)
     except (LookupError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: weights of another architecture ({error})") from None
-    check_activation(architecture, told, "Chinese-CLIP's code")
+    check_activation(architecture, given, "Chinese-CLIP's code")
     files, licence = {VOCABULARY_FILE: vocabulary_beside(path.parent)}, read_licence(path.parent)
-    return Published(
+    return ForeignModel(
         NAME, architecture, dict(PREPROCESS), ours_from_chinese_clip(tensors), path, files, licence
     )
 
@@ -84,13 +84,13 @@ def write(towers: Towers, folder: Path) -> None:
     (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
     # Their trainer resumes from names with the prefix, their loader takes either.
     tensors = {
-        f"{PREFIX}{name}": tensor
+        f"{KEY_PREFIX}{name}": tensor
         for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
     }
     torch.save({"epoch": 0, "step": 0, "name": NAME, "state_dict": tensors}, folder / WEIGHTS)
 
 
-def _architecture(path: Path, tensors: Tensors) -> dict[str, Any]:
+def _architecture(path: Path, tensors: NamedTensors) -> dict[str, Any]:
     """Return ``model_cfg`` of tensors by their shapes; raises LookupError or ValueError where one is missing."""
     tokens, width = tensors["bert.embeddings.word_embeddings.weight"].shape
     bert = {
@@ -108,11 +108,11 @@ def _architecture(path: Path, tensors: Tensors) -> dict[str, Any]:
         "vision_cfg": _resnet(tensors)
         if "visual.layer1.0.conv1.weight" in tensors
         else _transformer(tensors),
-        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=LONGEST_WORD),
+        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=WORD_LIMIT),
     }
 
 
-def _transformer(tensors: Tensors) -> dict[str, Any]:
+def _transformer(tensors: NamedTensors) -> dict[str, Any]:
     width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
     grid = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
     return {
@@ -124,7 +124,7 @@ def _transformer(tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def _resnet(tensors: Tensors) -> dict[str, Any]:
+def _resnet(tensors: NamedTensors) -> dict[str, Any]:
     grid = round((len(tensors["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
     return {
         "image_size": 32 * grid,

@@ -37,8 +37,8 @@ from model.zoo.forms.huggingface import (
     towers_config,
     write_folder,
 )
-from model.zoo.forms.keys import Rule, Tensors, to_ours, to_theirs, transposed, vision_rules
-from model.zoo.published import Published, Told
+from model.zoo.forms.keys import Rule, NamedTensors, to_ours, to_theirs, transposed, vision_rules
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
@@ -53,7 +53,7 @@ def recognises(path: Path) -> bool:
     return config.get("model_type") == "chinese_clip" and "text_config" in config
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
@@ -65,10 +65,10 @@ def read(path: Path, told: Told) -> Published:
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
     architecture = check_activation(
-        _architecture(path, len(tensors["text_projection.weight"])), told, str(path)
+        _architecture(path, len(tensors["text_projection.weight"])), given, str(path)
     )
     images = read_preprocess(path)
-    return Published(NAME, architecture, images, _ours(tensors), weights, files, read_licence(path))
+    return ForeignModel(NAME, architecture, images, _ours(tensors), weights, files, read_licence(path))
 
 
 def holds(towers: Towers) -> bool:
@@ -107,7 +107,7 @@ def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
     return {"embed_dim": embed_dim, "quick_gelu": is_quick, "vision_cfg": vision, "text_cfg": text}
 
 
-def _ours(tensors: Tensors) -> Tensors:
+def _ours(tensors: NamedTensors) -> NamedTensors:
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
     text = below(kept, "text_model.")
     others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
@@ -115,7 +115,7 @@ def _ours(tensors: Tensors) -> Tensors:
     return ours | {f"text.transformer.{name}": tensor for name, tensor in text.items()}
 
 
-def _theirs(ours: Tensors) -> Tensors:
+def _theirs(ours: NamedTensors) -> NamedTensors:
     theirs = to_theirs(ours, _rules(block_count(ours, "visual.transformer.resblocks.")))
     return theirs | {
         f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()

@@ -30,12 +30,12 @@ from model.zoo.forms.bert_keys import (
     vocabulary_of,
 )
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 NAME = "easynlp"
 ABOUT = "EasyNLP folder with config.json of model_type chinese_clip"
-PREFIX = "chinese_clip."
+KEY_PREFIX = "chinese_clip."
 WEIGHTS = "pytorch_model.bin"
 CONTEXT_LENGTH = 32  # the default of their script; no file says it
 
@@ -46,7 +46,7 @@ def recognises(path: Path) -> bool:
     return config.get("model_type") == "chinese_clip" and "text_config" not in config
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
@@ -54,10 +54,10 @@ def read(path: Path, told: Told) -> Published:
         CheckpointError: a file is missing, damaged, or of another form.
     """
     weights = find_file(path, [WEIGHTS])
-    architecture = check_activation(_architecture(path), told, "EasyNLP's code")
+    architecture = check_activation(_architecture(path), given, "EasyNLP's code")
     files = {VOCABULARY_FILE: vocabulary_beside(path)}
-    named = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(weights).items()}
-    return Published(
+    named = {name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()}
+    return ForeignModel(
         NAME, architecture, {}, ours_from_chinese_clip(named), weights, files, read_licence(path)
     )
 
@@ -80,7 +80,7 @@ def write(towers: Towers, folder: Path) -> None:
     }
     config |= {theirs: getattr(bert, ours) for theirs, ours in TEXT_FIELDS.items()}
     tensors = {
-        f"{PREFIX}{name}": tensor
+        f"{KEY_PREFIX}{name}": tensor
         for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

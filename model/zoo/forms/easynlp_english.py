@@ -23,16 +23,16 @@ from model.zoo.folders import find_file, read_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bpe import check_merges, own_merges
 from model.zoo.forms.plain import is_plain
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 NAME = "easynlp"
 ABOUT = "EasyNLP folder with config.json of model_type open_clip"
 CONFIG, WEIGHTS, MERGES = "config.json", "pytorch_model.bin", "vocab.txt"
 MODEL_TYPE = "open_clip"
-PREFIX = "open_clip."
+KEY_PREFIX = "open_clip."
 HEAD_WIDTH = 64  # of the image tower; the config does not say it
-NUMBERS = (
+NUMBER_FIELDS = (
     "embed_dim",
     "image_resolution",
     "vision_width",
@@ -50,7 +50,7 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and read_json(path, CONFIG).get("model_type") == MODEL_TYPE
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
@@ -59,9 +59,9 @@ def read(path: Path, told: Told) -> Published:
     """
     weights = find_file(path, [WEIGHTS])
     check_merges(find_file(path, [MERGES], "vocabulary"))
-    architecture = check_activation(_architecture(path), told, "EasyNLP's code")
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(weights).items()}
-    return Published(NAME, architecture, {}, tensors, weights)
+    architecture = check_activation(_architecture(path), given, "EasyNLP's code")
+    tensors = {name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()}
+    return ForeignModel(NAME, architecture, {}, tensors, weights)
 
 
 def holds(towers: Towers) -> bool:
@@ -81,7 +81,7 @@ def holds(towers: Towers) -> bool:
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
-    tensors = {f"{PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()}
+    tensors = {f"{KEY_PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()}
     torch.save(tensors, folder / WEIGHTS)
     (folder / CONFIG).write_text(
         json.dumps(_config(towers.config["model_cfg"]), indent=2), encoding="utf-8"
@@ -127,7 +127,7 @@ def _architecture(folder: Path) -> dict[str, Any]:
     layers = config.get("vision_layers")
     sizes = layers if isinstance(layers, list) else [layers]
     for name, value in [
-        *((name, config.get(name)) for name in NUMBERS),
+        *((name, config.get(name)) for name in NUMBER_FIELDS),
         *(("vision_layers", size) for size in sizes),
     ]:
         if type(value) is not int or not 0 < value < 10_000_000:

@@ -35,8 +35,8 @@ from model.zoo.forms.bert_keys import (
     vocabulary_of,
 )
 from model.zoo.forms.huggingface import read_licence, towers_config
-from model.zoo.forms.keys import Tensors, to_ours, to_theirs, vision_rules
-from model.zoo.published import Published, Told
+from model.zoo.forms.keys import NamedTensors, to_ours, to_theirs, vision_rules
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import peek_names, read_tensors
 
 NAME = "easynlp-first"
@@ -69,7 +69,7 @@ def recognises(path: Path) -> bool:
     return "model_type" not in config or has_their_keys
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
@@ -81,9 +81,9 @@ def read(path: Path, told: Told) -> Published:
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
     architecture = check_activation(
-        _architecture(path, len(tensors["text_projection.weight"])), told, str(path)
+        _architecture(path, len(tensors["text_projection.weight"])), given, str(path)
     )
-    return Published(NAME, architecture, {}, _ours(tensors), weights, files, read_licence(path))
+    return ForeignModel(NAME, architecture, {}, _ours(tensors), weights, files, read_licence(path))
 
 
 def holds(towers: Towers) -> bool:
@@ -113,7 +113,7 @@ def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
     }
 
 
-def _ours(tensors: Tensors) -> Tensors:
+def _ours(tensors: NamedTensors) -> NamedTensors:
     idle = tuple(name for name in IDLE if not name.startswith("pooler."))
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(idle)}
     scale = kept.pop("logit_scale", torch.tensor(math.log(1 / 0.07)))
@@ -134,7 +134,7 @@ def _ours(tensors: Tensors) -> Tensors:
     return ours | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
 
 
-def _theirs(ours: Tensors) -> Tensors:
+def _theirs(ours: NamedTensors) -> NamedTensors:
     theirs = {"logit_scale": ours["logit_scale"].reshape(1)}
     theirs |= {
         f"text_encoder.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()

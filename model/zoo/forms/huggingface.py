@@ -7,7 +7,7 @@ from typing import Any
 
 from model.errors import CheckpointError
 from model.zoo.folders import file_of, read_json
-from model.zoo.forms.keys import Tensors
+from model.zoo.forms.keys import NamedTensors
 from model.zoo.tensors import write_tensors
 
 NAME = "huggingface"
@@ -80,7 +80,7 @@ def preprocess_json(preprocess: dict[str, Any], side: int, processor: str) -> di
 
 
 def write_folder(
-    folder: Path, tensors: Tensors, config: dict[str, Any], images: dict[str, Any]
+    folder: Path, tensors: NamedTensors, config: dict[str, Any], images: dict[str, Any]
 ) -> None:
     """Write weights, config and preprocessing."""
     write_tensors(tensors, folder / WEIGHTS[0])

@@ -40,7 +40,7 @@ from model.zoo.forms.keys import (
     vision_rules,
 )
 from model.zoo.forms.plain import is_plain
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
@@ -74,7 +74,7 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and read_json(path, CONFIG).get("model_type") == "clip"
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
@@ -82,13 +82,13 @@ def read(path: Path, told: Told) -> Published:
         CheckpointError: a file is missing or damaged, or open_clip has no such towers.
     """
     weights = find_file(path, WEIGHTS)
-    architecture = check_activation(_architecture(path), told, str(path / CONFIG))
+    architecture = check_activation(_architecture(path), given, str(path / CONFIG))
     check_bpe(path)
     tensors = {
         name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS
     }
     ours = to_ours(tensors, _rules(architecture))
-    return Published(
+    return ForeignModel(
         "huggingface",
         architecture,
         read_preprocess(path),

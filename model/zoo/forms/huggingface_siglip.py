@@ -32,7 +32,7 @@ from model.zoo.forms.huggingface import (
     write_folder,
 )
 from model.zoo.forms.keys import Rule, block_rules, reshaped, same, stacked, to_ours, to_theirs
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
@@ -75,16 +75,16 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and str(read_json(path, CONFIG).get("model_type")).startswith("siglip")
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
         ConfigError: the user said an activation, which the folder says itself.
         CheckpointError: a file is missing or damaged, or timm has no such image tower.
     """
-    if told.activation is not None:
+    if given.activation is not None:
         raise ConfigError(
-            f"--activation {told.activation}: {path / CONFIG} says it; leave the option out"
+            f"--activation {given.activation}: {path / CONFIG} says it; leave the option out"
         )
     weights = find_file(path, WEIGHTS)
     if read_json(path, CONFIG)["model_type"] != "siglip":
@@ -98,7 +98,7 @@ def read(path: Path, told: Told) -> Published:
     ours = to_ours(tensors, _rules(architecture))
     preprocess = SIGLIP_PREPROCESS | read_preprocess(path)
     files = tokenizer_files(path)
-    return Published(
+    return ForeignModel(
         "huggingface", architecture, preprocess, ours, weights, files, read_licence(path), True
     )
 

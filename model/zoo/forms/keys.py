@@ -1,12 +1,12 @@
-"""Tensors of one model under two sets of names: a rule a group of tensors, good in both directions."""
+"""NamedTensors of one model under two sets of names: a rule a group of tensors, good in both directions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
-Tensors = dict[str, torch.Tensor]
-Change = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+NamedTensors = dict[str, torch.Tensor]
+Conversion = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 def _same(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -18,8 +18,8 @@ class Rule(NamedTuple):
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
-    there: Change = _same
-    back: Change = _same
+    there: Conversion = _same
+    back: Conversion = _same
 
 
 def same(theirs: str, ours: str) -> list[Rule]:
@@ -54,9 +54,9 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
     )
 
 
-def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
-    """Return tensors under our names; what no rule knows keeps its name, so that it is told as unknown."""
-    left, ours = dict(theirs), Tensors()
+def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> NamedTensors:
+    """Return tensors under our names; what no rule knows keeps its name, so that it is given as unknown."""
+    left, ours = dict(theirs), NamedTensors()
     for rule in rules:
         if all(name in left for name in rule.theirs):
             ours |= dict(
@@ -65,13 +65,13 @@ def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensor
     return ours | left
 
 
-def to_theirs(ours: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
+def to_theirs(ours: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> NamedTensors:
     """Return tensors under their names, contiguous.
 
     Raises:
         KeyError: one that the rules need is not there.
     """
-    theirs = Tensors()
+    theirs = NamedTensors()
     for rule in rules:
         theirs |= dict(zip(rule.theirs, rule.back([ours[name] for name in rule.ours]), strict=True))
     return {name: tensor.contiguous() for name, tensor in theirs.items()}

@@ -20,7 +20,7 @@ from model.towers.create import ARCHITECTURE_KEYS, PREPROCESS_KEYS, usual_prepro
 from model.towers.folder import CONFIG_FILE
 from model.towers.imported import ORIGIN_FILE
 from model.towers.towers import Towers
-from model.zoo.family import FAMILY, find_row
+from model.zoo.family import FAMILY, find_published
 from model.zoo.folders import (
     MAX_JSON_BYTES,
     file_of,
@@ -31,13 +31,13 @@ from model.zoo.folders import (
 )
 from model.zoo.forms.activation import PLAIN, QUICK, check_activation, choose_activation
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import WEIGHTS_SUFFIXES, read_tensors, write_tensors
 
 NAME = "open_clip"
 ABOUT = "open_clip_config.json with its weights, or one weights file and --towers"
 WEIGHTS = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-PREFIX = "module."  # of models that were trained in several processes
+KEY_PREFIX = "module."  # of models that were trained in several processes
 HARMLESS_TOKENIZER_KEYS = {"clean", "strip_sep_token", "language"}
 PLAIN_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_.")
 IDLE = "text.transformer.embeddings.position_ids"  # that transformers made a constant
@@ -50,9 +50,9 @@ def recognises(path: Path) -> bool:
     return path.is_file() and path.suffix in WEIGHTS_SUFFIXES
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form, or a weights file with the config beside it or with what the user
-    told.
+    given.
 
     Raises:
         ConfigError: the user must say which towers a file is for, or which activation they have.
@@ -60,17 +60,17 @@ def read(path: Path, told: Told) -> Published:
     """
     folder = path if path.is_dir() else path.parent
     config = dict[str, Any]()
-    if told.towers is None and file_of(folder, CONFIG_FILE) is not None:
+    if given.towers is None and file_of(folder, CONFIG_FILE) is not None:
         weights = find_file(path, WEIGHTS) if path.is_dir() else path
         config = read_json(folder, CONFIG_FILE)
-        architecture = check_activation(_checked(folder, config), told, str(folder / CONFIG_FILE))
+        architecture = check_activation(_checked(folder, config), given, str(folder / CONFIG_FILE))
         preprocess = config.get("preprocess_cfg", {})
     elif path.is_dir():
         raise ConfigError(
             f"{path}: {CONFIG_FILE} says which towers these are; leave --towers out, or name a file"
         )
     else:
-        weights, (architecture, preprocess) = path, _told_architecture(path, told)
+        weights, (architecture, preprocess) = path, _told_architecture(path, given)
     text = architecture["text_cfg"]
     files = tokenizer_files(folder) if text.get("hf_tokenizer_name") else {}
     if text.get("hf_model_name"):
@@ -78,7 +78,7 @@ def read(path: Path, told: Told) -> Published:
     tensors = _ours(read_tensors(weights), architecture)
     kept = {key: preprocess[key] for key in PREPROCESS_KEYS if key in preprocess}
     is_verbatim = bool(config.get("tokenizer_cfg", {}).get("is_verbatim"))
-    return Published(
+    return ForeignModel(
         NAME, architecture, kept, tensors, weights, files, read_licence(folder), is_verbatim
     )
 
@@ -98,39 +98,39 @@ def write(towers: Towers, folder: Path) -> None:
             (folder / name).write_bytes(content)
 
 
-def _told_architecture(path: Path, told: Told) -> tuple[dict[str, Any], dict[str, Any]]:
+def _told_architecture(path: Path, given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return architecture and preprocessing of the towers that the user named."""
-    if told.towers is None:
+    if given.towers is None:
         raise ConfigError(
             f"{path}: a weights file does not say of which towers it is; pass --towers, as ViT-B-32"
         )
-    row = find_row(told.towers)
-    name, _, tag = told.towers.partition("/")
+    row = find_published(given.towers)
+    name, _, tag = given.towers.partition("/")
     if row is not None and row.architecture is not None:
         name, tag = row.architecture, row.tag or ""
-    if told.towers.endswith(".json"):
-        return _json_architecture(Path(told.towers), told), {}
+    if given.towers.endswith(".json"):
+        return _json_architecture(Path(given.towers), given), {}
     known = open_clip.list_models()
     if name not in known:
         names = [*known, *(row.name for row in FAMILY)]
         raise ConfigError(
-            f"--towers {told.towers}: open_clip knows no such model{nearest(name, names)}"
+            f"--towers {given.towers}: open_clip knows no such model{nearest(name, names)}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise ConfigError(
-            f"--towers {told.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}"
+            f"--towers {given.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}"
         )
     architecture = open_clip.get_model_config(name)
     listed: str | None = row.activation if row is not None else None
     if tag:
         listed = QUICK if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu") else PLAIN
     if f"{name}-quickgelu" in known:
-        architecture = choose_activation(architecture, told, listed, str(path))
-    return check_activation(architecture, told, name), usual_preprocess(name, tag)
+        architecture = choose_activation(architecture, given, listed, str(path))
+    return check_activation(architecture, given, name), usual_preprocess(name, tag)
 
 
-def _json_architecture(path: Path, told: Told) -> dict[str, Any]:
+def _json_architecture(path: Path, given: Given) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--towers {path}: no such file")
     architecture = read_json(path.parent, path.name)
@@ -138,8 +138,8 @@ def _json_architecture(path: Path, told: Told) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"--towers {path}: not an open_clip config, {', '.join(missing)} missing")
     if "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]:
-        architecture = choose_activation(architecture, told, None, str(path))
-    return check_activation(architecture, told, str(path))
+        architecture = choose_activation(architecture, given, None, str(path))
+    return check_activation(architecture, given, str(path))
 
 
 def _checked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _ours(
 ) -> dict[str, torch.Tensor]:
     """Name tensors as the towers of an architecture do: older files name the text tower's parts without ``text.``."""
     named = {
-        name.removeprefix(PREFIX): tensor
+        name.removeprefix(KEY_PREFIX): tensor
         for name, tensor in tensors.items()
         if not name.endswith(IDLE)
     }

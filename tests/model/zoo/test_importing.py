@@ -19,7 +19,7 @@ from model.storage.sealed import WEIGHTS_FILE, weights_sha256
 from model.towers.folder import load_towers
 from model.towers.imported import recorded_weights_sha256
 from model.zoo.importing import import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from model.zoo.tensors import FLOATS, INTEGERS, read_tensors, write_tensors
 from tests.published import (
     clip_architecture,
@@ -50,11 +50,11 @@ def folder(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine / "bin", tmp_path / "theirs"))
 
 
-def refusal(path: Path, told: Told | None = None, **more: Any) -> str:
+def refusal(path: Path, told: Given | None = None, **more: Any) -> str:
     """Return the one sentence of an import that fails and leaves nothing."""
     target = path.parent / "ours"
     with pytest.raises((CheckpointError, ConfigError)) as caught:
-        import_model(path, target, told or Told(), **more)
+        import_model(path, target, told or Given(), **more)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     assert not target.exists() and not target.with_name("ours.tmp").exists()
     return str(caught.value)
@@ -183,7 +183,7 @@ def test_a_flipped_bit_in_safetensors_is_found_by_the_sha256_that_was_given(
         folder, sha256=right
     )
     shutil.copy(pristine / "safetensors/open_clip_model.safetensors", weights)
-    origin = import_model(folder, tmp_path / "ours", Told(), right.upper(), licence="MIT")
+    origin = import_model(folder, tmp_path / "ours", Given(), right.upper(), licence="MIT")
     assert origin == {"form": "open_clip", "file": weights.name, "sha256": right, "licence": "MIT"}
     assert json.loads(load_towers(tmp_path / "ours", "cpu").files["origin.json"]) == origin
 
@@ -250,10 +250,10 @@ def test_several_candidates_are_refused_and_one_of_them_can_be_named(
         "several candidates (open_clip_model.safetensors, open_clip_pytorch_model.safetensors)"
         in refusal(folder)
     )
-    import_model(folder / "open_clip_model.safetensors", tmp_path / "ours", Told())
+    import_model(folder / "open_clip_model.safetensors", tmp_path / "ours", Given())
     (folder / "open_clip_pytorch_model.safetensors").unlink()
     shutil.copy(pristine / "bin" / WEIGHTS, folder / WEIGHTS)
-    origin = import_model(folder, tmp_path / "both", Told())
+    origin = import_model(folder, tmp_path / "both", Given())
     assert origin["file"] == "open_clip_model.safetensors", (
         "hubs publish the same weights in both formats"
     )
@@ -269,7 +269,7 @@ def test_a_folder_without_weights_and_what_is_no_model_are_refused(
     assert "no such file or folder" in refusal(tmp_path / "nothing")
     (tmp_path / "text.bin").write_text("hello")
     assert "not a readable weights file" in refusal(
-        tmp_path / "text.bin", Told("ViT-B-32-quickgelu")
+        tmp_path / "text.bin", Given("ViT-B-32-quickgelu")
     )
 
 
@@ -288,7 +288,7 @@ def test_the_links_of_hugging_faces_cache_are_followed(folder: Path, tmp_path: P
     for path in folder.iterdir():
         path.rename(model / "blobs" / f"hash-of-{path.name}")
         (model / "snapshots/1a2b" / path.name).symlink_to(f"../../blobs/hash-of-{path.name}")
-    import_model(model / "snapshots/1a2b", tmp_path / "ours", Told())
+    import_model(model / "snapshots/1a2b", tmp_path / "ours", Given())
 
 
 HOSTILE: list[tuple[Callable[[dict[str, Any]], object], str]] = [
@@ -376,7 +376,7 @@ def test_a_tokeniser_that_brings_code_is_refused(pristine: Path, tmp_path: Path)
 
 
 def test_the_folder_is_ours_sealed_and_damage_to_it_is_found(folder: Path, tmp_path: Path) -> None:
-    import_model(folder, tmp_path / "ours", Told())
+    import_model(folder, tmp_path / "ours", Given())
     weights = tmp_path / "ours" / WEIGHTS_FILE
     assert (
         weights_sha256(tmp_path / "ours")

@@ -19,7 +19,7 @@ from timm.models.vision_transformer import (
 from tokenizers import Tokenizer, models, trainers
 from torch.nn.functional import linear, multi_head_attention_forward, normalize
 
-from model.zoo.family import Row
+from model.zoo.family import PublishedModel
 from model.zoo.forms import bpe, huggingface_siglip
 
 SIDE, PATCH, TOKENS = 32, 16, 400
@@ -241,7 +241,7 @@ def write_with_hugging_face_text(folder: Path) -> Any:
     return write_open_clip(folder, architecture)
 
 
-def publish(row: Row, folder: Path) -> None:
+def publish(row: PublishedModel, folder: Path) -> None:
     """Write a row of the table in miniature, as it is published."""
     if row.form == "easynlp":
         clip = write_open_clip(

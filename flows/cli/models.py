@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from flows.cli.terminal import print_facts, print_line, print_table
 from flows.parameters import Described
 from model.errors import ConfigError, nearest
-from model.zoo.family import FAMILY, find_row
+from model.zoo.family import FAMILY, find_published
 from tasks.registry.zoo import convert, import_published
 
 
@@ -36,7 +36,7 @@ def print_model(
     Raises:
         ConfigError: the table has no such model.
     """
-    row = find_row(name)
+    row = find_published(name)
     if row is None:
         names = [known.name for known in FAMILY]
         raise ConfigError(

@@ -20,7 +20,7 @@ from model.towers.towers import normalise as pixels_of
 from model.zoo.forms import bpe
 from model.zoo.forms.easynlp_english import truncating_as_theirs
 from model.zoo.importing import convert_model, import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from tests.published import (
     CAPTIONS,
     PATCH,
@@ -52,9 +52,9 @@ def pictures() -> torch.Tensor:
     )
 
 
-def imported(path: Path, told: Told | None = None, name: str = "ours") -> Towers:
+def imported(path: Path, told: Given | None = None, name: str = "ours") -> Towers:
     folder = path.parent / f"{path.name}-{name}"
-    import_model(path, folder, told or Told())
+    import_model(path, folder, told or Given())
     towers = load_towers(folder, "cpu")
     towers.clip.eval()
     return towers
@@ -133,21 +133,21 @@ def test_a_bare_file_of_weights_needs_its_towers_and_its_activation_told(
         "open_clip.get_model_config", lambda name: clip_architecture("quick" in name)
     )
     with pytest.raises(ConfigError, match="does not say of which towers it is; pass --towers"):
-        import_model(path, tmp_path / "x", Told())
+        import_model(path, tmp_path / "x", Given())
     with pytest.raises(ConfigError, match=r"trained with gelu or quickgelu.*pass --activation"):
-        import_model(path, tmp_path / "x", Told("ViT-B-32"))
+        import_model(path, tmp_path / "x", Given("ViT-B-32"))
     told = [
-        Told("ViT-B-32", "quickgelu"),
-        Told("ViT-B-32-quickgelu"),
-        Told("ViT-B-32/openai"),
-        Told("vit-b-32-openai"),
+        Given("ViT-B-32", "quickgelu"),
+        Given("ViT-B-32-quickgelu"),
+        Given("ViT-B-32/openai"),
+        Given("vit-b-32-openai"),
     ]
     for number, said in enumerate(told if suffix == "pt" else told[:1]):
         towers = imported(path, said, str(number))
         assert_same_embeddings(towers, *as_open_clip(tmp_path / "folder", clip, towers))
     with pytest.raises(ConfigError, match="--activation gelu: ViT-B-32-quickgelu says quickgelu"):
-        import_model(path, tmp_path / "x", Told("ViT-B-32-quickgelu", "gelu"))
-    assert not imported(path, Told("ViT-B-32/laion2b_s34b_b79k"), "gelu").config["model_cfg"][
+        import_model(path, tmp_path / "x", Given("ViT-B-32-quickgelu", "gelu"))
+    assert not imported(path, Given("ViT-B-32/laion2b_s34b_b79k"), "gelu").config["model_cfg"][
         "quick_gelu"
     ]
 
@@ -393,7 +393,7 @@ def test_an_easynlp_folder_with_other_merges_is_refused(tmp_path: Path) -> None:
     merges[5], merges[6] = merges[6], merges[5]
     (tmp_path / "pai/vocab.txt").write_bytes(gzip.compress("\n".join(merges).encode()))
     with pytest.raises(CheckpointError, match=r"vocab\.txt: other merges than CLIP's"):
-        import_model(tmp_path / "pai", tmp_path / "ours", Told())
+        import_model(tmp_path / "pai", tmp_path / "ours", Given())
     (tmp_path / "pai/vocab.txt").write_bytes(b"plain text")
     with pytest.raises(CheckpointError, match=r"vocab\.txt: not the gzipped merges of CLIP"):
-        import_model(tmp_path / "pai", tmp_path / "ours", Told())
+        import_model(tmp_path / "pai", tmp_path / "ours", Given())

@@ -20,9 +20,9 @@ from model.towers.towers import normalise as pixels_of
 from model.training.objective import Objective
 from model.training.optimizer import make_optimizer
 from model.training.update import Updater
-from model.zoo.family import FAMILY, Row
+from model.zoo.family import FAMILY, PublishedModel
 from model.zoo.importing import import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from tests.chinese import vocabulary
 from tests.chinese_forms import FORMS, LARGE, Embed, Shapes, plain_reference, shaken
 from tests.published import (
@@ -61,17 +61,17 @@ class Published(NamedTuple):
     """Where a model lies as published, what must be told of it, and what its own library makes of tokens and pixels."""
 
     path: Path
-    told: Told
+    told: Given
     embed: Embed
 
 
-def published(row: Row, folder: Path) -> Published:
+def published(row: PublishedModel, folder: Path) -> Published:
     """Write a row as published, with random weights in its true shapes."""
     if row.name == "chinese-clip-rn50":
         return chinese_resnet(folder, CHINESE[row.name])
     if row.name in CHINESE:
         path, embed = FORMS[row.form](folder, CHINESE[row.name])
-        return Published(path, Told(), embed)
+        return Published(path, Given(), embed)
     if row.form == "easynlp":
         return easynlp(row, folder)
     if row.form == "huggingface":
@@ -81,16 +81,16 @@ def published(row: Row, folder: Path) -> Published:
         architecture["quick_gelu"] = row.activation == "quickgelu"
     clip = write_open_clip(folder, architecture)
     if row.tag is None:
-        return Published(folder, Told(), of_open_clip(clip))
+        return Published(folder, Given(), of_open_clip(clip))
     torch.save(clip.state_dict(), folder / "weights.pt")
-    return Published(folder / "weights.pt", Told(row.name), of_open_clip(clip))
+    return Published(folder / "weights.pt", Given(row.name), of_open_clip(clip))
 
 
 def of_open_clip(clip: Any) -> Embed:
     return lambda tokens, pixels: (clip.encode_text(tokens), clip.encode_image(pixels))
 
 
-def easynlp(row: Row, folder: Path) -> Published:
+def easynlp(row: PublishedModel, folder: Path) -> Published:
     architecture = open_clip.get_model_config(row.architecture)
     clip = write_open_clip(folder / "source", architecture)
     write_easynlp(folder / "theirs", clip, architecture)
@@ -100,10 +100,10 @@ def easynlp(row: Row, folder: Path) -> Published:
     def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return easynlp_text(tensors, tokens, heads), easynlp_image(tensors, pixels, patch)
 
-    return Published(folder / "theirs", Told(), embed)
+    return Published(folder / "theirs", Given(), embed)
 
 
-def hugging_face(row: Row, folder: Path) -> Published:
+def hugging_face(row: PublishedModel, folder: Path) -> Published:
     act = {"quickgelu": "quick_gelu", "gelu": "gelu"}
     is_clip = row.activation in act
     model = (
@@ -119,7 +119,7 @@ def hugging_face(row: Row, folder: Path) -> Published:
         )
         return text.pooler_output, image.pooler_output
 
-    return Published(folder, Told(), embed)
+    return Published(folder, Given(), embed)
 
 
 def chinese_resnet(folder: Path, shapes: Shapes) -> Published:
@@ -137,7 +137,7 @@ def chinese_resnet(folder: Path, shapes: Shapes) -> Published:
     narrow = torch.zeros(1, 3, 224, 224)
     return Published(
         folder / "clip_cn_rn50.pt",
-        Told(),
+        Given(),
         lambda tokens, pixels: (embed(tokens, narrow)[0], visual(pixels)),
     )
 
@@ -167,7 +167,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 
 @pytest.mark.parametrize("row", list(rows()))
 def test_a_row_in_its_true_shapes_is_imported_judged_and_trained(
-    row: Row, folder: Path, pairs: TinyData
+    row: PublishedModel, folder: Path, pairs: TinyData
 ) -> None:
     path, told, embed = published(row, folder / "published")
     import_model(path, folder / "ours", told)

@@ -8,7 +8,7 @@ import pytest
 from flows.__main__ import main
 from model.config.load import RunConfig
 from model.errors import CheckpointError, ConfigError
-from model.zoo.family import FAMILY, Row, find_row, licence_of
+from model.zoo.family import FAMILY, PublishedModel, find_published, licence_of
 from tasks.registry.zoo import convert, import_published, licence_of_model
 from tasks.runtime.environment import models_folder
 from tasks.runtime.lineage import architecture_id, base_weights_id
@@ -33,14 +33,14 @@ def test_names_are_unique_and_make_good_names_of_imported_models() -> None:
     names = [row.name for row in FAMILY]
     assert len(set(names)) == len(names)
     for row in FAMILY:
-        assert RunConfig(name=row.name).name == row.name and find_row(row.name) is row
+        assert RunConfig(name=row.name).name == row.name and find_published(row.name) is row
         assert row.licence == licence_of(row.name) and row.source and row.verified
 
 
 @pytest.mark.parametrize(
     "row", [row for row in ENGLISH if row.architecture], ids=lambda row: row.name
 )
-def test_a_row_says_the_size_and_resolution_of_its_towers(row: Row) -> None:
+def test_a_row_says_the_size_and_resolution_of_its_towers(row: PublishedModel) -> None:
     import open_clip
     import torch
 
@@ -52,7 +52,7 @@ def test_a_row_says_the_size_and_resolution_of_its_towers(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ENGLISH, ids=lambda row: row.name)
 def test_every_row_is_imported_judged_and_fine_tuned(
-    row: Row, tmp_path: Path, pairs: TinyData
+    row: PublishedModel, tmp_path: Path, pairs: TinyData
 ) -> None:
     from model.batches.loading import pair_input
     from model.evaluation.split import evaluate_split

@@ -25,9 +25,9 @@ from model.towers.folder import load_towers
 from model.towers.towers import Towers, encode_images, encode_texts, normalise
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage
-from model.zoo.family import FAMILY, Row
+from model.zoo.family import FAMILY, PublishedModel
 from model.zoo.importing import convert_model, import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from tests.chinese import HARD_CAPTIONS, vocabulary
 from tests.chinese_forms import (
     FORMS,
@@ -43,7 +43,7 @@ from tests.chinese_forms import (
 )
 from tests.tiny import SIDE, WIDTH, TinyData, tiny_stage_config
 
-NOBODY = Told()
+NOBODY = Given()
 
 
 def images() -> torch.Tensor:
@@ -351,7 +351,7 @@ CHINESE = [row for row in FAMILY if row.language == "Chinese"]
 
 
 @pytest.mark.parametrize("row", CHINESE, ids=lambda row: row.name)
-def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: Row) -> None:
+def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: PublishedModel) -> None:
     assert row.form in FORMS and row.activation == "quickgelu"
     name = "vit-l-14" if "ViT-L-14" in row.towers else row.towers.split(",")[0].lower()
     architecture = json.loads(

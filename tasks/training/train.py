@@ -80,8 +80,8 @@ def _train(
     from model.evaluation.split import evaluate_split
     from model.storage.sealed import weights_sha256
     from model.towers.towers import compile_towers
-    from model.training.meter import measure_peak_flops
     from model.training.loop import train
+    from model.training.meter import measure_peak_flops
     from model.training.stage import Callbacks, Stage
     from tasks.cluster.torchrun import Work, call_helpers
 

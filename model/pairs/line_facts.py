@@ -62,7 +62,7 @@ def profile_piece(piece: Piece) -> ProfiledPiece:
 
     for line in read_lines(piece.tsv, piece.limits.max_line_bytes, piece.start, piece.stop):
         row = _row(line, piece, rows.words)
-        # What only the place of a line in its file tells.
+        # Notes that depend on the place of a line in its file.
         if piece.start == 0 and line.line == 1 and line.offset:
             row["notes"].append("bom")
         if line.offset + line.length == size:

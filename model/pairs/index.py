@@ -2,9 +2,9 @@
 
 A TSV is read in place: nothing is unpacked, and nothing mapped, because a mapped file that is cut
 kills its readers with a signal (DECISIONS 16). Each pair that is read is compared with the hashes
-in its profile, so nothing is trained on that was not validated. Opening 10 GB of 500,000 pairs takes about 0.06 s
-of one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them the hashes), a
-caption alone 12 µs; an index 48 bytes a pair.
+in its profile, so nothing is trained on that was not validated. Opening 10 GB of 500,000 pairs
+takes about 0.06 s of one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them
+the hashes), a caption alone 12 µs; an index 48 bytes a pair.
 """
 
 import hashlib

@@ -142,7 +142,7 @@ def _parse_query(data: bytes, name: str) -> Query | LeftOut:
     if not isinstance(values, dict):
         return unreadable
 
-    # Whose release it is shows in the name of the text's field.
+    # The two releases differ in the names of their fields.
     fields = next((fields for fields in FIELDS if fields[1] in values), None)
     if fields is None:
         return unreadable

@@ -11,5 +11,5 @@ class ImportOptions(Section):
     split: Name | None = Field(
         None,
         description="Name of the one split that all sources become; "
-        "by default their file names tell.",
+        "by default it comes from their file names.",
     )

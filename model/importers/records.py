@@ -65,7 +65,7 @@ SourceRow = ImportedPair | Untouched | LeftOut
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A split that can be imported; ``rows`` is None where only reading it would tell."""
+    """A split that can be imported; ``rows`` is None where they are not known before."""
 
     split: str
     files: tuple[Path, ...]

@@ -76,7 +76,7 @@ class Options(ImportOptions):
 
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
-    """Return the splits that the tables' names or their folders' names tell, else train.
+    """Return the splits by the tables' names or their folders' names, else train.
 
     Raises:
         DataError: a table or the folder of images is missing, or a table has no fitting columns.
@@ -199,7 +199,7 @@ def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CS
         invalid_row_handler=on_bad_row,
     )
 
-    # Every column is text, and an empty field or NA is what it says.
+    # Every column is text, so that an empty field stays empty and NA stays NA.
     as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
     blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False)
     return csv.open_csv(path, read_options=blocks, parse_options=parsing, convert_options=as_text)

@@ -62,7 +62,7 @@ class Member(NamedTuple):
 
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
-    """Return the splits that the shards' names or their folders' names tell, else train.
+    """Return the splits by the shards' names or their folders' names, else train.
 
     Raises:
         DataError: a source does not exist or holds no shard.

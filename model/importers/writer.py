@@ -1,7 +1,7 @@
 """Rows of any importer → ``<split>.tsv`` and ``<split>.products.csv``, both or none.
 
 One pass and flat memory. The columns of a side table need not be known before the last row (the
-JSON of a webdataset may show a new field at any time), so its rows wait in a nameless temporary
+JSON of a webdataset may bring a new field at any time), so its rows wait in a nameless temporary
 file beside the output, each a JSON list, and become CSV when all columns are known, in the order of
 their first appearance; that costs their size on disk once more. Tabs and line breaks become spaces
 in captions and in the side table, whose line N+1 is thus line N of the TSV.

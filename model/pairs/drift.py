@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -124,13 +123,13 @@ def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int
     """
     before, after = _comparable(before, after)
 
-    # The shares, the terms of the sum, and the rows that they are shares of.
     values = sorted(before.keys() | after.keys())
-    p, q = (_shares(counts, values) for counts in (before, after))
+    halves = [np.array([side.get(value, 0) + 0.5 for value in values]) for side in (before, after)]
+    p, q = (each / max(each.sum(), 0.5) for each in halves)
     terms = (q - p) * np.log(q / p)
+
     n, m = (max(1, sum(counts.values())) for counts in (before, after))
     noise = (1 / n + 1 / m) * _chi_square(len(values) - 1)
-
     most = [values[row] for row in np.argsort(-terms, kind="stable")[:MOVERS] if terms[row] > 0]
     movers = tuple(
         Mover(value, before.get(value, 0) / n, after.get(value, 0) / m) for value in most
@@ -195,11 +194,6 @@ def _merged(counts: Mapping[str, int], values: set[str], name: str) -> dict[str,
     if values:
         kept[name] = kept.get(name, 0) + sum(counts.get(value, 0) for value in values)
     return kept
-
-
-def _shares(counts: Mapping[str, int], values: list[str]) -> npt.NDArray[np.float64]:
-    found = np.array([counts.get(value, 0) + 0.5 for value in values], dtype=np.float64)
-    return np.divide(found, max(found.sum(), 0.5))
 
 
 def _chi_square(freedom: int) -> float:

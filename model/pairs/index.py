@@ -1,10 +1,10 @@
 """Random access to the accepted pairs of a split, by the offsets of their profile.
 
 A TSV is read in place: nothing is unpacked, and nothing mapped, because a mapped file that is cut
-kills its readers with a signal. Each pair that is read is compared with the hashes in its profile,
-so nothing is trained on that was not validated. Opening 10 GB of 500,000 pairs takes about 0.06 s
-of one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them the hashes), a
-caption alone 12 µs; an index 48 bytes a pair.
+kills its readers with a signal (DECISIONS 16). Each pair that is read is compared with the hashes
+in its profile, so nothing is trained on that was not validated. Opening 10 GB of 500,000 pairs
+takes about 0.06 s of one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them
+the hashes), a caption alone 12 µs; an index 48 bytes a pair.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ CAPTION_HEAD_BYTES = 4096
 
 
 class PairSource(NamedTuple):
-    """A TSV and the profile that says where its pairs lie."""
+    """A TSV, and the profile by which its pairs are found."""
 
     tsv: Path
     profile: Path

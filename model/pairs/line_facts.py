@@ -62,7 +62,7 @@ def profile_piece(piece: Piece) -> ProfiledPiece:
 
     for line in read_lines(piece.tsv, piece.limits.max_line_bytes, piece.start, piece.stop):
         row = _row(line, piece, rows.words)
-        # What only the place of a line in its file tells.
+        # Notes that depend on the place of a line in its file.
         if piece.start == 0 and line.line == 1 and line.offset:
             row["notes"].append("bom")
         if line.offset + line.length == size:
@@ -76,8 +76,12 @@ def profile_piece(piece: Piece) -> ProfiledPiece:
 
 def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
     """Return what is known of a line; ``fault`` is there only where it has one."""
-    row: dict[str, Any] = {"line": line.line, "offset": line.offset, "length": line.length}
-    row["notes"] = []
+    row: dict[str, Any] = {
+        "line": line.line,
+        "offset": line.offset,
+        "length": line.length,
+        "notes": [],
+    }
     if line.data is None:
         return row | {"fault": FaultReason.LINE_TOO_LONG.value}
 
@@ -94,8 +98,7 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
 
 
 def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
-    row["image_bytes"] = len(image)
-    row["image_hash"] = content_hash(image)
+    row |= {"image_bytes": len(image), "image_hash": content_hash(image)}
 
     # A fault of the image is the line's; its size and hash stay known.
     preview = preview_image(image, limits.max_pixels, limits.min_image_side)
@@ -103,20 +106,27 @@ def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
         row["fault"] = preview.value
         return
 
-    facts = preview.facts
-    row["image_format"], row["mode"] = facts.format, facts.mode
-    row["width"], row["height"] = facts.width, facts.height
+    facts, signature = preview.facts, image_signature(preview.pixels)
     row["notes"].extend(facts.notes)
-    row["image_phash"], row["image_thumb"] = image_signature(preview.pixels)
+    row |= {
+        "image_format": facts.format,
+        "width": facts.width,
+        "height": facts.height,
+        "mode": facts.mode,
+        "image_phash": signature.phash,
+        "image_thumb": signature.thumb,
+    }
 
 
 def _add_caption(row: dict[str, Any], caption: str, words: Counter[str]) -> None:
-    used = words_of(caption)
-    row["caption_chars"] = len(caption)
-    row["caption_words"] = len(used)
-    row["caption_script"] = _script(caption)
-    row["caption_hash"] = caption_hash(caption)
-    row["caption_key"] = content_hash(" ".join(used).encode()) if used else row["caption_hash"]
+    used, whole = words_of(caption), caption_hash(caption)
+    row |= {
+        "caption_chars": len(caption),
+        "caption_words": len(used),
+        "caption_script": _script(caption),
+        "caption_hash": whole,
+        "caption_key": content_hash(" ".join(used).encode()) if used else whole,
+    }
 
     # The vocabulary is that of accepted lines.
     if "fault" not in row:

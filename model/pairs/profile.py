@@ -127,7 +127,7 @@ def write_profile(
                 tally.add(group)
                 _copy_faulty(tsv, group, quarantined)
 
-        # Both files vanish where the lines that they describe did.
+        # Raised inside the block, so that neither file stays.
         if _stamp(tsv) != before:
             raise DataError(
                 f"{tsv}: changed while it was read; wait until it is complete and run again"
@@ -137,7 +137,7 @@ def write_profile(
         files.quarantine.unlink(missing_ok=True)
     _write_words(tally.words, files.words)
 
-    # The summary comes last: its hashes say that the other files are whole.
+    # The summary comes last: its hashes prove that the other files are whole.
     summary = tally.summary()
     values = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     with atomic_write(files.summary) as file:
@@ -265,7 +265,7 @@ def _copy_faulty(tsv: Path, group: pa.Table, quarantined: IO[bytes]) -> None:
 
 
 def _read_blocks(tsv: Path, offset: int, length: int) -> Iterator[bytes]:
-    # A failure to read is told apart from one to write what was read.
+    # A failure to read gets a sentence of its own, unlike one to write what was read.
     try:
         with tsv.open("rb") as file:
             file.seek(offset)

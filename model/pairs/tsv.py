@@ -196,7 +196,7 @@ def parse_line(raw: bytes, columns: LineColumns = "pair") -> Pair | FaultReason:
     """Return the caption and the encoded image of a line without its newline, or the first fault.
 
     Checked in this order: NO_TAB, EXTRA_TAB, then the caption (BAD_UTF8, CONTROL_BYTE,
-    EMPTY_CAPTION), then the image (BAD_BASE64). The bytes of the image are judged by
+    EMPTY_CAPTION), then the image (BAD_BASE64). The bytes of the image are left to
     `model.pairs.images`. One CR at the end is cut.
     """
     tabs = raw.count(b"\t")

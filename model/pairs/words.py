@@ -48,10 +48,8 @@ def spellings(caption: str) -> list[str]:
     if text.isascii() or not _HAS_UNSPACED.search(text):
         return runs
 
-    words = []
-    for run in runs:
-        words.extend(_segmented(run) if _HAS_UNSPACED.search(run) else [run])
-    return words
+    cut = (_segmented(run) if _HAS_UNSPACED.search(run) else [run] for run in runs)
+    return [word for words in cut for word in words]
 
 
 def _segmented(run: str) -> list[str]:

@@ -56,7 +56,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_failure(path: Path, error: OSError) -> CommerceClipError:
-    """Return an error that says in one sentence why a file could not be written."""
+    """Return the one-sentence error of a file that could not be written."""
     # Path.exists would raise where a folder may not be entered.
     existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -1,4 +1,4 @@
-"""What holds for every kind: names are checked, files come in pairs, and rows read are pairs plus rows left out."""
+"""Of every kind: names are checked, files come in pairs, rows read are pairs plus rows left out."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""A profile has a row for every line, the faulty ones are put aside to the byte, and any number of processes agrees."""
+"""A profile has a row for every line, faulty ones are put aside to the byte, by any processes."""
 
 import hashlib
 import os

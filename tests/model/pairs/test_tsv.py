@@ -1,4 +1,4 @@
-"""Every line gets one verdict, every byte has one place, and nothing a shop's feed holds makes the reader raise."""
+"""Every line gets one verdict, every byte has one place, and nothing in a feed makes us raise."""
 
 import base64
 import os

@@ -67,7 +67,6 @@ def random_crop(
     ``flip``, half the crops are mirrored. Every call draws 24 numbers, whatever it does.
     """
     draws = torch.rand(24, generator=generator).tolist()
-    is_mirrored = flip and draws[23] < 0.5
     if min_scale >= 1:
         cropped = centre_crop(image, side, resizing)
     else:
@@ -76,7 +75,7 @@ def random_crop(
         cut = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
         cropped = _resize(cut, side, side, resizing.interpolation)
 
-    return _in_one_block(cropped.flip(2) if is_mirrored else cropped)
+    return _in_one_block(cropped.flip(2) if flip and draws[23] < 0.5 else cropped)
 
 
 def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:

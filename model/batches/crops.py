@@ -67,16 +67,14 @@ def random_crop(
     ``flip``, half the crops are mirrored. Every call draws 24 numbers, whatever it does.
     """
     draws = torch.rand(24, generator=generator).tolist()
-    is_mirrored = flip and draws[23] < 0.5
     if min_scale >= 1:
         cropped = centre_crop(image, side, resizing)
     else:
-        height, width = image.shape[1:]
-        box = _random_box(height, width, min_scale, draws)
-        cut = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+        top, left, height, width = _random_box(*image.shape[1:], min_scale, draws)
+        cut = image[:, top : top + height, left : left + width]
         cropped = _resize(cut, side, side, resizing.interpolation)
 
-    return _in_one_block(cropped.flip(2) if is_mirrored else cropped)
+    return _in_one_block(cropped.flip(2) if flip and draws[23] < 0.5 else cropped)
 
 
 def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
@@ -98,15 +96,13 @@ def _in_one_block(image: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.numpy()))
 
 
-class _Box(NamedTuple):
-    top: int
-    left: int
-    height: int
-    width: int
+def _random_box(
+    height: int, width: int, min_scale: float, draws: list[float]
+) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a box in an image of that size.
 
-
-def _random_box(height: int, width: int, min_scale: float, draws: list[float]) -> _Box:
-    """Take the first of ten drawn boxes that fits, else the largest centred one allowed."""
+    The first of ten drawn boxes that fits, else the largest centred one of allowed aspect.
+    """
     for area_draw, aspect_draw in zip(draws[:10], draws[10:20], strict=True):
         area = height * width * (min_scale + (1 - min_scale) * area_draw)
         aspect = (4 / 3) ** (2 * aspect_draw - 1)
@@ -114,11 +110,11 @@ def _random_box(height: int, width: int, min_scale: float, draws: list[float]) -
         if 0 < crop_height <= height and 0 < crop_width <= width:
             top = int(draws[20] * (height - crop_height + 1))
             left = int(draws[21] * (width - crop_width + 1))
-            return _Box(top, left, crop_height, crop_width)
+            return top, left, crop_height, crop_width
 
     crop_height = min(height, max(1, round(width * 4 / 3)))
     crop_width = min(width, max(1, round(height * 4 / 3)))
-    return _Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 def _centre_of_strip(image: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:

@@ -67,11 +67,14 @@ def pair_input(
     tokens = token_ids(index, spec.tokenizer, folder, lambda rows: on_rows("tokens", rows))
     if folder is None or not is_decoded:
         return PairInput(index, tokens)
-
-    def on_decoded(rows: int) -> None:
-        on_rows("decoded images", rows)
-
-    decoded = decoded_images(index, spec.side, folder, workers, on_decoded, spec.resizing)
+    decoded = decoded_images(
+        index,
+        spec.side,
+        folder,
+        workers,
+        lambda rows: on_rows("decoded images", rows),
+        spec.resizing,
+    )
     return PairInput(index, tokens, decoded)
 
 

@@ -69,7 +69,8 @@ def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed
 
     def draw(rows: int) -> Floats:
         kept = generator.binomial(times, 0.5, (rows, len(distinct)))
-        return (2 * kept - times) @ distinct
+        ahead: Floats = (2 * kept - times) @ distinct
+        return ahead
 
     lead = draw_in_blocks(draw, draws, len(distinct))
     # The observed order is one of the exchanges, so the share is never 0.

@@ -67,7 +67,12 @@ def audit(
     right = (place_of[related.query[is_missed]], related.candidate[is_missed])
     first = top_k(text_QD[missed], image_CD, 1, block_rows, right)[1][:, 0].tolist()
 
-    naming = naming_images(related, concepts)
+    # The images of captions that name each concept.
+    naming = defaultdict[int, set[int]](set)
+    for query, image in zip(related.query.tolist(), related.candidate.tolist(), strict=True):
+        for concept in concepts[query]:
+            naming[concept].add(image)
+
     rights = torch.bincount(related.query, minlength=len(found)).tolist()
     judged = satisfied = 0
     by_chance = 0.0
@@ -82,12 +87,3 @@ def audit(
         # A caption's own images name all that it names.
         by_chance += (len(all_named) - rights[query]) / (len(image_CD) - rights[query])
     return Audit(len(found), len(missed), judged, satisfied, by_chance)
-
-
-def naming_images(related: RelevantPairs, concepts: Sequence[Sequence[int]]) -> dict[int, set[int]]:
-    """Return the images of captions that name each concept."""
-    naming = defaultdict[int, set[int]](set)
-    for query, image in zip(related.query.tolist(), related.candidate.tolist(), strict=True):
-        for concept in concepts[query]:
-            naming[concept].add(image)
-    return naming

@@ -56,11 +56,14 @@ def bert_config(model_cfg: dict[str, Any]) -> BertConfig | RobertaConfig:
     Raises:
         KeyError, TypeError, ValueError: the fields make no BERT.
     """
-    fields = dict(model_cfg["text_cfg"]["bert"])
-    kind = {"bert": BertConfig, "roberta": RobertaConfig}[fields.pop("model_type", "bert")]
+    # RoBERTa pads with 1 by default; [PAD] is the first line of our vocabularies.
+    fields: dict[str, Any] = {"pad_token_id": 0, **model_cfg["text_cfg"]["bert"]}
+    kinds: dict[str, type[BertConfig | RobertaConfig]] = {
+        "bert": BertConfig,
+        "roberta": RobertaConfig,
+    }
     try:
-        # RoBERTa pads with 1 by default; [PAD] is the first line of our vocabularies.
-        return kind(**{"pad_token_id": 0} | fields)
+        return kinds[fields.pop("model_type", "bert")](**fields)
     except StrictDataclassError as error:
         raise ValueError(" ".join(str(error).split())) from None
 
@@ -98,16 +101,16 @@ class BertTower(torch.nn.Module):
     def __init__(self, config: BertConfig | RobertaConfig, embed_dim: int, has_bias: bool) -> None:
         """Take transformers' config, the embedding's width, and if the projection has a bias."""
         super().__init__()
-        self.config = config
-        kind = RobertaModel if isinstance(config, RobertaConfig) else BertModel
+        self.config: Any = config
+        kind: Any = RobertaModel if isinstance(config, RobertaConfig) else BertModel
         self.transformer = kind(config, add_pooling_layer=has_bias)
         self.proj = torch.nn.Linear(config.hidden_size, embed_dim, bias=has_bias)
         torch.nn.init.normal_(self.proj.weight, std=config.hidden_size**-0.5)
 
     def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Return features [B, D] of token ids; nothing depends on padding."""
-        mask_BL = (tokens_BL != self.config.pad_token_id).long()
-        output = self.transformer(input_ids=tokens_BL, attention_mask=mask_BL)
+        is_kept_BL: torch.Tensor = tokens_BL != self.config.pad_token_id
+        output = self.transformer(input_ids=tokens_BL, attention_mask=is_kept_BL.long())
         pooled_BE = (
             output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         )

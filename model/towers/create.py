@@ -211,7 +211,7 @@ def _known_architecture(name: str) -> str:
         architecture = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.name is '{path}': no readable JSON ({error}); mend the file"
+            f"model.name is '{path}': no readable JSON ({error}); correct the file"
         ) from None
 
     keys = architecture.keys() if isinstance(architecture, dict) else ()
@@ -243,7 +243,7 @@ def _build(name: str, device: torch.device) -> Any:
         return open_clip.create_model(name, device=device, pretrained_text=False)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"model.name: open_clip cannot build {name} ({error}); mend its JSON config"
+            f"model.name: open_clip cannot build {name} ({error}); correct its JSON config"
         ) from error
 
 

@@ -51,14 +51,8 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
     others = names.keys() - {CONFIG_FILE, WEIGHTS_FILE}
     files = {name: (folder / name).read_bytes() for name in names if name in others}
     return Towers(
-        clip, build_tokenizer(folder), read_config(folder), target, precision, files=files
+        clip, build_tokenizer(folder), _read_config(folder), target, precision, files=files
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return open_clip's config of a folder."""
-    config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    return config
 
 
 def write_config(config: dict[str, Any], files: Mapping[str, bytes], folder: Path) -> None:
@@ -74,7 +68,7 @@ def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
     A text tower of Hugging Face has its config.json in the folder. open_clip hands neither
     activation nor resolution on to timm's towers, so they are applied here.
     """
-    config = read_config(folder)
+    config = _read_config(folder)
     if is_bert(config["model_cfg"]):
         with torch.random.fork_rng(devices=[]):
             return build_bert_clip(config["model_cfg"], config["preprocess_cfg"]).to(device)
@@ -97,7 +91,7 @@ def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
 
 def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
     """Return the tokeniser of a folder's config, made of the files beside it."""
-    config = read_config(folder)
+    config = _read_config(folder)
     if is_bert(config["model_cfg"]):
         return make_word_pieces(config["model_cfg"], (folder / VOCABULARY_FILE).read_bytes())
 
@@ -132,6 +126,10 @@ def quiet_open_clip() -> Iterator[None]:
             yield
     finally:
         root.removeFilter(_is_not_open_clip_s)
+
+
+def _read_config(folder: Path) -> Any:
+    return json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
 
 
 def _is_not_open_clip_s(record: logging.LogRecord) -> bool:

@@ -200,7 +200,7 @@ def _block(block: Any, x_BLE: torch.Tensor, is_causal: bool) -> torch.Tensor:
     attention = block.attn
     projected = linear(block.ln_1(x_BLE), attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = (
-        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # a view [B, H, L, K]
+        torch.unflatten(part, -1, (attention.num_heads, -1)).transpose(1, 2)  # a view [B, H, L, K]
         for part in projected.chunk(3, dim=-1)
     )
     mixed_BHLK = scaled_dot_product_attention(query, key, value, is_causal=is_causal)

@@ -120,7 +120,7 @@ def test_open_clip_itself_reads_the_folder_and_gives_the_same_embeddings(
 
 
 @torch.inference_mode()
-def test_an_encoded_picture_gets_the_embedding_that_open_clip_gives_it(
+def test_an_encoded_image_gets_the_embedding_that_open_clip_gives_it(
     towers: Towers, folder: Path
 ) -> None:
     buffers = [io.BytesIO() for _ in range(4)]
@@ -200,7 +200,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_one(
         ('{"embed_dim": 4, "text_cfg": {}}', "not an open_clip config, vision_cfg missing"),
         (
             json.dumps(TINY_MODEL | {"vision_cfg": {"widht": 32}}),
-            "open_clip cannot build broken .*widht.*mend its JSON",
+            "open_clip cannot build broken .*widht.*correct its JSON",
         ),
         (
             json.dumps(TINY_MODEL | {"text_cfg": {**TINY_MODEL["text_cfg"], "heads": 5}}),

@@ -6,12 +6,11 @@ nothing is copied. Running statistics of normalisation layers are the towers' ow
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from model.config.sections import StageConfig
 from model.training.checkpoint import NamedTensors
 
 # Two recalls that differ by less are equal: rounding is far below, one query of a million far
@@ -61,16 +60,6 @@ class WeightAverage:
         """Put the average of a checkpoint in place."""
         for name, value in self._average.items():
             value.copy_(tensors[name])
-
-
-def make_average(clip: torch.nn.Module, config: StageConfig) -> WeightAverage | None:
-    """Make the average of a stage, None where the config wants none."""
-    return WeightAverage(clip, config.ema_decay) if config.ema_decay else None
-
-
-def averaged(average: WeightAverage | None) -> AbstractContextManager[None]:
-    """Open the context in which the model has the weights that are validated and kept."""
-    return nullcontext() if average is None else average.in_place()
 
 
 def copy_weights(clip: torch.nn.Module) -> NamedTensors:

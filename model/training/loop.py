@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from model.batches.loading import Batch, Crop, load_batch, pinned
 from model.batches.prefetch import prefetch
 from model.batches.sampler import Sampler
 from model.concepts.labels import label_concepts
-from model.concepts.rewording import make_rewording
+from model.concepts.rewording import Rewording
 from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
 from model.pairs.index import Rows
 from model.storage.sealed import fault_point, require_space
@@ -29,14 +30,13 @@ from model.towers.folder import load_towers, save_towers
 from model.towers.passes import set_patch_dropout
 from model.towers.towers import Towers
 from model.training.averaging import (
-    averaged,
+    WeightAverage,
     choose_coefficient,
     copy_weights,
     interpolate,
-    make_average,
 )
 from model.training.checkpoint import NamedTensors
-from model.training.distillation import make_teacher
+from model.training.distillation import Teacher
 from model.training.distributed import (
     any_rank,
     ask_main,
@@ -128,16 +128,20 @@ class _Loop:
         vocabulary, self.concepts = label_concepts(stage.train, config)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
-        self.reword = make_rewording(
-            config, stage.train.index, towers.tokenizer, vocabulary, stage.seed
-        )
+        self.reword: Rewording | None = None
+        if config.keyword_share:
+            assert vocabulary is not None, "what keywords are taken from"
+            self.reword = Rewording(
+                stage.train.index, towers.tokenizer, vocabulary, config.keyword_share, stage.seed
+            )
 
         # What is minimised, and how.
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
-        self.average = make_average(towers.clip, config)
-        teacher = make_teacher(towers, config)
+        decay = config.ema_decay
+        self.average = WeightAverage(towers.clip, decay) if decay else None
+        teacher = Teacher(towers) if config.distill_weight else None
         self.update = Updater(towers, self.objective, self.optimizer, config, teacher)
 
         # What a checkpoint holds beside the counters of the state.
@@ -329,7 +333,7 @@ class _Loop:
             self.objective.queue.rebuild()
 
         folder, older_best = stage.folder / f"best-{state.step:09d}", state.best_folder
-        with averaged(self.average):
+        with nullcontext() if self.average is None else self.average.in_place():
             metrics = stage.validate(self.towers)
             is_best = metrics["mean_recall"] > state.best_mean_recall
             if is_best and is_main():

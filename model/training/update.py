@@ -37,7 +37,11 @@ class Updater:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         is_in_parts = config.micro_batch_size is not None or rank_of_world()[1] > 1
-        if is_in_parts and any(map(_is_batch_norm, towers.clip.modules())):
+        has_batch_norm = any(
+            isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            for module in towers.clip.modules()
+        )
+        if is_in_parts and has_batch_norm:
             raise ConfigError(
                 "the model has batch norm, whose statistics want the whole batch at once; set "
                 "micro_batch_size to null and train in one process, or choose a ViT"
@@ -107,7 +111,3 @@ class Updater:
             self._teacher(batch._replace(images=images, tokens=tokens)) for images, tokens in parts
         ]
         return Taught(*(torch.cat(side) for side in zip(*taught, strict=True)))
-
-
-def _is_batch_norm(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)

@@ -11,7 +11,7 @@ from open_clip.loss import ClipLoss
 from benchmarks.support import peers
 from benchmarks.support.pictures import captioned_pictures, lines_of
 from model.batches.loading import Batch
-from model.concepts.labels import Labels
+from model.concepts.labels import ConceptLabels
 from model.concepts.mining import mine_concepts
 from model.config.sections import ModelConfig, StageConfig
 from model.towers.create import create_towers
@@ -84,7 +84,7 @@ def our_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
     return partial(update, ready.batch, labels)
 
 
-def _labels(labels: Labels, pairs: int) -> Labels:
+def _labels(labels: ConceptLabels, pairs: int) -> ConceptLabels:
     return labels[np.arange(pairs) % len(labels)]
 
 

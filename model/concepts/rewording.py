@@ -17,7 +17,6 @@ import torch
 from model.batches.loading import Batch
 from model.batches.tokens import Tokenizer
 from model.concepts.mining import Phrases
-from model.config.sections import StageConfig
 from model.pairs.index import PairIndex
 from model.pairs.line_facts import caption_hash
 
@@ -82,13 +81,3 @@ class Rewording:
             return None
         concepts = self.phrases.find(self.index.caption(row))
         return keyword_query(concepts, self.phrases, generator)
-
-
-def make_rewording(
-    stage: StageConfig, index: PairIndex, tokenizer: Tokenizer, phrases: Phrases | None, seed: int
-) -> Rewording | None:
-    """Make the rewording that a stage wants, None where it rewords nothing."""
-    if stage.keyword_share == 0:
-        return None
-    assert phrases is not None, "a stage with keyword_share mines its concepts"
-    return Rewording(index, tokenizer, phrases, stage.keyword_share, seed)

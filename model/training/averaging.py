@@ -6,13 +6,12 @@ nothing is copied. Running statistics of normalisation layers are the towers' ow
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from model.config.sections import StageConfig
-from model.training.checkpoint import Tensors
+from model.training.checkpoint import NamedTensors
 
 # Two recalls that differ by less are equal: rounding is far below, one query of a million far
 # above.
@@ -53,32 +52,22 @@ class WeightAverage:
         for name, parameter in self._parameters.items():
             parameter.data, self._average[name].data = self._average[name].data, parameter.data
 
-    def state_dict(self) -> Tensors:
+    def state_dict(self) -> NamedTensors:
         """Return the average by the parameters' names."""
         return dict(self._average)
 
-    def load_state_dict(self, tensors: Tensors) -> None:
+    def load_state_dict(self, tensors: NamedTensors) -> None:
         """Put the average of a checkpoint in place."""
         for name, value in self._average.items():
             value.copy_(tensors[name])
 
 
-def make_average(clip: torch.nn.Module, config: StageConfig) -> WeightAverage | None:
-    """Make the average of a stage, None where the config wants none."""
-    return WeightAverage(clip, config.ema_decay) if config.ema_decay else None
-
-
-def averaged(average: WeightAverage | None) -> AbstractContextManager[None]:
-    """Open the context in which the model has the weights that are validated and kept."""
-    return nullcontext() if average is None else average.in_place()
-
-
-def copy_weights(clip: torch.nn.Module) -> Tensors:
+def copy_weights(clip: torch.nn.Module) -> NamedTensors:
     """Copy a model's weights and buffers to the CPU."""
     return {name: value.detach().to("cpu", copy=True) for name, value in clip.state_dict().items()}
 
 
-def interpolate(start: Tensors, trained: Tensors, coefficient: float) -> Tensors:
+def interpolate(start: NamedTensors, trained: NamedTensors, coefficient: float) -> NamedTensors:
     """Mix weights: (1 - a) * start + a * trained; integers are the trained ones'.
 
     Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT).

@@ -1,4 +1,4 @@
-"""A frozen copy of the start weights, and what it makes of a batch: what the towers shall stay near.
+"""A frozen copy of the start weights, and what it makes of a batch: the towers shall stay near it.
 
 The teacher reads the crops and tokens that the towers read, in eval mode and without gradients:
 about a third of a step's time more, and the weights once more in memory.
@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 
 from model.batches.loading import Batch
-from model.config.sections import StageConfig
 from model.towers.towers import Towers, encode_images, encode_tokens
 
 
@@ -35,8 +34,3 @@ class Teacher:
         return Taught(
             encode_images(self._towers, batch.images), encode_tokens(self._towers, batch.tokens)
         )
-
-
-def make_teacher(towers: Towers, config: StageConfig) -> Teacher | None:
-    """Make a teacher of the towers' present weights; None for a stage without distillation."""
-    return Teacher(towers) if config.distill_weight else None

@@ -8,7 +8,7 @@ import torch
 
 from model.config.sections import StageConfig
 from model.towers.layers import is_in_layer, place_parameters, tower_modules
-from model.training.checkpoint import Tensors
+from model.training.checkpoint import NamedTensors
 from model.training.muon import Muon
 
 ADAM_BETA1 = 0.9
@@ -100,7 +100,7 @@ class OptimizerState:
         """View an optimiser."""
         self._optimizer = optimizer
 
-    def state_dict(self) -> Tensors:
+    def state_dict(self) -> NamedTensors:
         """Collect each parameter's moments and step count by the parameter's number."""
         state = self._optimizer.state_dict()["state"]
         return {
@@ -109,9 +109,9 @@ class OptimizerState:
             for name, value in values.items()
         }
 
-    def load_state_dict(self, tensors: Tensors, /) -> None:
+    def load_state_dict(self, tensors: NamedTensors, /) -> None:
         """Put the state of a checkpoint in place."""
-        state: dict[int, Tensors] = {}
+        state: dict[int, NamedTensors] = {}
         for key, value in tensors.items():
             number, name = key.split(".", 1)
             state.setdefault(int(number), {})[name] = value

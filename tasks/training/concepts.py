@@ -34,7 +34,7 @@ from tasks.validation.accepted import split_index
 if TYPE_CHECKING:
     from model.batches.loading import PairInput
     from model.concepts.mining import Phrases, Vocabulary
-    from model.concepts.nearest_pictures import Nearest
+    from model.concepts.nearest_images import Nearest
 
 PAIRS = 200
 SHOWN_CONCEPTS, SHOWN_PICTURES = 12, 5
@@ -137,7 +137,7 @@ def _concept_rows(
     valid: "PairInput",
     folders: dict[str, Path],
 ) -> list[ConceptRow]:
-    from model.concepts.nearest_pictures import nearest_pictures, spread_pairs, weightiest_concepts
+    from model.concepts.nearest_images import nearest_images, spread_pairs, weightiest_concepts
     from model.towers.folder import load_towers
 
     made_of, searched = spread_pairs(train, PAIRS), spread_pairs(valid, PAIRS)
@@ -147,7 +147,7 @@ def _concept_rows(
     near: dict[str, list[Nearest]] = {}
     for name, folder in folders.items():
         towers = load_towers(folder, run.config.device, run.config.precision)
-        near[name] = nearest_pictures(
+        near[name] = nearest_images(
             towers, made_of, labels, searched, concepts, SHOWN_PICTURES, batch, workers
         )
     return [

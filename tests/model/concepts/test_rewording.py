@@ -14,7 +14,6 @@ from model.concepts.rewording import (
     Rewording,
     choose_concepts,
     keyword_query,
-    make_rewording,
 )
 from model.evaluation.queries import KeywordQueries, keyword_queries
 from model.evaluation.retrieval import relate
@@ -88,20 +87,17 @@ def batch_of(pairs: PairInput, rows: list[int]) -> Batch:
     return load_batch(pairs, np.array(rows), Crop(SIDE))
 
 
-def made(pairs: PairInput, towers: Towers, **changes: float) -> Rewording:
-    reword = make_rewording(
-        tiny_stage_config(**changes), pairs.index, towers.tokenizer, TINY, seed=5
-    )
-    assert reword is not None
-    return reword
+def made(pairs: PairInput, towers: Towers, share: float, seed: int = 5) -> Rewording:
+    return Rewording(pairs.index, towers.tokenizer, TINY, share, seed)
 
 
-def test_without_the_knobs_nothing_is_reworded(pairs: PairInput, towers: Towers) -> None:
-    assert make_rewording(tiny_stage_config(), pairs.index, towers.tokenizer, TINY, 0) is None
+def test_without_a_share_nothing_is_reworded(pairs: PairInput, towers: Towers) -> None:
+    plain = batch_of(pairs, list(range(64)))
+    assert made(pairs, towers, 0.0)(plain, 0) is plain
 
 
 def test_words_depend_on_seed_epoch_and_row_alone(pairs: PairInput, towers: Towers) -> None:
-    reword = made(pairs, towers, keyword_share=0.5)
+    reword = made(pairs, towers, 0.5)
     rows = list(range(64))
     whole, backwards = (reword(batch_of(pairs, order), 3) for order in (rows, rows[::-1]))
     assert torch.equal(whole.tokens, backwards.tokens.flip(0)) and torch.equal(
@@ -111,7 +107,7 @@ def test_words_depend_on_seed_epoch_and_row_alone(pairs: PairInput, towers: Towe
     assert said != [reword.caption(row, 4) for row in rows]
     words = [text or pairs.index.caption(row) for row, text in zip(rows, said, strict=True)]
     assert torch.equal(whole.tokens, towers.tokenizer(words))
-    other = Rewording(pairs.index, towers.tokenizer, TINY, 0.5, seed=6)
+    other = made(pairs, towers, 0.5, seed=6)
     assert said != [other.caption(row, 3) for row in rows]
 
 
@@ -129,9 +125,7 @@ def test_the_share_of_captions_becomes_queries_and_the_rest_stay_to_the_bit(
         "green shirt",
     }
     half = [
-        made(pairs, towers, keyword_share=0.5).caption(row, epoch)
-        for epoch in range(10)
-        for row in range(64)
+        made(pairs, towers, 0.5).caption(row, epoch) for epoch in range(10) for row in range(64)
     ]
     assert abs(sum(text is not None for text in half) - 320) < 60
     plain = batch_of(pairs, [0, 1, 2])

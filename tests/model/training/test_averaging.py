@@ -9,7 +9,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.towers.towers import Towers
 from model.training.averaging import (
     WeightAverage,
-    averaged,
     choose_coefficient,
     copy_weights,
     interpolate,
@@ -84,7 +83,7 @@ def test_the_model_has_the_average_for_its_weights_within_the_block_alone_and_no
         {name: value.clone() for name, value in average.state_dict().items()},
     )
     storages = {value.data_ptr() for value in (*model.parameters(), *average.state_dict().values())}
-    with pytest.raises(RuntimeError, match="half-way"), averaged(average):
+    with pytest.raises(RuntimeError, match="half-way"), average.in_place():
         assert all(torch.equal(value, mean[name]) for name, value in model.state_dict().items())
         raise RuntimeError("half-way")
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())

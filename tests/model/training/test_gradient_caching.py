@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.batches.loading import Batch, Crop, PairInput, load_batch, pair_input
-from model.concepts.labels import Labels, label_concepts
+from model.concepts.labels import ConceptLabels, label_concepts
 from model.config.sections import ModelConfig
 from model.errors import ConfigError
 from model.towers import passes as tower_passes
@@ -60,7 +60,7 @@ def updated(
     update = Updater(
         towers, objective, make_optimizer(towers.clip, objective, config), config, teacher
     )
-    labels: Labels | None = None if concepts is None else concepts[batch.rows]
+    labels: ConceptLabels | None = None if concepts is None else concepts[batch.rows]
     measured = update(batch, labels)
     named = [*towers.clip.named_parameters(), *objective.named_parameters(prefix="objective")]
     return (

@@ -136,7 +136,8 @@ def test_the_learning_rate_equals_a_slow_twin(
     half_circle = np.linspace(0, np.pi, steps - warmup + 1, dtype=np.float64)[:-1]
     expected = np.concatenate([ramp, min_lr + (lr - min_lr) * (1 + np.cos(half_circle)) / 2])
     rates = [learning_rate(step, steps, config) for step in range(steps)]
-    np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-18)
+    # Near the cosine's end 1 + cos loses the digits that cancel.
+    np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-15 * lr)
     assert max(rates) == pytest.approx(lr) and min(rates[warmup:]) >= min_lr
     assert all(rate > 0 for rate in rates), "no step is wasted"
 

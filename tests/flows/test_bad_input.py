@@ -36,7 +36,7 @@ def pairs(miniature: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Run `retrain`, check that it printed one sentence and trained nothing; return the sentence."""
+    """Run `retrain`, check that it says one sentence and trains nothing; return the sentence."""
     config = tmp_path / "miniature.yaml"
     config.write_text(CONFIG)
 

@@ -1,4 +1,4 @@
-"""Chinese from end to end: MUGE's own files and EasyNLP's model in, a champion and its ranks out."""
+"""Chinese from end to end: MUGE's files and EasyNLP's model in, a champion and its ranks out."""
 
 import base64
 import json

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
@@ -23,19 +24,21 @@ def print_table(
     """Print rows as a table with their keys as its head.
 
     Columns named in ``right`` are aligned there. A rule stands where the column ``group`` changes.
-    The first column is what a person copies, so it is never broken.
+    The first column is what a person copies: it is folded only where it fills half a line.
     """
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = Console(width=PIPED_COLUMNS if is_piped else None)
     table = Table(title=escape(visible(title)), title_justify="left")
     for number, column in enumerate(rows[0]):
         justify: JustifyMethod = "right" if column in right else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=number == 0)
+        widest = max(cell_len(visible(row[column])) for row in rows)
+        is_whole = number == 0 and 2 * widest <= console.width
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=is_whole)
 
     for row, after in zip(rows, [*rows[1:], None], strict=True):
         is_last = group is not None and after is not None and row[group] != after[group]
         table.add_row(*(escape(visible(value)) for value in row.values()), end_section=is_last)
-
-    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    Console(width=PIPED_COLUMNS if is_piped else None).print(table)
+    console.print(table)
 
 
 def print_facts(headline: str, facts: Mapping[str, str]) -> None:

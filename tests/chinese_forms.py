@@ -1,4 +1,4 @@
-"""Chinese models with random weights by their own libraries, each saved in a form that it is published in."""
+"""Chinese models with random weights by their own libraries, each saved as it is published."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Reference = tuple[Path, Embed]
 
 
 class Shapes(NamedTuple):
-    """How large the towers are, by transformers' names; their weights are moved by so much noise."""
+    """How large the towers are, by transformers' names, and the noise on their weights."""
 
     text: dict[str, int]
     vision: dict[str, int]
@@ -108,7 +108,7 @@ def openai_state(hugging: Any) -> dict[str, torch.Tensor]:
 
 
 def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Embed]:
-    """Return Chinese-CLIP's tensors, of BERT and CLIP's vision transformer, and what they compute."""
+    """Return Chinese-CLIP's tensors, of BERT and CLIP's image tower, and what they compute."""
     text = shaken(BertModel(BertConfig(**shapes.text), add_pooling_layer=True), shapes.noise)
     vision = shaken(CLIPVisionModel(CLIPVisionConfig(**shapes.vision)), shapes.noise)
     inner = getattr(vision, "vision_model", vision)
@@ -128,7 +128,7 @@ def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Emb
 
 
 def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
-    """Save EasyNLP's chinese_clip folder, with the pooler and the buffer that their trainer saves, too."""
+    """Save EasyNLP's chinese_clip folder, with the pooler and buffer of their trainer."""
     state, embed = plain_reference(shapes)
     state["bert.embeddings.position_ids"] = torch.arange(shapes.text["max_position_embeddings"])[
         None
@@ -158,7 +158,7 @@ def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
 
 
 def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
-    """Save EasyNLP's first form: RoBERTa and CLIP's vision transformer with pooled outputs and linear layers."""
+    """Save EasyNLP's first form: RoBERTa and CLIP's image tower, pooled, with linear layers."""
     text = shaken(
         RobertaModel(RobertaConfig(**shapes.text, pad_token_id=0, layer_norm_eps=1e-12)),
         shapes.noise,

@@ -18,6 +18,14 @@ from timm.models.vision_transformer import (
 )
 from tokenizers import Tokenizer, models, trainers
 from torch.nn.functional import linear, multi_head_attention_forward, normalize
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    RobertaConfig,
+    Siglip2Tokenizer,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from model.zoo.family import PublishedModel
 from model.zoo.forms import bpe, huggingface_siglip
@@ -88,7 +96,7 @@ def siglip_architecture() -> dict[str, Any]:
 def write_open_clip(
     folder: Path, architecture: dict[str, Any], preprocess: dict[str, Any] | None = None
 ) -> Any:
-    """Write a folder as open_clip publishes it and return open_clip's model of it with random weights."""
+    """Write a folder as open_clip publishes it and return its model with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess or {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -110,7 +118,7 @@ def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write byte pairs with bytes to fall back on in the form of SigLIP 2's, of a few hundred tokens."""
+    """Write a few hundred byte pairs, with bytes to fall back on, in the form of SigLIP 2's."""
     special = [
         "<pad>",
         "<eos>",
@@ -124,8 +132,6 @@ def write_tokenizer(folder: Path) -> None:
         [caption.lower().replace(" ", "▁") for caption in CAPTIONS[:4]] * 3,
         trainers.BpeTrainer(vocab_size=TOKENS - 10, special_tokens=special, show_progress=False),
     )
-    from transformers import Siglip2Tokenizer
-
     whole = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) for pair in whole["merges"]]
     tokenizer = Siglip2Tokenizer(
@@ -161,8 +167,6 @@ def write_easynlp(folder: Path, clip: Any, architecture: dict[str, Any]) -> None
 
 def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = False) -> Any:
     """Write a folder as FashionCLIP is published and return transformers' model of it."""
-    from transformers import CLIPConfig, CLIPModel
-
     text = {
         "hidden_size": 32,
         "intermediate_size": 128,
@@ -177,7 +181,7 @@ def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = 
     }
     vision |= {"image_size": SIDE, "patch_size": PATCH}
     projection = {"projection_dim": 16}
-    if is_true_size:  # what transformers takes where nothing is said: ViT-B-32
+    if is_true_size:  # what transformers takes where nothing is stated: ViT-B-32
         text, vision, projection = {}, {}, {}
     torch.manual_seed(2)
     model = CLIPModel(
@@ -195,8 +199,6 @@ def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = 
 
 def write_siglip2(folder: Path, is_true_size: bool = False) -> Any:
     """Write a folder as SigLIP 2 is published and return transformers' model of it."""
-    from transformers import SiglipConfig, SiglipModel
-
     know_siglip()
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"intermediate_size": 64, "vocab_size": TOKENS, "max_position_embeddings": 16}
@@ -214,9 +216,7 @@ def write_siglip2(folder: Path, is_true_size: bool = False) -> Any:
 
 
 def write_with_hugging_face_text(folder: Path) -> Any:
-    """Write a folder of open_clip's whose text tower is a RoBERTa of transformers, and return open_clip's model."""
-    from transformers import RobertaConfig
-
+    """Write an open_clip folder with a RoBERTa of transformers as text tower; return its model."""
     folder.mkdir(parents=True)
     shape = {
         "hidden_size": 32,
@@ -319,7 +319,8 @@ def _easynlp_block(
 ) -> torch.Tensor:
     y = _norm(x, of, "ln_1").transpose(0, 1)
     mixed, _ = multi_head_attention_forward(
-        y, y, y, y.shape[-1], heads, of("attn.in_proj_weight"), of("attn.in_proj_bias"), None, None, False, 0.0,
+        y, y, y, y.shape[-1], heads,
+        of("attn.in_proj_weight"), of("attn.in_proj_bias"), None, None, False, 0.0,
         of("attn.out_proj.weight"), of("attn.out_proj.bias"), attn_mask=mask, need_weights=False,
     )  # fmt: skip
     x = x + mixed.transpose(0, 1)

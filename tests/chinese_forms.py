@@ -70,6 +70,7 @@ def huggingface(folder: Path, shapes: Shapes = TINY) -> Reference:
     config = ChineseCLIPConfig(
         text_config=shapes.text, vision_config=vision, projection_dim=shapes.width
     )
+
     model = shaken(ChineseCLIPModel(config), shapes.noise)
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_bytes(vocabulary())
@@ -92,6 +93,7 @@ def openai_state(hugging: Any) -> dict[str, torch.Tensor]:
         "visual.positional_embedding": at["embeddings.position_embedding.weight"],
         "visual.conv1.weight": at["embeddings.patch_embedding.weight"],
     }
+
     for kind in ("weight", "bias"):
         state[f"visual.ln_pre.{kind}"] = at[f"pre_layrnorm.{kind}"]
         state[f"visual.ln_post.{kind}"] = at[f"post_layernorm.{kind}"]
@@ -112,6 +114,7 @@ def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Emb
     text = shaken(BertModel(BertConfig(**shapes.text), add_pooling_layer=True), shapes.noise)
     vision = shaken(CLIPVisionModel(CLIPVisionConfig(**shapes.vision)), shapes.noise)
     inner = getattr(vision, "vision_model", vision)
+
     drawn = torch.Generator().manual_seed(2)
     matrix = torch.randn(shapes.text["hidden_size"], shapes.width, generator=drawn)
     proj = torch.randn(shapes.vision["hidden_size"], shapes.width, generator=drawn)
@@ -133,6 +136,7 @@ def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
     state["bert.embeddings.position_ids"] = torch.arange(shapes.text["max_position_embeddings"])[
         None
     ]
+
     config = {
         "model_type": "chinese_clip",
         "embed_dim": shapes.width,
@@ -147,6 +151,7 @@ def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
         "text_initializer_range": 0.02,
         **{f"text_{name}": size for name, size in shapes.text.items() if name != "vocab_size"},
     }
+
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_bytes(vocabulary())
@@ -164,11 +169,13 @@ def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
         shapes.noise,
     )
     vision = shaken(CLIPVisionModel(CLIPVisionConfig(**shapes.vision)), shapes.noise)
+
     linears = {
         name: torch.nn.Linear(sizes["hidden_size"], shapes.width)
         for name, sizes in (("text", shapes.text), ("vision", shapes.vision))
     }
     projections = shaken(torch.nn.ModuleDict(linears), shapes.noise)
+
     inner = getattr(vision, "vision_model", vision)
     state = {f"text_encoder.{name}": tensor for name, tensor in text.state_dict().items()}
     state |= {
@@ -183,6 +190,7 @@ def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
         "logit_scale": torch.tensor([SCALE]),
         "text_encoder.embeddings.position_ids": positions,
     }
+
     folder.mkdir()
     (folder / "config.json").write_text(
         json.dumps({"text_config": shapes.text, "vision_config": shapes.vision})

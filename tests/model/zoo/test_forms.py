@@ -139,10 +139,12 @@ def test_a_bare_file_of_weights_needs_its_towers_and_its_activation_named(
     monkeypatch.setattr(
         "open_clip.get_model_config", lambda name: clip_architecture("quick" in name)
     )
+
     with pytest.raises(ConfigError, match="does not say of which towers it is; pass --towers"):
         import_model(path, tmp_path / "x", Given())
     with pytest.raises(ConfigError, match=r"trained with gelu or quickgelu.*pass --activation"):
         import_model(path, tmp_path / "x", Given("ViT-B-32"))
+
     named = [
         Given("ViT-B-32", "quickgelu"),
         Given("ViT-B-32-quickgelu"),
@@ -180,6 +182,7 @@ def test_fashion_clips_form_gives_the_embeddings_of_transformers(
     folder = home / f"fashion-clip-{hidden_act}"
     model = write_hugging_face_clip(folder, hidden_act)
     towers = imported(folder)
+
     theirs = AutoTokenizer.from_pretrained(folder)
     ids = theirs(
         CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
@@ -198,6 +201,7 @@ def test_siglip_2_gives_the_embeddings_and_the_tokens_of_transformers(home: Path
     folder = home / "siglip2"
     model = write_siglip2(folder)
     towers = imported(folder)
+
     theirs = AutoTokenizer.from_pretrained(folder)
     ids = theirs(
         CAPTIONS, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
@@ -240,6 +244,7 @@ def test_a_round_trip_through_a_published_form_changes_no_bit(
     before = imported(tmp_path / "theirs")
     convert_model(tmp_path / "theirs-ours", form, tmp_path / "out")
     after = imported(tmp_path / "out")
+
     ours, again = before.clip.state_dict(), after.clip.state_dict()
     assert ours.keys() == again.keys() and all(
         torch.equal(ours[name], again[name]) for name in ours
@@ -283,10 +288,12 @@ def test_what_is_converted_is_read_by_the_librarys_own_loader(tmp_path: Path) ->
     assert all(
         torch.equal(value, clip.state_dict()[name]) for name, value in again.state_dict().items()
     )
+
     convert_model(tmp_path / "a-ours", "huggingface", tmp_path / "c")
     assert torch.equal(
         CLIPModel.from_pretrained(tmp_path / "c").visual_projection.weight.T, clip.visual.proj
     )
+
     theirs = write_siglip2(tmp_path / "s")
     imported(tmp_path / "s")
     convert_model(tmp_path / "s-ours", "huggingface", tmp_path / "t")
@@ -314,6 +321,7 @@ def test_squashed_images_are_those_of_open_clips_transform(interpolation: str) -
         SIDE, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, resize_mode="squash"
     )
     theirs = image_transform_v2(config, is_train=False)(image) * 255
+
     decoded = decode_image(buffer.getvalue())
     assert isinstance(decoded, torch.Tensor)
     ours = centre_crop(decoded, SIDE, Resizing(True, interpolation)).float()
@@ -330,6 +338,7 @@ def test_real_pairs_get_the_embeddings_of_transformers(home: Path) -> None:
     with open(tsv, "rb") as file:
         lines = [next(file).rstrip(b"\n").split(b"\t") for _ in range(16)]
     images = [base64.b64decode(line[1]) for line in lines]
+
     cropped = [centre_crop(decode_image(image), SIDE) for image in images]  # type: ignore[arg-type]
     with torch.no_grad():
         theirs = model.get_image_features(
@@ -353,12 +362,14 @@ def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(
     write_easynlp(tmp_path / "pai", clip, architecture)
     towers = imported(tmp_path / "pai")
     theirs = truncating_as_theirs(towers)
+
     long, short = CAPTIONS[-1], CAPTIONS[0]
     tokens = open_clip.get_tokenizer("ViT-B-32")
     whole = [tokens.sot_token_id, *tokens.encode(long), tokens.eot_token_id]
     ids = theirs.tokenizer([long, short])
     assert ids[0].tolist() == whole[:77] and tokens.eot_token_id not in ids[0]
     assert torch.equal(ids[1], towers.tokenizer([short])[0])
+
     tensors = torch.load(tmp_path / "pai/pytorch_model.bin", weights_only=True)
     with torch.no_grad():
         assert (
@@ -368,6 +379,7 @@ def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(
         assert (
             float((encode_texts(theirs, [long]) - encode_texts(towers, [long])).abs().max()) > 1e-3
         )
+
     siglip = tmp_path / "siglip"
     write_siglip2(siglip)
     with pytest.raises(ConfigError, match="these towers do not read CLIP's byte pairs"):

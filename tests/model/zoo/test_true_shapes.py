@@ -79,6 +79,7 @@ def published(row: PublishedModel, folder: Path) -> Published:
         return easynlp(row, folder)
     if row.form == "huggingface":
         return hugging_face(row, folder)
+
     architecture = open_clip.get_model_config(row.architecture)
     if row.tag is not None:
         architecture["quick_gelu"] = row.activation == "quickgelu"
@@ -107,20 +108,12 @@ def easynlp(row: PublishedModel, folder: Path) -> Published:
 
 
 def hugging_face(row: PublishedModel, folder: Path) -> Published:
-    act = {"quickgelu": "quick_gelu", "gelu": "gelu"}
-    is_clip = row.activation in act
-    model = (
-        write_hugging_face_clip(folder, act[row.activation], True)
-        if is_clip
-        else write_siglip2(folder, True)
-    )
+    act = {"quickgelu": "quick_gelu", "gelu": "gelu"}.get(row.activation)
+    model = write_hugging_face_clip(folder, act, True) if act else write_siglip2(folder, True)
 
     def embed(tokens: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        text, image = (
-            model.get_text_features(input_ids=tokens),
-            model.get_image_features(pixel_values=pixels),
-        )
-        return text.pooler_output, image.pooler_output
+        text = model.get_text_features(input_ids=tokens)
+        return text.pooler_output, model.get_image_features(pixel_values=pixels).pooler_output
 
     return Published(folder, Given(), embed)
 
@@ -134,6 +127,7 @@ def chinese_resnet(folder: Path, shapes: Shapes) -> Published:
         if not name.startswith("visual.") and "pooler" not in name
     }
     image = {f"visual.{name}": value for name, value in visual.state_dict().items()}
+
     folder.mkdir()
     (folder / "vocab.txt").write_bytes(vocabulary())
     torch.save({"state_dict": text | image}, folder / "clip_cn_rn50.pt")
@@ -175,18 +169,15 @@ def test_a_row_in_its_true_shapes_is_imported_evaluated_and_trained(
     path, given, embed = published(row, folder / "published")
     import_model(path, folder / "ours", given)
     shutil.rmtree(folder / "published")
+
     towers = load_towers(folder / "ours", "cpu")
     assert round(sum(value.numel() for value in towers.clip.parameters()) / 1e6) == row.parameters
     difference = largest_difference(towers, embed)
     LOG.info("%s: %.1e", row.name, difference)
     assert difference <= 1e-5
-    assert (
-        0
-        <= judge(
-            towers, pair_input(towers.input_spec, pairs.valid_index().take(np.arange(2))), 2, 2, 0
-        ).mean_recall
-        <= 1
-    )
+
+    two = pair_input(towers.input_spec, pairs.valid_index().take(np.arange(2)))
+    assert 0 <= judge(towers, two, 2, 2, 0).mean_recall <= 1
     assert_learns(towers, pairs)
 
 

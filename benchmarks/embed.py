@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.support.measure import core_seconds, print_bar, print_rates, times_faster
-from benchmarks.support.peers import open_clip_input
+from benchmarks.support.peers import open_clip_input, our_normalised_input
 from benchmarks.support.pictures import captioned_pictures, lines_of
 from model.config.sections import DataConfig, ModelConfig
 from model.embeddings.embed import embed_products
@@ -88,6 +88,7 @@ def bench_embed(folder: Path, rows: int, rounds: int) -> None:
     tsv.write_bytes(b"".join(line + b"\n" for line in lines_of(captioned_pictures(rows), SIDE)))
     towers = create_towers(ModelConfig(name="ViT-B-32"), "cpu")
     towers.clip.eval()
+
     found = dict[str, tuple[torch.Tensor, torch.Tensor]]()
     ways: dict[str, Callable[[], object]] = {
         OURS: lambda: found.update({OURS: ours(towers, tsv)}),
@@ -96,17 +97,17 @@ def bench_embed(folder: Path, rows: int, rounds: int) -> None:
     seconds = core_seconds(ways, rounds)
     print_rates(f"pairs of {SIDE} px to embeddings, ViT-B-32, fp32", rows, seconds)
     print_bar("embed_over_open_clip_loop", times_faster(seconds, OURS, OPEN_CLIP), ">=", 1.5)
-    # The loop's pixels are Pillow's, up to 2 levels of 255 from ours, so exactness is told of the
-    # same pixels.
+
+    # The loop's pixels are Pillow's, up to 2 levels of 255 from ours, so exactness is measured on
+    # the same pixels.
     same = theirs_of_our_pixels(towers, tsv)
     print_bar("embed_fp32_difference", max_difference(found[OURS], same), "<=", 1e-5)
+
     half = ours(Towers(towers.clip, towers.tokenizer, towers.config, towers.device, "bf16"), tsv)
     cosines = [(a * b).sum(dim=1).min().item() for a, b in zip(half, found[OURS], strict=True)]
     print_bar("embed_bf16_cosine_distance", 1 - min(cosines), "<=", 1e-3)
     images = 1 - (found[OURS][1] * found[OPEN_CLIP][1]).sum(dim=1).min().item()
-    print(
-        f"largest cosine distance of images from the loop's, whose pixels are Pillow's: {images:.1e}"
-    )
+    print(f"largest cosine distance of images from the loop's (Pillow's pixels): {images:.1e}")
 
 
 @torch.inference_mode()
@@ -130,8 +131,6 @@ def theirs(clip: torch.nn.Module, tsv: Path) -> tuple[torch.Tensor, torch.Tensor
 @torch.inference_mode()
 def theirs_of_our_pixels(towers: Towers, tsv: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what open_clip's encoders make of the pixels and tokens that ours get."""
-    from benchmarks.support.peers import our_normalised_input
-
     lines = tsv.read_bytes().splitlines()
     images = towers.clip.encode_image(
         torch.stack([our_normalised_input(line) for line in lines]), normalize=True

@@ -29,6 +29,7 @@ from tasks.evaluation.report import report_version
 from tasks.promotion.promote import decide, promote
 from tasks.registry.register import find_registered, register
 from tasks.run import begin_run, retraining, tracked
+from tasks.runtime.lineage import trace_lineage
 from tasks.training.train import finetune, pretrain
 from tasks.validation.validate import validate
 
@@ -52,9 +53,10 @@ def retrain(
         if holder is not None:
             return skipped(settings, holder)
         version = materialise_data(settings)
-        if registered := find_registered(settings, version):
+        lineage = trace_lineage(settings, version)
+        if registered := find_registered(settings, lineage.fingerprint):
             return nothing_new(settings, version, registered)
-        run = begin_run(settings, version)
+        run = begin_run(settings, version, lineage)
         with tracked(run):
             validation = validate(run)
             pretrained = pretrain(run, validation)

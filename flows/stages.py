@@ -1,4 +1,7 @@
-"""Each stage as a flow of its own. A stage runs what it needs first, and picks up what is finished already."""
+"""Each stage as a flow of its own.
+
+A stage runs what it needs first, and picks up what is finished already.
+"""
 
 from prefect import flow
 
@@ -10,6 +13,7 @@ from tasks.evaluation.report import report_version
 from tasks.registry.files import registered_model
 from tasks.registry.versions import find_version
 from tasks.run import begin_evaluation, begin_run, tracked
+from tasks.runtime.lineage import trace_lineage
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Evaluation, Export, Run, TrainedModel, Validation, Version
 from tasks.training.train import finetune as finetune_model
@@ -28,7 +32,7 @@ SAMPLE = "configs/sample.yaml"
 
 @flow(name="validate", flow_run_name=run_name)
 def validate(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> Validation:
-    """Profile and judge a data version; write quarantine and Data Docs."""
+    """Profile and validate a data version; write quarantine and Data Docs."""
     run = _begin(config, data, overrides)
     with tracked(run):
         return validate_data(run)
@@ -58,7 +62,7 @@ def evaluate(
     data: Data = None,
     overrides: Overrides = (),
 ) -> Evaluation:
-    """Judge a registered version on the test split of a data version."""
+    """Evaluate a registered version on the test split of a data version."""
     run, chosen = _begin_with(version, config, data, overrides)
     with tracked(run):
         validation = validate_data(run)
@@ -71,18 +75,21 @@ def evaluate(
 def drift_check(
     config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
 ) -> Drift | None:
-    """Compare a data version with the one that the champion was trained on; far apart, ask for a retraining."""
-    settings = read_config(config, overrides, data=data)
-    reference = champion_reference(settings.registered_model)
-    run = begin_run(settings, materialise_data(settings))
+    """Compare a data version with the one that the champion was trained on.
+
+    Where they lie far apart, an event asks for a retraining.
+    """
+    run = _begin(config, data, overrides)
     with tracked(run):
+        reference = champion_reference(run.config.registered_model)
         validate_data(run)
+
         drift = None if reference is None else measure_drift(run.data.version, reference)
         if drift is None:
             run_logger().warning("there is no champion with known data to compare with")
             return None
-        publish_drift(drift, settings.data)
-        announce_drift(drift, settings.data)
+        publish_drift(drift, run.config.data)
+        announce_drift(drift, run.config.data)
     return drift
 
 
@@ -101,7 +108,8 @@ def export(
 
 def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
     settings = read_config(config, overrides, data=data)
-    return begin_run(settings, materialise_data(settings))
+    version = materialise_data(settings)
+    return begin_run(settings, version, trace_lineage(settings, version))
 
 
 def _begin_with(

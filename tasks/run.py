@@ -18,11 +18,11 @@ from tasks.registry.tracking import (
     tracking_client,
 )
 from tasks.runtime.environment import state_folder
-from tasks.runtime.lineage import fingerprint, lineage_tags
+from tasks.runtime.lineage import lineage_tags, trace_lineage
 from tasks.runtime.locks import locked_or_busy
 from tasks.runtime.log import run_logger
 from tasks.runtime.page import show_link
-from tasks.runtime.records import DataVersion, Run, Version
+from tasks.runtime.records import DataVersion, Lineage, Run, Version
 from tasks.runtime.stage import service_task
 
 TRAINING_STAGES = ("pretrain", "finetune")
@@ -41,39 +41,37 @@ def retraining(config: RunConfig, wait: bool) -> Iterator[str | None]:
 
 
 @service_task("begin")
-def begin_run(config: RunConfig, data: DataVersion) -> Run:
-    """Return the run of this fingerprint, taking up the folder and MLflow run of an earlier try.
+def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
+    """Begin the run of a lineage, taking up the folder and MLflow run of an earlier try.
 
     Raises:
         ServiceError: MLflow does not answer.
     """
-    mark = fingerprint(config, data)
-    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
-    name = f"{config.name}-{data.short}"
-    run_id = begin_mlflow_run(
-        tracking_client(), mark, name, flat_params(config), lineage_tags(config, data)
-    )
+    mark, name = lineage.fingerprint, f"{config.name}-{data.short}"
+    tags = lineage_tags(config, data, lineage)
+    run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), tags)
     if page := run_page(run_id):
         show_link(
             page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
         )
-    return Run(config=config, data=data, fingerprint=mark, folder=folder, mlflow_run_id=run_id)
+    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
+    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
 
 
 @service_task("begin evaluation")
 def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> Run:
-    """Return a run of its own in which a registered version is judged or used on a data version.
+    """Begin a run in which a registered version is evaluated or used on a data version.
 
     Raises:
         ServiceError: MLflow does not answer.
     """
-    name = f"{version.name}-v{version.number}-on-{data.short}"
-    tags = lineage_tags(config, data) | {"commerce_clip.judged_version": str(version.number)}
-    run_id = begin_mlflow_run(
-        tracking_client(), f"evaluation:{name}:{config.digest()}", name, {}, tags
-    )
+    lineage, name = trace_lineage(config, data), f"{version.name}-v{version.number}-on-{data.short}"
+    tags = lineage_tags(config, data, lineage)
+    tags["commerce_clip.judged_version"] = str(version.number)
+    mark = f"evaluation:{name}:{config.digest()}"
+    run_id = begin_mlflow_run(tracking_client(), mark, name, {}, tags)
     folder = state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}"
-    return Run(config=config, data=data, fingerprint="", folder=folder, mlflow_run_id=run_id)
+    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -18,9 +19,13 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 
 from tasks.runtime.log import run_logger
 
+# What Prefect's client raises: httpx's errors (its own for a status is one of them), objects that it
+# does not find, its embedded server that does not start, replies that it cannot read.
+REFUSALS = (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError)
 UPDATE_EVERY_S = 2.0
 LAST_UPDATE_S = 5.0
 
@@ -88,19 +93,15 @@ class ProgressArtifact:
         self._shown = percent
 
 
-def _try(what: str, show: Callable[[], object], is_quiet: bool = False) -> bool:
-    """Return whether it was shown; say so where it was not."""
+def _try(what: str, publish: Callable[[], object], is_quiet: bool = False) -> bool:
+    """Return whether Prefect took something; log a warning where it did not."""
     try:
-        show()
-    except (
-        Exception
-    ) as error:  # Prefect's client passes on what httpx, the server and its own checks raise
+        publish()
+    except REFUSALS as error:
         if not is_quiet:
+            name = type(error).__name__
             run_logger().warning(
-                "Prefect did not take %s (%s: %s); the run goes on",
-                what,
-                type(error).__name__,
-                error,
+                "Prefect did not take %s (%s: %s); the run goes on", what, name, error
             )
         return False
     return True

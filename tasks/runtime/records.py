@@ -36,14 +36,34 @@ class DataVersion(Record):
         return self.version[:8]
 
 
+class Lineage(Record):
+    """What a run is made of, hashed once: all of it, and what names the model that it starts from.
+
+    ``start`` names the architecture, the base weights and the edited tables of concepts.
+    """
+
+    fingerprint: str
+    start: tuple[str, str, str]
+
+    @property
+    def base_weights(self) -> str:
+        """The base weights by a file's SHA-256, a tag or the seed."""
+        return self.start[1]
+
+
 class Run(Record):
     """What every stage of one run shares."""
 
     config: RunConfig
     data: DataVersion
-    fingerprint: str
+    lineage: Lineage
     folder: Path
     mlflow_run_id: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash by which a run of the same data, code, config and base weights is known."""
+        return self.lineage.fingerprint
 
 
 class SplitCounts(Record):

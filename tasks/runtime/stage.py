@@ -1,5 +1,4 @@
-"""What makes a function a stage: a Prefect task that is retried on ServiceError alone and never
-repeated when finished.
+"""Make a function a stage: a task retried on ServiceError alone, never repeated when finished.
 
 A stage's result is written as JSON beside its files once it has ended well. A rerun of the same
 fingerprint finds it there, checks that its files still exist, and goes on; a result whose files are
@@ -30,15 +29,9 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 
-async def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Tell Prefect whether trying again may help."""
-    try:
-        await state.aresult()
-    except ServiceError:
-        return True
-    except Exception:
-        return False
-    return False
+def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Tell Prefect whether trying again may help; a failed state holds what was raised."""
+    return isinstance(state.data, ServiceError)
 
 
 def service_task(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
@@ -57,25 +50,28 @@ def stage(
 ) -> Callable[[Callable[Concatenate[Run, P], R]], Task[Concatenate[Run, P], R]]:
     """Make a function of a run a stage whose finished result is picked up instead of repeated.
 
-    With ``reads``, the sections of the config that its result depends on, also by other runs for
-    which they, the data version, the stage's code and the results before it are the same.
+    ``reads`` are the sections of the config that its result depends on. With them, other runs pick
+    it up, too, where these, the data version, the stage's code and the results before it are equal.
     """
 
     def decorate(function: Callable[Concatenate[Run, P], R]) -> Task[Concatenate[Run, P], R]:
         @functools.wraps(function)
         def once(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
-            own, shared = (
-                run.folder / name / "result.json",
-                _shared(run, name, function.__module__, reads, args),
-            )
-            for path in filter(None, (own, shared)):
+            places = [run.folder / name / "result.json"]
+            if reads:
+                upstream = [record.identity() for record in args if isinstance(record, Record)]
+                key = stage_key(run, function.__module__, reads, upstream)
+                places.append(state_folder() / "results" / name / f"{key}.json")
+
+            for path in places:
                 if (finished := _finished(path, result_type)) is not None:
                     run_logger().info(
                         "%s was finished before; its result is used again (%s)", name, path
                     )
                     return finished
+
             result = function(run, *args, **kwargs)
-            for path in filter(None, (own, shared)):
+            for path in places:
                 with atomic_write(path) as file:
                     file.write(result.model_dump_json(indent=2).encode())
             return result
@@ -83,16 +79,6 @@ def stage(
         return service_task(name)(once)
 
     return decorate
-
-
-def _shared(
-    run: Run, name: str, module: str, reads: Sequence[str], upstream: Sequence[Any]
-) -> Path | None:
-    """Return where runs of any fingerprint find the result of a stage, None where they do not share it."""
-    if not reads:
-        return None
-    known = [record.identity() for record in upstream if isinstance(record, Record)]
-    return state_folder() / "results" / name / f"{stage_key(run, module, reads, known)}.json"
 
 
 def _finished(path: Path, result_type: type[R]) -> R | None:

@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 
 from model.config.load import RunConfig
 from model.errors import ServiceError
-from tasks.data.version import reading
+from tasks.data.version import reading_pairs
 from tasks.registry.metric_log import send_rest
 from tasks.registry.tracking import (
     begin_mlflow_run,
@@ -83,7 +83,7 @@ def tracked(run: Run) -> Iterator[None]:
     """
     status = "FAILED"
     try:
-        with reading(run.data, f"run {run.folder.name}"):
+        with reading_pairs(run.data, f"run {run.folder.name}"):
             yield
         status = "FINISHED"
     finally:

@@ -4,7 +4,7 @@ from flows.cli.terminal import print_facts, print_line, print_table
 from model.errors import ServiceError
 from tasks.data.card import rows_text
 from tasks.data.dvc import data_folder
-from tasks.data.history import current_version_or_none, find_version, known_versions
+from tasks.data.history import current_version_or_none, find_data_version, known_versions
 from tasks.data.status import data_status
 from tasks.data.version import materialise
 from tasks.validation.difference import difference
@@ -54,7 +54,7 @@ def pull() -> None:
 
 def diff(reference: str, current: str) -> None:
     """Print what changed from one data version to another."""
-    before, after = find_version(reference), find_version(current)
+    before, after = find_data_version(reference), find_data_version(current)
     found = difference(before, after)
     rows = [
         {

@@ -8,9 +8,9 @@ import pytest
 
 from model.errors import DataError
 from tasks.data.card import card_in
-from tasks.data.dvc import promised_version
-from tasks.data.version import hash_folder, materialise, version_of
-from tests.faults.killed_ingest import adopt_drop
+from tasks.data.dvc import hash_folder, promised_version, version_of
+from tasks.data.version import materialise
+from tests.faults.killed_ingest import commit_drop
 
 pytestmark = pytest.mark.faults(kind="S13 ingest")
 
@@ -40,7 +40,7 @@ def test_tsv(miniature: Path, tmp_path: Path) -> Path:
 def ingest(project: Path, tsv: Path, fault: str | None = None) -> int:
     """Ingest in a child and return its exit code."""
     process = CONTEXT.Process(
-        target=adopt_drop, args=(project, project.parent / "state", tsv, fault)
+        target=commit_drop, args=(project, project.parent / "state", tsv, fault)
     )
     process.start()
     process.join(CHILD_LIMIT_S)

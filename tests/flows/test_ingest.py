@@ -10,8 +10,7 @@ import pytest
 
 from flows.__main__ import main
 from tasks.data.card import card_in
-from tasks.data.dvc import promised_version
-from tasks.data.version import hash_folder, version_of
+from tasks.data.dvc import hash_folder, promised_version, version_of
 from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.locks import DATA, INGEST, locked, register_reader, release_reader
 from tests.conftest import MINIATURE_SIZES

@@ -39,7 +39,7 @@ NotifySendGrid.notify_url = os.environ["MAIL_SERVICE"]
 """
 EVENTS = """
 from prefect.events import emit_event
-from tasks.ingest.ingest.ingest import EVENT, RESOURCE
+from tasks.ingest.ingest import EVENT, RESOURCE
 from tasks.promotion.promote.promote import announce
 from tasks.runtime.records import Decision
 

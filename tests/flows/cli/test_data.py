@@ -13,7 +13,7 @@ from model.config.sections import DataConfig
 from model.pairs.drift import counts_of
 from model.pairs.profile import profile_files, read_profile, write_profile
 from model.storage.tables import write_table
-from tasks.data.card import SplitRows, VersionCard, annotate, write_card
+from tasks.data.card import SplitRows, VersionCard, annotate, write_version_card
 from tasks.data.dvc import promised_version
 from tasks.runtime.environment import report_folder
 from tasks.validation.leaks import comparison_files
@@ -56,7 +56,7 @@ def change_version(project: Path, name: str) -> str:
     dvc(project, "add", "data")
     version = promised_version(project / "data.dvc")
     annotate(project / "data.dvc", card_of(version, name))
-    write_card(card_of(version, name))
+    write_version_card(card_of(version, name))
     return version
 
 
@@ -170,13 +170,13 @@ def test_diff_of_a_version_that_was_not_validated_here_says_how_to_do_it(
 def test_a_version_that_nobody_knows_is_refused(
     project: Path, printed: Printed, which: str, sentence: str
 ) -> None:
-    write_card(card_of("a" * 32, "autumn"))
+    write_version_card(card_of("a" * 32, "autumn"))
     assert sentence in printed("data", "diff", which, "current", code=1)
 
 
 def test_a_name_of_two_versions_asks_for_the_hash(project: Path, printed: Printed) -> None:
-    write_card(card_of("a" * 32, "autumn"))
-    write_card(card_of("b" * 32, "autumn"))
+    write_version_card(card_of("a" * 32, "autumn"))
+    write_version_card(card_of("b" * 32, "autumn"))
     assert "means 2 data versions" in printed("data", "diff", "autumn", "current", code=1)
 
 

@@ -17,7 +17,7 @@ from tasks.pages.text import count_rows, shown_retention
 from tasks.promotion.gate import check_table
 from tasks.registry.versions import aliases_of
 from tasks.runtime.environment import served
-from tasks.runtime.page import show_text
+from tasks.runtime.page import publish_text
 from tasks.runtime.records import (
     DataVersion,
     Decision,
@@ -87,7 +87,7 @@ def full_report(
         facts=facts,
         checks=check_table(decision),
     )
-    show_text(_markdown(report), key="retrain-report", description=report.headline)
+    publish_text(_markdown(report), key="retrain-report", description=report.headline)
     return report
 
 

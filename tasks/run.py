@@ -1,7 +1,7 @@
 """Begin and end a run: its fingerprint, its folder, its MLflow run."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from prefect.runtime import flow_run
@@ -21,23 +21,20 @@ from tasks.runtime.environment import state_folder
 from tasks.runtime.lineage import lineage_tags, trace_lineage
 from tasks.runtime.locks import locked_or_busy
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_link
+from tasks.runtime.page import publish_link
 from tasks.runtime.records import DataVersion, Lineage, Run, Version
 from tasks.runtime.stage import service_task
 
 TRAINING_STAGES = ("pretrain", "finetune")
 
 
-@contextmanager
-def retraining(config: RunConfig, wait: bool) -> Iterator[str | None]:
-    """Train one model at a time: yield None while nobody else does, or who does where ``wait`` is
-    False.
+def retraining(config: RunConfig, wait: bool) -> AbstractContextManager[str | None]:
+    """Train one model at a time: yield None while nobody else does; without ``wait``, who does.
 
     The lock ends with its process, so a run that was killed never keeps it.
     """
     what = f"run {flow_run.name or config.name}"
-    with locked_or_busy(f"retrain-{config.registered_model}", what, wait) as holder:
-        yield holder
+    return locked_or_busy(f"retrain-{config.registered_model}", what, wait)
 
 
 @service_task("begin")
@@ -51,7 +48,7 @@ def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
     tags = lineage_tags(config, data, lineage)
     run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), tags)
     if page := run_page(run_id):
-        show_link(
+        publish_link(
             page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
         )
     folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
@@ -76,8 +73,7 @@ def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> 
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """Keep the run's pairs in place while the block runs, then end the MLflow run as FINISHED or
-    FAILED.
+    """Keep the run's pairs in place for the block, then end the MLflow run as FINISHED or FAILED.
 
     An unreachable MLflow does not hide the error.
     """

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from model.errors import DataError
 from model.storage.files import atomic_write
@@ -65,11 +64,8 @@ def card_in(text: str) -> VersionCard | None:
 
 def read_card(version: str) -> VersionCard | None:
     """Return the card that an ingest on this machine left, or None."""
-    try:
-        card = VersionCard.model_validate_json((report_folder(version) / CARD_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return card if card.version == version else None
+    card = VersionCard.read(report_folder(version) / CARD_FILE)
+    return card if card and card.version == version else None
 
 
 def local_cards() -> list[VersionCard]:
@@ -82,8 +78,7 @@ def local_cards() -> list[VersionCard]:
 
 def write_version_card(card: VersionCard) -> None:
     """Leave the card beside the version's profiles."""
-    with atomic_write(report_folder(card.version) / CARD_FILE) as file:
-        file.write(card.model_dump_json(indent=2).encode())
+    card.write(report_folder(card.version) / CARD_FILE)
 
 
 def annotate(tracked: Path, card: VersionCard) -> None:

@@ -4,6 +4,7 @@ machine.
 Reading them costs one git command a commit that changed ``data.dvc``.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from model.errors import DataError, nearest
@@ -35,7 +36,7 @@ class KnownVersion(Record):
 def known_versions() -> list[KnownVersion]:
     """Return all known data versions, oldest first."""
     known: dict[str, KnownVersion] = {}
-    for created, text in [*_committed(), *_in_work_tree()]:
+    for created, text in _recorded():
         try:
             version = version_in(text)
         except ValueError:
@@ -95,22 +96,21 @@ def current_version_or_none() -> str | None:
     return current_pairs().promised_or_none()
 
 
-def _committed() -> list[tuple[str, str]]:
-    """Return each committed text of ``data.dvc`` with the time of its commit, oldest first."""
-    cwd = current_pairs().folder.parent
+def _recorded() -> list[tuple[str, str]]:
+    """Return the texts of ``data.dvc`` with the times of their commits, oldest first.
+
+    The last one is the work tree's, without a time.
+    """
+    found, tracked = [], current_pairs().tracked
+    cwd = tracked.parent
     log = git("log", "--reverse", "--format=%H %ct", "--", DVC_FILE, cwd=cwd) or ""
-    found = []
     for line in log.splitlines():
         commit, _, seconds = line.partition(" ")
         text = git("show", f"{commit}:./{DVC_FILE}", cwd=cwd)
         if text is not None:
             created = datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
             found.append((created, text))
+
+    with suppress(OSError, UnicodeDecodeError):
+        found.append(("", tracked.read_text(encoding="utf-8")))
     return found
-
-
-def _in_work_tree() -> list[tuple[str, str]]:
-    try:
-        return [("", current_pairs().tracked.read_text(encoding="utf-8"))]
-    except (OSError, UnicodeDecodeError):
-        return []

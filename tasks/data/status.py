@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from model.errors import DataError
 from tasks.data.card import card_in, read_card
 from tasks.data.dvc import (
@@ -140,16 +138,8 @@ def _unsent_by_dvc(pairs: TrackedFolder) -> list[str] | None:
 
 
 def _validation_fact(version: str) -> Fact:
-    if read_card(version) is not None or _was_validated_by_a_run(version):
-        return Fact("validated", f"yes; reports in {report_folder(version)}", True)
+    reports = report_folder(version)
+    by_runs = map(Validation.read, (state_folder() / "runs").glob("*/validate/result.json"))
+    if read_card(version) or any(found and found.profiles == reports for found in by_runs):
+        return Fact("validated", f"yes; reports in {reports}", True)
     return Fact("validated", "not on this machine; `python -m flows validate`", False)
-
-
-def _was_validated_by_a_run(version: str) -> bool:
-    for path in (state_folder() / "runs").glob("*/validate/result.json"):
-        try:
-            if Validation.model_validate_json(path.read_bytes()).profiles == report_folder(version):
-                return True
-        except (OSError, ValidationError):
-            continue
-    return False

@@ -9,8 +9,6 @@ Costs DVC's own pass over the new bytes: one read to hash them, one copy into it
 import shutil
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from model.errors import DataError
 from model.storage.files import atomic_write, fsync_folder, write_failure
 from model.storage.sealed import fault_point
@@ -45,8 +43,7 @@ def replace_data(staged: Path, card: VersionCard) -> None:
     try:
         incoming = _beside(folder, "incoming")
         shutil.move(staged, incoming)  # a rename, unless the state folder lies on another disk
-        with atomic_write(_journal_path()) as file:
-            file.write(journal.model_dump_json(indent=2).encode())
+        journal.write(_journal_path())
         fault_point("ingest:before_swap")
         if journal.had_folder:
             folder.rename(_beside(folder, "outgoing"))
@@ -73,9 +70,8 @@ def repair_swap() -> None:
     """Finish or undo a replacement that was interrupted; the caller holds DATA."""
     pairs = current_pairs()
     shutil.rmtree(_beside(pairs.folder, "incoming"), ignore_errors=True)
-    try:
-        journal = Journal.model_validate_json(_journal_path().read_bytes())
-    except (OSError, ValidationError):
+    journal = Journal.read(_journal_path())
+    if journal is None:
         return
 
     # A person may have checked out another version since; then only the old folder goes.

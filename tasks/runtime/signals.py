@@ -16,7 +16,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Says, when called, whether a signal has asked to stop."""
+    """A request to stop; returns, when called, whether a signal has made it."""
 
     def __init__(self) -> None:
         """Begin without a request."""
@@ -28,7 +28,7 @@ class StopRequest:
         return self.number is not None
 
     def listen(self) -> None:
-        """Take the place of the handlers, but of those that ignore their signal (jobs in the background do)."""
+        """Take the place of all handlers but those that ignore a signal, as in background jobs."""
         for number in STOPPING:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._before[number] = signal.signal(number, self._take)
@@ -52,11 +52,10 @@ class StopRequest:
 
 @contextmanager
 def stop_by_signal() -> Iterator[StopRequest]:
-    """Yield what tells of a signal; when the block ends, well or with TrainingStopped, the signal
-    is delivered again.
+    """Yield what knows of a signal; deliver the signal again when the block ends.
 
-    It then does what it always does: Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash
-    or a cancellation.
+    That is when it ends well or with TrainingStopped. The signal then does what it always does:
+    Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash or a cancellation.
 
     Raises:
         TrainingStopped: the block stopped without a signal, or the signal's handler lets the

@@ -8,15 +8,12 @@ by runs of other fingerprints: a changed setting of the evaluation trains nothin
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.client.schemas.objects import State, TaskRun
-from pydantic import ValidationError
 
 from model.errors import ServiceError
-from model.storage.files import atomic_write
 from tasks.runtime.environment import state_folder
 from tasks.runtime.lineage import stage_key
 from tasks.runtime.log import run_logger
@@ -64,7 +61,8 @@ def stage(
                 places.append(state_folder() / "results" / name / f"{key}.json")
 
             for path in places:
-                if (finished := _finished(path, result_type)) is not None:
+                finished = result_type.read(path)
+                if finished is not None and all(file.exists() for file in finished.files()):
                     run_logger().info(
                         "%s was finished before; its result is used again (%s)", name, path
                     )
@@ -72,18 +70,9 @@ def stage(
 
             result = function(run, *args, **kwargs)
             for path in places:
-                with atomic_write(path) as file:
-                    file.write(result.model_dump_json(indent=2).encode())
+                result.write(path)
             return result
 
         return service_task(name)(once)
 
     return decorate
-
-
-def _finished(path: Path, result_type: type[R]) -> R | None:
-    try:
-        result = result_type.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-    return result if all(file.exists() for file in result.files()) else None

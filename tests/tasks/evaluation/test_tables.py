@@ -273,7 +273,9 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
     figures: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linked: list[str] = []
-    monkeypatch.setattr("tasks.evaluation.report.show_link", lambda link, **_: linked.append(link))
+    monkeypatch.setattr(
+        "tasks.evaluation.report.publish_link", lambda link, **_: linked.append(link)
+    )
     monkeypatch.setattr("tasks.evaluation.report.attach", lambda *_: None)
     (tmp_path / "finetune").mkdir()
     (tmp_path / "finetune" / "curves.png").write_bytes(encoded(file_format="PNG"))

@@ -40,8 +40,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
         tables[key] = rows
 
     for module in ("tasks.validation.validate", "tasks.validation.drift"):
-        monkeypatch.setattr(f"{module}.show_table", table)
-    monkeypatch.setattr("tasks.validation.validate.show_link", lambda *_, **__: None)
+        monkeypatch.setattr(f"{module}.publish_table", table)
+    monkeypatch.setattr("tasks.validation.validate.publish_link", lambda *_, **__: None)
     return tables
 
 

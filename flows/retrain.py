@@ -1,5 +1,4 @@
-"""The main job: a data version in, a judged and registered model version, its embeddings, and a
-decision on it out.
+"""The main job: from a data version to a registered model version, embeddings and a decision.
 
 A run with nothing new (same data, code, config and base weights as a registered version) ends in
 seconds. A run that was stopped goes on where it stopped: finished stages are picked up, training
@@ -44,7 +43,7 @@ def retrain(
     overrides: Overrides = (),
     when_busy: WhenBusy = "skip",
 ) -> Report | State[Report]:
-    """Retrain, judge, register, export and promote, from one data version."""
+    """Validate, pretrain, finetune, evaluate, register, export and promote: the main job."""
     settings = read_config(
         config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs
     )

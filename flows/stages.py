@@ -1,7 +1,4 @@
-"""Each stage as a flow of its own.
-
-A stage runs what it needs first, and picks up what is finished already.
-"""
+"""Each stage as a flow of its own; it runs what it needs first and picks up what is finished."""
 
 from prefect import flow
 
@@ -75,10 +72,7 @@ def evaluate(
 def drift_check(
     config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
 ) -> Drift | None:
-    """Compare a data version with the one that the champion was trained on.
-
-    Where they lie far apart, an event asks for a retraining.
-    """
+    """Compare a data version with the champion's; where it is far off, ask for a retraining."""
     run = _begin(config, data, overrides)
     with tracked(run):
         reference = champion_reference(run.config.registered_model)

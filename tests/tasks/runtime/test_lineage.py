@@ -93,6 +93,7 @@ def before(tree: Path) -> dict[str, str]:
         ("model/training/losses.py", {"fingerprint", "finetune"}),
         ("model/pairs/tsv.py", {"fingerprint", "finetune"}),
         ("tasks/training/train.py", {"fingerprint", "finetune"}),
+        ("tasks/training/fitting.py", {"fingerprint", "finetune"}),
         ("tasks/training/base_weights.py", {"fingerprint", "finetune"}),
         ("tasks/validation/accepted.py", {"fingerprint", "finetune"}),
         ("tasks/evaluation/evaluate.py", {"fingerprint"}),

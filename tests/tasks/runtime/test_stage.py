@@ -68,7 +68,7 @@ def test_a_damaged_result_counts_as_never_made(run: Run, text: str) -> None:
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run) -> Shared:
-    """Return a stage that works in a run of its own, and tells its result and number of calls."""
+    """Return a stage that works in a run of its own, and gives its result and number of calls."""
     monkeypatch.setenv("COMMERCE_CLIP_STATE", str(tmp_path / "state"))
     calls: list[int] = []
 

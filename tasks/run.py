@@ -47,6 +47,7 @@ def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
     mark, name = lineage.fingerprint, f"{config.name}-{data.short}"
     tags = lineage_tags(config, data, lineage)
     run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), tags)
+
     if page := run_page(run_id):
         publish_link(
             page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
@@ -83,6 +84,7 @@ def tracked(run: Run) -> Iterator[None]:
             yield
         status = "FINISHED"
     finally:
+        # What a stage could not send while it ran.
         try:
             send = metric_sender(run.mlflow_run_id)
             for stage in TRAINING_STAGES:
@@ -93,11 +95,10 @@ def tracked(run: Run) -> Iterator[None]:
 
 
 def flat_params(config: RunConfig) -> dict[str, Any]:
-    """Return every knob of the resolved config by its dotted name."""
-    flat: dict[str, Any] = {}
-    for key, value in config.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
-        else:
-            flat[key] = value
-    return flat
+    """Return the knobs of the resolved config by their dotted names."""
+    values = config.model_dump(mode="json")
+    sections = {name: section for name, section in values.items() if isinstance(section, dict)}
+    knobs = {name: value for name, value in values.items() if name not in sections}
+    for name, section in sections.items():
+        knobs |= {f"{name}.{knob}": value for knob, value in section.items()}
+    return knobs

@@ -68,7 +68,18 @@ class TrackedFolder:
         Raises:
             DataError: the file is no ``.dvc`` file of a folder.
         """
-        return promised_version(self.tracked)
+        try:
+            text = self.tracked.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise DataError(
+                f"{self.tracked}: not a readable .dvc file; "
+                f"restore it with `git checkout {self.tracked.name}`"
+            ) from None
+
+        try:
+            return version_in(text)
+        except ValueError as error:
+            raise DataError(f"{self.tracked}: {error}") from None
 
     def promised_or_none(self) -> str | None:
         """Return the data version of the ``.dvc`` file, None where it is missing or names none."""
@@ -136,23 +147,6 @@ def data_folder(path: str = "data") -> Path:
 def current_pairs() -> TrackedFolder:
     """Return the tracked folder of the repository: ``data/``."""
     return TrackedFolder(data_folder())
-
-
-def promised_version(tracked: Path) -> str:
-    """Return the data version that a ``.dvc`` file names.
-
-    Raises:
-        DataError: the file is no ``.dvc`` file of a folder.
-    """
-    try:
-        return version_in(tracked.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        pass
-    except ValueError as error:
-        raise DataError(f"{tracked}: {error}") from None
-    raise DataError(
-        f"{tracked}: not a readable .dvc file; restore it with `git checkout {tracked.name}`"
-    )
 
 
 def version_in(text: str) -> str:
@@ -299,6 +293,7 @@ def git(*arguments: str, cwd: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
+
     return done.stdout if done.returncode == 0 else None
 
 

@@ -93,7 +93,10 @@ def stage_pairs(drop: Drop, current: DataVersion | None, limits: DataConfig) -> 
         CheckpointError: less is free than the copies need.
     """
     if drop.quarantine is None:
-        staged = stage_drop(drop, None if is_sample(current) else current)
+        # Nobody wants pairs of the drawn sample beside their own.
+        card = current_card(current)
+        is_sample = card is not None and card.name == SAMPLE_NAME
+        staged = stage_drop(drop, None if is_sample else current)
     elif current is None:
         raise DataError(f"{drop.quarantine}: there is no data version to mend; ingest one first")
     else:
@@ -110,12 +113,6 @@ def stage_pairs(drop: Drop, current: DataVersion | None, limits: DataConfig) -> 
     for note in staged.notes:
         run_logger().info("%s", note)
     return staged
-
-
-def is_sample(current: DataVersion | None) -> bool:
-    """Return whether the current version is the drawn sample, which no drop is completed from."""
-    card = current_card(current)
-    return card is not None and card.name == SAMPLE_NAME
 
 
 def current_card(current: DataVersion | None) -> VersionCard | None:
@@ -183,6 +180,8 @@ def push_version(version: str) -> str | None:
     """
     pairs = current_pairs()
     remote = default_remote(pairs.folder.parent)
+
+    # A remote inside this repository would have the pairs committed to git.
     if remote is None:
         why = "DVC has no default remote"
     elif is_inside_git(remote, pairs.folder.parent):

@@ -19,7 +19,6 @@ from model.pairs.profile import profile_files, read_profile, write_profile
 from model.pairs.tsv import read_lines
 from model.storage.files import atomic_write, file_digest
 from tasks.data.card import VERSION
-from tasks.data.dvc import current_pairs
 from tasks.ingest.staging import (
     COPY_BYTES,
     Staged,
@@ -67,7 +66,7 @@ def stage_repaired(name: str, quarantine: Path, current: DataVersion, limits: Da
 
     folder, tsv = fresh_folder(name), places[place]
     size = tsv.stat().st_size
-    require_room({folder: size, current_pairs().cache: size})
+    require_room(folder, size)
     reasons = _faults_now(quarantine, marked, limits)
     repaired = {line: span for line, span in marked.items() if reasons[line] is None}
     if not repaired:
@@ -104,6 +103,8 @@ def splice(
                 repaired.seek(new.offset)
                 _copy_range(repaired, written, new.length, lambda _: None)
             position = source.seek(old.offset + old.length)
+
+        # What follows the last of them.
         _copy_range(source, written, tsv.stat().st_size - position, on_bytes)
 
 
@@ -131,6 +132,8 @@ def _split_of(quarantine: Path, current: DataVersion) -> str:
         raise DataError(
             f"{quarantine}: not named <split>{SUFFIX}; keep the name that validation gave it"
         )
+
+    # A copy may lie anywhere; reports lie in the folder of their version.
     of_version = quarantine.resolve().parent.name
     if VERSION.match(of_version) and of_version != current.version:
         raise DataError(

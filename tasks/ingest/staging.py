@@ -8,17 +8,17 @@ under the copy is refused.
 import hashlib
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from model.config.sections import Name
-from model.errors import CheckpointError, DataError
+from model.errors import DataError
 from model.pairs.splits import side_table_path
 from model.pairs.tsv import check_file
 from model.storage.files import atomic_write
+from model.storage.sealed import require_space
 from tasks.data.dvc import current_pairs, version_of
 from tasks.runtime.environment import state_folder
 from tasks.runtime.progress import progress
@@ -50,6 +50,8 @@ class Drop(Record):
         """
         given = {f"finetune/{split}.tsv": getattr(self, split) for split in _SPLITS}
         files = {place: path for place, path in given.items() if path is not None}
+
+        # Pretraining files keep their names, so two folders may bring the same one.
         for path in self.pretrain:
             place = f"pretrain/{require_name(path.stem, str(path))}.tsv"
             if place in files:
@@ -97,7 +99,7 @@ def stage_drop(drop: Drop, current: DataVersion | None) -> Staged:
 
     folder = fresh_folder(drop.name)
     size = sum(path.stat().st_size for path in given.values())
-    require_room({folder: size, current_pairs().cache: size})
+    require_room(folder, size)
     with progress("stage", size, "B") as bar:
         digests = {
             place: copy_file(path, folder / place, bar.advance) for place, path in given.items()
@@ -110,21 +112,20 @@ def stage_drop(drop: Drop, current: DataVersion | None) -> Staged:
 
 
 def take_over(current: DataVersion, kept: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    """Link files of the current version into a staged folder and return their known MD5."""
+    """Give files of the current version a second place, and return their known MD5.
+
+    They are hard links where both places lie on one disk, so they cost nothing.
+    """
     digests = {}
     for place, path in kept.items():
-        link_or_copy(path, folder / place)
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)  # DVC may have made the file a link to its cache
+        except OSError:
+            copy_file(path, target, lambda _: None)
         digests[place] = current.file_md5[path.relative_to(current.folder).as_posix()]
     return digests
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a file appear in a second place, at no cost where both lie on one disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)  # DVC may have made the file a link to its cache
-    except OSError:
-        copy_file(source, target, lambda _: None)
 
 
 def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
@@ -178,26 +179,20 @@ def require_source(path: Path) -> Path:
     return path
 
 
-def require_room(needed: Mapping[Path, int]) -> None:
-    """Check, before any copy, that the bytes for each folder fit on the disks that they go to.
+def require_room(folder: Path, size: int) -> None:
+    """Check, before any copy, that a staged copy and the one in DVC's cache fit on their disks.
 
     Raises:
         CheckpointError: less is free than is needed.
     """
-    wanted, places = Counter[int](), dict[int, Path]()
-    for folder, size in needed.items():
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        disk = existing.stat().st_dev
-        wanted[disk] += size
-        places.setdefault(disk, existing)
-
-    for disk, size in wanted.items():
-        free = shutil.disk_usage(places[disk]).free
-        if free < size:
-            raise CheckpointError(
-                f"{places[disk]}: {free / 1e6:,.1f} MB free, but the copy of the pairs and the one "
-                f"in DVC's cache need {size / 1e6:,.1f} MB; free some space and run again"
-            )
+    cache = current_pairs().cache
+    existing = [
+        next(path for path in (place, *place.parents) if path.exists()) for place in (folder, cache)
+    ]
+    disks = {path.stat().st_dev: path for path in existing}
+    for path in disks.values():
+        needed = 2 * size // len(disks)
+        require_space(path, needed, "the copy of the pairs and the one in DVC's cache")
 
 
 def staging_folder(name: str) -> Path:

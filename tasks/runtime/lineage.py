@@ -113,6 +113,7 @@ def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence
         name: config[name]
         for name in sorted({"data", "seed", "device", "precision", "compile", *sections})
     }
+
     parts = (
         run.data.version,
         code_version(module),
@@ -183,11 +184,13 @@ def _git(*arguments: str) -> str:
 def lineage_tags(config: RunConfig, data: DataVersion, lineage: Lineage) -> dict[str, str]:
     """Return the tags that lead from a run or version back to its data, code and flow run."""
     commit, is_dirty = git_commit()
+    docs = report_folder(data.version) / "docs" / "index.html"
+
     return {
         "commerce_clip.config": config.name,
         "commerce_clip.config_sha256": config.digest(),
         "commerce_clip.data_version": data.version,
-        "commerce_clip.data_docs": (report_folder(data.version) / "docs" / "index.html").as_uri(),
+        "commerce_clip.data_docs": docs.as_uri(),
         "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
         "commerce_clip.code_version": code_version(*DOORS),
         "commerce_clip.git_commit": commit,

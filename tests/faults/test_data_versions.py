@@ -13,7 +13,7 @@ import pytest
 
 from model.errors import DataError
 from model.storage.files import file_digest
-from tasks.data.dvc import TrackedFolder, hash_folder, promised_version, version_of
+from tasks.data.dvc import TrackedFolder, hash_folder, version_of
 from tasks.data.version import materialise
 from tasks.runtime.records import DataVersion
 from tests.projects import (
@@ -34,7 +34,7 @@ TRIALS = range(3)
 
 
 def promised(project: Path) -> str:
-    return promised_version(project / "data.dvc")
+    return TrackedFolder(project / "data").promised()
 
 
 def store(project: Path) -> Path:

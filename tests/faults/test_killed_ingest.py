@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import DataError
 from tasks.data.card import card_in
-from tasks.data.dvc import hash_folder, promised_version, version_of
+from tasks.data.dvc import TrackedFolder, hash_folder, version_of
 from tasks.data.version import materialise
 from tests.faults.killed_ingest import commit_drop
 
@@ -63,7 +63,7 @@ def leftovers(project: Path) -> list[str]:
 def test_a_killed_ingest_leaves_one_version_whole_and_can_be_repeated(
     project: Path, test_tsv: Path, point: str
 ) -> None:
-    old = promised_version(project / "data.dvc")
+    old = TrackedFolder(project / "data").promised()
     assert ingest(project, test_tsv, point) == -signal.SIGKILL
     healed = materialise(project / "data")
     assert healed.version == version_of(hash_folder(project / "data"))
@@ -71,7 +71,7 @@ def test_a_killed_ingest_leaves_one_version_whole_and_can_be_repeated(
     assert leftovers(project) == []
     if POINTS[point] == "old":
         assert ingest(project, test_tsv) == 0
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     card = card_in((project / "data.dvc").read_text())
     assert card is not None and (card.version, card.name) == (version, "autumn")
     assert version != old

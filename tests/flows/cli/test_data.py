@@ -14,7 +14,7 @@ from model.pairs.drift import counts_of
 from model.pairs.profile import profile_files, read_profile, write_profile
 from model.storage.tables import write_table
 from tasks.data.card import SplitRows, VersionCard, annotate, write_version_card
-from tasks.data.dvc import promised_version
+from tasks.data.dvc import TrackedFolder
 from tasks.runtime.environment import report_folder
 from tasks.validation.leaks import comparison_files
 from tests.golden import jpeg
@@ -31,7 +31,7 @@ def printed(
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(
         "flows.cli.data._trained_on",
-        lambda: {promised_version(project / "data.dvc"): ["commerce-clip 3"]},
+        lambda: {TrackedFolder(project / "data").promised(): ["commerce-clip 3"]},
     )
 
     def run(*arguments: object, code: int = 0) -> str:
@@ -54,7 +54,7 @@ def change_version(project: Path, name: str) -> str:
     tsv = project / "data" / "finetune" / "test.tsv"
     tsv.write_bytes(tsv.read_bytes().replace(b"\t", b" again\t"))
     dvc(project, "add", "data")
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     annotate(project / "data.dvc", card_of(version, name))
     write_version_card(card_of(version, name))
     return version
@@ -63,7 +63,7 @@ def change_version(project: Path, name: str) -> str:
 def validated(project: Path) -> str:
     """Leave what validation leaves of the tracked version's test split, and return the version."""
     version, tsv = (
-        promised_version(project / "data.dvc"),
+        TrackedFolder(project / "data").promised(),
         project / "data" / "finetune" / "test.tsv",
     )
     files = profile_files(report_folder(version), "test")
@@ -81,7 +81,7 @@ def row_of(output: str, version: str) -> str:
 def test_log_lists_committed_and_local_versions_and_marks_the_current_one(
     project: Path, printed: Printed
 ) -> None:
-    first = promised_version(project / "data.dvc")
+    first = TrackedFolder(project / "data").promised()
     second = change_version(project, "autumn")
     output = printed("data", "log")
     assert "→" not in row_of(output, first)
@@ -100,7 +100,9 @@ def test_a_card_that_a_later_dvc_add_kept_is_not_taken_for_the_new_versions(
     (project / "data" / "finetune" / "mine.tsv").write_bytes(b"mine\n")
     dvc(project, "add", "data")
     assert "autumn" in (project / "data.dvc").read_text()
-    assert "autumn" not in row_of(printed("data", "log"), promised_version(project / "data.dvc"))
+    assert "autumn" not in row_of(
+        printed("data", "log"), TrackedFolder(project / "data").promised()
+    )
 
 
 def test_status_tells_what_is_right_and_what_is_not(project: Path, printed: Printed) -> None:
@@ -137,7 +139,7 @@ def test_pull_brings_a_fresh_clone_its_pairs_and_says_that_every_file_is_right(
     project: Path, printed: Printed
 ) -> None:
     forget(project)
-    assert f"data version {promised_version(project / 'data.dvc')}: 10 files" in printed(
+    assert f"data version {TrackedFolder(project / 'data').promised()}: 10 files" in printed(
         "data", "pull"
     )
 

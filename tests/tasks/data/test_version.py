@@ -5,7 +5,7 @@ import pytest
 
 from model.config.load import RunConfig
 from model.errors import DataError, ServiceError
-from tasks.data.dvc import expected_files, hash_folder, promised_version, version_of
+from tasks.data.dvc import TrackedFolder, expected_files, hash_folder, version_of
 from tasks.data.version import materialise_data, reading_pairs
 from tasks.runtime.locks import DATA, locked, refuse_while_read
 from tasks.runtime.records import DataVersion
@@ -35,7 +35,7 @@ def test_an_untracked_folder_gets_the_hash_that_dvc_would_give_it(
     config = CONFIG.model_validate({"name": "any", "data": {"path": str(miniature)}})
     untracked = materialise_data.fn(config)
     assert (untracked.version, untracked.is_tracked) == (
-        promised_version(project / "data.dvc"),
+        TrackedFolder(project / "data").promised(),
         False,
     )
 
@@ -152,5 +152,5 @@ def test_a_folder_of_ones_own_may_be_read_at_any_time(project: Path, tmp_path: P
 
 
 def tracked_version(project: Path) -> DataVersion:
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     return DataVersion(folder=project / "data", version=version, is_tracked=True, file_md5={})

@@ -48,13 +48,17 @@ def retrain(
         config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs
     )
     require_approver(settings)
+
     with retraining(settings, when_busy == "wait") as holder:
         if holder is not None:
             return skipped(settings, holder)
+
+        # What the run is made of is hashed once, and says whether there is anything to do.
         version = materialise_data(settings)
         lineage = trace_lineage(settings, version)
         if registered := find_registered(settings, lineage.fingerprint):
             return nothing_new(settings, version, registered)
+
         run = begin_run(settings, version, lineage)
         with tracked(run):
             validation = validate(run)
@@ -64,6 +68,8 @@ def retrain(
             registered = register(run, validation, finetuned, evaluation)
             embeddings = export(run, registered)
             decision = decide(run, validation, registered, evaluation)
+
+    # A person may take a day to approve; that holds neither data nor lock (DECISIONS 26).
     decision = promote(run, registered, approved(run, decision))
     report_version(run, validation, evaluation, registered, decision)
     return full_report(run, validation, evaluation, registered, decision, embeddings)

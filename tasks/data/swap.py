@@ -2,7 +2,8 @@
 
 Two renames and a `dvc add`, with a journal written before the first: whoever finds a journal takes
 the old version back where ``data.dvc`` does not name the new one yet, and finishes the job where it
-does. The caller holds the lock DATA throughout, and a `dvc add` that outlives its parent keeps it.
+does (DECISIONS 19). The caller holds the lock DATA throughout, and a `dvc add` that outlives its
+parent keeps it.
 Costs DVC's own pass over the new bytes: one read to hash them, one copy into its cache.
 """
 

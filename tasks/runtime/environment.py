@@ -22,7 +22,7 @@ NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 # Of a run's life on its server; an automation marks as crashed what has missed three
-# (flows/automations.py).
+# (flows/automations.py, DECISIONS 27).
 HEARTBEAT_S = 30
 TIMEOUTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),

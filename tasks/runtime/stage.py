@@ -1,9 +1,10 @@
 """Make a function a stage: a task retried on ServiceError alone, never repeated when finished.
 
-A stage's result is written as JSON beside its files once it has ended well. A rerun of the same
-fingerprint finds it there, checks that its files still exist, and goes on; a result whose files are
-gone counts as never made. A stage that names the sections of the config that it reads is also found
-by runs of other fingerprints: a changed setting of the evaluation trains nothing again.
+A stage's result is JSON of ours beside its files, written once it has ended well (DECISIONS 1). A
+rerun of the same fingerprint finds it there, checks that its files still exist, and goes on; a
+result whose files are gone counts as never made. A stage that names the sections of the config that
+it reads is also found by runs of other fingerprints: a changed setting of the evaluation trains
+nothing again.
 """
 
 import functools
@@ -21,9 +22,9 @@ from tasks.runtime.records import Record, Run
 
 RETRY_DELAYS_S = [2, 10, 30]
 
-P = ParamSpec("P")
-R = TypeVar("R", bound=Record)
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_R = TypeVar("_R", bound=Record)
+_T = TypeVar("_T")
 
 
 def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -31,7 +32,7 @@ def is_service_error(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> b
     return isinstance(state.data, ServiceError)
 
 
-def service_task(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
+def service_task(name: str) -> Callable[[Callable[_P, _T]], Task[_P, _T]]:
     """Make a Prefect task that is retried, with growing delays, on ServiceError alone."""
     return task(
         name=name,
@@ -43,17 +44,17 @@ def service_task(name: str) -> Callable[[Callable[P, T]], Task[P, T]]:
 
 
 def stage(
-    name: str, result_type: type[R], reads: Sequence[str] = ()
-) -> Callable[[Callable[Concatenate[Run, P], R]], Task[Concatenate[Run, P], R]]:
+    name: str, result_type: type[_R], reads: Sequence[str] = ()
+) -> Callable[[Callable[Concatenate[Run, _P], _R]], Task[Concatenate[Run, _P], _R]]:
     """Make a function of a run a stage whose finished result is picked up instead of repeated.
 
     ``reads`` are the sections of the config that its result depends on. With them, other runs pick
     it up, too, where these, the data version, the stage's code and the results before it are equal.
     """
 
-    def decorate(function: Callable[Concatenate[Run, P], R]) -> Task[Concatenate[Run, P], R]:
+    def decorate(function: Callable[Concatenate[Run, _P], _R]) -> Task[Concatenate[Run, _P], _R]:
         @functools.wraps(function)
-        def once(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
+        def once(run: Run, *args: _P.args, **kwargs: _P.kwargs) -> _R:
             places = [run.folder / name / "result.json"]
             if reads:
                 upstream = [record.identity() for record in args if isinstance(record, Record)]

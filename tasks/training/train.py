@@ -1,6 +1,6 @@
 """Train the stages of a run: pretrain from the base weights, finetune from pretrain's best.
 
-What trains imports torch, which a run with nothing new to do never loads.
+What trains imports torch, which a run with nothing new to do never loads (DECISIONS 8).
 """
 
 from model.errors import DataError

@@ -21,7 +21,7 @@ from tasks.registry.files import registered_model
 from tasks.registry.register import record_export
 from tasks.runtime.environment import state_folder
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_table
+from tasks.runtime.page import publish_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import Export, Run, Version
 from tasks.runtime.stage import service_task
@@ -65,7 +65,7 @@ def export(run: Run, version: Version) -> Export:
         "embedded": result.rows,
         "faulty": result.faulty,
     }
-    show_table([row], key="export", description=str(folder))
+    publish_table([row], key="export", description=str(folder))
     return result
 
 

@@ -22,7 +22,7 @@ from tasks.pages.text import ARROWS, shown_retention
 from tasks.registry.champion import champion_model
 from tasks.registry.tracking import log_results
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_link, show_table
+from tasks.runtime.page import publish_link, publish_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation
 from tasks.runtime.stage import stage
@@ -282,9 +282,9 @@ def _publish(run: Run, evaluation: Evaluation, figures: dict[str, Any], more: li
     }
     for key, (rows, about) in tables.items():
         if rows:
-            show_table(rows, key=key, description=about)
+            publish_table(rows, key=key, description=about)
     gallery = evaluation.gallery.as_uri()
-    show_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
+    publish_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
     logged = {f"test/{name}": value for name, value in metrics.items()}
     logged |= {f"test_base/{name}": value for name, value in evaluation.base_metrics.items()}
     logged |= {

@@ -47,7 +47,7 @@ from tasks.registry.versions import (
     read_version,
     unreachable,
 )
-from tasks.runtime.page import show_table
+from tasks.runtime.page import publish_table
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
 from tasks.runtime.stage import service_task
 
@@ -132,7 +132,7 @@ def _score(run: Run, validation: Validation, version: ModelVersion) -> Scored:
 def publish(decision: Decision) -> None:
     """Show the checks on Prefect's page."""
     verdict = "promote" if decision.is_promoted else "do not promote"
-    show_table(
+    publish_table(
         check_table(decision),
         key="gate",
         description=f"Version {decision.version}: {verdict}. {decision.reason}",

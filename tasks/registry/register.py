@@ -24,9 +24,9 @@ from tasks.registry.versions import (
     find_versions,
     unreachable,
 )
-from tasks.runtime.lineage import fingerprint, lineage_tags
+from tasks.runtime.lineage import lineage_tags
 from tasks.runtime.locks import locked
-from tasks.runtime.records import DataVersion, Evaluation, Run, TrainedModel, Validation, Version
+from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation, Version
 from tasks.runtime.stage import stage
 
 if TYPE_CHECKING:
@@ -36,18 +36,14 @@ MEAN_RECALL_TAG = "commerce_clip.test_mean_recall"
 EXPORT_TAG = "commerce_clip.embeddings"
 
 
-def find_registered(config: "RunConfig", data: DataVersion) -> Version | None:
-    """Return the version that this data, code, config and base weights have already led to, or
-    None.
+def find_registered(config: "RunConfig", mark: str) -> Version | None:
+    """Return the version of a fingerprint if its run exported embeddings and decided on it.
+
+    None means that there is something to do.
 
     Raises:
         ServiceError: the registry does not answer.
     """
-    return find_registered_fingerprint(config, fingerprint(config, data))
-
-
-def find_registered_fingerprint(config: "RunConfig", mark: str) -> Version | None:
-    """Return the version of a fingerprint if its run exported embeddings and decided on it; None: go on."""
     client, name = tracking_client(), config.registered_model
     found = find_versions(client, name, {FINGERPRINT_TAG: mark}) or _of_run(client, name, mark)
     finished = [
@@ -91,7 +87,7 @@ def register(
         raise CheckpointError(
             f"{model.folder}: the weights are not those that were evaluated; run again"
         )
-    tags = lineage_tags(run.config, run.data) | {
+    tags = lineage_tags(run.config, run.data, run.lineage) | {
         FINGERPRINT_TAG: run.fingerprint,
         WEIGHTS_TAG: model.weights_sha256,
         MEAN_RECALL_TAG: f"{evaluation.metrics['mean_recall']:.6f}",

@@ -13,7 +13,7 @@ from tasks.pages.answers import gallery_queries
 from tasks.pages.gallery import cards_html, page_html
 from tasks.pages.text import ARROWS, escaped
 from tasks.registry.tracking import attach
-from tasks.runtime.page import show_link
+from tasks.runtime.page import publish_link
 from tasks.runtime.records import Run
 from tasks.training.concepts import PICTURE_FILE
 from tasks.training.curves import Series, curves_png, read_series
@@ -50,7 +50,7 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: "Pa
             file.write(content)
     attach(run.mlflow_run_id, [folder / PAGE_FILE, folder / CURVES_FILE], name)
     link = (folder / PAGE_FILE).as_uri()
-    show_link(link, text="Training report", key=f"training-{name}", description=title)
+    publish_link(link, text="Training report", key=f"training-{name}", description=title)
 
 
 def epochs_html(series: dict[str, Series], best_epoch: int) -> str:

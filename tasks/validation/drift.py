@@ -19,7 +19,7 @@ from tasks.registry.tracking import fetch_artifacts, log_results
 from tasks.registry.versions import champion_origin
 from tasks.runtime.environment import report_folder
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_table
+from tasks.runtime.page import publish_table
 from tasks.runtime.records import Record, Run
 from tasks.validation.accepted import PRETRAIN
 from tasks.validation.leaks import COUNTS_SUFFIX
@@ -139,7 +139,7 @@ def publish_drift(report: Drift, limits: DataConfig) -> None:
         }
         for each in sorted(report.columns, key=lambda each: (-each.drift, -each.psi))[:SHOWN]
     ]
-    show_table(
+    publish_table(
         rows, key="drift", description=f"Drift of data version {report.version} against {against}"
     )
     over = report.over(limits.drift_warn)

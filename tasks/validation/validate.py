@@ -32,7 +32,7 @@ from model.pairs.tsv import check_file, count_lines
 from tasks.pages.text import counted
 from tasks.runtime.environment import report_folder
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_link, show_table
+from tasks.runtime.page import publish_link, publish_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion, Run, SplitCounts, Validation
 from tasks.runtime.stage import stage
@@ -106,7 +106,7 @@ def judge_data(
     from tasks.validation.suite import judge_tables
 
     verdict = judge_tables(_judged(folder, splits, counts, drift, limits), folder / "docs")
-    show_link(
+    publish_link(
         verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations"
     )
     if verdict.failures:
@@ -164,7 +164,7 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
         }
         for count in counts
     ]
-    show_table(rows, key="validation", description=f"Data version {data.version}")
+    publish_table(rows, key="validation", description=f"Data version {data.version}")
     for row in rows:
         run_logger().info(
             "%(split)s: %(lines)d lines, %(accepted)d accepted, also in test: %(also in test)s, repeats: %(repeats)s, "
@@ -176,7 +176,7 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
         description = (
             f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
         )
-        show_table(repeated, key="duplicates", description=description)
+        publish_table(repeated, key="duplicates", description=description)
 
 
 def _drift(

@@ -141,7 +141,7 @@ class Service:
 def service(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pages: None
 ) -> Service:
-    for name in ("show_table", "show_link"):
+    for name in ("publish_table", "publish_link"):
         monkeypatch.setattr(f"tasks.validation.validate.{name}", lambda *_, **__: None)
     return Service(shop, tmp_path, monkeypatch)
 

@@ -101,9 +101,9 @@ def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported
     version = shop.register(0.3, "f1")
     shop.promote(version, 0.3, fingerprint="f1")
     mark = f"{shop.config.registered_model}-f1"
-    assert register.find_registered_fingerprint(shop.config, mark) is None
+    assert register.find_registered(shop.config, mark) is None
     register.record_export(version, Path("embeddings"), 24)
-    assert register.find_registered_fingerprint(shop.config, mark) == version
+    assert register.find_registered(shop.config, mark) == version
 
 
 def test_a_removed_champion_is_never_replaced_by_the_machine(shop: Shop) -> None:
@@ -143,9 +143,9 @@ def test_the_same_weights_judged_by_other_settings_are_the_same_version_and_noth
     assert first == again
     register.record_export(first, Path("embeddings"), 24)
     for mark in ("f1", "f2"):
-        assert register.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") is None
+        assert register.find_registered(shop.config, f"{shop.name}-{mark}") is None
         shop.promote(first, 0.3, fingerprint=mark)
-        assert register.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") == first
+        assert register.find_registered(shop.config, f"{shop.name}-{mark}") == first
 
 
 def test_rollback_makes_previous_the_champion_and_leaves_the_reason(shop: Shop) -> None:

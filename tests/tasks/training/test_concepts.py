@@ -29,6 +29,7 @@ from tasks.training.concepts import (
     keyword_phrases,
     show_concepts,
 )
+from tests.runs import lineage
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_data, write_model
 
 
@@ -81,9 +82,7 @@ def test_the_nearest_images_are_those_of_the_slow_twin(tiny: tuple[ModelConfig, 
     labels = vocabulary.label(made_of.index.captions())
     concepts = weightiest_concepts(vocabulary, labels, 5)
     assert len(concepts) == 5
-    found = nearest_images(
-        towers, made_of, labels, searched, concepts, 3, batch_size=7, workers=0
-    )
+    found = nearest_images(towers, made_of, labels, searched, concepts, 3, batch_size=7, workers=0)
     text, image = (side.double() for side in embed_pairs(towers, made_of, 32, 0))
     pictures = embed_pairs(towers, searched, 32, 0)[1].double()
     for near, concept in zip(found, concepts, strict=True):
@@ -100,7 +99,7 @@ def run_in(folder: Path, model: ModelConfig, **finetune: object) -> Run:
         {"name": "tiny", "workers": 0, "model": model, "finetune": finetune}
     )
     data = DataVersion(folder=folder, version="v" * 32, is_tracked=False, file_md5={})
-    return Run(config=config, data=data, fingerprint="f", folder=folder, mlflow_run_id="none")
+    return Run(config=config, data=data, lineage=lineage(), folder=folder, mlflow_run_id="none")
 
 
 def test_a_stage_leaves_the_table_and_the_picture_and_attaches_both(

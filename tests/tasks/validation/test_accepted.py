@@ -13,6 +13,7 @@ from tasks.pages.text import shown_retention
 from tasks.runtime.records import DataVersion, Evaluation, Retention, Run, Validation
 from tasks.validation.accepted import split_index, tsv_files
 from tasks.validation.leaks import Split, compare_splits
+from tests.runs import lineage
 from tests.tiny import COLOURS, drawn_jpeg, profiled
 
 COLOUR_NAMES = list(COLOURS)
@@ -63,7 +64,9 @@ def lines(
     config = RunConfig.model_validate(
         {"name": "any", "seed": seed, "data": {"pretrain_valid_share": share}}
     )
-    run = Run(config=config, data=data[0], fingerprint="", folder=data[0].folder, mlflow_run_id="")
+    run = Run(
+        config=config, data=data[0], lineage=lineage(), folder=data[0].folder, mlflow_run_id=""
+    )
     index = split_index(run, data[1], name)
     return {
         (index.files[file].stem, line)

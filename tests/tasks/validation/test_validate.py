@@ -24,6 +24,7 @@ from tasks.validation.drift import Reference, champion_reference, keep_with_run
 from tasks.validation.leaks import comparison_files
 from tasks.validation.validate import judge_data
 from tests.conftest import MINIATURE_SIZES
+from tests.runs import lineage
 from tests.tasks.conftest import run_of
 
 EVIL = "<script>alert(1)</script>|=cmd()\x1b[31m\u202e[x](javascript:y)"
@@ -39,8 +40,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
         tables[key] = rows
 
     for module in ("tasks.validation.validate", "tasks.validation.drift"):
-        monkeypatch.setattr(f"{module}.show_table", table)
-    monkeypatch.setattr("tasks.validation.validate.show_link", lambda *_, **__: None)
+        monkeypatch.setattr(f"{module}.publish_table", table)
+    monkeypatch.setattr("tasks.validation.validate.publish_link", lambda *_, **__: None)
     return tables
 
 
@@ -137,7 +138,7 @@ def test_leaking_lines_may_be_dropped_and_are_in_no_split_then(
     run = Run(
         config=RunConfig.model_validate({"name": "any"}),
         data=version_of(pairs, "b"),
-        fingerprint="",
+        lineage=lineage(),
         folder=pairs,
         mlflow_run_id="",
     )
@@ -157,7 +158,11 @@ def test_without_valid_neither_part_of_train_holds_a_leak(pairs: Path) -> None:
     config = RunConfig.model_validate({"name": "any", "data": {"valid_share": 0.5}})
     validation = judge(pairs, on_leak="drop")
     run = Run(
-        config=config, data=version_of(pairs, "b"), fingerprint="", folder=pairs, mlflow_run_id=""
+        config=config,
+        data=version_of(pairs, "b"),
+        lineage=lineage(),
+        folder=pairs,
+        mlflow_run_id="",
     )
     parts = [split_index(run, validation, name).line.tolist() for name in ("finetune", "valid")]
     assert sorted(parts[0] + parts[1]) == list(range(25, 49)) and all(parts)

@@ -131,9 +131,9 @@ def judge(staged: DataVersion, config: RunConfig) -> Validation:
         ServiceError: the registry does not answer.
     """
     from tasks.validation.drift import champion_reference
-    from tasks.validation.validate import judge_data
+    from tasks.validation.validate import validate_data_version
 
-    return judge_data(
+    return validate_data_version(
         staged, config.data, config.profile_processes, champion_reference(config.registered_model)
     )
 

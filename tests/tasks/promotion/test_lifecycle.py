@@ -23,7 +23,7 @@ from tasks.promotion.gate import Scored
 from tasks.registry import aliases, register
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import DataVersion, Validation, Version
-from tasks.validation.validate import judge_data
+from tasks.validation.validate import validate_data_version
 from tests.golden import jpeg
 from tests.tasks.conftest import evaluation_of, run_of
 from tests.tasks.shop import Shop
@@ -97,7 +97,9 @@ class Service:
     def run(self, week: int) -> Row:
         data, shop = self.pairs(week), self.shop
         try:
-            validation = judge_data(data, DataConfig(max_fault_share=0.1, min_image_side=2), 1)
+            validation = validate_data_version(
+                data, DataConfig(max_fault_share=0.1, min_image_side=2), 1
+            )
         except DataError as error:
             return self.row(week, "-", f"refused: {str(error).splitlines()[0]}")
         shop.data = data

@@ -42,8 +42,8 @@ OURS, OPEN_CLIP = "commerce-clip", "open_clip loop"
 START = """
 import hashlib, os, shutil, sys, time
 from pathlib import Path
-from model.zoo.family.published import Told
-from model.zoo.family.importing import import_model
+from model.zoo.published import Told
+from model.zoo.importing import import_model
 path, *out = map(Path, sys.argv[1:])
 with open(path, "rb") as file:
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.parameters import Reason, RegisteredModel, VersionNumber
-from tasks.promotion.promote import announce, promote_by_hand, roll_back
+from tasks.promotion.promote import announce_decision, promote_by_hand, roll_back
 from tasks.runtime.log import log_sentences
 from tasks.runtime.records import Decision
 
@@ -20,7 +20,7 @@ def promote(
     log_sentences()
     decision = promote_by_hand(registered_model, version, reason)
     if decision.is_promoted:
-        announce(registered_model, decision)
+        announce_decision(registered_model, decision)
     return decision
 
 
@@ -32,5 +32,5 @@ def rollback(
     log_sentences()
     decision = roll_back(registered_model, reason)
     if decision.is_promoted:
-        announce(registered_model, decision)
+        announce_decision(registered_model, decision)
     return decision

@@ -5,7 +5,7 @@ from pathlib import Path
 from flows.cli.terminal import print_facts, print_line, print_table
 from model.errors import ConfigError, nearest
 from model.zoo.family import FAMILY, find_row
-from tasks.registry.zoo import convert as convert_to
+from tasks.registry.zoo import export_published
 from tasks.registry.zoo import import_published
 
 
@@ -69,4 +69,4 @@ def import_files(
 
 def convert(source: str, to: str, out: str) -> None:
     """Write a model in a published form."""
-    print_line(f"{source} as {to}: {convert_to(source, to, Path(out))}")
+    print_line(f"{source} as {to}: {export_published(source, to, Path(out))}")

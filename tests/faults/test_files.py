@@ -199,8 +199,8 @@ def test_a_killed_profiling_process_ends_in_a_sentence(large: Path, when: int) -
 PARENT = """
 import sys
 from pathlib import Path
-from model.config.load.sections import DataConfig
-from model.pairs.tsv.profile import profile_files, write_profile
+from model.config.sections import DataConfig
+from model.pairs.profile import profile_files, write_profile
 tsv = Path(sys.argv[1])
 write_profile(tsv, profile_files(tsv.parent, "test"), DataConfig(), "pair", lambda rows: print(rows, flush=True), 2)
 """

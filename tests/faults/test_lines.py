@@ -184,9 +184,9 @@ BOMBS = [
 ]
 MEASURED = """
 import json, resource, sys
-from model.pairs.tsv.images import decode_rgb, inspect_image, preview_image
+from model.pairs.images import decode_rgb, inspect_image, preview_image
 from tests.golden import golden_lines, jpeg
-from model.pairs.tsv.tsv import parse_line
+from model.pairs.tsv import parse_line
 
 images = [parse_line(golden.raw).image for golden in golden_lines() if golden.name in json.loads(sys.argv[1])]
 for judge in (inspect_image, decode_rgb, preview_image):

@@ -18,7 +18,7 @@ import torch
 from model.config.sections import DataConfig
 from model.errors import DataError
 from model.evaluation.retrieval import RetrievalResult, evaluate_retrieval, relate
-from tasks.promotion import promote
+from tasks.promotion import promote, scoring
 from tasks.promotion.gate import Scored
 from tasks.registry import aliases, register
 from tasks.registry.tracking import tracking_client
@@ -115,8 +115,8 @@ class Service:
     def decide(self, week: int, version: Version, validation: Validation) -> Row:
         shop = self.shop
         self.monkeypatch.setattr(
-            promote,
-            "_score",
+            scoring,
+            "score_version",
             lambda run, _, found: Scored(self.result(int(found.version), week), run.data.version),
         )
         run = run_of(shop.config, shop.data, self.folder, f"{shop.name}-{week}")

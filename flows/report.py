@@ -8,7 +8,7 @@ from model.config.load import RunConfig
 from tasks.evaluation.evaluate import rank_table
 from tasks.evaluation.report import REPORT_FILE
 from tasks.pages.text import escaped, shown_retention
-from tasks.promotion.gate import check_table
+from tasks.promotion.promote import check_table
 from tasks.registry.versions import aliases_of
 from tasks.runtime.page import publish_text
 from tasks.runtime.records import (

@@ -82,7 +82,7 @@ def print_difference(
             "column": column.column,
             "drift": f"{column.psi:.3f}",
             "chance": f"{column.noise:.3f}",
-            "moved most": ", ".join(column.movers),
+            "moved most": ", ".join(map(str, column.movers)),
         }
         for split in found
         for column in split.drifted

@@ -19,7 +19,7 @@ from tasks.evaluation.tables import (
     zero_shot_rows,
 )
 from tasks.pages.text import ARROWS, shown_retention
-from tasks.registry.champion import champion_model
+from tasks.registry.files import champion_model
 from tasks.registry.tracking import log_results
 from tasks.runtime.log import run_logger
 from tasks.runtime.page import publish_link, publish_table

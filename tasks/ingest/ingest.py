@@ -37,7 +37,7 @@ from tasks.runtime.log import run_logger
 from tasks.runtime.records import DataVersion, Validation
 from tasks.runtime.stage import service_task
 from tasks.validation.drift import champion_reference
-from tasks.validation.validate import judge_data
+from tasks.validation.validate import validate_data_version
 
 EVENT = "data.version.changed"
 RESOURCE = "commerce-clip.data"
@@ -131,8 +131,10 @@ def validate_drop(staged: DataVersion, config: RunConfig) -> Validation:
         DataError: an expectation is not met.
         ServiceError: the registry does not answer.
     """
-    reference = champion_reference(config.registered_model)
-    return judge_data(staged, config.data, config.profile_processes, reference)
+
+    return validate_data_version(
+        staged, config.data, config.profile_processes, champion_reference(config.registered_model)
+    )
 
 
 @service_task("commit version")

@@ -9,7 +9,7 @@ from flows.__main__ import main
 from model.config.load import RunConfig
 from model.errors import CheckpointError, ConfigError
 from model.zoo.family import FAMILY, PublishedModel, find_published, licence_of
-from tasks.registry.zoo import convert, import_published, licence_of_model
+from tasks.registry.zoo import export_published, import_published, licence_of_model
 from tasks.runtime.environment import models_folder
 from tasks.runtime.lineage import architecture_id, base_weights_id
 from tests.published import clip_architecture, publish, write_open_clip
@@ -93,7 +93,7 @@ def test_every_row_is_imported_judged_and_fine_tuned(
         tuned.files["origin.json"]
         and licence_of_model(stage.folder / state.best_folder) == row.licence
     )
-    convert(str(stage.folder / state.best_folder), row.form, tmp_path / "back")
+    export_published(str(stage.folder / state.best_folder), row.form, tmp_path / "back")
 
 
 def test_base_weights_are_named_by_their_sha256_and_towers_by_the_manifest(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Caches lie with the data version's reports, are made once, and hold pictures only where the config asks for it."""
+"""Caches lie with the data version's reports, made once; images are cached only if asked for."""
 
 import logging
 from pathlib import Path

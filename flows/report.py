@@ -11,9 +11,9 @@ from rich.table import Table
 
 from flows.cli.terminal import print_facts, print_line, print_table
 from model.config.load import RunConfig
-from tasks.evaluation.evaluate import rank_table
 from tasks.evaluation.report import REPORT_FILE
-from tasks.pages.text import count_rows, shown_retention
+from tasks.evaluation.tables import rank_table
+from tasks.pages.text import count_rows, format_retention
 from tasks.promotion.gate import check_table
 from tasks.registry.versions import aliases_of
 from tasks.runtime.environment import served
@@ -79,7 +79,7 @@ def full_report(
         "embeddings": f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)",
     }
     if evaluation.retention is not None:
-        facts = {"retention": shown_retention(evaluation.retention)} | facts
+        facts = {"retention": format_retention(evaluation.retention)} | facts
     report = Report(
         is_new=True,
         headline=f"{version.name} version {version.number}",

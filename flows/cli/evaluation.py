@@ -36,7 +36,6 @@ SHOWN_SLICES = ("column", "slice", "products", NEW, "gap", "p")
 
 def print_evaluation(evaluation: Evaluation, compared_with: str | None) -> None:
     """Print the tables of an evaluation and where its pages lie."""
-    assert evaluation.figures is not None, "every evaluation leaves its figures"
     figures = read_figures(evaluation.figures)
     about = f"{figures['captions']:,} captions and {figures['images']:,} pictures"
     for protocol in figures["models"][NEW]["protocols"]:

@@ -9,7 +9,7 @@ from model.config.load import RunConfig
 from model.config.sections import StageConfig
 from model.errors import DataError, TrainingStopped
 from model.pairs.splits import find_splits
-from tasks.pages.text import shown_retention
+from tasks.pages.text import format_retention
 from tasks.registry.metric_log import MetricLog
 from tasks.registry.tracking import metric_sender
 from tasks.runtime.log import run_logger
@@ -18,8 +18,6 @@ from tasks.runtime.records import Retention, Run, TrainedModel, Validation
 from tasks.runtime.signals import StopRequest, stop_by_signal
 from tasks.runtime.stage import stage
 from tasks.training.base_weights import base_weights
-from tasks.training.concepts import keep_concepts, show_concepts
-from tasks.training.report import report_training
 from tasks.validation.accepted import RETENTION, split_index
 from tasks.validation.inputs import index_input, split_input
 
@@ -84,6 +82,8 @@ def _train(
     from model.training.loop import train
     from model.training.stage import Callbacks, Stage
     from tasks.cluster.torchrun import Work, call_helpers
+    from tasks.training.concepts import keep_concepts, report_concepts
+    from tasks.training.report import report_training
 
     if config.epochs == 0:
         return TrainedModel(
@@ -136,7 +136,7 @@ def _train(
         )
     best = folder / state.best_folder
     for vocabulary in concepts:
-        show_concepts(run, name, vocabulary, pairs, valid, start, best)
+        report_concepts(run, name, vocabulary, pairs, valid, start, best)
     report_training(run, name, best, state.best_epoch, valid)
     return TrainedModel(
         folder=best,
@@ -164,7 +164,7 @@ def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Re
         result = judge(towers, pairs, settings.batch_size, settings.block_rows, run.config.workers)
         recalls.append(result.mean_recall)
     retention = Retention(pairs=len(held_out), before=recalls[0], after=recalls[1])
-    run_logger().info("%s", shown_retention(retention))
+    run_logger().info("%s", format_retention(retention))
     return retention
 
 

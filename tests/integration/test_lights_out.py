@@ -95,7 +95,7 @@ def table(stack: Stack, model: str) -> Any:
     (version,) = versions(stack, model)
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     (path,) = stack.shell.state.glob(
-        f"runs/sample-{tags['commerce_clip.fingerprint'][:12]}/evaluate/rank_at_k.json"
+        f"runs/sample-{tags['commerce_clip.fingerprint'][:12]}/evaluate/figures.json"
     )
     return json.loads(path.read_text())
 

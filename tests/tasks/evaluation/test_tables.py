@@ -1,4 +1,4 @@
-"""What was measured is shown in tables, a card and a page as it was, and nothing foreign acts in them."""
+"""What was measured is reported as it was in tables, card and page; nothing foreign acts there."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ from flows.cli.evaluation import query_rows as queries_shown
 from model.config.load import RunConfig
 from model.evaluation.slices import Slice
 from tasks.evaluation.charts import confusion_chart
-from tasks.evaluation.measure import Judgement
-from tasks.evaluation.model_card import write_card
+from tasks.evaluation.measure import ModelFigures
+from tasks.evaluation.model_card import write_model_card
 from tasks.evaluation.published_figures import published, published_tables
 from tasks.evaluation.questions import Questions
-from tasks.evaluation.report import report_version, table_html
+from tasks.evaluation.report import report_version
 from tasks.evaluation.tables import (
     MORE_MEASURES,
     audit_sentence,
@@ -29,6 +29,7 @@ from tasks.evaluation.tables import (
     with_half,
     zero_shot_rows,
 )
+from tasks.pages.html import templates
 from tasks.runtime.records import (
     DataVersion,
     Decision,
@@ -44,13 +45,15 @@ from tests.tasks.pages.test_gallery import Page, encoded
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Questions, Judgement, Judgement]:
+def judged(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Questions, ModelFigures, ModelFigures]:
     questions = ask(split(tmp_path_factory.mktemp("split")))
     return questions, judge(questions, 0.8), judge(questions, 50.0)
 
 
 @pytest.fixture
-def figures(judged: tuple[Questions, Judgement, Judgement], tmp_path: Path) -> dict[str, Any]:
+def figures(judged: tuple[Questions, ModelFigures, ModelFigures], tmp_path: Path) -> dict[str, Any]:
     questions, new, base = judged
     values = {
         "config": "tiny",
@@ -68,7 +71,7 @@ def figures(judged: tuple[Questions, Judgement, Judgement], tmp_path: Path) -> d
 
 
 def test_metrics_are_flat_names_of_the_figures_with_their_intervals(
-    judged: tuple[Questions, Judgement, Judgement],
+    judged: tuple[Questions, ModelFigures, ModelFigures],
 ) -> None:
     metrics = judged[1].metrics()
     full = judged[1].results["full"]
@@ -239,7 +242,7 @@ def test_the_model_card_has_a_yaml_head_that_a_hub_understands(
     model = TrainedModel(
         folder=tmp_path, weights_sha256="a" * 64, best_epoch=3, valid_mean_recall=0.5
     )
-    text = write_card(run_in(tmp_path), model, figures).read_text()
+    text = write_model_card(run_in(tmp_path), model, figures).read_text()
     _, head, body = text.split("---\n", 2)
     values = yaml.safe_load(head)
     (result,) = values["model-index"][0]["results"]
@@ -261,7 +264,6 @@ def evaluation_in(folder: Path) -> Evaluation:
         base_metrics=metrics,
         champion_metrics=metrics,
         base_weights_sha256="",
-        table=folder,
         figures=folder / "figures.json",
         gallery=folder / "gallery.html",
         pictures=pictures,
@@ -319,8 +321,9 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
 
 
 def test_a_table_s_cells_are_escaped_and_no_rows_are_none() -> None:
-    assert "<b>" not in table_html([{EVIL: EVIL}])
-    assert "None" in table_html([])
+    tables: Any = templates().get_template("tables.html.jinja").module
+    assert "&lt;b&gt;" in tables.table([{EVIL: EVIL}]) and "<b>" not in tables.table([{EVIL: EVIL}])
+    assert "None" in tables.table([])
 
 
 def test_labels_of_any_kind_are_drawn() -> None:

@@ -32,7 +32,8 @@ def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
             _draw_ranks(panel, direction, metrics)
             panel.set_title(arrow)
         panels[0].set_ylabel("% of queries")
-        panels[0].legend(frameon=False, loc="upper left")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
         return figure_png(figure)
 
 

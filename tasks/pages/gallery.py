@@ -87,7 +87,7 @@ def gallery_html(
 def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 6) -> bytes:
     """Draw the first queries: a row a query, the wanted image at the left, a block a model."""
     drawn = queries[:max_queries]
-    names = [result.model_name for result in drawn[0].results] if drawn else []
+    heads = ["wanted", *(result.model_name for result in drawn[0].results)] if drawn else []
     rows = [
         GridRow(
             query.caption,
@@ -98,7 +98,7 @@ def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 
         )
         for query in drawn
     ]
-    return grid_png(title, "", ["wanted", *names], rows, caption_lines=2, note_lines=2)
+    return grid_png(title, "", heads, rows, caption_lines=2, note_lines=2)
 
 
 def _block(result: ModelResult, concepts: tuple[str, ...]) -> Block:

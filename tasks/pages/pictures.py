@@ -124,18 +124,24 @@ def grid_png(
     most = [max((len(row.blocks[at].tiles) for row in rows), default=0) for at in range(len(heads))]
     spans = [max(count, 1) * (TILE + GAP) - GAP for count in most]
     lefts = [MARGIN + sum(spans[:at]) + BLOCK_GAP * at for at in range(len(heads))]
-    width = max(lefts[-1] + spans[-1] + MARGIN if rows else 0, MIN_WIDTH)
+    width = max(sum(spans) + BLOCK_GAP * (len(heads) - 1) + 2 * MARGIN, MIN_WIDTH)
+
     has_badges = any(block.badge for row in rows for block in row.blocks)
     tiles_at = 22 + CAPTION_LINE * caption_lines + (BADGE if has_badges else 0)
     row_height = tiles_at + TILE + 22 + NOTE_LINE * note_lines
     height = HEAD + row_height * len(rows) + MARGIN // 2
 
     with legible():
-        sheet = _sheet(width, height)
+        # One pair of axes in pixels from the upper left corner.
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+        FigureCanvasAgg(figure)
+        sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        sheet.set_axis_off()
+
         inner = width - 2 * MARGIN
         _write(sheet, (MARGIN, 36), title, 32, inner, weight="bold")
         _write(sheet, (MARGIN, 80), subtitle, 19, inner, color=MUTED)
-        for left, span, head in zip(lefts, spans, heads if rows else (), strict=False):
+        for left, span, head in zip(lefts, spans, heads, strict=True):
             _write(sheet, (left, HEAD - 34), head, 20, span, weight="bold")
 
         for number, row in enumerate(rows):
@@ -148,30 +154,24 @@ def grid_png(
                 place = (MARGIN + written + 14, middle + 1)
                 _write(sheet, place, row.about, 17, inner - written, va="center", color=MUTED)
             for left, block in zip(lefts, row.blocks, strict=True):
-                _draw_block(sheet, (left, top + tiles_at), block, note_lines)
-        return figure_png(sheet.figure)
+                _draw_block(figure, sheet, (left, top + tiles_at), block, note_lines)
+        return figure_png(figure)
 
 
-def _sheet(width: int, height: int) -> Axes:
-    """Make a figure that is one pair of axes in pixels from its upper left corner."""
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    sheet = figure.add_axes((0, 0, 1, 1), autoscale_on=False, xlim=(0, width), ylim=(height, 0))
-    sheet.set_axis_off()
-    return sheet
-
-
-def _draw_block(sheet: Axes, corner: tuple[int, int], block: Block, note_lines: int) -> None:
+def _draw_block(
+    figure: Figure, sheet: Axes, corner: tuple[int, int], block: Block, note_lines: int
+) -> None:
+    """Draw tiles whose upper edge is at a corner's height, and the badge above them."""
     left, top = corner
     if block.badge is not None:
-        _draw_badge(sheet, (left + 5, top - BADGE // 2 - 3), block.badge, ha="left")
+        _draw_badge(sheet, (left + 6, top - BADGE // 2 - 3), block.badge, ha="left")
 
     for place, tile in enumerate(block.tiles):
         x = left + place * (TILE + GAP)
         # Pixel for pixel beneath the axes: no image is resampled twice.
         pixels = np.asarray(ImageOps.pad(thumbnail(tile.image), (TILE, TILE), color=PAPER))
-        below = sheet.get_ylim()[0] - top - TILE
-        sheet.figure.figimage(pixels, xo=x, yo=below, zorder=-1)
+        below = round(figure.bbox.height) - top - TILE
+        figure.figimage(pixels, xo=x, yo=below, zorder=-1)
 
         frame = 4 if tile.is_marked else 1
         out = frame / 2
@@ -193,8 +193,8 @@ def _draw_block(sheet: Axes, corner: tuple[int, int], block: Block, note_lines: 
 
 
 def _draw_badge(sheet: Axes, middle: tuple[float, float], badge: Badge, ha: str) -> None:
-    pill = {"boxstyle": "round,pad=0.3,rounding_size=0.8", "fc": badge.fill, "ec": "none"}
-    style = {"fontsize": 15, "weight": "bold", "color": badge.ink}
+    pill = {"boxstyle": "round,pad=0.36,rounding_size=0.8", "fc": badge.fill, "ec": "none"}
+    style: dict[str, Any] = {"fontsize": 15, "weight": "bold", "color": badge.ink}
     sheet.text(*middle, badge.text, ha=ha, va="center", bbox=pill, **style)
 
 
@@ -224,12 +224,10 @@ def _write(
 
 def figure_png(figure: Figure) -> bytes:
     """Encode a figure as an RGB PNG."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    file = BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(
-        file, "PNG", optimize=True
-    )
+    raw, file = BytesIO(), BytesIO()
+    figure.savefig(raw, format="raw")
+    drawn = Image.frombytes("RGBA", figure.canvas.get_width_height(), raw.getvalue())
+    drawn.convert("RGB").save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
@@ -240,7 +238,7 @@ def figure_png(figure: Figure) -> bytes:
 @contextmanager
 def legible() -> Iterator[None]:
     """Draw foreign text as it is, in fonts that have its letters; say once where none has."""
-    settings = {"font.family": font_families(), "text.parse_math": False}
+    settings: dict[Any, Any] = {"font.family": font_families(), "text.parse_math": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph")
         yield

@@ -15,13 +15,17 @@ WORD_COLUMNS = frozenset(
         "column",
         "data set",
         "direction",
+        "faults",
         "measure",
         "model",
         "name",
         "note",
+        "passed",
         "protocol",
         "queries",
+        "repeats",
         "score",
+        "shared with test",
         "slice",
     }
 )

@@ -9,7 +9,7 @@ from tasks.evaluation.tables import BASE, CHAMPION, NEW, RANKS
 from tasks.pages.pictures import COLOURS, INK, PAPER, figure_png, legible
 from tasks.pages.text import ARROWS, visible
 
-DPI = 130
+CHART_DPI = 130
 BAR_ROOM = 0.84
 CHANCE = "chance"
 BAR_COLOURS = {
@@ -25,7 +25,7 @@ CONFUSIONS_A_ROW = 2
 def rank_chart(title: str, metrics: dict[str, dict[str, float]]) -> bytes:
     """Draw a PNG of Rank@K by direction: a bar a model, and one for chance."""
     with legible():
-        figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(9, 3.6), dpi=CHART_DPI, layout="constrained")
         figure.suptitle(title, fontsize=11)
         panels = figure.subplots(1, 2, sharey=True)
         for panel, (direction, arrow) in zip(panels, ARROWS.items(), strict=True):
@@ -65,8 +65,9 @@ def confusion_chart(
     """
     rows = -(-len(confusions) // CONFUSIONS_A_ROW)
     size = (6.4 * CONFUSIONS_A_ROW, 6.2 * rows)
+
     with legible():
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        figure = Figure(figsize=size, dpi=CHART_DPI, layout="constrained")
         figure.suptitle(title, fontsize=11)
         panels = figure.subplots(rows, CONFUSIONS_A_ROW, squeeze=False).ravel()
         for panel in panels[len(confusions) :]:

@@ -92,6 +92,8 @@ def _embed_all(
     with progress("evaluate", len(test) * len(folders), "pairs") as bar:
         for name, folder in folders.items():
             towers = load_towers(folder, run.config.device, run.config.precision)
+
+            # Pairs are embedded as they are read; questions ask about distinct captions and images.
             pairs = index_input(run, validation, "test", test, towers)
             text_ND, image_ND = embed_pairs(
                 towers, pairs, batch, run.config.workers, on_rows=bar.advance
@@ -106,6 +108,15 @@ def _embed_all(
 def _figures(run: Run, questions: Questions, measured: dict[str, ModelFigures]) -> Figures:
     """Collect all that was measured, for `figures.json`."""
     images = len(questions.related.image_row)
+    # The first texts let a person see what was asked.
+    queries = {
+        name: {
+            "queries": len(each.texts),
+            "chance": expected_precision(each, images),
+            "first": each.texts[:5],
+        }
+        for name, each in questions.queries.items()
+    }
     return {
         "config": run.config.name,
         "data_version": run.data.version,
@@ -113,14 +124,7 @@ def _figures(run: Run, questions: Questions, measured: dict[str, ModelFigures]) 
         "captions": len(questions.captions),
         "images": images,
         "notes": questions.notes,
-        "queries": {
-            name: {
-                "queries": len(each.texts),
-                "chance": expected_precision(each, images),
-                "first": each.texts[:5],
-            }
-            for name, each in questions.queries.items()
-        },
+        "queries": queries,
         "models": {name: each.to_json() for name, each in measured.items()},
     }
 

@@ -145,7 +145,7 @@ def _score(
         searched_CD = model.images if name in IMAGE_QUERIES else products_CD
         scores = score_queries(queries, text_QD[name], searched_CD, config.block_rows)
         reported = {key: scores[key] for key in REPORTED_SCORES.get(name, LABEL_SCORES)}
-        # Each query is a group of its own: products are not shared between them.
+        # Each query is a group of its own in the bootstrap.
         each = torch.arange(len(queries.texts)).numpy()
         found[name] = figures_of(reported, each, config.bootstrap_draws, seed)
     return found

@@ -195,7 +195,7 @@ def _queries(
     """Make the queries that many images answer: concepts, fields, captions and labels, by name."""
     queries = {KEYWORDS: keyword_queries(captions, related, phrases)}
 
-    # Someone who types fields names a thing, at most one column, and what it is like.
+    # The noun names what is wanted, by the first such column that test has; words qualify it.
     noun = next((column for column in config.query_nouns if column in of_image), None)
     words = [column for column in config.query_words if column in of_image]
     if noun is not None and words:

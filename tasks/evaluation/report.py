@@ -76,6 +76,8 @@ def version_html(
         run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )
     curves = {stage: run.folder / stage / "curves.png" for stage in CURVES_OF}
+
+    # In the order of the page.
     return render(
         "version.html.jinja",
         title=title,

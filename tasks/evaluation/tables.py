@@ -43,6 +43,7 @@ def rank_table(
     models = {BASE: base, **({} if champion is None else {CHAMPION: champion}), NEW: metrics}
     has_keywords = "keyword_rank_at_1" in metrics
     directions = ARROWS | ({"keyword": "keywords → image"} if has_keywords else {})
+
     return [
         {
             "direction": arrow,
@@ -125,7 +126,7 @@ def slice_rows(figures: Figures, is_worst: bool) -> list[Row]:
     if is_worst:
         slices = worst_slices(slices)
 
-    # The other models have no gap of their own beside the new model's, only values.
+    # The gap is the new model's; of the others there are the values beside it.
     others = {
         name: {(each["column"], each["name"]): each["value"] for each in models[name]["slices"]}
         for name in reversed(models)

@@ -16,7 +16,6 @@ from tasks.pages.pictures import (
     GREEN,
     GREEN_SOFT,
     INK,
-    Badge,
     Block,
     GridRow,
     Tile,
@@ -88,6 +87,8 @@ def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 
     """Draw the first queries: a row a query, the wanted image at the left, a block a model."""
     drawn = queries[:max_queries]
     heads = ["wanted", *(result.model_name for result in drawn[0].results)] if drawn else []
+
+    # The wanted image is a block of its own, without a head's model or rank.
     rows = [
         GridRow(
             query.caption,
@@ -102,9 +103,8 @@ def gallery_png(title: str, queries: Sequence[GalleryQuery], max_queries: int = 
 
 
 def _block(result: ModelResult, concepts: tuple[str, ...]) -> Block:
-    ink, fill = {"first": (GREEN, GREEN_SOFT), "near": (AMBER, AMBER_SOFT), "far": (INK, FAR_SOFT)}[
-        result.nearness
-    ]
+    """Lay out what a model found; the page and the picture colour ranks and notes alike."""
+    colours = {"first": (GREEN, GREEN_SOFT), "near": (AMBER, AMBER_SOFT), "far": (INK, FAR_SOFT)}
     tiles = tuple(
         Tile(
             found.image,
@@ -115,4 +115,4 @@ def _block(result: ModelResult, concepts: tuple[str, ...]) -> Block:
         )
         for found in result.images
     )
-    return Block(tiles, Badge(f"rank {result.rank:,}", ink, fill))
+    return Block(tiles, f"rank {result.rank:,}", colours[result.nearness])

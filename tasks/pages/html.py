@@ -2,7 +2,7 @@ r"""Pages and model cards from templates: self-contained, and nothing foreign in
 
 A page loads nothing and runs nothing: its style is inline, its pictures are data URIs and a policy
 forbids the rest. Every value is escaped where it enters a template, control and bidi characters
-spelled out as \\x1b; a template that names a value it was not given is an error. Imports Jinja2 and
+spelled out as \x1b; a template that names a value it was not given is an error. Imports Jinja2 and
 Pillow, no torch.
 """
 
@@ -27,7 +27,7 @@ def render(template: str, **values: Any) -> str:
 
 @cache
 def templates() -> Environment:
-    """Return what loads and fills the templates beside this file."""
+    """Make what loads and fills the templates beside this file."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -37,6 +37,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # A template turns encoded images into what a page may show, and nothing else does.
     environment.filters |= {
         "thumbnail": lambda image: _data_uri(thumbnail_jpeg(image), "jpeg"),
         "png": lambda content: _data_uri(content, "png"),

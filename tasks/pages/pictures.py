@@ -1,7 +1,7 @@
 r"""Pictures for people: one grid of images with captions, the look of all charts, and their PNG.
 
 Lengths are pixels, a point is a pixel. Captions and images come from outside: no markup in a
-caption is obeyed, control characters are spelled out as \\x1b, an image that cannot be decoded
+caption is obeyed, control characters are spelled out as \x1b, an image that cannot be decoded
 becomes a grey tile.
 
 Letters are drawn with DejaVu Sans, which comes with matplotlib, and what it lacks, Chinese above
@@ -83,20 +83,12 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Badge:
-    """A word or two on a pill."""
-
-    text: str
-    ink: str
-    fill: str
-
-
-@dataclass(frozen=True)
 class Block:
-    """Images that belong together, with a badge above them."""
+    """Images that belong together, and a badge above them: its letters' colour, and its own."""
 
     tiles: tuple[Tile, ...]
-    badge: Badge | None = None
+    badge: str = ""
+    colours: tuple[str, str] = (INK, FAR_SOFT)
 
 
 @dataclass(frozen=True)
@@ -163,8 +155,8 @@ def _draw_block(
 ) -> None:
     """Draw tiles whose upper edge is at a corner's height, and the badge above them."""
     left, top = corner
-    if block.badge is not None:
-        _draw_badge(sheet, (left + 6, top - BADGE // 2 - 3), block.badge, ha="left")
+    if block.badge:
+        _draw_badge(sheet, (left + 6, top - BADGE // 2 - 3), block.badge, block.colours, "left")
 
     for place, tile in enumerate(block.tiles):
         x = left + place * (TILE + GAP)
@@ -187,15 +179,18 @@ def _draw_block(
             )
         )
         if tile.mark:
-            badge = Badge(tile.mark, PAPER, GREEN)
-            _draw_badge(sheet, (x + TILE // 2, top + TILE - 18), badge, ha="center")
+            middle = (x + TILE // 2, top + TILE - 18)
+            _draw_badge(sheet, middle, tile.mark, (PAPER, GREEN), "center")
         _write(sheet, (x, top + TILE + 8), tile.note, 14, TILE, note_lines, color=tile.note_colour)
 
 
-def _draw_badge(sheet: Axes, middle: tuple[float, float], badge: Badge, ha: str) -> None:
-    pill = {"boxstyle": "round,pad=0.36,rounding_size=0.8", "fc": badge.fill, "ec": "none"}
-    style: dict[str, Any] = {"fontsize": 15, "weight": "bold", "color": badge.ink}
-    sheet.text(*middle, badge.text, ha=ha, va="center", bbox=pill, **style)
+def _draw_badge(
+    sheet: Axes, place: tuple[float, float], text: str, colours: tuple[str, str], ha: Any
+) -> None:
+    """Draw a word or two on a pill."""
+    ink, fill = colours
+    pill = {"boxstyle": "round,pad=0.36,rounding_size=0.8", "fc": fill, "ec": "none"}
+    sheet.text(*place, text, color=ink, fontsize=15, weight="bold", ha=ha, va="center", bbox=pill)
 
 
 def _write(

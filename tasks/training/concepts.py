@@ -44,10 +44,12 @@ class ConceptRow:
 
 def concepts_png(title: str, rows: Sequence[ConceptRow]) -> bytes:
     """Draw a row a concept and a block a model: nearest images, framed if captions name it."""
+    # How often a nearest image is named is the figure by which to compare the models.
     heads = []
     for name in rows[0].images if rows else ():
         named = [near.is_named for row in rows for near in row.images[name]]
         heads.append(f"{name}: {sum(named) / max(len(named), 1):.0%} named")
+
     grid = [
         GridRow(
             row.concept,

@@ -48,6 +48,7 @@ def read_series(folder: Path) -> dict[str, Series]:
             entry = json.loads(line)
             for name, value in entry["values"].items():
                 steps, values = series.setdefault(name.split("/", 1)[1], Series([], []))
+                # Steps that were repeated replace themselves and all that followed.
                 while steps and steps[-1] >= entry["step"]:
                     steps.pop()
                     values.pop()

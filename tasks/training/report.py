@@ -70,6 +70,8 @@ def training_html(
         for key, heading in columns.items()
         if f"valid_{key}" in series
     }
+
+    # Cells are text already, so that the template need not know shares from steps.
     epochs = [
         [f"{number + 1}", f"{step:,}"]
         + [f"{100 * values[number]:.1f}" for values in measured.values()]

@@ -10,7 +10,7 @@ from tasks.evaluation.charts import rank_chart
 from tasks.evaluation.compare import choose_captions
 from tasks.evaluation.tables import rank_table
 from tasks.runtime.records import DataVersion, Run
-from tests.tasks.judged import ask, split
+from tests.tasks.evaluated import ask, split
 
 
 def metrics(share: float) -> dict[str, float]:

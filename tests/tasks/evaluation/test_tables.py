@@ -40,21 +40,23 @@ from tasks.runtime.records import (
     Validation,
     Version,
 )
-from tests.tasks.judged import EVIL, ask, judge, split
+from tests.tasks.evaluated import EVIL, ask, measured_model, split
 from tests.tasks.pages.test_gallery import Page, encoded
 
 
 @pytest.fixture(scope="module")
-def judged(
+def measured(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Questions, ModelFigures, ModelFigures]:
     questions = ask(split(tmp_path_factory.mktemp("split")))
-    return questions, judge(questions, 0.8), judge(questions, 50.0)
+    return questions, measured_model(questions, 0.8), measured_model(questions, 50.0)
 
 
 @pytest.fixture
-def figures(judged: tuple[Questions, ModelFigures, ModelFigures], tmp_path: Path) -> dict[str, Any]:
-    questions, new, base = judged
+def figures(
+    measured: tuple[Questions, ModelFigures, ModelFigures], tmp_path: Path
+) -> dict[str, Any]:
+    questions, new, base = measured
     values = {
         "config": "tiny",
         "data_version": "d" * 32,
@@ -71,10 +73,10 @@ def figures(judged: tuple[Questions, ModelFigures, ModelFigures], tmp_path: Path
 
 
 def test_metrics_are_flat_names_of_the_figures_with_their_intervals(
-    judged: tuple[Questions, ModelFigures, ModelFigures],
+    measured: tuple[Questions, ModelFigures, ModelFigures],
 ) -> None:
-    metrics = judged[1].metrics()
-    full = judged[1].results["full"]
+    metrics = measured[1].metrics()
+    full = measured[1].results["full"]
     assert metrics["mean_recall"] == full.mean_recall
     assert metrics["text_to_image_rank_at_1"] == full.text_to_image.rank_at[1]
     for name in (
@@ -330,10 +332,10 @@ def test_labels_of_any_kind_are_drawn() -> None:
     labels = [EVIL, "裙子" * 20, "$", *map(str, range(30))]
     picture = confusion_chart(
         "title",
-        {"colour": (labels, 3 * judged_counts(len(labels))), "b": (["x"], judged_counts(1))},
+        {"colour": (labels, 3 * diagonal_counts(len(labels))), "b": (["x"], diagonal_counts(1))},
     )
     assert picture.startswith(b"\x89PNG")
 
 
-def judged_counts(labels: int) -> npt.NDArray[np.int64]:
+def diagonal_counts(labels: int) -> npt.NDArray[np.int64]:
     return np.eye(labels, dtype=np.int64)

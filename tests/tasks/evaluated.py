@@ -1,4 +1,4 @@
-"""A test split of 32 tiny pairs with a side table, and what two random models answer to its questions."""
+"""A test split of 32 tiny pairs with a side table, and two random models that answer about it."""
 
 import hashlib
 from pathlib import Path
@@ -61,6 +61,6 @@ def model(questions: Questions, noise: float) -> ModelEmbeddings:
     return ModelEmbeddings(torch.nn.functional.normalize(texts, dim=1), images, embed)
 
 
-def judge(questions: Questions, noise: float = 1.0) -> ModelFigures:
-    """Return what such a model answers."""
+def measured_model(questions: Questions, noise: float = 1.0) -> ModelFigures:
+    """Measure such a model."""
     return measure_model(model(questions, noise), questions, CONFIG, seed=0)

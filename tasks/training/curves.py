@@ -65,7 +65,8 @@ def curves_png(title: str, series: dict[str, Series]) -> bytes:
     size = (4.6 * PANELS_A_ROW, 2.9 * rows + 0.5)
 
     with legible():
-        figure = Figure(figsize=size, dpi=110, layout="constrained")
+        figure = Figure(figsize=size, dpi=110)
+        figure.set_layout_engine("constrained", h_pad=0.12)
         figure.suptitle(title, fontsize=13)
         axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
         for axis in axes[len(panels) :]:

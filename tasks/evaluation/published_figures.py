@@ -4,12 +4,11 @@ They stand in `published.json`; what could not be traced to a table is not there
 something only where data set, split and protocol are the same: the rows name them.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from tasks.evaluation.tables import MEASURES, NEW, SCORES, Figures, Row, number
 
@@ -46,18 +45,14 @@ class PublishedFigures(BaseModel):
 @cache
 def published() -> tuple[PublishedFigures, ...]:
     """Read all published figures, in the order of the file."""
-    return tuple(
-        PublishedFigures.model_validate(each)
-        for each in json.loads(FILE.read_text(encoding="utf-8"))
-    )
+    return TypeAdapter(tuple[PublishedFigures, ...]).validate_json(FILE.read_bytes())
 
 
 def published_tables(figures: Figures) -> dict[str, list[Row]]:
     """List, by title, ours and a row a published model for every task that we have figures of."""
     tables: dict[str, list[Row]] = {}
     for each in (each for each in published() if each.data_set in COMPARED_SETS):
-        ours = _ours(figures, each.protocol, each.task)
-        if ours:
+        if ours := _ours(figures, each.protocol, each.task):
             first = _row("ours", str(figures["config"]), ours, each)
             rows = tables.setdefault(f"{each.task}, protocol {each.protocol}, %", [first])
             rows.append(_row(each.model, each.data_set, each.figures, each))

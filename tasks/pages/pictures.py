@@ -143,8 +143,8 @@ def grid_png(
             place = (MARGIN, middle)
             written = _write(sheet, place, row.caption, 21, inner, caption_lines, va="center")
             if row.about:
-                place = (MARGIN + written + 14, middle + 1)
-                _write(sheet, place, row.about, 17, inner - written, va="center", color=MUTED)
+                after = (MARGIN + written + 14, middle + 1)
+                _write(sheet, after, row.about, 17, inner - written, va="center", color=MUTED)
             for left, block in zip(lefts, row.blocks, strict=True):
                 _draw_block(figure, sheet, (left, top + tiles_at), block, note_lines)
         return figure_png(figure)

@@ -5,9 +5,9 @@ from prefect.states import Completed
 from pydantic import Field
 
 from model.config.load import RunConfig
-from tasks.evaluation.evaluate import rank_table
 from tasks.evaluation.report import REPORT_FILE
-from tasks.pages.text import escaped, shown_retention
+from tasks.evaluation.tables import rank_table
+from tasks.pages.text import escaped, format_retention
 from tasks.promotion.promote import check_table
 from tasks.registry.versions import aliases_of
 from tasks.runtime.page import publish_text
@@ -77,7 +77,7 @@ def full_report(
         ),
     }
     if evaluation.retention is not None:
-        facts = {"retention": shown_retention(evaluation.retention)} | facts
+        facts = {"retention": format_retention(evaluation.retention)} | facts
 
     report = Report(
         is_new=True,

@@ -41,7 +41,6 @@ def print_evaluation(
     ] = None,
 ) -> None:
     """Print the tables of an evaluation and where its pages lie."""
-    assert evaluation.figures is not None, "every evaluation leaves its figures"
     figures = read_figures(evaluation.figures)
 
     about = f"{figures['captions']:,} captions and {figures['images']:,} images"

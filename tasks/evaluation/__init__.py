@@ -1,5 +1,5 @@
-"""The stage that evaluates a model on the test split: `evaluate` is the door; tables, charts, model
-card and report beside it.
+"""The stage that evaluates a model on test: `evaluate` is the door, `report` the page of a version.
 
-Imports `training` and `validation`.
+Imports `training` and `validation`. Behind the door `compare` asks all models the same `questions`;
+`compare`, `measure` and `questions` import torch, the rest does not.
 """

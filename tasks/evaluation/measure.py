@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from model.config.sections import EvaluateConfig
 from model.evaluation.false_negatives import Audit, audit
 from model.evaluation.figures import Figure, figures_of, measure
 from model.evaluation.protocols import evaluate_candidates
@@ -15,13 +16,10 @@ from model.evaluation.slices import Slice, product_recall, slice_products
 from model.evaluation.zero_shot import Classified, classify, labels_of, prompt_embeddings
 from tasks.evaluation.questions import CAPTIONS, FIELDS, KEYWORDS, Questions
 
-if TYPE_CHECKING:
-    from model.config.sections import EvaluateConfig
-
 FULL, PRODUCT, SAMPLED = "full", "product", "101"
 SINGLE, ENSEMBLE = "single", "ensemble"
-SEARCHED_AS_PICTURES = (KEYWORDS, FIELDS, CAPTIONS)
-SHOWN_SCORES = {
+IMAGE_QUERIES = (KEYWORDS, FIELDS, CAPTIONS)
+REPORTED_SCORES = {
     KEYWORDS: ("precision_at_1", "precision_at_10", "ndcg_at_10", "mrr"),
     FIELDS: ("precision_at_1", "precision_at_10", "ndcg_at_10", "mrr"),
     CAPTIONS: ("recall_at_1", "recall_at_10", "mrr_at_10"),
@@ -30,8 +28,8 @@ LABEL_SCORES = ("precision_at_1", "precision_at_10", "mrr_at_10")
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A model's embeddings of the distinct captions [Q, D] and images [C, D], and what embeds other texts."""
+class ModelEmbeddings:
+    """Distinct captions [Q, D] and images [C, D] of test, embedded, and what embeds other texts."""
 
     texts: torch.Tensor
     images: torch.Tensor
@@ -39,7 +37,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ModelFigures:
     """A model's figures by protocol, by kind of query and by column, its audit and its slices."""
 
     results: dict[str, RetrievalResult]
@@ -51,14 +49,13 @@ class Judgement:
     slices: list[Slice]
 
     def metrics(self) -> dict[str, float]:
-        """Return flat names and values: those of the full set bare, the others' with the protocol before them."""
+        """Flatten to names and values; those of other protocols than the full set are prefixed."""
         flat = self.results[FULL].metrics() | self.keywords
         for protocol, figures in self.protocols.items():
             flat |= _flat("" if protocol == FULL else f"{protocol}_", figures)
         for name, figures in self.queries.items():
-            flat |= _flat(
-                f"{name}_" if name in SEARCHED_AS_PICTURES else f"{name}_to_product_", figures
-            )
+            flat |= _flat(f"{name}_" if name in IMAGE_QUERIES else f"{name}_to_product_", figures)
+
         flat["text_to_image_audited_rank_at_1"] = self.audit.audited
         for column, by_prompt in self.zero_shot.items():
             for prompts, found in by_prompt.items():
@@ -67,44 +64,51 @@ class Judgement:
         return {name.replace(" ", "_"): value for name, value in flat.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain values, for a file."""
+        """Collect everything as plain values, for a file."""
+        protocols, queries = (
+            {
+                name: {key: vars(figure) for key, figure in figures.items()}
+                for name, figures in by_name.items()
+            }
+            for by_name in (self.protocols, self.queries)
+        )
+        chance = {
+            name: {
+                f"{way}_rank_at_{k}": value
+                for way in DIRECTIONS
+                for k, value in getattr(each, way).chance_at.items()
+            }
+            for name, each in self.results.items()
+        }
+
         return {
-            "protocols": {
-                name: {key: vars(figure) for key, figure in figures.items()}
-                for name, figures in self.protocols.items()
-            },
-            "chance": {
-                name: {
-                    f"{way}_rank_at_{k}": value
-                    for way in DIRECTIONS
-                    for k, value in getattr(each, way).chance_at.items()
-                }
-                for name, each in self.results.items()
-            },
-            "queries": {
-                name: {key: vars(figure) for key, figure in figures.items()}
-                for name, figures in self.queries.items()
-            },
+            "protocols": protocols,
+            "chance": chance,
+            "queries": queries,
             "keywords": self.keywords,
             "audit": vars(self.audit)
             | {"strict": self.audit.strict, "audited": self.audit.audited},
             "zero_shot": {
-                column: {prompts: _classified_json(found) for prompts, found in by_prompt.items()}
+                column: {prompts: _plain_values(found) for prompts, found in by_prompt.items()}
                 for column, by_prompt in self.zero_shot.items()
             },
             "slices": [vars(each) for each in self.slices],
         }
 
 
-def judge_model(
-    model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int
-) -> Judgement:
-    """Ask a model everything.
+def measure_model(
+    model: ModelEmbeddings, questions: Questions, config: EvaluateConfig, seed: int
+) -> ModelFigures:
+    """Ask a model everything that there is to ask about a test split.
 
     Raises:
         ValueError: an embedding is NaN or infinite.
     """
     draws, rows = config.bootstrap_draws, config.block_rows
+    queries = {name: model.embed(list(each.texts)) for name, each in questions.queries.items()}
+    keywords = questions.queries.get(KEYWORDS)
+
+    # The same embeddings under every protocol that test allows.
     results = {FULL: evaluate_retrieval(model.texts, model.images, questions.related, rows)}
     if questions.has_products:
         results[PRODUCT] = evaluate_retrieval(model.texts, model.images, questions.products, rows)
@@ -113,9 +117,8 @@ def judge_model(
             model.texts, model.images, questions.candidates, questions.group
         )
     _, value_N = product_recall(results[FULL], questions.group)
-    keywords = questions.queries.get(KEYWORDS)
-    queries = {name: model.embed(list(each.texts)) for name, each in questions.queries.items()}
-    return Judgement(
+
+    return ModelFigures(
         results=results,
         protocols={
             name: measure(result, questions.group, draws, seed) for name, result in results.items()
@@ -129,44 +132,41 @@ def judge_model(
 
 
 def _score(
-    model: Embedded,
+    model: ModelEmbeddings,
     text_QD: dict[str, torch.Tensor],
     questions: Questions,
-    config: "EvaluateConfig",
+    config: EvaluateConfig,
     seed: int,
 ) -> dict[str, dict[str, Figure]]:
+    """Score the queries that many images answer; those of labels search products, not images."""
     products_CD = product_embeddings(model.texts, model.images, questions.caption_of_image)
     found = {}
     for name, queries in questions.queries.items():
-        searched_CD = model.images if name in SEARCHED_AS_PICTURES else products_CD
+        searched_CD = model.images if name in IMAGE_QUERIES else products_CD
         scores = score_queries(queries, text_QD[name], searched_CD, config.block_rows)
-        shown = {key: scores[key] for key in SHOWN_SCORES.get(name, LABEL_SCORES)}
+        reported = {key: scores[key] for key in REPORTED_SCORES.get(name, LABEL_SCORES)}
+        # Each query is a group of its own in the bootstrap.
         each = torch.arange(len(queries.texts)).numpy()
-        found[name] = figures_of(shown, each, config.bootstrap_draws, seed)
+        found[name] = figures_of(reported, each, config.bootstrap_draws, seed)
     return found
 
 
 def _classify(
-    model: Embedded, questions: Questions, config: "EvaluateConfig", seed: int
+    model: ModelEmbeddings, questions: Questions, config: EvaluateConfig, seed: int
 ) -> dict[str, dict[str, Classified]]:
+    """Classify images by each column with two labels or more, with one prompt and with all."""
     found: dict[str, dict[str, Classified]] = {}
+    group, draws = questions.group[1], config.bootstrap_draws
     for column, label_C in questions.labels.items():
         labels = labels_of(label_C)
         if len(labels) < 2:
             continue
-        by_prompt = {SINGLE: config.prompts[:1], ENSEMBLE: config.prompts}
-        for prompts, templates in by_prompt.items():
+
+        for prompts, templates in {SINGLE: config.prompts[:1], ENSEMBLE: config.prompts}.items():
             label_LD = prompt_embeddings(labels, templates, model.embed)
-            counted = classify(
-                model.images,
-                label_LD,
-                labels,
-                label_C,
-                questions.group[1],
-                config.bootstrap_draws,
-                seed,
+            found.setdefault(column, {})[prompts] = classify(
+                model.images, label_LD, labels, label_C, group, draws, seed
             )
-            found.setdefault(column, {})[prompts] = counted
     return found
 
 
@@ -183,7 +183,7 @@ def _flat(prefix: str, figures: dict[str, Figure]) -> dict[str, float]:
     return flat
 
 
-def _classified_json(found: Classified) -> dict[str, Any]:
+def _plain_values(found: Classified) -> dict[str, Any]:
     return {
         "labels": list(found.labels),
         "accuracy": vars(found.accuracy),

@@ -1,20 +1,21 @@
-"""What models are asked: the test split with its products, side table, queries and drawn
-candidates.
+"""What models are asked: the test split with its products, side table, queries and candidates.
 
 All of it depends on the data version, the config and the seed alone, so every model answers the
-same questions. What cannot be asked, because test has no such column, is told in a sentence.
+same questions. For what cannot be asked, because test has no such column, there is a note.
 
 Shapes: Q distinct captions, C distinct images, R pairs (rows), K candidates of a query.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
+from model.concepts.mining import Phrases
+from model.config.sections import EvaluateConfig
 from model.evaluation.protocols import WRONG, CandidateSets, draw_candidates, relate_products
 from model.evaluation.queries import (
     KeywordQueries,
@@ -23,18 +24,11 @@ from model.evaluation.queries import (
     keyword_queries,
     label_queries,
 )
-from model.evaluation.retrieval import DIRECTIONS, RelevantPairs, relate
+from model.evaluation.retrieval import DIRECTIONS, Ints, RelevantPairs, relate
 from model.evaluation.slices import age_labels, length_labels
+from model.pairs.index import PairIndex
 from model.pairs.splits import read_side_table
 from model.storage.files import atomic_write
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from model.concepts.mining import Phrases
-    from model.config.sections import EvaluateConfig
-    from model.evaluation.retrieval import Ints
-    from model.pairs.index import PairIndex
 
 KEYWORDS, FIELDS, CAPTIONS = "keyword", "field", "caption"
 LENGTH, AGE = "caption length", "data age"
@@ -55,7 +49,7 @@ class Questions:
 
     related: RelevantPairs
     products: RelevantPairs
-    group: "tuple[Ints, Ints]"
+    group: tuple[Ints, Ints]
     captions: list[str]
     concepts: list[list[int]]
     candidates: CandidateSets | None
@@ -65,7 +59,7 @@ class Questions:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def caption_of_image(self) -> "Tensor":
+    def caption_of_image(self) -> Tensor:
         """The first caption that each image belongs to, int64 [C]."""
         first = self.related.query.new_full((len(self.related.image_row),), len(self.captions))
         return first.scatter_reduce(0, self.related.candidate, self.related.query, "amin")
@@ -77,31 +71,33 @@ class Questions:
 
 
 def make_questions(
-    test: "PairIndex", phrases: "Phrases", config: "EvaluateConfig", seed: int
+    test: PairIndex, phrases: Phrases, config: EvaluateConfig, seed: int
 ) -> Questions:
     """Make the questions of a test split.
 
     Raises:
         DataError: a caption is not the one that was profiled, or the side table cannot be read.
     """
+    # Pairs with equal captions or equal images are one query or one candidate.
     captions_R, images_R = test.caption_hash.tolist(), test.image_hash.tolist()
     fields = _fields(test)
     related = relate(captions_R, images_R)
     products = relate_products(captions_R, images_R, fields["id"]) if "id" in fields else related
     caption_group, image_group = (group.numpy() for group in products.groups())
+
     captions = [test.caption(row) for row in related.caption_row.tolist()]
     of_image = {
         column: [values[row] for row in related.image_row.tolist()]
         for column, values in fields.items()
     }
     notes: list[str] = []
-    concepts = [phrases.find(caption) for caption in captions]
+
     return Questions(
         related=related,
         products=products,
         group=(caption_group, image_group),
         captions=captions,
-        concepts=concepts,
+        concepts=[phrases.find(caption) for caption in captions],
         candidates=_candidates(related, products, fields, config, seed, notes),
         queries=_queries(captions, related, phrases, of_image, config, notes),
         labels={column: of_image[column] for column in config.label_columns if column in of_image},
@@ -110,11 +106,8 @@ def make_questions(
     )
 
 
-def write_candidates(
-    test: "PairIndex", questions: Questions, seed: int, folder: Path
-) -> Path | None:
-    """Leave the drawn candidates as Parquet, a row a query, and return its path; None where there
-    are none.
+def write_candidates(test: PairIndex, questions: Questions, seed: int, folder: Path) -> Path | None:
+    """Leave the drawn candidates, if any, as Parquet with a row a query, and return its path.
 
     ``query_line`` and ``candidate_lines`` are lines of the test TSV from 1, the right answer's
     first.
@@ -124,29 +117,27 @@ def write_candidates(
     """
     if questions.candidates is None:
         return None
+
+    # Candidates are numbered among distinct captions or images; people look up lines.
     related = questions.related
-    caption_line, image_line = (
-        test.line[rows.numpy()] for rows in (related.caption_row, related.image_row)
-    )
+    lines_of = [test.line[rows.numpy()] for rows in (related.caption_row, related.image_row)]
     parts = []
-    for direction, own, theirs in zip(
-        DIRECTIONS, (caption_line, image_line), (image_line, caption_line), strict=True
-    ):
+    for direction, own, theirs in zip(DIRECTIONS, lines_of, reversed(lines_of), strict=True):
         drawn_QK = getattr(questions.candidates, direction)
         lines = [theirs[row[row >= 0]] for row in drawn_QK]
         columns = {"direction": [direction] * len(own), "query_line": own, "candidate_lines": lines}
         parts.append(pa.table(columns))
-    table = pa.concat_tables(parts).replace_schema_metadata(
-        {"seed": str(seed), "tsv": test.files[0].name}
-    )
+
+    origin = {"seed": str(seed), "tsv": test.files[0].name}
+    table = pa.concat_tables(parts).replace_schema_metadata(origin)
     path = folder / CANDIDATES_FILE
     with atomic_write(path) as file:
         pq.write_table(table, file, write_page_checksum=True)
     return path
 
 
-def _fields(test: "PairIndex") -> dict[str, list[str]]:
-    """Return the side table's columns at the rows of the index; none where there is no side table."""
+def _fields(test: PairIndex) -> dict[str, list[str]]:
+    """Read the side table's columns at the rows of the index; none where there is no side table."""
     table = read_side_table(test.files[0], required=False)
     if table is None:
         return {}
@@ -161,28 +152,33 @@ def _candidates(
     related: RelevantPairs,
     products: RelevantPairs,
     fields: dict[str, list[str]],
-    config: "EvaluateConfig",
+    config: EvaluateConfig,
     seed: int,
     notes: list[str],
 ) -> CandidateSets | None:
+    """Draw wrong answers of each query's own kind, or note why that is impossible."""
     if "101" not in config.protocols:
         return None
     if config.sampled_column not in fields:
         notes.append(
-            f"protocol 101 is left out: test has no side table with a column {config.sampled_column} "
-            "(evaluate.sampled_column)"
+            "protocol 101 is left out: test has no side table with a column "
+            f"{config.sampled_column} (evaluate.sampled_column)"
         )
         return None
+
     label = fields[config.sampled_column]
     of_caption, of_image = (
         [label[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row)
     )
     drawn = draw_candidates(related, products, of_caption, of_image, seed)
+
+    # A rare kind may not have as many; its queries are easier than the protocol's name says.
     counts = (drawn.text_to_image >= 0).sum(axis=1)
     if (counts <= WRONG).any():
         notes.append(
-            f"protocol 101: {(counts <= WRONG).sum():,} of {len(counts):,} captions have fewer than {WRONG} others in "
-            f"their {config.sampled_column}, {counts.mean() - 1:.0f} on average; they are ranked among those"
+            f"protocol 101: {(counts <= WRONG).sum():,} of {len(counts):,} captions have fewer "
+            f"than {WRONG} others in their {config.sampled_column}, "
+            f"{counts.mean() - 1:.0f} on average; they are ranked among those"
         )
     return drawn
 
@@ -190,12 +186,15 @@ def _candidates(
 def _queries(
     captions: list[str],
     related: RelevantPairs,
-    phrases: "Phrases",
+    phrases: Phrases,
     of_image: dict[str, list[str]],
-    config: "EvaluateConfig",
+    config: EvaluateConfig,
     notes: list[str],
 ) -> dict[str, KeywordQueries]:
+    """Make the queries that many images answer: concepts, fields, captions and labels, by name."""
     queries = {KEYWORDS: keyword_queries(captions, related, phrases)}
+
+    # The noun names what is wanted, by the first such column that test has; words qualify it.
     noun = next((column for column in config.query_nouns if column in of_image), None)
     words = [column for column in config.query_words if column in of_image]
     if noun is not None and words:
@@ -205,6 +204,7 @@ def _queries(
             "queries of fields are left out: test has no side table with one of the columns "
             f"{', '.join(config.query_nouns)} and one of {', '.join(config.query_words)}"
         )
+
     queries[CAPTIONS] = caption_queries(captions, related)
     queries |= {
         column: label_queries(of_image[column])
@@ -218,16 +218,18 @@ def _slices(
     captions: list[str],
     related: RelevantPairs,
     fields: dict[str, list[str]],
-    groups: "Ints",
-    config: "EvaluateConfig",
+    groups: Ints,
+    config: EvaluateConfig,
 ) -> dict[str, list[str]]:
-    """Return the labels of each product: those of the first row of its first caption, whose number the group is."""
+    """Label each product by the first row of its first caption, whose number the group is."""
     rows = related.caption_row.numpy()[groups].tolist()
     slices = {
         column: [fields[column][row] for row in rows]
         for column in config.slice_columns
         if column in fields
     }
+
+    # What every split has, or derives from a date.
     slices[LENGTH] = length_labels([captions[number] for number in groups.tolist()])
     if config.age_column in fields:
         slices[AGE] = age_labels([fields[config.age_column][row] for row in rows])

@@ -1,5 +1,4 @@
-"""The figures of an evaluation as rows of tables, read from `figures.json`: one form for terminal,
-Prefect and pages.
+"""The figures of an evaluation as rows of tables: one form for terminal, Prefect and pages.
 
 Shares are in percent. ``27.4 ± 2.8`` stands for a value and the wider half of its 95 % interval.
 """
@@ -13,7 +12,8 @@ from tasks.pages.text import ARROWS
 FIGURES_FILE = "figures.json"
 NEW, CHAMPION, BASE = "new model", "champion", "base weights"
 PROTOCOLS = {"full": "full", "product": "full, products", "101": "101 candidates"}
-MEASURES = {"rank_at_1": "Rank@1", "rank_at_5": "Rank@5", "rank_at_10": "Rank@10"}
+RANKS = (1, 5, 10)
+MEASURES = {f"rank_at_{k}": f"Rank@{k}" for k in RANKS}
 MORE_MEASURES = MEASURES | {"mrr": "MRR", "median_rank": "median rank"}
 QUERIES = {"keyword": "concepts → image", "field": "fields → image", "caption": "captions → image"}
 SCORES = {
@@ -31,23 +31,44 @@ Figures = dict[str, Any]
 
 
 def read_figures(path: Path) -> Figures:
-    """Return what an evaluation left."""
+    """Read what an evaluation left."""
     figures: Figures = json.loads(path.read_text(encoding="utf-8"))
     return figures
 
 
-def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list[Row]:
-    """Return a row a protocol, direction and measure, and one of each protocol's mean recall, a column a model."""
-    models, rows = figures["models"], []
-    for protocol, found in models[NEW]["protocols"].items():
-        keys = {
-            f"{way}_{key}": (arrow, shown)
-            for way, arrow in ARROWS.items()
-            for key, shown in measures.items()
+def rank_table(
+    metrics: dict[str, float], base: dict[str, float], champion: dict[str, float] | None = None
+) -> list[Row]:
+    """List Rank@K from flat metrics: a row a direction and K, chance, then a column a model."""
+    models = {BASE: base, **({} if champion is None else {CHAMPION: champion}), NEW: metrics}
+    has_keywords = "keyword_rank_at_1" in metrics
+    directions = ARROWS | ({"keyword": "keywords → image"} if has_keywords else {})
+
+    return [
+        {
+            "direction": arrow,
+            "measure": f"Rank@{k}",
+            "chance": number(metrics[f"{direction}_chance_at_{k}"]),
+            **{name: number(values[f"{direction}_rank_at_{k}"]) for name, values in models.items()},
         }
-        for key, (arrow, shown) in ({"mean_recall": ("both", "mean recall")} | keys).items():
-            row = {"protocol": PROTOCOLS[protocol], "direction": arrow, "measure": shown}
-            scale = 1 if shown == "median rank" else 100
+        for direction, arrow in directions.items()
+        for k in RANKS
+    ]
+
+
+def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list[Row]:
+    """List mean recall and measures by protocol and direction, a column a model."""
+    models, rows = figures["models"], []
+    keys = {"mean_recall": ("both", "mean recall")} | {
+        f"{way}_{key}": (arrow, measure)
+        for way, arrow in ARROWS.items()
+        for key, measure in measures.items()
+    }
+    for protocol, found in models[NEW]["protocols"].items():
+        for key, (arrow, measure) in keys.items():
+            row = {"protocol": PROTOCOLS[protocol], "direction": arrow, "measure": measure}
+            # A median rank is no share.
+            scale = 1 if measure == "median rank" else 100
             row["chance"] = number(models[NEW]["chance"][protocol].get(key))
             for name in reversed(models):
                 row[name] = with_half(models[name]["protocols"][protocol][key], scale)
@@ -57,7 +78,7 @@ def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list
 
 
 def query_rows(figures: Figures) -> list[Row]:
-    """Return a row a kind of query and score, a column a model, chance beside them."""
+    """List scores by kind of query, a column a model, chance beside them."""
     models, rows = figures["models"], []
     for name, scores in models[NEW]["queries"].items():
         about = figures["queries"][name]
@@ -66,6 +87,7 @@ def query_rows(figures: Figures) -> list[Row]:
                 "queries": f"{QUERIES.get(name, f'{name} → product')}, {about['queries']:,}",
                 "score": SCORES[key],
             }
+            # What was computed as chance is the precision of a random order.
             row["chance"] = number(about["chance"]) if key.startswith("precision") else ""
             for model in reversed(models):
                 row[model] = with_half(models[model]["queries"][name][key])
@@ -74,18 +96,18 @@ def query_rows(figures: Figures) -> list[Row]:
 
 
 def zero_shot_rows(figures: Figures) -> list[Row]:
-    """Return a row a column: how many labels, the accuracy of each way to prompt, and of saying the largest label."""
+    """List accuracies by column: of each way to prompt, and of always saying the largest label."""
     models, rows = figures["models"], []
     for column, by_prompt in models[NEW]["zero_shot"].items():
         single, ensemble = by_prompt["single"], by_prompt["ensemble"]
+        base = models[BASE]["zero_shot"][column]["ensemble"]
+
         rows.append(
             {
                 "column": column,
                 "labels": str(len(single["labels"])),
                 "largest label": number(single["largest_label"]),
-                "base, ensemble": number(
-                    models[BASE]["zero_shot"][column]["ensemble"]["accuracy"]["value"]
-                ),
+                "base, ensemble": number(base["accuracy"]["value"]),
                 "one prompt": with_half(single["accuracy"]),
                 "ensemble": with_half(ensemble["accuracy"]),
                 "macro, one prompt": number(single["macro_accuracy"]),
@@ -96,13 +118,15 @@ def zero_shot_rows(figures: Figures) -> list[Row]:
 
 
 def slice_rows(figures: Figures, is_worst: bool) -> list[Row]:
-    """Return a row a slice of the new model: all, or the ten that are worse than the rest by more than noise."""
-    from model.evaluation.slices import Slice, worst_slices
+    """List the new model's slices: all, or the ten that lag the rest by more than noise."""
+    from model.evaluation.slices import Slice, worst_slices  # imports torch
 
     models = figures["models"]
     slices = [Slice(**each) for each in models[NEW]["slices"]]
     if is_worst:
         slices = worst_slices(slices)
+
+    # The gap is the new model's; of the others there are the values beside it.
     others = {
         name: {(each["column"], each["name"]): each["value"] for each in models[name]["slices"]}
         for name in reversed(models)
@@ -124,21 +148,22 @@ def slice_rows(figures: Figures, is_worst: bool) -> list[Row]:
 
 
 def audit_sentence(figures: Figures) -> str:
-    """Return what the false-negative audit found of the new model."""
+    """Put in a sentence what the false-negative audit found of the new model."""
     found = figures["models"][NEW]["audit"]
     return (
-        f"text → image Rank@1 {number(found['strict'])} strict, {number(found['audited'])} audited: of "
-        f"{found['misses']:,} captions that miss, the first answer to {found['satisfied']:,} shows all concepts that "
-        f"the caption names ({found['by_chance']:.0f} expected of any wrong picture)"
+        f"text → image Rank@1 {number(found['strict'])} strict, "
+        f"{number(found['audited'])} audited: of {found['misses']:,} captions that miss, "
+        f"the first answer to {found['satisfied']:,} shows all concepts that the caption names "
+        f"({found['by_chance']:.0f} expected of any wrong image)"
     )
 
 
 def with_half(figure: Figures, scale: float = 100) -> str:
-    """Return ``27.4 ± 2.8``."""
+    """Format ``27.4 ± 2.8``."""
     half = max(figure["high"] - figure["value"], figure["value"] - figure["low"])
     return f"{number(figure['value'], scale)} ± {number(half, scale)}"
 
 
 def number(value: float | None, scale: float = 100) -> str:
-    """Return a value with one decimal; nothing for none."""
+    """Format a value with one decimal; nothing for none."""
     return "" if value is None else f"{scale * value:,.1f}"

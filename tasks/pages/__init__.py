@@ -1,4 +1,4 @@
-"""Pictures and self-contained HTML: foreign text is shown, never obeyed.
+"""Pictures and self-contained pages: foreign text is presented, never obeyed.
 
-Imports `runtime`.
+Imports `runtime`; `answers` alone imports torch.
 """

@@ -1,42 +1,37 @@
-"""What models answer to chosen captions of a split, as a gallery shows it."""
+"""What models answer to chosen captions of a split, as the gallery presents it. Imports torch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-from tasks.pages.gallery import Answer, GalleryQuery, ModelResult
+import torch
 
-if TYPE_CHECKING:
-    from model.concepts.mining import Phrases
-    from model.evaluation.retrieval import RelevantPairs
-    from model.pairs.index import PairIndex
+from model.concepts.mining import Phrases
+from model.evaluation.retrieval import RelevantPairs, ranks, top_k
+from model.pairs.index import PairIndex
+from tasks.pages.gallery import FoundImage, GalleryQuery, ModelResult
 
 ANSWERS = 5
 
 
 def gallery_queries(
-    index: "PairIndex",
-    related: "RelevantPairs",
-    embeddings: dict[str, tuple[Any, Any]],
+    index: PairIndex,
+    related: RelevantPairs,
+    embeddings: dict[str, tuple[torch.Tensor, torch.Tensor]],
     chosen: Sequence[int],
     block_rows: int,
-    phrases: "Phrases | None" = None,
+    phrases: Phrases | None = None,
 ) -> list[GalleryQuery]:
-    """Return the chosen captions, by their rows in ``related``, with every model's first answers.
+    """Look up every model's first answers to captions that were chosen, as rows of ``related``.
 
     ``embeddings`` holds each model's embeddings of the distinct captions [Q, D] and of the distinct
-    images [C, D]. With ``phrases`` a wrong answer says which concepts of the caption none of its
-    own captions names.
+    images [C, D]. With ``phrases`` a wrong answer names the concepts of the caption that none of
+    its own captions names.
     """
-    import torch
-
-    from model.evaluation.retrieval import ranks, top_k
-
     if not chosen:
         return []
+
     rows = torch.tensor(chosen)
-    right_P = [
-        (place, image) for place, query in enumerate(chosen) for image in _images(related, query)
-    ]
+    right = [sorted(related.candidate[related.query == query].tolist()) for query in chosen]
+    right_P = [(place, image) for place, images in enumerate(right) for image in images]
     query_P, image_P = torch.tensor(right_P).unbind(1)
     found = {
         name: (
@@ -45,51 +40,44 @@ def gallery_queries(
         )
         for name, (text, image) in embeddings.items()
     }
+
     queries = []
-    for position, query in enumerate(chosen):
-        images = _images(related, query)
+    for place, query in enumerate(chosen):
         wanted = index.caption(int(related.caption_row[query]))
-        results = tuple(
-            ModelResult(
-                name,
-                int(rank[position]),
-                tuple(
-                    _answer(index, related, images, wanted, image, value, phrases)
-                    for image, value in zip(
-                        answers[position].tolist(), similarity[position].tolist(), strict=True
-                    )
-                ),
+        asked = [] if phrases is None else phrases.find(wanted)
+        results = []
+        for name, (rank, similarity, answers) in found.items():
+            pairs = zip(answers[place].tolist(), similarity[place].tolist(), strict=True)
+            images = tuple(
+                FoundImage(
+                    index.encoded_image(int(related.image_row[image])),
+                    image in right[place],
+                    value,
+                    index.caption(int(related.image_row[image])),
+                    None
+                    if image in right[place]
+                    else _misses(index, related, image, asked, phrases),
+                )
+                for image, value in pairs
             )
-            for name, (rank, similarity, answers) in found.items()
-        )
-        right_image = index.encoded_image(int(related.image_row[images[0]]))
-        concepts = (
-            [] if phrases is None else [phrases.phrases[number] for number in phrases.find(wanted)]
-        )
-        queries.append(GalleryQuery(wanted, right_image, results, tuple(concepts)))
+            results.append(ModelResult(name, int(rank[place]), images))
+
+        right_image = index.encoded_image(int(related.image_row[right[place][0]]))
+        concepts = tuple(phrases.phrases[concept] for concept in asked) if phrases else ()
+        queries.append(GalleryQuery(wanted, right_image, tuple(results), concepts))
     return queries
 
 
-def _images(related: "RelevantPairs", query: int) -> list[int]:
-    """Return the right answers of a caption, ascending."""
-    return sorted(related.candidate[related.query == query].tolist())
-
-
-def _answer(
-    index: "PairIndex",
-    related: "RelevantPairs",
-    right: list[int],
-    wanted: str,
+def _misses(
+    index: PairIndex,
+    related: RelevantPairs,
     image: int,
-    similarity: float,
-    phrases: "Phrases | None",
-) -> Answer:
-    row = int(related.image_row[image])
-    misses: tuple[str, ...] | None = None
-    if phrases is not None and image not in right and (asked := phrases.find(wanted)):
-        captions = related.caption_row[related.query[related.candidate == image]].tolist()
-        named = {
-            concept for caption in captions for concept in phrases.find(index.caption(caption))
-        }
-        misses = tuple(phrases.phrases[concept] for concept in asked if concept not in named)
-    return Answer(index.encoded_image(row), image in right, similarity, index.caption(row), misses)
+    asked: Sequence[int],
+    phrases: Phrases | None,
+) -> tuple[str, ...] | None:
+    """List the concepts of a caption that no caption of an image names; None where it has none."""
+    if phrases is None or not asked:
+        return None
+    captions = related.caption_row[related.query[related.candidate == image]].tolist()
+    named = {concept for caption in captions for concept in phrases.find(index.caption(caption))}
+    return tuple(phrases.phrases[concept] for concept in asked if concept not in named)

@@ -157,12 +157,11 @@ class Evaluation(Record):
     metrics: dict[str, float]
     base_metrics: dict[str, float]
     base_weights_sha256: str
-    table: Path
+    figures: Path
     gallery: Path
     pictures: list[Path]
     retention: Retention | None = None
     champion_metrics: dict[str, float] | None = None
-    figures: Path | None = None
     card: Path | None = None
 
 

@@ -1,10 +1,12 @@
-"""What a stage measured, read back from its spool and drawn: one panel a quantity, over the steps."""
+"""What a stage measured, read back from its spool and drawn over the steps, a panel a quantity."""
 
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.figure import Figure
+
+from tasks.pages.pictures import COLOURS, figure_png, legible
 from tasks.registry.metric_log import SPOOL
 
 # Title of a panel, and the metrics drawn in it; what a stage did not measure is left out.
@@ -23,8 +25,7 @@ PANELS = (
     ("share of peak FLOP/s (MFU)", ("mfu",)),
     ("peak memory, GB", ("peak_memory_gb",)),
 )
-COLUMNS = 3
-COLOURS = ("#15181d", "#1d6b52", "#c26a1b", "#5a55b8", "#b23a5b")
+PANELS_A_ROW = 3
 # As many points a curve as a panel has room for; each is the mean of its steps.
 POINTS = 200
 
@@ -37,7 +38,7 @@ class Series(NamedTuple):
 
 
 def read_series(folder: Path) -> dict[str, Series]:
-    """Return what the spool in a stage's folder holds, by metric; the name of the stage comes off.
+    """Read the spool in a stage's folder, by metric; the name of the stage comes off.
 
     Where training went back, what followed takes the place of what was before.
     """
@@ -47,6 +48,7 @@ def read_series(folder: Path) -> dict[str, Series]:
             entry = json.loads(line)
             for name, value in entry["values"].items():
                 steps, values = series.setdefault(name.split("/", 1)[1], Series([], []))
+                # Steps that were repeated replace themselves and all that followed.
                 while steps and steps[-1] >= entry["step"]:
                     steps.pop()
                     values.pop()
@@ -56,47 +58,40 @@ def read_series(folder: Path) -> dict[str, Series]:
 
 
 def curves_png(title: str, series: dict[str, Series]) -> bytes:
-    """Return a PNG of the panels that there are values for."""
-    from matplotlib.figure import Figure
-
+    """Draw a PNG of the panels that there are values for."""
     panels = [(name, [key for key in keys if key in series]) for name, keys in PANELS]
     panels = [(name, keys) for name, keys in panels if keys]
-    rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(4.6 * COLUMNS, 2.9 * rows + 0.5), layout="constrained")
-    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-    for axis, (name, keys) in zip(axes, panels, strict=False):
-        percent = 100 if name.startswith("valid") else 1
-        for key, colour in zip(keys, COLOURS, strict=False):
-            steps, values = _thinned(series[key])
-            label = key.removeprefix("valid_").replace("_", " ")
-            axis.plot(
-                steps,
-                [percent * value for value in values],
-                color=colour,
-                label=label,
-                linewidth=1.4,
-            )
-        axis.set_title(name, fontsize=11)
-        axis.spines[["top", "right"]].set_visible(False)
-        if len(keys) > 1:
-            axis.legend(frameon=False, fontsize=8)
-    for axis in axes[len(panels) :]:
-        axis.set_visible(False)
-    figure.suptitle(title, fontsize=13)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    rows = -(-len(panels) // PANELS_A_ROW)
+    size = (4.6 * PANELS_A_ROW, 2.9 * rows + 0.5)
+
+    with legible():
+        figure = Figure(figsize=size, dpi=110)
+        figure.set_layout_engine("constrained", h_pad=0.12)
+        figure.suptitle(title, fontsize=13)
+        axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
+        for axis in axes[len(panels) :]:
+            axis.set_visible(False)
+
+        for axis, (name, keys) in zip(axes, panels, strict=False):
+            percent = 100 if name.startswith("valid") else 1
+            for key, colour in zip(keys, COLOURS.values(), strict=False):
+                steps, values = _thinned(series[key])
+                shares = [percent * value for value in values]
+                label = key.removeprefix("valid_").replace("_", " ")
+                axis.plot(steps, shares, color=colour, label=label, linewidth=1.4)
+            axis.set_title(name, fontsize=11)
+            axis.spines[["top", "right"]].set_visible(False)
+            if len(keys) > 1:
+                axis.legend(frameon=False, fontsize=8)
+        return figure_png(figure)
 
 
 def _thinned(series: Series) -> Series:
-    """Replace neighbouring steps by their mean where there are more than a panel shows."""
+    """Replace neighbouring steps by their mean where there are more than a panel has room for."""
     width = -(-len(series.steps) // POINTS)
     starts = range(0, len(series.steps), width)
+    parts = [series.values[start : start + width] for start in starts]
     return Series(
         [series.steps[min(start + width, len(series.steps)) - 1] for start in starts],
-        [
-            sum(part) / len(part)
-            for start in starts
-            if (part := series.values[start : start + width])
-        ],
+        [sum(part) / len(part) for part in parts],
     )

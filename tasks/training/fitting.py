@@ -23,7 +23,7 @@ from model.training.meter import measure_peak_flops
 from model.training.stage import Callbacks, EpochRecord, Stage, StepRecord
 from model.training.state import TrainState
 from tasks.cluster.torchrun import Work, call_helpers
-from tasks.pages.text import shown_retention
+from tasks.pages.text import format_retention
 from tasks.registry.metric_log import MetricLog
 from tasks.registry.tracking import metric_sender
 from tasks.runtime.log import run_logger
@@ -31,7 +31,7 @@ from tasks.runtime.progress import Progress, progress
 from tasks.runtime.records import Retention, Run, TrainedModel, Validation
 from tasks.runtime.signals import StopRequest, stop_by_signal
 from tasks.training.base_weights import base_weights
-from tasks.training.concepts import keep_concepts, show_concepts
+from tasks.training.concepts import keep_concepts, report_concepts
 from tasks.training.report import report_training
 from tasks.validation.accepted import RETENTION, split_index
 from tasks.validation.inputs import index_input, split_input
@@ -74,7 +74,7 @@ def fit_towers(run: Run, validation: Validation, name: str, start: Path | None) 
         )
     best = run.folder / name / state.best_folder
     for vocabulary in concepts:
-        show_concepts(run, name, vocabulary, pairs, valid, start, best)
+        report_concepts(run, name, vocabulary, pairs, valid, start, best)
     report_training(run, name, best, state.best_epoch, valid)
     return TrainedModel(
         folder=best,
@@ -141,7 +141,7 @@ def measure_retention(
         pairs = index_input(run, validation, RETENTION, held_out, towers)
         recalls.append(_evaluate(run, towers, pairs).mean_recall)
     retention = Retention(pairs=len(held_out), before=recalls[0], after=recalls[1])
-    run_logger().info("%s", shown_retention(retention))
+    run_logger().info("%s", format_retention(retention))
     return retention
 
 

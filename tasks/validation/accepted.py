@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from model.errors import DataError
+from model.pairs.arrays import Rows
 from model.pairs.holdout import group_rows, hold_out
 from model.pairs.index import (
     PairIndex,
     PairSource,
-    Rows,
     carve_valid,
     index_pairs,
     without_leaks,

@@ -124,7 +124,7 @@ def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(
 
     unbroken = Runner(tmp_path / "unbroken", miniature)
     unbroken.finish()
-    assert disturbed.result("evaluate/rank_at_k.json") == unbroken.result("evaluate/rank_at_k.json")
+    assert disturbed.result("evaluate/figures.json") == unbroken.result("evaluate/figures.json")
     for key in ("weights_sha256", "best_epoch", "valid_mean_recall"):
         assert (
             disturbed.result("finetune/result.json")[key]

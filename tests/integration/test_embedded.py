@@ -55,8 +55,9 @@ def test_a_second_retraining_finds_nothing_new(
 def test_the_champion_loads_in_a_fresh_process(first: str, shell: Shell, miniature: Path) -> None:
     tracking = f"sqlite:///{shell.state / 'mlflow.db'}"
     used = shell.use_champion(miniature / "finetune" / "test.tsv", tracking)
-    table = json.loads(next(shell.state.glob("runs/*/evaluate/rank_at_k.json")).read_text())
-    assert used["rank_at_1"] == pytest.approx(table["new model"]["text_to_image"]["rank_at_1"])
+    figures = json.loads(next(shell.state.glob("runs/*/evaluate/figures.json")).read_text())
+    full = figures["models"]["new model"]["protocols"]["full"]
+    assert used["rank_at_1"] == pytest.approx(full["text_to_image_rank_at_1"]["value"])
     assert used["norm_error"] < 1e-5
 
 

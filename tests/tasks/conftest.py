@@ -101,7 +101,7 @@ def evaluation_of(folder: Path, mean_recall: float, base: float = 0.01) -> Evalu
         metrics=METRICS | {"mean_recall": mean_recall},
         base_metrics=METRICS | {"mean_recall": base},
         base_weights_sha256="0" * 64,
-        table=folder,
+        figures=folder,
         gallery=folder,
         pictures=[],
     )

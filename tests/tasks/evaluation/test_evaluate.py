@@ -7,10 +7,11 @@ from PIL import Image
 
 from model.config.load import RunConfig
 from tasks.evaluation.charts import rank_chart
-from tasks.evaluation.evaluate import _chosen, rank_table
+from tasks.evaluation.compare import choose_captions
+from tasks.evaluation.tables import rank_table
 from tasks.runtime.records import DataVersion, Run
 from tests.runs import lineage
-from tests.tasks.judged import ask, split
+from tests.tasks.evaluated import ask, split
 
 
 def metrics(share: float) -> dict[str, float]:
@@ -69,7 +70,7 @@ def test_the_gallery_shows_captions_spread_over_test_or_those_of_the_lines_that_
         config = RunConfig.model_validate({"name": "tiny", "evaluate": evaluate})
         data = DataVersion(folder=tmp_path, version="d" * 32, is_tracked=False, file_md5={})
         run = Run(config=config, data=data, lineage=lineage(), folder=tmp_path, mlflow_run_id="")
-        return _chosen(run, test, questions)
+        return choose_captions(run, test, questions)
 
     assert chosen(gallery_queries=3) == [0, 15, 31]
     assert chosen(gallery_queries=1000) == list(range(32))

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from model.config.sections import EvaluateConfig
 from tasks.evaluation.questions import make_questions, write_candidates
-from tests.tasks.judged import PHRASES, ask, split
+from tests.tasks.evaluated import PHRASES, ask, split
 
 
 def test_a_side_table_gives_products_slices_labels_and_queries(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What was measured is shown in tables, a card and a page as it was, and nothing foreign acts in them."""
+"""What was measured is reported as it was in tables, card and page; nothing foreign acts there."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,11 @@ from flows.cli.evaluation import label_rows, query_score_rows, rank_rows
 from model.config.load import RunConfig
 from model.evaluation.slices import Slice
 from tasks.evaluation.charts import confusion_chart
-from tasks.evaluation.measure import Judgement
-from tasks.evaluation.model_card import write_card
+from tasks.evaluation.measure import ModelFigures
+from tasks.evaluation.model_card import write_model_card
 from tasks.evaluation.published_figures import published, published_tables
 from tasks.evaluation.questions import Questions
-from tasks.evaluation.report import report_version, table_html
+from tasks.evaluation.report import report_version
 from tasks.evaluation.tables import (
     MORE_MEASURES,
     audit_sentence,
@@ -28,6 +28,7 @@ from tasks.evaluation.tables import (
     with_half,
     zero_shot_rows,
 )
+from tasks.pages.html import templates
 from tasks.runtime.records import (
     DataVersion,
     Decision,
@@ -39,19 +40,23 @@ from tasks.runtime.records import (
     Version,
 )
 from tests.runs import lineage
-from tests.tasks.judged import EVIL, ask, judge, split
+from tests.tasks.evaluated import EVIL, ask, measured_model, split
 from tests.tasks.pages.test_gallery import Page, encoded
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Questions, Judgement, Judgement]:
+def measured(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Questions, ModelFigures, ModelFigures]:
     questions = ask(split(tmp_path_factory.mktemp("split")))
-    return questions, judge(questions, 0.8), judge(questions, 50.0)
+    return questions, measured_model(questions, 0.8), measured_model(questions, 50.0)
 
 
 @pytest.fixture
-def figures(judged: tuple[Questions, Judgement, Judgement], tmp_path: Path) -> dict[str, Any]:
-    questions, new, base = judged
+def figures(
+    measured: tuple[Questions, ModelFigures, ModelFigures], tmp_path: Path
+) -> dict[str, Any]:
+    questions, new, base = measured
     values = {
         "config": "tiny",
         "data_version": "d" * 32,
@@ -68,10 +73,10 @@ def figures(judged: tuple[Questions, Judgement, Judgement], tmp_path: Path) -> d
 
 
 def test_metrics_are_flat_names_of_the_figures_with_their_intervals(
-    judged: tuple[Questions, Judgement, Judgement],
+    measured: tuple[Questions, ModelFigures, ModelFigures],
 ) -> None:
-    metrics = judged[1].metrics()
-    full = judged[1].results["full"]
+    metrics = measured[1].metrics()
+    full = measured[1].results["full"]
     assert metrics["mean_recall"] == full.mean_recall
     assert metrics["text_to_image_rank_at_1"] == full.text_to_image.rank_at[1]
     for name in (
@@ -239,7 +244,7 @@ def test_the_model_card_has_a_yaml_head_that_a_hub_understands(
     model = TrainedModel(
         folder=tmp_path, weights_sha256="a" * 64, best_epoch=3, valid_mean_recall=0.5
     )
-    text = write_card(run_in(tmp_path), model, figures).read_text()
+    text = write_model_card(run_in(tmp_path), model, figures).read_text()
     _, head, body = text.split("---\n", 2)
     values = yaml.safe_load(head)
     (result,) = values["model-index"][0]["results"]
@@ -261,7 +266,6 @@ def evaluation_in(folder: Path) -> Evaluation:
         base_metrics=metrics,
         champion_metrics=metrics,
         base_weights_sha256="",
-        table=folder,
         figures=folder / "figures.json",
         gallery=folder / "gallery.html",
         pictures=pictures,
@@ -321,18 +325,19 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
 
 
 def test_a_table_s_cells_are_escaped_and_no_rows_are_none() -> None:
-    assert "<b>" not in table_html([{EVIL: EVIL}])
-    assert "None" in table_html([])
+    tables: Any = templates().get_template("tables.html.jinja").module
+    assert "&lt;b&gt;" in tables.table([{EVIL: EVIL}]) and "<b>" not in tables.table([{EVIL: EVIL}])
+    assert "None" in tables.table([])
 
 
 def test_labels_of_any_kind_are_drawn() -> None:
     labels = [EVIL, "裙子" * 20, "$", *map(str, range(30))]
     picture = confusion_chart(
         "title",
-        {"colour": (labels, 3 * judged_counts(len(labels))), "b": (["x"], judged_counts(1))},
+        {"colour": (labels, 3 * diagonal_counts(len(labels))), "b": (["x"], diagonal_counts(1))},
     )
     assert picture.startswith(b"\x89PNG")
 
 
-def judged_counts(labels: int) -> npt.NDArray[np.int64]:
+def diagonal_counts(labels: int) -> npt.NDArray[np.int64]:
     return np.eye(labels, dtype=np.int64)

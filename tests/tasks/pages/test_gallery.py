@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from model.pairs.images import FORMATS
-from tasks.pages.drawing import thumbnail
-from tasks.pages.gallery import Answer, GalleryQuery, ModelResult, gallery_html, gallery_png
+from tasks.pages.gallery import FoundImage, GalleryQuery, ModelResult, gallery_html, gallery_png
 from tasks.pages.text import visible
+from tasks.pages.thumbnails import thumbnail
 
 EVIL = '<script>alert(1)</script> \x1b[31m "onload=x \u202e& https://evil.example/x.js'
 
@@ -36,14 +36,15 @@ def query(
     right_at: tuple[int, ...] = (2, 0),
     image: bytes | None = None,
 ) -> GalleryQuery:
-    """Two models with five answers each; ``right_at`` is the place of the right one, 0 for not among them."""
+    """Two models with five answers each; ``right_at`` is the right one's place, 0 for none."""
     picture = encoded() if image is None else image
     results = tuple(
         ModelResult(
             model_name=f"model {name} {caption}",
             rank=place or 1340,
-            answers=tuple(
-                Answer(picture, p == place, 0.5 - 0.05 * p, f"{caption} {p}") for p in range(1, 6)
+            images=tuple(
+                FoundImage(picture, p == place, 0.5 - 0.05 * p, f"{caption} {p}")
+                for p in range(1, 6)
             ),
         )
         for name, place in zip("ab", right_at, strict=True)
@@ -155,7 +156,7 @@ def test_worst_queries_stand_under_a_head_of_their_own_and_are_numbered_on() -> 
     ],
 )
 def test_a_wrong_answer_says_which_concepts_it_misses(misses, said):
-    answer = Answer(encoded(), False, 0.5, "caption", misses)
+    answer = FoundImage(encoded(), False, 0.5, "caption", misses)
     asked = GalleryQuery(
         "caption", encoded(), (ModelResult("new", 2, (answer,)),), ("navy blue", EVIL, "casual")
     )

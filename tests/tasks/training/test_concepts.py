@@ -23,18 +23,18 @@ from model.towers.towers import Towers
 from tasks.runtime.records import DataVersion, Run
 from tasks.training.concepts import (
     ConceptRow,
-    NearPicture,
+    NearImage,
     concepts_png,
     keep_concepts,
     keyword_phrases,
-    show_concepts,
+    report_concepts,
 )
 from tests.runs import lineage
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_data, write_model
 
 
 def row(is_named: bool, concept: str = "red") -> ConceptRow:
-    near = tuple(NearPicture(drawn_jpeg("red bag", seed), is_named) for seed in range(5))
+    near = tuple(NearImage(drawn_jpeg("red bag", seed), is_named) for seed in range(5))
     return ConceptRow(concept, 1234, {"before": near, "after": near})
 
 
@@ -53,7 +53,7 @@ def test_the_picture_has_a_row_a_concept_and_frames_what_is_named() -> None:
 
 def test_a_foreign_phrase_and_a_broken_picture_are_drawn_all_the_same() -> None:
     broken = ConceptRow(
-        "连衣裙 \x1b[31m\u202e" + "x" * 500, 1, {"before": (NearPicture(b"no image", False),)}
+        "连衣裙 \x1b[31m\u202e" + "x" * 500, 1, {"before": (NearImage(b"no image", False),)}
     )
     assert Image.open(io.BytesIO(concepts_png("\x1b", [broken]))).format == "PNG"
 
@@ -114,7 +114,9 @@ def test_a_stage_leaves_the_table_and_the_picture_and_attaches_both(
     train, valid = (input_of(towers, folder, name) for name in ("train", "valid"))
     vocabulary = mine_concepts(train.index.captions(), 5)
     keep_concepts(vocabulary, tmp_path / "finetune")
-    show_concepts(run, "finetune", vocabulary, train, valid, tmp_path / "start", tmp_path / "best")
+    report_concepts(
+        run, "finetune", vocabulary, train, valid, tmp_path / "start", tmp_path / "best"
+    )
     files = [tmp_path / "finetune" / name for name in ("concepts.parquet", "concepts.png")]
     assert attached == [("none", files, "finetune")] and all(
         file.stat().st_size > 500 for file in files

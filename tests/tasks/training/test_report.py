@@ -6,10 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.pages.gallery import page_html
 from tasks.registry.metric_log import SPOOL
 from tasks.training.curves import POINTS, Series, _thinned, curves_png, read_series
-from tasks.training.report import epochs_html
+from tasks.training.report import training_html
 
 
 def spool(folder: Path, steps: int) -> None:
@@ -58,11 +57,14 @@ def test_curves_have_a_panel_for_what_was_measured_alone(tmp_path: Path) -> None
 
 def test_the_table_of_epochs_marks_the_best_one_and_shows_percent(tmp_path: Path) -> None:
     spool(tmp_path, 4)
-    page = epochs_html(read_series(tmp_path), best_epoch=2)
+    page = training_html("title", read_series(tmp_path), 2, b"", None, [])
     assert '<tr class="best"><td>2</td><td>4</td><td>50.0</td><td>25.0</td></tr>' in page
     assert page.count("<tr") == 3 and "image → text" not in page
 
 
-def test_a_hostile_title_is_shown_and_not_obeyed() -> None:
-    page = page_html("<script>alert(1)</script>\x1b[31m", "", "")
+def test_a_hostile_title_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    spool(tmp_path, 4)
+    page = training_html(
+        "<script>alert(1)</script>\x1b[31m", read_series(tmp_path), 1, b"", None, []
+    )
     assert "<script>" not in page and "&lt;script&gt;" in page and "\x1b" not in page

@@ -9,7 +9,7 @@ from model.config.load import RunConfig
 from model.config.sections import DataConfig
 from model.pairs.profile import profile_files, write_profile
 from model.pairs.splits import find_split_files, read_side_table, side_table_path
-from tasks.pages.text import shown_retention
+from tasks.pages.text import format_retention
 from tasks.runtime.records import DataVersion, Evaluation, Retention, Run, Validation
 from tasks.validation.accepted import split_index, tsv_files
 from tasks.validation.leaks import SplitSource, compare_splits
@@ -99,7 +99,7 @@ def test_without_a_share_nothing_is_held_out(data: tuple[DataVersion, Validation
 
 def test_retention_is_told_in_one_line_and_kept_with_the_evaluation(tmp_path: Path) -> None:
     retention = Retention(pairs=1200, before=0.5, after=0.456)
-    assert shown_retention(retention) == (
+    assert format_retention(retention) == (
         "mean recall on 1,200 held-out pretraining pairs 50.0 % before, 45.6 % after fine-tuning"
     )
     values = {

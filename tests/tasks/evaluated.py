@@ -1,4 +1,4 @@
-"""A test split of 32 tiny pairs with a side table, and what two random models answer to its questions."""
+"""A test split of 32 tiny pairs with a side table, and two random models that answer about it."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from model.concepts.mining import Phrases
 from model.config.sections import EvaluateConfig
 from model.pairs.index import PairIndex, index_pairs
-from tasks.evaluation.measure import Embedded, Judgement, judge_model
+from tasks.evaluation.measure import ModelEmbeddings, ModelFigures, measure_model
 from tasks.evaluation.questions import Questions, make_questions
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, profiled
 
@@ -48,7 +48,7 @@ def ask(test: PairIndex, config: EvaluateConfig = CONFIG) -> Questions:
     return make_questions(test, PHRASES, config, seed=0)
 
 
-def model(questions: Questions, noise: float) -> Embedded:
+def model(questions: Questions, noise: float) -> ModelEmbeddings:
     """Return a model whose texts lie near their pictures, nearer the less noise there is."""
 
     def embed(texts: list[str]) -> torch.Tensor:
@@ -58,9 +58,9 @@ def model(questions: Questions, noise: float) -> Embedded:
 
     images = embed([f"image {row}" for row in questions.related.image_row.tolist()])
     texts = images + noise * embed(questions.captions)
-    return Embedded(torch.nn.functional.normalize(texts, dim=1), images, embed)
+    return ModelEmbeddings(torch.nn.functional.normalize(texts, dim=1), images, embed)
 
 
-def judge(questions: Questions, noise: float = 1.0) -> Judgement:
-    """Return what such a model answers."""
-    return judge_model(model(questions, noise), questions, CONFIG, seed=0)
+def measured_model(questions: Questions, noise: float = 1.0) -> ModelFigures:
+    """Measure such a model."""
+    return measure_model(model(questions, noise), questions, CONFIG, seed=0)

@@ -130,3 +130,56 @@ MendedFile = Annotated[
         metavar="QUARANTINE",
     ),
 ]
+
+# ---- what commands without a flow take ----
+
+Model = Annotated[
+    str,
+    Described("models:/name@alias, models:/name/version, an imported model or a model folder."),
+]
+PredictedFile = Annotated[str, Described("Captions, base64 of images, or both in two columns.")]
+EmbeddingsFile = Annotated[str, Described("Where the embeddings go.", metavar="FILE")]
+EmbeddingsForm = Annotated[
+    Literal["parquet", "easynlp"],
+    Described("easynlp: floats between tabs.", flag="--format"),
+]
+PredictDevice = Annotated[Literal["auto", "cpu", "cuda", "mps"], Described("Where the towers run.")]
+PredictPrecision = Annotated[Literal["fp32", "bf16"], Described("Arithmetic of the towers.")]
+Truncate = Annotated[
+    Literal["open_clip", "easynlp"],
+    Described(
+        "How a caption of too many tokens is cut: easynlp leaves out the end of text, "
+        "as EasyNLP's own code does."
+    ),
+]
+BatchSize = Annotated[int, Described("Lines embedded at a time.", ge=1)]
+Workers = Annotated[int, Described("Threads that decode images ahead.", ge=1)]
+ContextLength = Annotated[
+    int | None, Described("Tokens of a caption that a Chinese model reads.", ge=1)
+]
+ListedModel = Annotated[str, Described("As `models list` has it.")]
+PublishedPath = Annotated[str, Described("Folder or weights file as published.")]
+ImportedName = Annotated[str, Described("For model.pretrained.", flag="--as", metavar="NAME")]
+ImportedTowers = Annotated[
+    str | None,
+    Described("A listed model, an open_clip name or JSON, where no file says it."),
+]
+Activation = Annotated[Literal["gelu", "quickgelu"] | None, Described("Where no file says it.")]
+WeightsHash = Annotated[str | None, Described("What the weights file must have.", metavar="HEX")]
+Licence = Annotated[
+    str | None,
+    Described("Of the weights, where neither the table nor a model card says it."),
+]
+ConvertedForm = Annotated[str, Described("open_clip, easynlp or huggingface.", metavar="FORM")]
+NewFolder = Annotated[str, Described("New folder.", metavar="FOLDER")]
+ImportKind = Annotated[
+    str, Described("fashion-gen, muge, chinese-clip, webdataset, csv or easynlp.")
+]
+ImportSources = Annotated[Sequence[str], Described("Files or folders.", metavar="source")]
+TsvFolder = Annotated[str, Described("Where the TSVs go.", metavar="FOLDER")]
+ImportOverrides = Annotated[
+    Sequence[str],
+    Described("An option of the kind.", flag="--set", metavar="KEY=VALUE", repeated=True),
+]
+NamedDataVersion = Annotated[str, Described("Name, beginning of a hash, or current.")]
+Compare = Annotated[Literal["published"] | None, Described("Print published figures beside ours.")]

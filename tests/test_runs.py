@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cli.arguments import parser
+from flows.cli.arguments import parse_arguments
+from flows.cli.commands import COMMANDS, GROUPS
 from tasks.runtime.environment import ROOT
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_model
 
@@ -51,7 +52,7 @@ def test_every_command_of_a_script_is_one_that_the_command_line_takes(script: Pa
     lines = re.findall(r"^flows (?!\()(.+)$", script.read_text(encoding="utf-8"), re.M)
     assert lines
     for line in lines:
-        parser().parse_args(shlex.split(line))
+        parse_arguments(shlex.split(line), COMMANDS, GROUPS)
 
 
 def pairs(words: str, seed: int) -> list[tuple[str, bytes]]:

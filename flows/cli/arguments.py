@@ -8,8 +8,7 @@ before a ``/`` is given by place, everything else by name.
 import argparse
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -35,9 +34,9 @@ class Command:
 
     def options(self) -> list[inspect.Parameter]:
         """Return the parameters that the command line fills in."""
-        signatures = [inspect.signature(read_function(self.function))]
+        signatures = [read_signature(self.function)[0]]
         if self.printer is not None:
-            signatures.append(inspect.signature(read_function(self.printer, skip=1)))
+            signatures.append(read_signature(self.printer, skip=1)[0])
         return [option for signature in signatures for option in signature.parameters.values()]
 
 
@@ -59,7 +58,7 @@ def parse_arguments(
             added = places[""].add_parser(group, help=groups[group], description=groups[group])
             places[group] = added.add_subparsers(required=True, metavar="action")
 
-        about = _summary(read_function(command.function))
+        _, about = read_signature(command.function)
         added = places[group].add_parser(action, help=about, description=about)
         added.set_defaults(command=command)
         if name.split() == list(words[: len(name.split())]):  # nobody asks for the others' options
@@ -68,8 +67,12 @@ def parse_arguments(
     return whole.parse_args(words)
 
 
-def read_function(reference: str, skip: int = 0) -> Callable[..., None]:
-    """Return ``module:function`` without decorators, body and its first ``skip`` parameters."""
+def read_signature(reference: str, skip: int = 0) -> tuple[inspect.Signature, str]:
+    """Return the parameters of ``module:function`` but its first ``skip``, and its summary.
+
+    A parameter's type is the name of one in flows/parameters.py, its default a name there or a
+    plain value; nothing of the module runs.
+    """
     module, name = reference.split(":")
     (found,) = (
         node
@@ -77,14 +80,30 @@ def read_function(reference: str, skip: int = 0) -> Callable[..., None]:
         if isinstance(node, ast.FunctionDef) and node.name == name
     )
 
-    # Nothing but the `def` line and the docstring is compiled.
-    bare, bare.args = copy(found), copy(found.args)
-    bare.args.args = found.args.args[skip:]
-    bare.decorator_list, bare.returns, bare.body = [], None, found.body[:1]
-    namespace = dict(vars(parameters))
-    exec(compile(ast.Module([bare], []), module, "exec"), namespace)  # noqa: S102, our own source
-    function: Callable[..., None] = namespace[name]
-    return function
+    # The defaults that there are belong to the last parameters.
+    kinds = {
+        inspect.Parameter.POSITIONAL_ONLY: found.args.posonlyargs,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD: found.args.args,
+        inspect.Parameter.KEYWORD_ONLY: found.args.kwonlyargs,
+    }
+    named = [(argument, kind) for kind, arguments in kinds.items() for argument in arguments]
+    defaults = [*found.args.defaults, *found.args.kw_defaults]
+    missing: list[ast.expr | None] = [None] * (len(named) - len(defaults))
+    options = [
+        inspect.Parameter(
+            argument.arg, kind, default=_value(default), annotation=_value(argument.annotation)
+        )
+        for (argument, kind), default in zip(named[skip:], (missing + defaults)[skip:], strict=True)
+    ]
+    about = (ast.get_docstring(found) or "").partition("\n\n")[0]
+    return inspect.Signature(options), " ".join(about.split())
+
+
+def _value(node: ast.expr | None) -> Any:
+    """Return what a name in flows/parameters.py stands for, a plain value, or that there is none."""
+    if node is None:
+        return inspect.Parameter.empty
+    return getattr(parameters, node.id) if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
 @cache
@@ -92,11 +111,6 @@ def _read_module(module: str) -> ast.Module:
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None, "a command names a module of ours"
     return ast.parse(Path(spec.origin).read_bytes())
-
-
-def _summary(function: Callable[..., None]) -> str:
-    """Return the first paragraph of a docstring in one line."""
-    return " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split())
 
 
 def _add_option(command: argparse.ArgumentParser, option: inspect.Parameter) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from flows.cli.arguments import Command, read_function
+from flows.cli.arguments import Command, read_signature
 
 JSON = "flows.cli.report:print_json"
 COMMANDS = {
@@ -74,7 +74,7 @@ def _call(
     function: Callable[..., Any], reference: str, given: Mapping[str, Any], *first: Any
 ) -> Any:
     """Call a function with those of the given values that its signature names, after the first."""
-    signature = inspect.signature(read_function(reference, skip=len(first)))
+    signature, _ = read_signature(reference, skip=len(first))
     chosen = OrderedDict((name, given[name]) for name in signature.parameters)
     arguments = inspect.BoundArguments(signature, chosen)
     return function(*first, *arguments.args, **arguments.kwargs)

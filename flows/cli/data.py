@@ -1,9 +1,7 @@
 """`python -m flows data log|status|pull|diff`: data versions; no server is started for them."""
 
-from typing import Annotated
-
 from flows.cli.terminal import print_facts, print_line, print_table
-from flows.parameters import Described
+from flows.parameters import NamedDataVersion
 from model.errors import ServiceError
 from tasks.data.card import rows_text
 from tasks.data.dvc import data_folder
@@ -55,8 +53,8 @@ def pull_data() -> None:
 
 
 def print_difference(
-    reference: Annotated[str, Described("Name, beginning of a hash, or current.")],
-    current: Annotated[str, Described("Name, beginning of a hash, or current.")],
+    reference: NamedDataVersion,
+    current: NamedDataVersion,
     /,
 ) -> None:
     """Print what changed from one data version to another."""

@@ -3,10 +3,8 @@
 Every measure stands in the report; published figures stand beside ours where they are asked for.
 """
 
-from typing import Annotated, Literal
-
 from flows.cli.terminal import print_facts, print_line, print_table, shorten_paths
-from flows.parameters import Described
+from flows.parameters import Compare
 from tasks.evaluation.published_figures import published_tables
 from tasks.evaluation.tables import (
     MEASURES,
@@ -36,9 +34,7 @@ SLICE_COLUMNS = ("column", "slice", "products", NEW, "gap", "p")
 
 def print_evaluation(
     evaluation: Evaluation,
-    compare: Annotated[
-        Literal["published"] | None, Described("Print published figures beside ours.")
-    ] = None,
+    compare: Compare = None,
 ) -> None:
     """Print the tables of an evaluation and where its pages lie."""
     figures = read_figures(evaluation.figures)

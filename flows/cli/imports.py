@@ -1,13 +1,11 @@
 """`python -m flows import KIND SOURCE… --out FOLDER`: another product data set becomes TSVs."""
 
 import shlex
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
 
 from flows.cli.terminal import print_line, print_table
-from flows.parameters import Described
+from flows.parameters import ImportKind, ImportOverrides, ImportSources, TsvFolder
 from model.errors import ConfigError
 from model.importers.importing import ImportedSplit, import_pairs
 from tasks.runtime.progress import Progress, progress
@@ -16,20 +14,12 @@ TOP_SPLITS = ("train", "valid", "test")
 
 
 def import_data_set(
-    kind: Annotated[str, Described("fashion-gen, muge, chinese-clip, webdataset, csv or easynlp.")],
-    sources: Annotated[Sequence[str], Described("Files or folders.", metavar="source")],
+    kind: ImportKind,
+    sources: ImportSources,
     /,
     *,
-    out: Annotated[str, Described("Where the TSVs go.", metavar="FOLDER")],
-    overrides: Annotated[
-        Sequence[str],
-        Described(
-            "An option of the kind.",
-            flag="--set",
-            metavar="KEY=VALUE",
-            repeated=True,
-        ),
-    ] = (),
+    out: TsvFolder,
+    overrides: ImportOverrides = (),
 ) -> None:
     """Make TSVs and side tables of another product data set.
 

@@ -1,10 +1,20 @@
 """`python -m flows models …`: the family of models, in and out; no server is needed."""
 
 from pathlib import Path
-from typing import Annotated, Literal
 
 from flows.cli.terminal import print_facts, print_line, print_table
-from flows.parameters import Described
+from flows.parameters import (
+    Activation,
+    ConvertedForm,
+    ImportedName,
+    ImportedTowers,
+    Licence,
+    ListedModel,
+    Model,
+    NewFolder,
+    PublishedPath,
+    WeightsHash,
+)
 from model.errors import ConfigError, nearest
 from model.zoo.family import FAMILY, find_published
 from tasks.registry.zoo import export_published, import_published
@@ -28,7 +38,7 @@ def print_family() -> None:
 
 
 def print_model(
-    name: Annotated[str, Described("As `models list` has it.")],
+    name: ListedModel,
     /,
 ) -> None:
     """Print what is known of one model.
@@ -59,24 +69,14 @@ def print_model(
 
 
 def import_model(
-    path: Annotated[str, Described("Folder or weights file as published.")],
+    path: PublishedPath,
     /,
     *,
-    name: Annotated[str, Described("For model.pretrained.", flag="--as", metavar="NAME")],
-    towers: Annotated[
-        str | None,
-        Described("A listed model, an open_clip name or JSON, where no file says it."),
-    ] = None,
-    activation: Annotated[
-        Literal["gelu", "quickgelu"] | None, Described("Where no file says it.")
-    ] = None,
-    sha256: Annotated[
-        str | None, Described("What the weights file must have.", metavar="HEX")
-    ] = None,
-    licence: Annotated[
-        str | None,
-        Described("Of the weights, where neither the table nor a model card says it."),
-    ] = None,
+    name: ImportedName,
+    towers: ImportedTowers = None,
+    activation: Activation = None,
+    sha256: WeightsHash = None,
+    licence: Licence = None,
 ) -> None:
     """Make base weights of a model as published."""
     folder, origin = import_published(Path(path), name, towers, activation, sha256, licence)
@@ -85,13 +85,11 @@ def import_model(
 
 
 def convert_model(
-    source: Annotated[
-        str, Described("models:/name@alias, models:/name/version, a name or a folder.")
-    ],
+    source: Model,
     /,
     *,
-    to: Annotated[str, Described("open_clip, easynlp or huggingface.", metavar="FORM")],
-    out: Annotated[str, Described("New folder.", metavar="FOLDER")],
+    to: ConvertedForm,
+    out: NewFolder,
 ) -> None:
     """Write a registered version, an imported model or a model folder as others publish models."""
     print_line(f"{source} as {to}: {export_published(source, to, Path(out))}")

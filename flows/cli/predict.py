@@ -1,42 +1,36 @@
 """`python -m flows predict FILE --out FILE`: embeddings of one file, without a server."""
 
 from pathlib import Path
-from typing import Annotated, Literal
 
 from flows.cli.terminal import print_line
-from flows.parameters import Described
+from flows.parameters import (
+    BatchSize,
+    ContextLength,
+    EmbeddingsFile,
+    EmbeddingsForm,
+    Model,
+    PredictDevice,
+    PredictedFile,
+    PredictPrecision,
+    Truncate,
+    Workers,
+)
 from tasks.embeddings.predict import predict
 
 
 def predict_file(
-    tsv: Annotated[str, Described("Captions, base64 of images, or both in two columns.")],
+    tsv: PredictedFile,
     /,
     *,
-    out: Annotated[str, Described("Where the embeddings go.", metavar="FILE")],
-    model: Annotated[
-        str,
-        Described("models:/name@alias, models:/name/version, an imported model or a model folder."),
-    ] = "models:/commerce-clip@champion",
-    form: Annotated[
-        Literal["parquet", "easynlp"],
-        Described("easynlp: floats between tabs.", flag="--format"),
-    ] = "parquet",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"], Described("Where the towers run.")
-    ] = "auto",
-    precision: Annotated[Literal["fp32", "bf16"], Described("Arithmetic of the towers.")] = "fp32",
-    truncate: Annotated[
-        Literal["open_clip", "easynlp"],
-        Described(
-            "How a caption of too many tokens is cut: easynlp leaves out the end of text, "
-            "as EasyNLP's own code does."
-        ),
-    ] = "open_clip",
-    batch_size: Annotated[int, Described("Lines embedded at a time.", ge=1)] = 256,
-    workers: Annotated[int, Described("Threads that decode images ahead.", ge=1)] = 1,
-    context_length: Annotated[
-        int | None, Described("Tokens of a caption that a Chinese model reads.", ge=1)
-    ] = None,
+    out: EmbeddingsFile,
+    model: Model = "models:/commerce-clip@champion",
+    form: EmbeddingsForm = "parquet",
+    device: PredictDevice = "auto",
+    precision: PredictPrecision = "fp32",
+    truncate: Truncate = "open_clip",
+    batch_size: BatchSize = 256,
+    workers: Workers = 1,
+    context_length: ContextLength = None,
 ) -> None:
     """Write the embeddings of a TSV of captions, of images or of pairs."""
     done = predict(

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from prefect import Flow
 
-from flows.cli.arguments import Command, parse_arguments, read_function
+from flows.cli.arguments import Command, parse_arguments, read_signature
 from flows.cli.commands import COMMANDS, GROUPS
 from flows.parameters import Described
 from tasks.runtime.environment import ROOT
@@ -38,15 +38,14 @@ def test_a_signature_read_from_the_source_is_that_of_the_function(
     reference: str, skip: int
 ) -> None:
     real = list(inspect.signature(imported(reference)).parameters.values())
-    assert (
-        list(inspect.signature(read_function(reference, skip)).parameters.values()) == real[skip:]
-    )
+    signature, _ = read_signature(reference, skip)
+    assert list(signature.parameters.values()) == real[skip:]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_every_option_says_what_it_is_for(name: str) -> None:
     command = COMMANDS[name]
-    assert inspect.getdoc(read_function(command.function))
+    assert read_signature(command.function)[1]
     for option in command.options():
         (described,) = (note for note in get_args(option.annotation) if isinstance(note, Described))
         assert described.text.endswith(".")

@@ -78,7 +78,7 @@ def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed
 
 
 def draw_in_blocks(draw: Callable[[int], Floats], draws: int, width: int) -> Floats:
-    """Return what ``draw`` gives for a number of draws, called for blocks of them.
+    """Return the results of ``draws`` draws, which ``draw`` makes a block at a time.
 
     A block has at most `COUNTS_AT_ONCE` counts, ``width`` a draw.
     """

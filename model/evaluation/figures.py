@@ -41,10 +41,11 @@ class Figure:
 def measure(
     result: RetrievalResult, groups: tuple[Ints, Ints], draws: int, seed: int
 ) -> dict[str, Figure]:
-    """Return ``mean_recall`` and, for each direction, ``text_to_image_rank_at_1``, …,
-    ``_median_rank`` and ``_mrr``.
+    """Measure a result: its figures by name, each with its interval.
 
-    ``groups`` says which product each caption and each image belongs to, int64 [Q] each.
+    They are ``mean_recall`` and, for each direction, ``text_to_image_rank_at_1``, …,
+    ``_median_rank`` and ``_mrr``. ``groups`` says which product each caption and each image belongs
+    to, int64 [Q] each.
     """
     sides = [getattr(result, name) for name in DIRECTIONS]
     names, group = np.unique(np.concatenate(groups), return_inverse=True)
@@ -111,7 +112,7 @@ def _side_values(ranks: Ints) -> list[float]:
 
 
 def _query_values(ranks: Ints) -> Floats:
-    """Return what the figures but the median are means of, [Q, F - 1]."""
+    """Return each query's values whose means are the figures but the median, [Q, F - 1]."""
     return np.stack([*(ranks <= k for k in RANK_AT), 1 / ranks], axis=1, dtype=np.float64)
 
 

@@ -197,9 +197,9 @@ def make_word_pieces(model_cfg: dict[str, Any], vocabulary: bytes) -> WordPieces
 
 
 def read_vocabulary(model_cfg: dict[str, Any], path: str | None) -> dict[str, bytes]:
-    """Return what lies beside the weights of an architecture: its vocabulary, by the file's name.
+    """Return the files beside the weights of an architecture, by name: the vocabulary of a BERT.
 
-    Another tokeniser has nothing there.
+    Another tokeniser has none.
 
     Raises:
         ConfigError: the architecture needs a vocabulary and none is named, or there is no such

@@ -15,7 +15,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import resize_pos_embed
+from open_clip.model import CLIPVisionCfg, resize_pos_embed
 from safetensors import SafetensorError
 
 # torch's own reader raises pickle's error for code in a weights file; pickle itself is never
@@ -145,7 +145,9 @@ def resize_towers(towers: Towers, side: int) -> Towers:
             f"model.image_size is {side}, but a {type(tower).__name__} has a fixed one; "
             "set it to null"
         )
-    patch = tower.patch_embed.patch_size[0] if is_timm_s else vision.get("patch_size", 16)
+    patch = vision.get("patch_size", CLIPVisionCfg.patch_size)
+    if is_timm_s:
+        patch = tower.patch_embed.patch_size[0]
     if side % patch:
         raise ConfigError(
             f"model.image_size is {side}, no multiple of the {patch} pixels of a patch"

@@ -15,6 +15,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, verify_sealed
@@ -143,7 +144,8 @@ def _fit_trunk(visual: Any, vision: dict[str, Any]) -> None:
             if isinstance(module, torch.nn.GELU):
                 module.approximate = "tanh"
 
-    embed, side = getattr(visual.trunk, "patch_embed", None), vision.get("image_size", 224)
+    side = vision.get("image_size", CLIPVisionCfg.image_size)
+    embed = getattr(visual.trunk, "patch_embed", None)
     is_fitting = getattr(embed, "img_size", None) in (None, (side, side))
     if hasattr(visual.trunk, "set_input_size") and not is_fitting:
         visual.trunk.set_input_size(img_size=side)

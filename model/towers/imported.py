@@ -25,15 +25,12 @@ def find_imported(pretrained: str | None, shelf: Path) -> Path | None:
         return None
     is_on_shelf = "/" not in pretrained and (shelf / pretrained).is_dir()
     folder = shelf / pretrained if is_on_shelf else Path(pretrained)
-    if not folder.is_dir():
-        return None
-
-    if not (folder / MANIFEST).is_file():
+    if folder.is_dir() and not (folder / MANIFEST).is_file():
         raise ConfigError(
             f"model.pretrained is '{pretrained}', a folder as published; make base weights of it "
             f"by `python -m flows models import {pretrained} --as NAME`"
         )
-    return folder
+    return folder if folder.is_dir() else None
 
 
 def recorded_weights_sha256(folder: Path) -> str:

@@ -157,6 +157,7 @@ def draw_flowers(ink: Ink, period: float) -> None:
                 angle = math.tau * step / 5 + row + column
                 px, py = x + 1.35 * petal * math.cos(angle), y + 1.35 * petal * math.sin(angle)
                 ink.ellipse((px - petal, py - petal, px + petal, py + petal), fill=255)
+
             ink.ellipse(
                 (x - 0.8 * petal, y - 0.8 * petal, x + 0.8 * petal, y + 0.8 * petal), fill=0
             )

@@ -1,5 +1,4 @@
-"""The easel of the sample's pictures: cloth with a pattern, cut into soft-cornered parts, shaded
-and outlined.
+"""The easel of the sample's pictures: patterned cloth, cut into soft parts, shaded and outlined.
 
 Coordinates are pixels of the finished picture: x from the middle (-48 … 48), y from the top (0 …
 96). Everything is drawn four times larger and shrunk once at the end, so edges are smooth. The same

@@ -1,5 +1,4 @@
-"""What an encoded image is: checked by its header, decoded to RGB, described in facts; the only
-decoder.
+"""What an encoded image is: its header checked, its facts, its RGB pixels; the only decoder.
 
 What a header promises is checked before a pixel is decoded, so a small file that claims a huge
 image costs nothing. Plain RGB JPEGs (nearly all of a shop's) take libjpeg-turbo through simplejpeg,

@@ -61,16 +61,17 @@ def main() -> None:
         "memory": bench_memory,
         "train": bench_train,
     }
+
     options = parts_parser(__doc__, parts).parse_args()
-    warnings.filterwarnings(
-        "ignore", message="Creating a tensor from a list of numpy.ndarrays"
-    )  # EasyNLP's way
+    # EasyNLP's way of doing it.
+    warnings.filterwarnings("ignore", message="Creating a tensor from a list of numpy.ndarrays")
     torch.set_num_threads(1)
     pictures = captioned_pictures(max(PICTURES.values()))
     print(
         f"{len(pictures)} {'real' if real_split('test') else 'drawn'} pictures, "
         "encoded again as JPEG, quality 90"
     )
+
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
             parts[name](pictures, Path(folder))
@@ -82,6 +83,7 @@ def bench_rows(pictures: list[Captioned], folder: Path) -> None:
     for side, count in PICTURES.items():
         lines = lines_of(pictures[:count], side)
         worst = max(worst, *(_difference(line) for line in lines))
+
         seconds = core_seconds(_ways(lines, folder / f"{side}.tar"))
         print_rates(f"line to 3x224x224, {side} px JPEG", len(lines), seconds)
         print_bar(
@@ -102,6 +104,7 @@ def _ways(lines: list[bytes], tar: Path) -> dict[str, Callable[[], None]]:
         OPEN_CLIP: lambda: _exhaust(map(peers.open_clip_input, lines)),
         EASYNLP: lambda: _exhaust(map(peers.easynlp_input, texts)),
     }
+
     if find_spec("webdataset") is None:
         print("webdataset is not installed; its rows are left out")
         return ways
@@ -128,12 +131,14 @@ def bench_profile(pictures: list[Captioned], folder: Path) -> None:
     tsv = write_tsv(folder / "profiled.tsv", lines, 5 * len(lines))
     images = [decode_base64(line.split(b"\t")[1]) or b"" for line in lines]
     tensors = [torch.frombuffer(bytearray(image), dtype=torch.uint8) for image in images] * 5
+
     seconds = core_seconds(
         {
             "profile": lambda: profile_seconds(tsv, folder, processes=1),
             "torchvision decode_jpeg": lambda: _exhaust(map(decode_jpeg, tensors)),
         }
     )
+
     print_rates("profiling, 256 px JPEG", len(tensors), seconds)
     print_bar(
         "profile_over_decode_jpeg",
@@ -153,9 +158,11 @@ def bench_workers(pictures: list[Captioned], folder: Path) -> None:
     for _ in range(ROUNDS):
         one, two = (float(_wait(_profiler("profile", tsv, folder, workers))) for workers in (1, 2))
         gains.append(one / two)
+
         alone = float(_wait(_profiler("decode", tsv)))
         together = [_profiler("decode", tsv) for _ in range(2)]
         ceilings.append(sum(float(_wait(process)) for process in together) / alone)
+
     print(f"\ntwo workers over one, {WORKER_ROWS:,} rows, {ROUNDS} rounds in turns")
     print(f"{'profiling':>34} {statistics.median(gains):5.2f} x")
     print(f"{'bare decoding (the ceiling)':>34} {statistics.median(ceilings):5.2f} x")
@@ -166,6 +173,7 @@ def bench_open(pictures: list[Captioned], folder: Path) -> None:
     """Open a large TSV by its profile and read from it at random."""
     tsv, profile = folder / "large.tsv", folder / "large.profile.parquet"
     write_sparse(tsv, profile, lines_of(pictures, 32), OPENED_ROWS, OPENED_BYTES)
+
     found = json.loads(_wait(_module("benchmarks.support.opening", tsv, profile, READS)))
     print(
         f"\nopening {tsv.stat().st_size / 1e9:.1f} GB of {OPENED_ROWS:,} rows, "
@@ -177,6 +185,7 @@ def bench_open(pictures: list[Captioned], folder: Path) -> None:
         end="",
     )
     print(", ".join(f"{name} {found[name] / 1e6:.0f}" for name in ("imported", "opened", "read")))
+
     print_bar("open_seconds", found["open_s"], "<=", 0.1)
     print_bar("open_private_mb", found["read"] / 1e6, "<=", 300)
 
@@ -202,6 +211,7 @@ def bench_train(pictures: list[Captioned], folder: Path) -> None:
         write_tsv(tsv, lines_of(pictures, 224), 4_000)
     else:
         tsv.symlink_to(real)
+
     seconds = step_seconds(tsv, folder)
     print(f"\ntraining steps of configs/fashion-products.yaml, all cores, {ROUNDS} rounds in turns")
     for name, values in seconds.items():
@@ -223,7 +233,7 @@ _profiler = partial(_module, "benchmarks.support.profiling")
 
 
 def _wait(process: subprocess.Popen[str]) -> str:
-    """Return what a process printed; its own trace tells why it failed."""
+    """Return what a process printed; its own trace says why it failed."""
     printed, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"a process of the benchmark failed with {process.returncode}")

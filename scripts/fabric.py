@@ -1,5 +1,4 @@
-"""The easel of the sample's pictures: cloth with a pattern, cut into soft-cornered parts, shaded
-and outlined.
+"""The easel of the sample's pictures: patterned cloth, cut into soft parts, shaded and outlined.
 
 Coordinates are pixels of the finished picture: x from the middle (-48 … 48), y from the top (0 …
 96). Everything is drawn four times larger and shrunk once at the end, so edges are smooth. The same
@@ -157,6 +156,7 @@ def draw_flowers(ink: Ink, period: float) -> None:
                 angle = math.tau * step / 5 + row + column
                 px, py = x + 1.35 * petal * math.cos(angle), y + 1.35 * petal * math.sin(angle)
                 ink.ellipse((px - petal, py - petal, px + petal, py + petal), fill=255)
+
             ink.ellipse(
                 (x - 0.8 * petal, y - 0.8 * petal, x + 0.8 * petal, y + 0.8 * petal), fill=0
             )

@@ -1,5 +1,4 @@
-"""The silhouettes of the sample's products: each caption attribute is one shape that a person can
-point at.
+"""The silhouettes of the sample's products: each attribute is a shape that one can point at.
 
 `draw_product` is the door. Clothes for the upper body are painted in `upper`, all else here.
 Coordinates are those of `fabric`. One picture costs about 20 ms on one core.

@@ -18,6 +18,7 @@ def bow(easel: Easel, centre: Point, scale: float) -> None:
                 easel.contrast,
                 radius,
             )
+
     knot = 2.1 * scale
     easel.patch(rectangle(x - knot, y - knot, x + knot, y + knot), easel.contrast, 1)
 

@@ -1,5 +1,4 @@
-"""Clothes for the upper body: T-shirts to coats, all cut on one frame of shoulder, chest, waist and
-hem.
+"""Clothes for the upper body, all cut on one frame of shoulder, chest, waist and hem.
 
 `paint_upper` is the door. Coordinates are those of `fabric`. One picture costs about 20 ms on one
 core.

@@ -58,6 +58,7 @@ def main() -> None:
         help="seconds of a core that a line may take",
     )
     options = parser.parse_args()
+
     print(fuzz(options.lines, options.seed, options.processes, options.max_line_s))
 
 
@@ -203,6 +204,7 @@ def rebuilt_digest(
                 assert quarantined is not None
                 number, reason, line = quarantined.readline().removesuffix(b"\n").split(b"\t", 2)
                 assert (int(number), reason.decode()) == (row["line"], row["fault"])
+
             whole.update(line)
             if row["line"] < len(table) or ends_in_newline(tsv):
                 whole.update(b"\n")

@@ -137,6 +137,7 @@ def _image_line(image: bytes, caption: bytes = b"red dress") -> bytes:
 def _faulty_texts() -> list[Golden]:
     good = base64.b64encode(jpeg())
     mixed = base64.b64encode(b"\xfb\xff\xfe" * 8)
+
     table = [
         ("no tab", b"red dress", FaultReason.NO_TAB),
         ("empty line", b"", FaultReason.NO_TAB),
@@ -150,6 +151,7 @@ def _faulty_texts() -> list[Golden]:
         ("latin-1", "robe d'été\t".encode("latin-1") + good, FaultReason.BAD_UTF8),
         ("cut utf-8", "robe été".encode()[:-1] + b"\t" + good, FaultReason.BAD_UTF8),
     ]
+
     bad_base64 = {
         "base64 with other characters": good[:9] + b"!" + good[10:],
         "base64 of impossible length": good[:-7],
@@ -168,12 +170,14 @@ def _unusual_texts() -> list[Golden]:
     texts = [base64.b64encode(jpeg(seed=seed)) for seed in range(99)]
     padded = next(text for text in texts if text.endswith(b"="))
     both = next(text for text in texts if b"+" in text and b"/" in text)
+
     images = {
         "crlf": ("crlf", good + b"\r"),
         "missing padding": ("missing_padding", padded.rstrip(b"=")),
         "url-safe base64": ("url_safe_base64", both.translate(bytes.maketrans(b"+/", b"-_"))),
         "data prefix": ("data_prefix", b"data:image/jpeg;base64," + good),
     }
+
     captions = {
         "line separator U+2028": ("red\u2028dress", "line_separator"),
         "next line U+0085": ("red\u0085dress", "line_separator"),
@@ -186,6 +190,7 @@ def _unusual_texts() -> list[Golden]:
         "a number with an exponent": ("1e5", "number"),
         "a formula": ("=cmd()", "formula"),
     }
+
     return [
         Golden("plain", b"red dress\t" + good),
         *(
@@ -201,6 +206,7 @@ def _unusual_texts() -> list[Golden]:
 
 def _faulty_images() -> list[Golden]:
     png, gif, webp = (encoded(picture(), container) for container in ("PNG", "GIF", "WEBP"))
+
     table = {
         FaultReason.NOT_AN_IMAGE: {
             "empty image": b"",
@@ -240,6 +246,7 @@ def _faulty_images() -> list[Golden]:
             "webp of one column": encoded(picture(40, 1), "WEBP"),
         },
     }
+
     return [
         Golden(name, _image_line(image), fault)
         for fault, images in table.items()

@@ -68,8 +68,10 @@ def other_encodings(image: bytes) -> list[bytes]:
         rgb = opened.convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
+
     deep = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
     small = rgb.resize((40, 50))
+
     return [
         encoded(rgb, progressive=True),
         encoded(rgb, exif=exif),

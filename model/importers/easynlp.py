@@ -46,10 +46,10 @@ def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSo
     for count in (2, 3):
         pairs = [path for path, found in columns.items() if found == count]
         groups += [(*group, count) for group in by_split(pairs, options.split).items()]
-    # A prediction file is not of a split, so its own name is kept.
-    for path, count in columns.items():
-        if count == 1:
-            groups.append((options.split or _plain_name(path), (path,), count))
+    # A prediction file is of no split and keeps its own name, in the letters that splits may have.
+    for path in (path for path, found in columns.items() if found == 1):
+        name = re.sub(r"[^a-z0-9._-]", "_", path.stem.lower()).lstrip("._-")[:64] or "import"
+        groups.append((options.split or name, (path,), 1))
 
     splits = []
     for split, files, count in groups:
@@ -57,11 +57,6 @@ def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSo
         read = partial(_read, files, count)
         splits.append(SplitSource(split, files, read, rows, has_side_table=count == 3))
     return splits
-
-
-def _plain_name(path: Path) -> str:
-    """Return the stem in the letters that names of splits may have."""
-    return re.sub(r"[^a-z0-9._-]", "_", path.stem.lower()).lstrip("._-")[:64] or "import"
 
 
 def _count_columns(path: Path) -> int:

@@ -50,6 +50,7 @@ def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:
         path = (root / name).resolve()
         if not path.is_relative_to(root):
             return LeftOutReason.OUTSIDE_IMAGES
+
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return LeftOutReason.MISSING_IMAGE

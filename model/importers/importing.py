@@ -54,8 +54,8 @@ def import_pairs(
     sources: Sequence[Path | str],
     out: Path,
     options: Mapping[str, Any] | None = None,
-    on_rows: OnRows | None = None,
-    on_split: Callable[[str, int | None], None] | None = None,
+    on_rows: OnRows = lambda rows: None,
+    on_split: Callable[[str, int | None], None] = lambda split, rows: None,
 ) -> list[ImportedSplit]:
     """Import files or folders of a kind into a folder, split by split.
 
@@ -81,8 +81,7 @@ def import_pairs(
 
     imported = []
     for source in found:
-        if on_split is not None:
-            on_split(source.split, source.rows)
+        on_split(source.split, source.rows)
         imported.append(write_split(source, out, on_rows))
 
     if not any(split.pairs for split in imported):

@@ -68,8 +68,9 @@ def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path,
 def reading_source(
     path: Path, *damages: type[Exception], advice: str = "check the file or fetch it again"
 ) -> Iterator[None]:
-    """Turn a failure to read a source into one sentence; ``damages`` are what its format's reader
-    raises.
+    """Turn a failure to read a source into one sentence.
+
+    ``damages`` are what its format's reader raises besides OSError.
 
     Raises:
         DataError: the file cannot be read or is damaged.

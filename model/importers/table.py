@@ -1,5 +1,4 @@
-"""CSV or Parquet with image files already on disk: a shop's export, Kaggle's and Hugging Face's
-tables.
+"""CSV or Parquet beside image files: a shop's export, Kaggle's and Hugging Face's tables.
 
 Format: a CSV with a header (comma, semicolon or tab, quotes as RFC 4180, UTF-8) or a Parquet file,
 one row a pair. One column is the caption. One names the image: a path relative to the table's

@@ -54,7 +54,9 @@ def tsv_path(out: Path, split: str) -> Path:
     return out / f"{split}.tsv"
 
 
-def write_split(source: SplitSource, out: Path, on_rows: OnRows | None = None) -> ImportedSplit:
+def write_split(
+    source: SplitSource, out: Path, on_rows: OnRows = lambda rows: None
+) -> ImportedSplit:
     """Write the pairs of a split and their side table into a folder.
 
     What an earlier import left there is replaced. ``on_rows`` is called with the rows read since
@@ -102,15 +104,15 @@ def write_split(source: SplitSource, out: Path, on_rows: OnRows | None = None) -
     )
 
 
-def _with_reports(rows: Iterator[SourceRow], on_rows: OnRows | None) -> Iterator[SourceRow]:
+def _with_reports(rows: Iterator[SourceRow], on_rows: OnRows) -> Iterator[SourceRow]:
     done = 0
     for row in rows:
         yield row
         done += 1
-        if on_rows is not None and done == ROWS_A_REPORT:
+        if done == ROWS_A_REPORT:
             on_rows(done)
             done = 0
-    if on_rows is not None and done:
+    if done:
         on_rows(done)
 
 
@@ -183,9 +185,12 @@ class _SideTable:
 
     def spooled(self, product: str, columns: Mapping[str, str]) -> bytes:
         """Return one line of JSON for a row."""
+        # Past the limit a column is dropped, and so is the name of one when too many were.
         for name in columns:
-            if name not in self.columns:
-                self._add(name)
+            if name not in self.columns and len(self.columns) < MAX_COLUMNS:
+                self.columns[name] = len(self.columns)
+            elif name not in self.columns and len(self._dropped) < MAX_COLUMNS:
+                self._dropped[printable(name)] = None
 
         row = [""] * len(self.columns)
         row[0] = _one_line(product)
@@ -193,12 +198,6 @@ class _SideTable:
             if name in self.columns:
                 row[self.columns[name]] = _one_line(value)
         return json.dumps(row).encode() + b"\n"
-
-    def _add(self, name: str) -> None:
-        if len(self.columns) < MAX_COLUMNS:
-            self.columns[name] = len(self.columns)
-        elif len(self._dropped) < MAX_COLUMNS:
-            self._dropped[printable(name)] = None
 
     def write_csv(self, spool: IO[bytes], file: IO[bytes]) -> None:
         """Turn the spooled rows into a CSV with a header."""

@@ -1,8 +1,8 @@
-"""Pairs held out so that nothing of them is trained on: whole groups that share captions, images,
-products.
+"""Pairs held out so that nothing of them is trained on.
 
-Groups are found by passing the least row number on through every shared key until nothing changes:
-some ten passes, 0.3 s each over two million pairs.
+They are whole groups that share captions, images or products. Groups are found by passing the least
+row number on through every shared key until nothing changes: some ten passes, 0.3 s each over two
+million pairs.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
-"""What an encoded image is: checked by its header, decoded to RGB, described in facts; the only
-decoder.
+"""What an encoded image is: its header checked, its facts, its RGB pixels; the only decoder.
 
 What a header promises is checked before a pixel is decoded, so a small file that claims a huge
 image costs nothing. Plain RGB JPEGs (nearly all of a shop's) take libjpeg-turbo through simplejpeg,
@@ -14,6 +13,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -99,7 +99,7 @@ def inspect_image(
     Checked in this order: NOT_AN_IMAGE, TRUNCATED_IMAGE (the header itself is cut), TOO_MANY_PIXELS
     (more than ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under ``min_side``).
     """
-    return _within_limits(_facts(data, _plain_jpeg_size(data)), max_pixels, min_side)
+    return _facts(data, _plain_jpeg_size(data), max_pixels, min_side)
 
 
 def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels | FaultReason:
@@ -110,7 +110,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels | FaultReaso
     inside is decoded as far as it goes.
     """
     plain_size = _plain_jpeg_size(data)
-    facts = _within_limits(_facts(data, plain_size), max_pixels, min_side=1)
+    facts = _facts(data, plain_size, max_pixels, min_side=1)
     if isinstance(facts, FaultReason):
         return facts
 
@@ -137,7 +137,7 @@ def preview_image(
     corrupt data and went on), ``flat_below``.
     """
     plain_size = _plain_jpeg_size(data)
-    facts = _within_limits(_facts(data, plain_size), max_pixels, min_side)
+    facts = _facts(data, plain_size, max_pixels, min_side)
     if isinstance(facts, FaultReason):
         return facts
 
@@ -219,18 +219,14 @@ def _needs_pillow(marker: int, body: bytes) -> bool:
     return True
 
 
-def _facts(data: bytes, plain_size: tuple[int, int] | None) -> ImageFacts | FaultReason:
+def _facts(
+    data: bytes, plain_size: tuple[int, int] | None, max_pixels: int, min_side: int
+) -> ImageFacts | FaultReason:
+    """Return the facts of an image, or the fault of its header or of a size out of bounds."""
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
         return FaultReason.TOO_MANY_PIXELS
-    if plain_size is None:
-        return _inspect_with_pillow(data)
-    return ImageFacts("JPEG", *plain_size, "RGB", ())
 
-
-def _within_limits(
-    facts: ImageFacts | FaultReason, max_pixels: int, min_side: int
-) -> ImageFacts | FaultReason:
-    """Return the facts, or the fault of a size that is out of bounds."""
+    facts = ImageFacts("JPEG", *plain_size, "RGB", ()) if plain_size else _inspect_with_pillow(data)
     if isinstance(facts, FaultReason):
         return facts
     if facts.width * facts.height > max_pixels or max(facts.width, facts.height) > MAX_SIDE:
@@ -336,21 +332,15 @@ def _notes(image: Image.Image, container: str, data: bytes) -> Iterator[str]:
         yield "sixteen_bit"
     if image.has_transparency_data:
         yield "alpha"
-    if _is_animated(image):
-        yield "animated"
+    with suppress(*PILLOW_ERRORS):
+        if getattr(image, "is_animated", False):
+            yield "animated"
 
     # Asking a PNG without an EXIF block before its pixels would decode it.
     if container != "PNG" or "exif" in image.info:
         orientation = _orientation(image)
         if orientation != 1:
             yield "bad_exif" if orientation is None else "rotated"
-
-
-def _is_animated(image: Image.Image) -> bool:
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except PILLOW_ERRORS:
-        return False
 
 
 def _is_cut(data: bytes, container: str) -> bool:

@@ -174,15 +174,14 @@ class PairIndex:
         )
 
 
+@dataclass(frozen=True)
 class Captions:
     """The captions of an index, never all in memory."""
 
-    def __init__(self, index: PairIndex) -> None:
-        """View an index."""
-        self._index = index
+    index: PairIndex
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._index.caption, range(len(self._index)))
+        return map(self.index.caption, range(len(self.index)))
 
 
 def index_pairs(sources: Sequence[PairSource]) -> PairIndex:

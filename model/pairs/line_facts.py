@@ -27,22 +27,16 @@ PROFILE_COLUMNS = (
 )  # fmt: skip
 
 
-class Limits(NamedTuple):
-    """Which lines are accepted; the part of `model.config.sections.DataConfig` about a line."""
-
-    max_line_bytes: int
-    max_pixels: int
-    min_image_side: int
-
-
 class Piece(NamedTuple):
-    """The bytes [start, stop) of a TSV: whole lines."""
+    """The bytes [start, stop) of a TSV, whole lines, and the limits that they are held to."""
 
     tsv: Path
     start: int
     stop: int
     columns: LineColumns
-    limits: Limits
+    max_line_bytes: int
+    max_pixels: int
+    min_image_side: int
 
 
 class ProfiledPiece(NamedTuple):
@@ -60,7 +54,7 @@ def profile_piece(piece: Piece) -> ProfiledPiece:
     rows = ProfiledPiece({name: [] for name in PROFILE_COLUMNS}, Counter())
     size = piece.tsv.stat().st_size
 
-    for line in read_lines(piece.tsv, piece.limits.max_line_bytes, piece.start, piece.stop):
+    for line in read_lines(piece.tsv, piece.max_line_bytes, piece.start, piece.stop):
         row = _row(line, piece, rows.words)
         # Notes that depend on the place of a line in its file.
         if piece.start == 0 and line.line == 1 and line.offset:
@@ -91,17 +85,17 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
 
     row["notes"].extend(line_notes(line.data, pair))
     if pair.image is not None:
-        _add_image(row, pair.image, piece.limits)
+        _add_image(row, pair.image, piece)
     if pair.caption is not None:
         _add_caption(row, pair.caption, words)
     return row
 
 
-def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
+def _add_image(row: dict[str, Any], image: bytes, piece: Piece) -> None:
     row |= {"image_bytes": len(image), "image_hash": content_hash(image)}
 
     # A fault of the image is the line's; its size and hash stay known.
-    preview = preview_image(image, limits.max_pixels, limits.min_image_side)
+    preview = preview_image(image, piece.max_pixels, piece.min_image_side)
     if isinstance(preview, FaultReason):
         row["fault"] = preview.value
         return

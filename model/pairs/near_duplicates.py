@@ -1,5 +1,4 @@
-"""Images that are the same to the eye: the signature that a profile keeps of each, and which look
-alike.
+"""Images that are the same to the eye, by the signature that a profile keeps of each.
 
 A signature is a perceptual hash, which finds candidates, and a thumbnail, which picks the true ones
 among them: shop photos of one kind (a shirt, centred, on white) share hashes by the hundred, but

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from model.config.sections import DataConfig
 from model.errors import DataError
-from model.pairs.line_facts import Limits, Piece, ProfiledPiece, profile_piece
+from model.pairs.line_facts import Piece, ProfiledPiece, profile_piece
 from model.pairs.near_duplicates import THUMB_BYTES
 from model.pairs.processes import in_processes, usable_cores
 from model.pairs.tsv import BUFFER_BYTES, LineColumns, check_file, chunk_bounds
@@ -115,17 +115,20 @@ def write_profile(
             killed.
     """
     check_file(tsv)
-    before, tally = _stamp(tsv), _Tally()
+    before, lines = _stamp(tsv), 0
+    faults, notes, words = Counter[str](), Counter[str](), Counter[str]()
 
     with atomic_write(files.table) as table_file, atomic_write(files.quarantine) as quarantined:
         with pq.ParquetWriter(
             table_file, PROFILE_SCHEMA, compression="zstd", write_page_checksum=True
         ) as writer:
             pieces = _profiled(tsv, limits, columns, processes)
-            for group in _row_groups(pieces, tally.words, on_rows):
+            for group in _row_groups(pieces, words, on_rows):
                 writer.write_table(group)
-                tally.add(group)
                 _copy_faulty(tsv, group, quarantined)
+                lines += len(group)
+                faults.update(group["fault"].drop_null().to_pylist())
+                notes.update(" ".join(group["notes"].drop_null().to_pylist()).split())
 
         # Raised inside the block, so that neither file stays.
         if _stamp(tsv) != before:
@@ -133,12 +136,13 @@ def write_profile(
                 f"{tsv}: changed while it was read; wait until it is complete and run again"
             )
 
-    if not tally.faults:
+    if not faults:
         files.quarantine.unlink(missing_ok=True)
-    _write_words(tally.words, files.words)
+    _write_words(words, files.words)
 
     # The summary comes last: its hashes prove that the other files are whole.
-    summary = tally.summary()
+    counts = (dict(sorted(counter.items())) for counter in (faults, notes))
+    summary = ProfileSummary(lines, lines - faults.total(), faults.total(), *counts)
     values = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     with atomic_write(files.summary) as file:
         file.write(json.dumps(values, indent=2).encode())
@@ -185,34 +189,13 @@ def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
         ) from error
 
 
-class _Tally:
-    """Counts over the row groups of a profile."""
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self.faults, self.notes, self.words = Counter[str](), Counter[str](), Counter[str]()
-
-    def add(self, group: pa.Table) -> None:
-        """Count the rows of a group."""
-        self.lines += len(group)
-        self.faults.update(group["fault"].drop_null().to_pylist())
-        for notes in group["notes"].drop_null().to_pylist():
-            self.notes.update(notes.split())
-
-    def summary(self) -> ProfileSummary:
-        """Return the counts so far, in the order of their names."""
-        quarantined = self.faults.total()
-        faults, notes = dict(sorted(self.faults.items())), dict(sorted(self.notes.items()))
-        return ProfileSummary(self.lines, self.lines - quarantined, quarantined, faults, notes)
-
-
 def _profiled(
     tsv: Path, limits: DataConfig, columns: LineColumns, processes: int | None
 ) -> Iterator[ProfiledPiece]:
     """Yield the rows of each piece of a TSV in order."""
-    line_limits = Limits(limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
+    values = (limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
     bounds = chunk_bounds(tsv, PIECE_BYTES)
-    pieces = (Piece(tsv, start, stop, columns, line_limits) for start, stop in bounds)
+    pieces = (Piece(tsv, start, stop, columns, *values) for start, stop in bounds)
     if processes is None:
         processes = min(usable_cores(), tsv.stat().st_size // (PIECES_A_PROCESS * PIECE_BYTES))
 

@@ -107,7 +107,9 @@ def likely_encoding(path: Path) -> str | None:
 
     # The last line may be cut, and a character with it.
     captions = [line.partition(b"\t")[0] for line in head.split(b"\n")[:-1] or [head]]
-    foreign = b"\n".join(caption for caption in captions if not _is_utf8(caption))
+    foreign = b"\n".join(
+        caption for caption in captions if caption.decode("utf-8", "ignore").encode() != caption
+    )
     if not foreign:
         return None
 
@@ -115,14 +117,6 @@ def likely_encoding(path: Path) -> str | None:
     runs = re.findall(rb"[\x80-\xff]+", foreign)
     is_chinese = sum(len(run) > 1 for run in runs) > len(runs) / 2
     return "GB18030" if is_chinese else "Windows-1252 (latin-1)"
-
-
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def count_lines(path: Path) -> int:

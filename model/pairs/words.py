@@ -1,9 +1,9 @@
-"""What counts as a word of a caption: for profiles letter by letter in Chinese, for concepts by a
-segmenter.
+"""The words of a caption.
 
-Splitting a caption of seven words takes about 6 µs, a Chinese one 10 µs. The segmenter, a
-dictionary of jieba's, is loaded by the first caption that needs it (0.3 s, 57 MB), so other scripts
-cost and need nothing.
+Chinese is split character by character for profiles, and by a segmenter for concepts. Splitting a
+caption of seven words takes about 6 µs, a Chinese one 10 µs. The segmenter, a dictionary of
+jieba's, is loaded by the first caption that needs it (0.3 s, 57 MB), so other scripts cost and need
+nothing.
 """
 
 import re

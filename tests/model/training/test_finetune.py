@@ -1,4 +1,4 @@
-"""Layer-wise rates, frozen towers, averages, distillation and interpolation in the loop, and resumed in its middle."""
+"""Layer-wise rates, frozen towers, averages, distillation and interpolation, resumed or not."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ class Interrupted(Exception):
 
 @dataclass
 class Tuning:
-    """Fine-tunes fresh towers of one seed on the tiny pairs; the mean recalls that it finds may be given."""
+    """Fine-tunes fresh towers of one seed on the tiny pairs; mean recalls may be given."""
 
     model: ModelConfig
     data: TinyData

@@ -1,4 +1,4 @@
-"""Training lowers the loss and keeps the best epoch; an interrupted run ends with the bits of an unbroken one."""
+"""Training lowers the loss and keeps the best epoch; interrupted, it ends with the same bits."""
 
 import math
 import shutil
@@ -94,7 +94,7 @@ def bench(tiny_model: ModelConfig, tiny_data: TinyData, tmp_path: Path) -> Bench
 
 
 def assert_same_end(bench: Bench, one: Stage, other: Stage) -> None:
-    """Compare weights, objective (queue and scale), optimiser, state and the best weights, to the bit."""
+    """Compare weights, objective, optimiser, state and the best weights, to the bit."""
     ours, theirs = bench.latest(one), bench.latest(other)
     assert ours.state == theirs.state and ours.step == theirs.step
     assert ours.tensors.keys() == theirs.tensors.keys() == {"weights", "objective", "optimizer"}

@@ -121,7 +121,7 @@ def test_a_frozen_tower_keeps_still_to_the_end_and_the_other_learns(
     assert set(start) - its - {"attn_mask"} <= seen[0]
 
 
-def test_what_is_judged_and_kept_is_the_average_and_what_trains_on_are_the_weights(
+def test_what_is_validated_and_kept_is_the_average_and_what_trains_on_are_the_weights(
     tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     averages, honest = list[Weights](), WeightAverage.update

@@ -75,8 +75,8 @@ class Bench:
             pair_input(towers.input_spec, index)
             for index in (self.data.train_index(), self.data.valid_index())
         )
-        judged = validate or (lambda towers: judge(towers, valid, 32, 32, workers=0).metrics())
-        return Stage(config, train, judged, self.folder / name, seed, workers=0)
+        validated = validate or (lambda towers: judge(towers, valid, 32, 32, workers=0).metrics())
+        return Stage(config, train, validated, self.folder / name, seed, workers=0)
 
     def run(self, stage: Stage, log: Log | None = None, precision: str = "fp32") -> TrainState:
         towers = create_towers(self.model, "cpu", precision, seed=3)
@@ -196,7 +196,7 @@ def test_the_logit_scale_stays_between_1_and_100(bench: Bench, start: float, end
 @pytest.mark.parametrize(
     ("precision", "epochs", "left", "gain"), [("fp32", 14, 0.6, 0.2), ("bf16", 5, 0.9, 0.0)]
 )
-def test_training_lowers_the_loss_and_finds_pictures_it_has_not_seen(
+def test_training_lowers_the_loss_and_finds_images_it_has_not_seen(
     bench: Bench, precision: str, epochs: int, left: float, gain: float
 ) -> None:
     stage, log = bench.stage(epochs=epochs, lr=5e-3), Log()

@@ -5,7 +5,7 @@ Usage: REAL_PAIRS=<folder> python benchmarks/quality.py [--only steps time ablat
 retention] [--seeds 0 1 2]
 
 Small towers from scratch on ``fashion-products``; rates and batches were tuned on a split carved
-from train, and test is judged once a run. A run of eight epochs takes about 5 minutes of a core,
+from train, and test is evaluated once a run. A run of eight epochs takes about 5 minutes of a core,
 all parts with three seeds some 8 hours. What a run ended with is kept in ``state/benchmarks`` by
 all that decides it, the code included: a benchmark that was stopped goes on, and a second one with
 the seeds in another order shares the work.
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.support.measure import parts_parser, print_bar
 from benchmarks.support.recipes import Pairs, Result, result_of
+from benchmarks.support.retention import retention_ratio
 
 # The recipe is that of configs/fashion-products.yaml at a larger batch; each part is what is taken
 # from it.
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 class Bench:
-    """The pairs that are trained on and judged, and the seeds that every recipe is run with."""
+    """The pairs that are trained and evaluated on, and the seeds that every recipe is run with."""
 
     def __init__(self, folder: Path, seeds: list[int]) -> None:
         """Profile the pairs in a folder."""
@@ -85,16 +86,17 @@ def recall(results: Iterable[Result]) -> float:
 
 
 def print_row(name: str, results: list[Result], against: list[Result]) -> None:
-    """Print a recipe's mean recall on test, %, its standard error and its ratio, and the recall of keyword queries."""
+    """Print a recipe's mean recall on test, %, its standard error, ratio, and keyword queries."""
     values = [100 * result.test for result in results]
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     seconds = statistics.mean(result.step_s for result in results)
-    print(
-        f"{name:>40} {statistics.mean(values):6.1f} ± {error:3.1f} {recall(results) / recall(against):7.2f} x",
-        end="",
-    )
     keyword = statistics.mean(result.keyword for result in results)
-    print(f" {100 * keyword:6.1f} of keyword queries {seconds:7.2f} s a step", flush=True)
+    ratio = recall(results) / recall(against)
+    print(
+        f"{name:>40} {statistics.mean(values):6.1f} ± {error:3.1f} {ratio:7.2f} x "
+        f"{100 * keyword:6.1f} of keyword queries {seconds:7.2f} s a step",
+        flush=True,
+    )
 
 
 def print_head(title: str, seeds: list[int]) -> None:
@@ -115,27 +117,26 @@ def bench_steps(bench: Bench) -> None:
 
 
 def bench_time(bench: Bench) -> None:
-    """Compare the recipe with plain InfoNCE after equal time, each with the batch, and rate, that is best on valid."""
+    """Compare the recipe with plain InfoNCE after equal time, each with what is best on valid."""
     print_head(f"Equal time, {EPOCHS} epochs of the recipe", bench.seeds)
+    # The recipe's batch and rate, and the seconds that they take.
     tried_out = ((256, 7e-4), (128, 7e-4), (64, 7e-4), (64, 5e-4))
     batches = [FULL | {"batch_size": size, "lr": lr} for size, lr in tried_out]
     recipe = max(batches, key=lambda changes: bench.try_out(EPOCHS, changes).valid)
     seconds = bench.try_out(EPOCHS, recipe).seconds
+
+    # Plain InfoNCE's, for as many epochs as that time allows.
     tried = []
-    for batch_size, lr in (
-        (256, 7e-4),
-        (128, 7e-4),
-        (128, 1e-3),
-        (64, 5e-4),
-        (64, 7e-4),
-        (64, 1e-3),
-    ):
+    plain_tries = (256, 7e-4), (128, 7e-4), (128, 1e-3), (64, 5e-4), (64, 7e-4), (64, 1e-3)
+    for batch_size, lr in plain_tries:
         changes = PLAIN | {"batch_size": batch_size, "lr": lr}
         epochs = max(1, round(EPOCHS * seconds / bench.try_out(EPOCHS, changes).seconds))
         tried.append((bench.try_out(epochs, changes).valid, epochs, changes))
         print(
-            f"plain InfoNCE, batch {batch_size}, lr {lr:g}, {epochs} epochs: {100 * tried[-1][0]:.1f} on valid"
+            f"plain InfoNCE, batch {batch_size}, lr {lr:g}, {epochs} epochs: "
+            f"{100 * tried[-1][0]:.1f} on valid"
         )
+
     _, epochs, changes = max(tried, key=lambda one: one[0])
     plain, full = bench.run(epochs, changes), bench.run(EPOCHS, recipe)
     print_row(f"plain InfoNCE, batch {changes['batch_size']}, {epochs} epochs", plain, plain)
@@ -155,7 +156,7 @@ def bench_ablation(bench: Bench) -> None:
 
 
 def bench_concepts(bench: Bench) -> None:
-    """Tell what the queue's prototypes are worth, under Muon and under AdamW."""
+    """Measure what the queue's prototypes are worth, under Muon and under AdamW."""
     for optimizer, changes in {"full recipe": FULL, "with AdamW": FULL | PARTS["Muon"]}.items():
         print_head(f"Concept terms, {optimizer}, {EPOCHS} epochs", bench.seeds)
         full = bench.run(EPOCHS, changes)
@@ -170,9 +171,7 @@ def bench_concepts(bench: Bench) -> None:
 
 
 def bench_retention(bench: Bench) -> None:
-    """Tell what fine-tuning forgets, plainly and with distillation and interpolation."""
-    from benchmarks.support.retention import retention_ratio
-
+    """Measure what fine-tuning forgets, plainly and with distillation and interpolation."""
     retained, gained = retention_ratio(seeds=bench.seeds)
     print_bar("quality_retention", retained, ">=", 1.10)
     print_bar("quality_retention_new_split_points", 100 * gained, ">=", 0)

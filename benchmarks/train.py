@@ -1,5 +1,4 @@
-"""A training step: against open_clip's, against the machine's own peak, and what concepts and long
-batches cost.
+"""A training step against open_clip's and the machine's peak; what concepts and long batches cost.
 
 Usage: REAL_PAIRS=<folder> python benchmarks/train.py [--only fp32 bf16 concepts caching saving gpu]
 
@@ -37,10 +36,8 @@ from model.pairs.profile import profile_files, write_profile
 from model.towers.create import create_towers
 
 MODEL, BATCH, ROUNDS = "ViT-B-32", 32, 2
-EMULATED_BATCH, EMULATED_ROUNDS = (
-    2,
-    1,
-)  # a step of emulated bf16 takes a minute at this size already
+# A step of emulated bf16 takes a minute at this size already.
+EMULATED_BATCH, EMULATED_ROUNDS = 2, 1
 CONFIG = "configs/fashion-products.yaml"
 OURS, OPEN_CLIP = "commerce-clip", "open_clip_train"
 PLAIN = StageConfig(lr=1e-5, warmup_steps=0)
@@ -87,7 +84,8 @@ def bench_bf16() -> None:
     is_emulated = _peak(torch.bfloat16) < _peak(torch.float32)
     if is_emulated:
         print(
-            "\nthis CPU has no bf16 products: torch emulates them, slower than float32's; use precision fp32 on it"
+            "\nthis CPU has no bf16 products: torch emulates them, slower than float32's; "
+            "use precision fp32 on it"
         )
     batch, rounds = (EMULATED_BATCH, EMULATED_ROUNDS) if is_emulated else (BATCH, ROUNDS)
     seconds, share = _steps("bf16", batch, rounds)
@@ -96,7 +94,7 @@ def bench_bf16() -> None:
 
 
 def _steps(precision: str, batch: int, rounds: int) -> tuple[Seconds, float]:
-    """Time both steps and print them; return the seconds and the share of the machine's peak that ours reaches."""
+    """Time both steps and print them; return the seconds, and ours as a share of the peak."""
     towers = make_towers(MODEL, precision)
     ready = ready_batch(towers, batch)
     groups = text_groups(towers, ready.batch.tokens)
@@ -107,14 +105,17 @@ def _steps(precision: str, batch: int, rounds: int) -> tuple[Seconds, float]:
     peaks = [_peak(getattr(torch, kind)) for kind in ("float32", "bfloat16")]
     seconds = core_seconds(ways, rounds)
     _print_rates(f"training steps of {MODEL}, batch {batch}, {precision}", batch, seconds)
+
     flops = step_flops(towers, batch, groups)
     rate = flops / statistics.median(seconds[OURS])
     lengths = ", ".join(str(group.shape[1]) for group in groups)
     print(
-        f"captions cut to {lengths} of {ready.batch.tokens.shape[1]} tokens; {flops / batch / 1e9:.1f} GFLOP a pair"
+        f"captions cut to {lengths} of {ready.batch.tokens.shape[1]} tokens; "
+        f"{flops / batch / 1e9:.1f} GFLOP a pair"
     )
     print(
-        f"{rate / 1e9:.1f} GFLOP/s; products alone: fp32 {peaks[0] / 1e9:.1f}, bf16 {peaks[1] / 1e9:.1f} GFLOP/s a core"
+        f"{rate / 1e9:.1f} GFLOP/s; products alone: fp32 {peaks[0] / 1e9:.1f}, "
+        f"bf16 {peaks[1] / 1e9:.1f} GFLOP/s a core"
     )
     return seconds, rate / peaks[precision == "bf16"]
 
@@ -127,7 +128,7 @@ def _print_rates(title: str, batch: int, seconds: Seconds) -> None:
 
 
 def _peak(dtype: torch.dtype) -> float:
-    """Return the FLOP/s of a core in the largest product of the model's blocks, the best of five."""
+    """Measure a core's FLOP/s in the largest product of the model's blocks, the best of five."""
     tokens, width, hidden = (1600, 768, 3072) if dtype == torch.float32 else (200, 768, 3072)
     x, weight = torch.randn(tokens, width).to(dtype), torch.randn(hidden, width).to(dtype)
     taken = core_seconds({"product": lambda: torch.nn.functional.linear(x, weight)}, rounds=5)[
@@ -137,7 +138,7 @@ def _peak(dtype: torch.dtype) -> float:
 
 
 def bench_concepts() -> None:
-    """Step with and without the concept and nearest-neighbour terms, prototypes and queue included."""
+    """Step with and without the concept and nearest-neighbour terms, queue included."""
     towers = make_towers(MODEL, "fp32")
     ready = ready_batch(towers, BATCH)
     ways = {
@@ -146,24 +147,22 @@ def bench_concepts() -> None:
     }
     seconds = core_seconds(ways, ROUNDS)
     _print_rates(f"terms of the loss at {MODEL}, batch {BATCH}, fp32", BATCH, seconds)
-    print_bar(
-        "train_concepts_over_info_nce",
-        1 / times_faster(seconds, "with concepts", "InfoNCE alone"),
-        "<=",
-        1.05,
-    )
+    times = 1 / times_faster(seconds, "with concepts", "InfoNCE alone")
+    print_bar("train_concepts_over_info_nce", times, "<=", 1.05)
 
 
 def bench_caching() -> None:
     """Step on a batch beyond memory."""
     cost = caching_cost(CACHED_BATCH, MICRO_BATCH, CACHED_MODEL, rounds=2)
     print(
-        f"\ngradient caching, {CACHED_MODEL}, batch {CACHED_BATCH:,} by {MICRO_BATCH}, a process each, two rounds"
+        f"\ngradient caching, {CACHED_MODEL}, batch {CACHED_BATCH:,} by {MICRO_BATCH}, "
+        "a process each, two rounds"
     )
     for name, steps in (("whole batch", cost.plain), ("by micro-batches", cost.cached)):
         step = steps[-1]
         print(
-            f"{name:>34} {step.seconds:6.1f} s {step.peak_bytes / 1e9:6.2f} GB, {step.resting_bytes / 1e9:.2f} at rest"
+            f"{name:>34} {step.seconds:6.1f} s {step.peak_bytes / 1e9:6.2f} GB, "
+            f"{step.resting_bytes / 1e9:.2f} at rest"
         )
     print_bar("train_caching_time", cost.times_seconds(), "<=", 1.4)
     print_bar("train_caching_peak", cost.times_peak(), "<=", 0.2)
@@ -174,17 +173,18 @@ def bench_saving() -> None:
     config = load_config(CONFIG)
     with TemporaryDirectory() as folder:
         files = profile_files(Path(folder), "train")
-        tsv = real_split("train") or write_tsv(
-            Path(folder) / "train.tsv", lines_of(captioned_pictures(200), 224), 6_000
-        )
+        tsv = real_split("train")
+        if tsv is None:
+            drawn = lines_of(captioned_pictures(200), 224)
+            tsv = write_tsv(Path(folder) / "train.tsv", drawn, 6_000)
         write_profile(tsv, files, DataConfig(), processes=1)
-        pairs = pair_input(
-            create_towers(config.model, config.device).input_spec,
-            index_pairs([PairSource(tsv, files.table)]),
-        )
+
+        index = index_pairs([PairSource(tsv, files.table)])
+        pairs = pair_input(create_towers(config.model, config.device).input_spec, index)
         saving = measure_saving(config, pairs)
     print(
-        f"\nan epoch of {CONFIG}: {saving.total_s:.0f} s, {saving.saves} saves in {saving.saving_s:.2f} s"
+        f"\nan epoch of {CONFIG}: {saving.total_s:.0f} s, {saving.saves} saves in "
+        f"{saving.saving_s:.2f} s"
     )
     print_bar("train_saving_share", saving.share, "<=", 0.02)
 
@@ -199,6 +199,7 @@ def bench_gpu() -> None:
     if peak is None:
         print(f"\n{name}: its bf16 peak is not in the table; its bars are left out")
         return
+
     for model, (batch, target) in GPU_MODELS.items():
         towers = make_towers(model, "bf16", "cuda", is_compiled=True)
         ready = ready_batch(towers, batch)
@@ -207,13 +208,14 @@ def bench_gpu() -> None:
         flops = step_flops(towers, batch, text_groups(towers, ready.batch.tokens))
         memory = torch.cuda.max_memory_allocated() / 1e9
         print(
-            f"\n{name}, {model}, batch {batch}, bf16, compiled: {batch / seconds:,.0f} pairs/s, {memory:.1f} GB"
+            f"\n{name}, {model}, batch {batch}, bf16, compiled: {batch / seconds:,.0f} pairs/s, "
+            f"{memory:.1f} GB"
         )
         print_bar(f"train_mfu_{model.lower()}", flops / seconds / peak, ">=", target)
 
 
 def _gpu_seconds(step: Step) -> float:
-    """Return the seconds of a step, the median of three times twenty, after five that compile."""
+    """Time a step, seconds: the median of three times twenty, after five that compile."""
     taken = []
     for steps in (5, GPU_STEPS, GPU_STEPS, GPU_STEPS):
         torch.cuda.synchronize()

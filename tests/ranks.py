@@ -100,7 +100,7 @@ def _run(
 
 
 def train_together(job: Job) -> None:
-    """Train a stage and leave what this process heard, its end state, or the sentence that ended it."""
+    """Train a stage; leave what this process heard and its end, or the sentence that ended it."""
     rank = rank_of_world()[0]
     try:
         heard, tensors = run_job(job)

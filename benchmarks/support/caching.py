@@ -30,8 +30,7 @@ PLAIN = 0
 
 @dataclass(frozen=True)
 class StepCost:
-    """A step: its seconds of one core, the most memory that the process held during it, and what it
-    held before.
+    """A step: its seconds of one core, the process's peak memory during it, and its memory before.
 
     ``imported_bytes`` are what the libraries alone held, before there was a model.
     """
@@ -43,7 +42,7 @@ class StepCost:
 
     @property
     def training_bytes(self) -> int:
-        """The peak of weights, moments, gradients, activations and inputs: all but the libraries."""
+        """The peak of weights, moments, gradients, activations and inputs."""
         return self.peak_bytes - self.imported_bytes
 
 
@@ -55,13 +54,13 @@ class CachingCost:
     cached: list[StepCost]
 
     def times_seconds(self) -> float:
-        """Return the median over the rounds of how many times the plain step's time caching takes."""
+        """Compute how many times the plain step's time caching takes, the median of the rounds."""
         return statistics.median(
             ours.seconds / own.seconds for own, ours in zip(self.plain, self.cached, strict=True)
         )
 
     def times_peak(self) -> float:
-        """Return the same of the peak memory, the libraries' own left out."""
+        """Compute the same of the peak memory, the libraries' own left out."""
         return statistics.median(
             ours.training_bytes / own.training_bytes
             for own, ours in zip(self.plain, self.cached, strict=True)
@@ -71,7 +70,7 @@ class CachingCost:
 def caching_cost(
     batch: int, micro_batch: int, model: str, rounds: int = ROUNDS, steps: int = 1
 ) -> CachingCost:
-    """Measure float32 steps of a model (open_clip's name, or a JSON config) on the CPU, in turns, a process each."""
+    """Measure float32 steps of a model on the CPU, plain and cached in turns, a process each."""
     found = CachingCost([], [])
     for _ in range(rounds):
         found.plain.append(_step_cost(batch, PLAIN, model, steps))
@@ -89,16 +88,17 @@ def _step_cost(batch: int, micro_batch: int, model: str, steps: int) -> StepCost
 def main() -> None:
     """Take the steps after a small one that makes the optimiser's moments, print their cost."""
     model, batch, micro_batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
-    torch.set_num_threads(
-        1
-    )  # threads that wait for each other on a busy machine burn processor seconds
+    # Threads that wait for each other on a busy machine burn processor seconds.
+    torch.set_num_threads(1)
     imported = _status_bytes("VmRSS:")
+
     towers = create_towers(ModelConfig(name=model), "cpu")
     config = StageConfig(batch_size=batch, micro_batch_size=micro_batch or None)
     objective = Objective(towers, config, None)
     towers.clip.train()
     update = Updater(towers, objective, make_optimizer(towers.clip, objective, config), config)
     update(_drawn(towers, 2), None)
+
     ready = _drawn(towers, batch)
     resting = _forget_peak()
     start = time.process_time()

@@ -1,7 +1,6 @@
-"""How benchmarks measure: ways in turns, a core by its processor seconds, memory of a whole family
-of processes.
+"""How benchmarks measure: ways in turns, processor seconds, memory of a family of processes.
 
-A core's speed is told by the processor seconds of this process rather than by the clock, so a busy
+A core's speed is measured in processor seconds of this process rather than by the clock, so a busy
 machine disturbs it little; ratios are medians of the ratios within a round. Memory comes from the
 kernel's own accounts (Linux only).
 """
@@ -21,7 +20,7 @@ Seconds = dict[str, list[float]]
 
 
 def parts_parser(description: str | None, parts: Iterable[str]) -> ArgumentParser:
-    """Return a parser of ``--only``, the parts of a benchmark that are run, all by default."""
+    """Make a parser of ``--only``, the parts of a benchmark that are run, all by default."""
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     names = list(parts)
     parser.add_argument("--only", nargs="+", choices=names, default=names)
@@ -29,7 +28,7 @@ def parts_parser(description: str | None, parts: Iterable[str]) -> ArgumentParse
 
 
 def core_seconds(ways: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> Seconds:
-    """Return the processor seconds of each way, a value a round; a first round warms up and is not kept."""
+    """Time each way in processor seconds, a value a round; a first round warms up, unmeasured."""
     taken: Seconds = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
@@ -40,10 +39,9 @@ def core_seconds(ways: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
 
 
 def times_faster(seconds: Seconds, ours: str, peer: str) -> float:
-    """Return the median over the rounds of how many times faster ours was than the peer."""
-    return statistics.median(
-        theirs / own for own, theirs in zip(seconds[ours], seconds[peer], strict=True)
-    )
+    """Compute how many times faster ours was than the peer, the median of the rounds."""
+    rounds = zip(seconds[ours], seconds[peer], strict=True)
+    return statistics.median(theirs / own for own, theirs in rounds)
 
 
 def print_rates(title: str, rows: int, seconds: Seconds) -> None:
@@ -60,7 +58,7 @@ def print_bar(name: str, value: float, relation: str, target: float) -> None:
 
 
 def private_bytes() -> int:
-    """Return the memory of this process that no file backs and no other process shares."""
+    """Measure the memory of this process that no file backs and no other process shares."""
     return _rollup("self", "Private_Dirty:")
 
 
@@ -74,7 +72,7 @@ def peak_bytes(process: subprocess.Popen[str]) -> int:
 
 
 def family_bytes(process: int) -> int:
-    """Return the memory of a process and its descendants now, a page that they share counted once."""
+    """Measure the memory of a process and its descendants, a shared page counted once."""
     return sum(_rollup(member, "Pss:") for member in _family(process))
 
 
@@ -86,7 +84,7 @@ def _family(process: int) -> Iterator[int]:
 
 
 def children(process: int) -> list[int]:
-    """Return the processes that a process started; a thread or process that ends meanwhile has none."""
+    """List the processes that a process started; what ends meanwhile has none."""
     found: list[int] = []
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():

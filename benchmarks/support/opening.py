@@ -1,5 +1,4 @@
-"""One process that opens a split by its profile, reads at random, and prints seconds and bytes; and
-what it reads.
+"""One process that opens a split by its profile and reads at random; and what it reads.
 
     python -m benchmarks.support.opening <tsv> <profile> <reads>
 
@@ -27,12 +26,14 @@ from model.pairs.tsv import parse_line
 
 
 def write_sparse(tsv: Path, profile: Path, lines: list[bytes], rows: int, size: int) -> None:
-    """Write the lines over and over, as many rows as asked, spread over ``size`` bytes, and their profile."""
+    """Write ``rows`` of the lines, over and over, spread over ``size`` bytes, and their profile."""
     stride = size // rows
     with tsv.open("wb") as file:
         for number, line in enumerate(islice(cycle(lines), rows)):
             file.seek(number * stride)
             file.write(line + b"\n")
+
+    # What reading looks at is true; keys, hashes and thumbnails of images are drawn.
     rng, thumb_bytes = np.random.default_rng(0), PROFILE_SCHEMA.field("image_thumb").type.byte_width
     known = [_profiled(line) for line in lines]
     columns: dict[str, Any] = {
@@ -44,6 +45,7 @@ def write_sparse(tsv: Path, profile: Path, lines: list[bytes], rows: int, size: 
         for name in ("caption_key", "image_phash")
     }
     columns["image_thumb"] = [rng.bytes(thumb_bytes) for _ in range(rows)]
+
     arrays = [
         pa.array(columns.get(field.name, [None] * rows), field.type) for field in PROFILE_SCHEMA
     ]
@@ -64,21 +66,21 @@ def _profiled(line: bytes) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Open the split several times, read the last, print seconds to open and bytes of private memory."""
+    """Open the split several times, read the last; print seconds and bytes of private memory."""
     source = PairSource(Path(sys.argv[1]), Path(sys.argv[2]))
     imported, seconds = private_bytes(), []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
         index = index_pairs([source])
         seconds.append(time.perf_counter() - start)
-    opened, rows = (
-        private_bytes(),
-        np.random.default_rng(0).integers(len(index), size=int(sys.argv[3])),
-    )
+    opened = private_bytes()
+
+    rows = np.random.default_rng(0).integers(len(index), size=int(sys.argv[3]))
     start = time.perf_counter()
     for row in rows:
         index.read(int(row))
     rate = len(rows) / (time.perf_counter() - start)
+
     found = {
         "open_s": statistics.median(seconds[1:]),
         "rate": rate,

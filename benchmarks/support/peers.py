@@ -1,5 +1,4 @@
-"""From a TSV line to the input of the image tower, our way and the ways of others, written after
-their descriptions.
+"""From a TSV line to the input of the image tower: our way, and others' by their descriptions.
 
 Every way takes what its reader has in memory for one line and returns [3, 224, 224] (EasyNLP [1, 3,
 224, 224]). Ours is uint8, because the model normalises a whole batch on its device; the others' are
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from open_clip import OPENAI_DATASET_MEAN as MEAN
+from open_clip import OPENAI_DATASET_STD as STD
 from open_clip.transform import image_transform
 from PIL import Image
 
@@ -22,8 +23,6 @@ from model.errors import FaultReason
 from model.pairs.tsv import decode_base64, parse_line
 
 SIDE = 224
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 MEAN_C11, STD_C11 = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
 
@@ -31,7 +30,7 @@ open_clip_transform = image_transform(SIDE, is_train=False, mean=MEAN, std=STD)
 
 
 def our_input(line: bytes) -> torch.Tensor:
-    """Return the uint8 input [3, 224, 224] of a line, as training and export make it."""
+    """Make the uint8 input [3, 224, 224] of a line, as training and export do."""
     pair = parse_line(line)
     assert not isinstance(pair, FaultReason) and pair.image is not None, (
         "benchmarks read good lines"
@@ -42,17 +41,17 @@ def our_input(line: bytes) -> torch.Tensor:
 
 
 def our_normalised_input(line: bytes) -> torch.Tensor:
-    """Return the normalised float32 input [3, 224, 224] of a line, as if the model had no device of its own."""
+    """Make the normalised float32 input [3, 224, 224], as if the model had no device of its own."""
     return (our_input(line).float().div_(255) - MEAN_C11) / STD_C11
 
 
 def denormalised(image: torch.Tensor) -> torch.Tensor:
-    """Return the pixels [3, 224, 224], 0 to 1, of a normalised input."""
+    """Compute the pixels [3, 224, 224], 0 to 1, of a normalised input."""
     return image * STD_C11 + MEAN_C11
 
 
 def open_clip_input(line: bytes) -> torch.Tensor:
-    """Return the normalised input [3, 224, 224] of a line by Pillow and open_clip's evaluation transform."""
+    """Make the normalised input [3, 224, 224] by Pillow and open_clip's evaluation transform."""
     image = decode_base64(line.split(b"\t")[1])
     assert image is not None, "benchmarks read good lines"
     with Image.open(io.BytesIO(image)) as opened:
@@ -61,7 +60,7 @@ def open_clip_input(line: bytes) -> torch.Tensor:
 
 
 def easynlp_input(line: str) -> torch.Tensor:
-    """Return the normalised input [1, 3, 224, 224] of a line as EasyNLP's CLIP data set makes it.
+    """Make the normalised input [1, 3, 224, 224] of a line as EasyNLP's CLIP data set does.
 
     Pillow resizes the shorter side and crops, numpy normalises; what costs most is the last step, a
     tensor made from a list of one array, value by value. Source:
@@ -74,6 +73,7 @@ def easynlp_input(line: str) -> torch.Tensor:
     if shorter != SIDE:
         width, height = (int(SIDE * length / shorter) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
+
     left, top = (int((length - SIDE + 1) * 0.5) for length in image.size)
     pixels = np.array(image.crop((left, top, left + SIDE, top + SIDE)).convert("RGB"))
     scaled = (pixels.astype(np.float32) / 255.0).transpose(2, 0, 1)
@@ -82,7 +82,7 @@ def easynlp_input(line: str) -> torch.Tensor:
 
 
 def write_tar(lines: list[bytes], path: Path) -> None:
-    """Write the pictures and captions of lines as a shard that webdataset reads."""
+    """Write the images and captions of lines as a shard that webdataset reads."""
     with tarfile.open(path, "w") as tar:
         for number, line in enumerate(lines):
             caption, image = line.split(b"\t")
@@ -94,8 +94,7 @@ def write_tar(lines: list[bytes], path: Path) -> None:
 
 
 def webdataset_inputs(tar: Path) -> Iterator[torch.Tensor]:
-    """Yield the normalised inputs [3, 224, 224] of a shard by webdataset, Pillow and open_clip's
-    transform.
+    """Yield the normalised inputs [3, 224, 224] of a shard by webdataset and open_clip's transform.
 
     Raises:
         ModuleNotFoundError: webdataset is not installed.

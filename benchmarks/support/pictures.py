@@ -1,6 +1,6 @@
 """Lines to measure on: real pairs where ``REAL_PAIRS`` names a folder of them, else drawn ones.
 
-Pictures are encoded again as JPEG of the side that a bar names, quality 90; real photos are 224
+Images are encoded again as JPEG of the side that a bar names, quality 90; real photos are 224
 pixels square.
 """
 
@@ -23,19 +23,19 @@ Captioned = tuple[str, Image.Image]
 
 
 def captioned_pictures(count: int) -> list[Captioned]:
-    """Return the first captions and pictures of the real test split, or as many drawn ones."""
+    """Read the first captions and images of the real test split, or draw as many."""
     real = real_split("test")
     return list(islice(_drawn() if real is None else _read(real), count))
 
 
 def real_split(name: str) -> Path | None:
-    """Return the TSV of a split of the real pairs, None without them."""
+    """Name the TSV of a split of the real pairs, None without them."""
     folder = os.environ.get("REAL_PAIRS")
     return Path(folder) / "fashion-products" / f"{name}.tsv" if folder else None
 
 
 def lines_of(pictures: list[Captioned], side: int) -> list[bytes]:
-    """Return a line without its newline a picture, whose JPEG is ``side`` pixels square."""
+    """Make a line without its newline of each image, as a JPEG ``side`` pixels square."""
     return [
         _line(caption, image.resize((side, side), Image.Resampling.BICUBIC))
         for caption, image in pictures

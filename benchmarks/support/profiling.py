@@ -1,9 +1,9 @@
-"""One process that profiles or decodes a TSV and prints what it measured, without torch and what
-else benchmarks hold.
+"""One process that profiles or decodes a TSV, without torch, and prints what it measured.
 
-python -m benchmarks.support.profiling profile <tsv> <folder> <processes>    prints seconds; 0: the
-default python -m benchmarks.support.profiling decode <tsv>                          prints images a
-second
+    python -m benchmarks.support.profiling profile <tsv> <folder> <processes>
+    python -m benchmarks.support.profiling decode <tsv>
+
+The first prints seconds (0 processes: the default), the second images a second.
 """
 
 import sys
@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 16_000_000
 
 
 def profile_seconds(tsv: Path, folder: Path, processes: int | None) -> float:
-    """Profile a TSV and return the seconds that it took, the start of the processes included."""
+    """Time the profiling of a TSV, seconds, the start of the processes included."""
     start = time.perf_counter()
     summary = write_profile(tsv, profile_files(folder, tsv.stem), DataConfig(), processes=processes)
     seconds = time.perf_counter() - start
@@ -33,7 +33,7 @@ def profile_seconds(tsv: Path, folder: Path, processes: int | None) -> float:
 
 
 def decode_rate(tsv: Path) -> float:
-    """Decode the first images of a TSV for some seconds and return how many a second there were."""
+    """Decode the first images of a TSV for some seconds and count how many a second there were."""
     pairs = [
         parse_line(line.data or b"") for line in islice(read_lines(tsv, MAX_LINE_BYTES), DECODED)
     ]

@@ -40,7 +40,7 @@ VALID_SHARE = 0.1
 
 
 class Result(NamedTuple):
-    """What a run ended with: mean recall on valid, on test and of test's keyword queries, 0 to 1, and its seconds."""
+    """What a run ended with: mean recalls (0 to 1; keyword queries are test's), and its seconds."""
 
     valid: float
     test: float
@@ -61,18 +61,22 @@ class Pairs:
         root = os.environ.get("REAL_PAIRS")
         if not root:
             raise DataError(
-                "REAL_PAIRS names no folder of real pairs; set it to one that holds fashion-products"
+                "REAL_PAIRS names no folder of real pairs; "
+                "set it to one that holds fashion-products"
             )
+        # What train shares with test is left out, and valid carved from the rest.
         home = Path(root) / "fashion-products"
         train, test = (profiled(home / f"{name}.tsv", folder) for name in ("train", "test"))
         leaks = np.isin(train.caption_hash, test.caption_hash) | np.isin(
             train.image_hash, test.image_hash
         )
         kept, valid = carve_valid(train.take(np.flatnonzero(~leaks)), VALID_SHARE, 0)
+
         towers = create_towers(load_config(CONFIG).model, "cpu")
         self.train, self.valid, self.test = (
             pair_input(towers.input_spec, index) for index in (kept, valid, test)
         )
+
         self.related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
         captions = [test.caption(row) for row in self.related.caption_row.tolist()]
         self.keywords = keyword_queries(
@@ -88,10 +92,10 @@ def profiled(tsv: Path, folder: Path) -> PairIndex:
 
 
 class LearnedConcepts(FeatureQueue):
-    """A queue whose prototypes are learned embeddings: what concept terms are worth without prototypes."""
+    """A queue with learned embeddings for prototypes: what concept terms are worth without them."""
 
     def __init__(self, size: int, concepts: int, width: int) -> None:
-        """Draw an embedding a concept; the queue goes on to tell the means and which concepts are known."""
+        """Draw an embedding a concept; means and known concepts are the queue's as before."""
         super().__init__(size, concepts, width)
         generator = torch.Generator().manual_seed(concepts)
         self.embeddings = torch.nn.Parameter(
@@ -99,12 +103,12 @@ class LearnedConcepts(FeatureQueue):
         )
 
     def prototypes(self) -> torch.Tensor:
-        """Return the embeddings, L2-normalised [C, D]; gradients flow."""
+        """Normalise the embeddings, [C, D]; gradients flow."""
         return normalize(self.embeddings, dim=1)
 
 
 def result_of(pairs: Pairs, changes: dict[str, Any], seed: int, is_learned: bool) -> Result:
-    """Return what the config's recipe with changes ends with, from an earlier run of this code or by training."""
+    """Read what the config's recipe with changes ended with under this code, or train it."""
     stage = load_config(CONFIG).finetune
     stage = StageConfig.model_validate(stage.model_dump() | changes)
     name = hashlib.sha256(
@@ -113,8 +117,10 @@ def result_of(pairs: Pairs, changes: dict[str, Any], seed: int, is_learned: bool
     path = KEPT / f"{name[:16]}.json"
     if path.is_file():
         return Result(**json.loads(path.read_bytes()))
+
     with patch.object(objective, "FeatureQueue", LearnedConcepts if is_learned else FeatureQueue):
         result = _train(pairs, stage, seed)
+
     KEPT.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(json.dumps(result._asdict()).encode())
@@ -122,9 +128,9 @@ def result_of(pairs: Pairs, changes: dict[str, Any], seed: int, is_learned: bool
 
 
 def _code() -> str:
-    """Return a hash of the code that decides a result."""
+    """Hash the code that decides a result."""
     digest = hashlib.sha256()
-    for path in sorted(Path("model").glob("*.py")):
+    for path in sorted(Path("model").rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -141,19 +147,21 @@ def _train(pairs: Pairs, config: StageConfig, seed: int) -> Result:
         spent += time.process_time() - start
         return metrics
 
+    # Validation is no part of the recipe's time.
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         state = train(
             towers, Stage(config, pairs.train, validate, Path(folder), seed, workers=0), Callbacks()
         )
         seconds = time.process_time() - start - spent
+
         best = load_towers(Path(folder) / state.best_folder, "cpu")
         test, keyword = recalls_on_test(best, pairs)
         return Result(state.best_mean_recall, test, keyword, seconds, seconds / state.step)
 
 
 def recalls_on_test(towers: Towers, pairs: Pairs) -> tuple[float, float]:
-    """Return the mean recall of test's captions, and that of its keyword queries."""
+    """Measure the mean recall of test's captions, and that of its keyword queries."""
     related, keywords = pairs.related, pairs.keywords
     text_ND, image_ND = embed_pairs(towers, pairs.test, 256, 0)
     text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
@@ -163,5 +171,5 @@ def recalls_on_test(towers: Towers, pairs: Pairs) -> tuple[float, float]:
 
 
 def metrics_on(towers: Towers, pairs: PairInput) -> dict[str, float]:
-    """Return Rank@K and mean recall of towers on pairs."""
+    """Measure Rank@K and mean recall of towers on pairs."""
     return evaluate_split(towers, pairs, batch_size=256, block_rows=1024, workers=0).metrics()

@@ -1,11 +1,10 @@
-"""What fine-tuning forgets of pairs that it does not see: plainly, with distillation,
-interpolation, and both.
+"""What fine-tuning forgets: plainly, with distillation, with interpolation, and with both.
 
 Real products of one category are pretrained on and those of two others fine-tuned on, through the
-training loop and on the small ViT of ``configs/fashion-products.yaml``. Judged are test products of
-either side, which share no caption and no picture with what is trained on. The best epoch and the
-interpolation coefficient are chosen on pairs carved from the new side's train. A seed takes about
-ten minutes of one core.
+training loop and on the small ViT of ``configs/fashion-products.yaml``. Test products of either
+side are evaluated; they share no caption and no image with what is trained on. The best epoch and
+the interpolation coefficient are chosen on pairs carved from the new side's train. A seed takes
+about ten minutes of one core.
 """
 
 import os
@@ -33,7 +32,7 @@ from model.training.stage import Callbacks, Stage
 
 CONFIG = "configs/fashion-products.yaml"
 OLD, NEW = ("Apparel",), ("Footwear", "Accessories")
-JUDGE_SHARE = 0.1  # carved from either side's train; choices are made on it
+HELD_SHARE = 0.1  # carved from either side's train; choices are made on it
 BATCH_SIZE = 128
 PRETRAIN_LR, LR = 7e-4, 5e-4
 DISTILLED: dict[str, Any] = {"distill_weight": 0.5}
@@ -53,45 +52,41 @@ class Recalls(NamedTuple):
 
 @dataclass(frozen=True)
 class Sides:
-    """Pairs to pretrain on, to fine-tune on and to choose on, and those that are judged."""
+    """Pairs to pretrain on, to fine-tune on and to choose on, and those that are evaluated."""
 
     old: PairInput
     new: PairInput
     valid: PairInput
-    judged_new: PairInput
-    judged_old: PairInput
+    tested_new: PairInput
+    tested_old: PairInput
 
 
 def retention_ratio(
     epochs: int = 6,
     pretrain_epochs: int = 8,
     seeds: Sequence[int] = (0,),
-    judged_on_test: bool = True,
+    on_test: bool = True,
 ) -> tuple[float, float]:
-    """Print the table; return how many times more is retained with both than plainly, and the new
-    side's difference.
+    """Print the table; return what both means retain over plain, and the new side's difference.
 
-    With ``judged_on_test`` False, pairs carved from train are judged, for choosing weights and
+    With ``on_test`` False, pairs carved from train are evaluated, for choosing weights and
     coefficients.
     """
     measured: dict[str, list[Recalls]] = {}
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            sides = make_sides(Path(folder), seed, judged_on_test)
+            sides = make_sides(Path(folder), seed, on_test)
             for name, recalls in _measure(sides, Path(folder), epochs, pretrain_epochs, seed):
                 measured.setdefault(name, []).append(recalls)
     _print(measured, f"{pretrain_epochs} + {epochs} epochs, {len(seeds)} seeds")
-    retained = [
-        both.old / plain.old for both, plain in zip(measured[BOTH], measured[PLAIN], strict=True)
-    ]
-    gained = [
-        both.new - plain.new for both, plain in zip(measured[BOTH], measured[PLAIN], strict=True)
-    ]
-    return statistics.mean(retained), statistics.mean(gained)
+
+    pairs = list(zip(measured[BOTH], measured[PLAIN], strict=True))
+    retained = statistics.mean(both.old / plain.old for both, plain in pairs)
+    return retained, statistics.mean(both.new - plain.new for both, plain in pairs)
 
 
-def make_sides(folder: Path, seed: int, judged_on_test: bool) -> Sides:
-    """Split the real pairs by category; train pairs that share a caption or a picture with test are left out."""
+def make_sides(folder: Path, seed: int, on_test: bool) -> Sides:
+    """Split the real pairs by category, without train pairs that share a caption or an image."""
     root = os.environ.get("REAL_PAIRS")
     if not root:
         raise DataError(
@@ -99,23 +94,26 @@ def make_sides(folder: Path, seed: int, judged_on_test: bool) -> Sides:
         )
     train, of_train = _read(Path(root) / "fashion-products" / "train.tsv", folder)
     test, of_test = _read(Path(root) / "fashion-products" / "test.tsv", folder)
+
     leaks = np.isin(train.caption_hash, test.caption_hash) | np.isin(
         train.image_hash, test.image_hash
     )
     old, held = carve_valid(
-        train.take(np.flatnonzero(np.isin(of_train, OLD) & ~leaks)), JUDGE_SHARE, seed
+        train.take(np.flatnonzero(np.isin(of_train, OLD) & ~leaks)), HELD_SHARE, seed
     )
     new, valid = carve_valid(
-        train.take(np.flatnonzero(np.isin(of_train, NEW) & ~leaks)), JUDGE_SHARE, seed
+        train.take(np.flatnonzero(np.isin(of_train, NEW) & ~leaks)), HELD_SHARE, seed
     )
     tested = [test.take(np.flatnonzero(np.isin(of_test, side))) for side in (NEW, OLD)]
-    judged = tested if judged_on_test else [valid, held]
+    if not on_test:
+        tested = [valid, held]
+
     towers = create_towers(load_config(CONFIG).model, "cpu")
-    return Sides(*(pair_input(towers.input_spec, index) for index in (old, new, valid, *judged)))
+    return Sides(*(pair_input(towers.input_spec, index) for index in (old, new, valid, *tested)))
 
 
 def _read(tsv: Path, folder: Path) -> tuple[PairIndex, np.ndarray[Any, Any]]:
-    """Return a split and the category of each of its pairs."""
+    """Read a split and the category of each of its pairs."""
     index, products = profiled(tsv, folder), read_side_table(tsv, required=True)
     assert products is not None
     return index, np.array(products["category"].to_pylist())[index.line - 1]
@@ -124,7 +122,7 @@ def _read(tsv: Path, folder: Path) -> tuple[PairIndex, np.ndarray[Any, Any]]:
 def _measure(
     sides: Sides, folder: Path, epochs: int, pretrain_epochs: int, seed: int
 ) -> Iterable[tuple[str, Recalls]]:
-    """Yield what each way ends with; a way's training with interpolation also gives the weights without it."""
+    """Yield what each way ends with; a training gives the weights with and without mixtures."""
     config = load_config(CONFIG, [f"seed={seed}"])
     shared = {
         "batch_size": BATCH_SIZE,
@@ -136,19 +134,20 @@ def _measure(
     start, _ = _train(
         create_towers(config.model, "cpu", seed=seed),
         sides.old,
-        sides.judged_old,
+        sides.tested_old,
         stage,
         folder / "old",
     )
-    yield START, _judge(start, sides)
+    yield START, _recalls(start, sides)
+
     for name, changes in {"plain fine-tuning": {}, "+ distillation": DISTILLED}.items():
         values = shared | {"lr": LR, "epochs": epochs} | INTERPOLATED | changes
         tuned = StageConfig.model_validate(values)
         kept, trained = _train(
             load_towers(start, "cpu"), sides.new, sides.valid, tuned, folder / name
         )
-        yield name, _judge(trained, sides)
-        yield BOTH if changes else "+ interpolation", _judge(kept, sides)
+        yield name, _recalls(trained, sides)
+        yield BOTH if changes else "+ interpolation", _recalls(kept, sides)
 
 
 def _train(
@@ -163,20 +162,15 @@ def _train(
     return folder / state.best_folder, folder / f"best-{best_step:09d}"
 
 
-def _judge(folder: Path, sides: Sides) -> Recalls:
+def _recalls(folder: Path, sides: Sides) -> Recalls:
     towers = load_towers(folder, "cpu")
-    return Recalls(
-        *(
-            metrics_on(towers, pairs)["mean_recall"]
-            for pairs in (sides.judged_new, sides.judged_old)
-        )
-    )
+    tested = (sides.tested_new, sides.tested_old)
+    return Recalls(*(metrics_on(towers, pairs)["mean_recall"] for pairs in tested))
 
 
 def _print(measured: dict[str, list[Recalls]], title: str) -> None:
-    print(
-        f"\nMean recall, %, {title}: fine-tuned on {' and '.join(NEW)}, pretrained on {' and '.join(OLD)}"
-    )
+    new_side, old_side = " and ".join(NEW), " and ".join(OLD)
+    print(f"\nMean recall, %, {title}: fine-tuned on {new_side}, pretrained on {old_side}")
     print(f"{'':>20} {'new':>6} {'old':>6} {'old / start':>12}")
     for name, recalls in measured.items():
         new, old = (statistics.mean(side) for side in zip(*recalls, strict=True))

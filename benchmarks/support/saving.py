@@ -1,4 +1,4 @@
-"""What checkpoints cost a training: the share of its time, as configured, on pairs that need no decoding."""
+"""What checkpoints cost a training as configured: their share of its time."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from model.training.state import Keeper
 
 
 class Saving(NamedTuple):
-    """Seconds of a training, those of them spent saving checkpoints and best weights, and how many were saved."""
+    """Seconds of a training, those spent saving checkpoints and best weights, and the saves."""
 
     total_s: float
     saving_s: float
@@ -25,12 +25,12 @@ class Saving(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Return the share of the time that saving took."""
+        """The share of the time that saving took."""
         return self.saving_s / self.total_s
 
 
 def measure_saving(config: RunConfig, pairs: PairInput, epochs: int = 1) -> Saving:
-    """Train the config's finetune stage for some epochs, and return what saving took of the time.
+    """Train the config's finetune stage for some epochs, and time what saving takes.
 
     Each epoch ends with a save whatever it costs, so epochs over few pairs pay more than a long
     stage does.
@@ -38,19 +38,14 @@ def measure_saving(config: RunConfig, pairs: PairInput, epochs: int = 1) -> Savi
     spent: list[float] = []
     towers = create_towers(config.model, config.device, config.precision, config.seed)
     stage_config = config.finetune.model_copy(update={"epochs": epochs})
+
     with (
         TemporaryDirectory() as folder,
         patch.object(Keeper, "save", _timed(Keeper.save, spent)),
         patch.object(training, "save_towers", _timed(training.save_towers, spent)),
     ):
-        stage = Stage(
-            stage_config,
-            pairs,
-            lambda towers: {"mean_recall": 0.0},
-            Path(folder),
-            0,
-            config.workers,
-        )
+        measured = {"mean_recall": 0.0}
+        stage = Stage(stage_config, pairs, lambda _: measured, Path(folder), 0, config.workers)
         begin = time.monotonic()
         train(towers, stage, Callbacks())
         total_s = time.monotonic() - begin
@@ -58,7 +53,7 @@ def measure_saving(config: RunConfig, pairs: PairInput, epochs: int = 1) -> Savi
 
 
 def _timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    """Return a function that does the same and adds its seconds to a list."""
+    """Make a function that does the same and adds its seconds to a list."""
 
     def timed(*arguments: Any, **options: Any) -> Any:
         begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""Training steps on one ready batch: ours, and that of open_clip's trainer, written after its description."""
+"""Training steps on one ready batch: ours, and that of open_clip's trainer by its description."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,6 @@ from open_clip.loss import ClipLoss
 from benchmarks.support import peers
 from benchmarks.support.pictures import captioned_pictures, lines_of
 from model.batches.loading import Batch
-from model.concepts.labels import ConceptLabels
 from model.concepts.mining import mine_concepts
 from model.config.sections import ModelConfig, StageConfig
 from model.towers.create import create_towers
@@ -29,7 +28,7 @@ Step = Callable[[], object]
 
 
 class Ready(NamedTuple):
-    """A batch as our step takes it, the same pixels normalised as open_clip's loader hands them over, and captions."""
+    """A batch as our step takes it, the same pixels as open_clip's loader gives them, captions."""
 
     batch: Batch
     pixels: torch.Tensor
@@ -37,7 +36,7 @@ class Ready(NamedTuple):
 
 
 def ready_batch(towers: Towers, pairs: int) -> Ready:
-    """Return the first pairs of the real test split, or drawn ones, at the towers' size."""
+    """Make a batch of the first pairs of real test, or of drawn ones, at the towers' size."""
     pictures = captioned_pictures(VOCABULARY_CAPTIONS)
     captions = [caption for caption, _ in pictures]
     chosen = [pictures[row % len(pictures)] for row in range(pairs)]
@@ -51,19 +50,19 @@ def ready_batch(towers: Towers, pairs: int) -> Ready:
 
 
 def text_groups(towers: Towers, tokens: torch.Tensor) -> list[torch.Tensor]:
-    """Return the token ids as our step cuts them on a CPU, or whole batches at once on a GPU."""
+    """Cut the token ids as our step does: by groups on a CPU, the batch at once on a GPU."""
     groups = TEXT_GROUPS if towers.device.type == "cpu" and len(tokens) >= 8 * TEXT_GROUPS else 1
     return cut_tokens(towers.clip, tokens, groups, towers.token_multiple)[0]
 
 
-def step_flops(towers: Towers, pairs: int, text_groups: list[torch.Tensor]) -> int:
-    """Count the FLOPs of a step on so many pairs, whose captions are cut as ``text_groups``.
+def step_flops(towers: Towers, pairs: int, groups: list[torch.Tensor]) -> int:
+    """Count the FLOPs of a step on so many pairs, whose captions are cut into ``groups``.
 
     Counted are the products of our passes, forward and backward, at the tokens that they compute.
     Norms, softmax and the optimiser are left out, so the share of a machine's peak that follows is
     on the low side.
     """
-    side, lengths = towers.image_size, [tuple(group.shape) for group in text_groups]
+    side, lengths = towers.image_size, [tuple(group.shape) for group in groups]
 
     def step(clip: Any) -> None:
         features = [image_features(clip, torch.empty(pairs, 3, side, side))]
@@ -74,46 +73,34 @@ def step_flops(towers: Towers, pairs: int, text_groups: list[torch.Tensor]) -> i
 
 
 def our_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
-    """Return the step of our training loop, with the terms that the config names."""
+    """Make the step of our training loop, with the terms that the config names."""
     vocabulary, labels = None, None
     if config.concept_weight or config.nearest_weight:
         vocabulary = mine_concepts(ready.captions, config.min_concept_count)
-        labels = _labels(vocabulary.label(ready.captions), len(ready.batch.rows))
+        labels = vocabulary.label(ready.captions)
+        labels = labels[np.arange(len(ready.batch.rows)) % len(labels)]
+
     objective = Objective(towers, config, vocabulary)
     update = Updater(towers, objective, make_optimizer(towers.clip, objective, config), config)
     return partial(update, ready.batch, labels)
 
 
-def _labels(labels: ConceptLabels, pairs: int) -> ConceptLabels:
-    return labels[np.arange(pairs) % len(labels)]
-
-
 def open_clip_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
-    """Return a step of open_clip's trainer: its loss, its groups, its AdamW, precision that of the towers."""
+    """Make a step of open_clip's trainer: its loss, groups and AdamW, in the towers' precision."""
     clip, loss = towers.clip, ClipLoss()
     clip.output_dict = True
-    named = [
-        (name, parameter) for name, parameter in clip.named_parameters() if parameter.requires_grad
+
+    plain, decaying = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
+    for name, parameter in clip.named_parameters():
+        is_plain = parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name
+        if parameter.requires_grad:
+            (plain if is_plain else decaying).append(parameter)
+    groups = [
+        {"params": plain, "weight_decay": 0.0},
+        {"params": decaying, "weight_decay": 0.2},
     ]
-    is_plain = {
-        name: parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name
-        for name, parameter in named
-    }
-    optimizer = torch.optim.AdamW(
-        [
-            {
-                "params": [parameter for name, parameter in named if is_plain[name]],
-                "weight_decay": 0.0,
-            },
-            {
-                "params": [parameter for name, parameter in named if not is_plain[name]],
-                "weight_decay": 0.2,
-            },
-        ],
-        lr=config.lr,
-        betas=(0.9, config.beta2),
-        eps=1e-6,
-    )
+    betas = 0.9, config.beta2
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=1e-6)
 
     def step() -> Any:
         tokens = ready.batch.tokens.to(towers.device, non_blocking=True)
@@ -132,7 +119,7 @@ def open_clip_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
 def make_towers(
     name: str, precision: str, device: str = "cpu", is_compiled: bool = False
 ) -> Towers:
-    """Return towers with random weights, in training."""
+    """Make towers with random weights, in training mode."""
     towers = create_towers(ModelConfig(name=name), device, precision)
     towers.clip.train()
     return compile_towers(towers) if is_compiled else towers

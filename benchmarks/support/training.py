@@ -40,14 +40,14 @@ class Rates:
 
 
 def step_seconds(tsv: Path, folder: Path, rounds: int = ROUNDS) -> Seconds:
-    """Return the seconds of a step on the ``real input`` and on a ``ready batch``, a value a round, on all cores."""
+    """Time a step on the ``real input`` and on a ``ready batch``, on all cores, a value a round."""
     config, files = load_config(CONFIG), profile_files(folder, tsv.stem)
-    write_profile(
-        tsv, files, DataConfig(), processes=1
-    )  # another would import all that this one did
+    # Another process would import all that this one did.
+    write_profile(tsv, files, DataConfig(), processes=1)
     index = index_pairs([PairSource(tsv, files.table)])
     rows = np.resize(np.arange(len(index)), 2 * GROUP * config.finetune.batch_size)
     pairs = pair_input(create_towers(config.model, config.device).input_spec, index.take(rows))
+
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "real input": nullcontext,
         "ready batch": lambda: _ready(pairs, config),
@@ -71,18 +71,12 @@ def _ready(pairs: PairInput, config: RunConfig) -> AbstractContextManager[object
 
 
 def _run(pairs: PairInput, config: RunConfig) -> float:
-    """Train for two groups of steps and return the pairs a second of the last one."""
+    """Train for two groups of steps and measure the pairs a second of the last one."""
     rates = Rates()
     stage_config = config.finetune.model_copy(update={"epochs": 1})
     with TemporaryDirectory() as folder, patch.object(training, "FETCH_EVERY", GROUP):
-        stage = Stage(
-            stage_config,
-            pairs,
-            lambda towers: {"mean_recall": 0.0},
-            Path(folder),
-            0,
-            config.workers,
-        )
+        measured = {"mean_recall": 0.0}
+        stage = Stage(stage_config, pairs, lambda _: measured, Path(folder), 0, config.workers)
         towers = create_towers(config.model, config.device, config.precision)
         train(towers, stage, Callbacks(on_step=rates.hear))
     return statistics.median(rates.values[-GROUP:])

@@ -33,8 +33,8 @@ MAX_YAML_DEPTH = 20
 MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
 MAX_SEED = 2**63 - 1
 
-STAGES = ("pretrain", "finetune")
-# Keys of a stage that were tried and removed: why, and what holds without them.
+TRAINING = ("pretrain", "finetune")
+# Their keys that were tried and removed: why, and what holds without them.
 REMOVED = {
     "word_drop": "it measured nothing",
     "term_warmup": "no figure spoke for it",
@@ -217,7 +217,7 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in detail["loc"])
         section, _, key = where.rpartition(".")
 
-        if detail["type"] == "extra_forbidden" and section in STAGES and key in REMOVED:
+        if detail["type"] == "extra_forbidden" and key in REMOVED and section in TRAINING:
             problems.append(
                 f"{where} was removed ({REMOVED[key]}: docs/training.md); delete the key"
             )

@@ -16,7 +16,7 @@ from model.errors import CheckpointError
 from model.storage.sealed import fault_point, sealed_folder, verify_sealed
 
 STATE_FILE = "state.json"
-STEP_FOLDER = re.compile(r"^step-(\d{9})$")
+STEP_FOLDER = re.compile(r"^step-\d{9}$")
 
 log = logging.getLogger(__name__)
 
@@ -85,20 +85,12 @@ def _load(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: holds something else than tensors and JSON ({reason}); remove it"
         ) from None
-    return Checkpoint(folder, _step_of(folder), tensors, state)
+    return Checkpoint(folder, int(folder.name.removeprefix("step-")), tensors, state)
 
 
 def _steps(root: Path) -> list[Path]:
     """List the checkpoint folders by step; never by time, clocks run backwards."""
     if not root.is_dir():
         return []
-    return sorted(
-        (path for path in root.iterdir() if STEP_FOLDER.match(path.name) and path.is_dir()),
-        key=_step_of,
-    )
-
-
-def _step_of(folder: Path) -> int:
-    match = STEP_FOLDER.match(folder.name)
-    assert match is not None
-    return int(match.group(1))
+    # Steps are padded with zeros, so names sort as they do.
+    return sorted(path for path in root.iterdir() if STEP_FOLDER.match(path.name) and path.is_dir())

@@ -212,13 +212,10 @@ def _together(collective: Callable[[], object]) -> None:
         collective()
     except RuntimeError as error:  # torch's own are all of this kind
         rank, world = rank_of_world()
+        # The first sentence of torch's message, without the place in its source.
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = re.sub(r"^\[\S*\] *", "", first).split(". ")[0][:200]
         raise PeerLost(
             f"process {rank} of {world} lost another one, whose own message says why "
-            f"({_reason(error)}); start them all again: training goes on from the last checkpoint"
+            f"({reason}); start them all again: training goes on from the last checkpoint"
         ) from error
-
-
-def _reason(error: RuntimeError) -> str:
-    """Take the first sentence of torch's message, without the place in its source."""
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[\S*\] *", "", first).split(". ")[0][:200]

@@ -1,4 +1,4 @@
-"""The peers of the input benchmark do what they stand for, and its helpers measure what they say."""
+"""The peers of the input benchmark do what they stand for; its helpers measure what they say."""
 
 import base64
 import subprocess

@@ -18,7 +18,7 @@ from model.concepts.mining import (
 
 
 def captions() -> list[str]:
-    """Return 40 captions: ten navy blue shoes, ten red shirts, ten red shoes, ten of words that come once or twice."""
+    """Return ten navy blue shoes, ten red shirts, ten red shoes, and ten captions of rare words."""
     return [
         *["Navy-Blue Shoes for the Men"] * 10,
         *["Red shirts, with 2024 on it!"] * 10,

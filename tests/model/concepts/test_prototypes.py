@@ -1,4 +1,4 @@
-"""The feature queue's running sums are what a slow look at its rows says, and so are the prototypes made of them."""
+"""The feature queue's running sums, and prototypes, are those of a slow look at its rows."""
 
 import copy
 from collections.abc import Sequence

@@ -178,7 +178,7 @@ def slow_metrics(
     text: torch.Tensor,
     image: torch.Tensor,
 ):
-    """Return Rank@1, 5 and 10 by looking at each query and each image in turn; exact for distinct similarities."""
+    """Rank by looking at each query and each image in turn; exact for distinct similarities."""
     distinct, ranks = list(dict.fromkeys(images)), []
     similarity = text.double() @ image.double().T
     for query, typed in enumerate(texts):

@@ -1,4 +1,4 @@
-"""A person may edit the table of concepts, and what they did is honoured or refused in a sentence."""
+"""A person may edit the table of concepts: it is used as edited, or refused in a sentence."""
 
 from pathlib import Path
 

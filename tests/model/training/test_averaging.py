@@ -41,7 +41,7 @@ def test_the_average_equals_a_slow_twin_in_float64(decay: float) -> None:
 
 
 def test_torch_s_averaged_model_of_the_same_update_has_the_same_bits_resumed_or_not() -> None:
-    """So ours may change into it; its own decay, one from the first step on, gives other weights."""
+    """Its own decay, which is one from the first step on, gives other weights."""
 
     def warm(averages: list[torch.Tensor], weights: list[torch.Tensor], averaged: int) -> None:
         decay = min(0.9, int(averaged) / (9 + int(averaged)))
@@ -72,9 +72,7 @@ def test_torch_s_averaged_model_of_the_same_update_has_the_same_bits_resumed_or_
         assert not torch.equal(torchs["own"].module.get_parameter(name), value)
 
 
-def test_the_model_has_the_average_for_its_weights_within_the_block_alone_and_nothing_is_copied() -> (
-    None
-):
+def test_the_model_has_the_average_for_its_weights_within_the_block_alone_without_copies() -> None:
     model = torch.nn.Linear(3, 2)
     average = WeightAverage(model, 0.9)
     disturb(model, 0)

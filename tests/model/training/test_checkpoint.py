@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is passed over; whatever happens, the one before it is still there."""
+"""A checkpoint is whole or it is passed over; the one before it is always still there."""
 
 import hashlib
 import json

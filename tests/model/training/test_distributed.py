@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same losses, the same weights, one that validates, writes and reports."""
+"""Two processes train as one does: the same losses and weights; one validates, writes, reports."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ WITHIN = 1e-5
 def jobs(
     tiny_model: ModelConfig, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Job]:
-    """The same 20 steps for one process and for two, of which each embeds its eight pairs in parts."""
+    """The same 20 steps for one process, and for two that embed their eight pairs in parts."""
     terms = {"distill_weight": 0.5, "nearest_weight": 0.2}
     rest = {"ema_decay": 0.9, "lr": 1e-3, "interpolation": [0.5]}
     data, folder = (tiny_data.train, tiny_data.valid), tmp_path_factory.mktemp("ranks")
@@ -88,7 +88,7 @@ def assert_close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> No
 
 
 def measured_terms(rank: int, world: int) -> dict[str, torch.Tensor]:
-    """Return the terms of a part of six pairs, of which the first three alone name concepts, and their gradients."""
+    """Return terms and gradients of a part of six pairs; the first three alone name concepts."""
     generator = torch.Generator().manual_seed(1)
     embeddings = [normalize(torch.randn(6, 4, generator=generator), dim=1) for _ in range(2)]
     concepts = torch.full((6, MAX_CONCEPTS_A_CAPTION), -1)

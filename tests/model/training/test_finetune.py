@@ -1,4 +1,4 @@
-"""Layer-wise rates, frozen towers, averages, distillation and interpolation in the loop, and resumed in its middle."""
+"""Layer-wise rates, frozen towers, averages, distillation and interpolation, resumed or not."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ class Interrupted(Exception):
 
 @dataclass
 class Tuning:
-    """Fine-tunes fresh towers of one seed on the tiny pairs; the mean recalls that it finds may be given."""
+    """Fine-tunes fresh towers of one seed on the tiny pairs; mean recalls may be given."""
 
     model: ModelConfig
     data: TinyData
@@ -121,7 +121,7 @@ def test_a_frozen_tower_keeps_still_to_the_end_and_the_other_learns(
     assert set(start) - its - {"attn_mask"} <= seen[0]
 
 
-def test_what_is_judged_and_kept_is_the_average_and_what_trains_on_are_the_weights(
+def test_what_is_validated_and_kept_is_the_average_and_what_trains_on_are_the_weights(
     tuning: Tuning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     averages, honest = list[Weights](), WeightAverage.update

@@ -1,4 +1,4 @@
-"""A batch in micro-batches has the gradient of the whole batch, of every weight and of every scale."""
+"""A batch in micro-batches has the gradient of the whole batch, of each weight and scale."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def updated(
     teacher: Teacher | None = None,
     **changes: object,
 ) -> Updated:
-    """Update the towers once; return the gradients by name, what was measured, and the objective."""
+    """Update the towers once; return gradients by name, what was measured, and the objective."""
     config = tiny_stage_config(lr=1e-4, grad_clip=1e6, **changes)
     vocabulary, concepts = label_concepts(pairs, config)
     objective = Objective(towers, config, vocabulary)

@@ -1,4 +1,4 @@
-"""Training lowers the loss and keeps the best epoch; an interrupted run ends with the bits of an unbroken one."""
+"""Training lowers the loss and keeps the best epoch; interrupted, it ends with the same bits."""
 
 import math
 import shutil
@@ -75,10 +75,8 @@ class Bench:
             pair_input(towers.input_spec, index)
             for index in (self.data.train_index(), self.data.valid_index())
         )
-        judged = validate or (
-            lambda towers: evaluate_split(towers, valid, 32, 32, workers=0).metrics()
-        )
-        return Stage(config, train, judged, self.folder / name, seed, workers=0)
+        validated = validate or (lambda towers: evaluate_split(towers, valid, 32, 32, workers=0).metrics())
+        return Stage(config, train, validated, self.folder / name, seed, workers=0)
 
     def run(self, stage: Stage, log: Log | None = None, precision: str = "fp32") -> TrainState:
         towers = create_towers(self.model, "cpu", precision, seed=3)
@@ -96,7 +94,7 @@ def bench(tiny_model: ModelConfig, tiny_data: TinyData, tmp_path: Path) -> Bench
 
 
 def assert_same_end(bench: Bench, one: Stage, other: Stage) -> None:
-    """Compare weights, objective (queue and scale), optimiser, state and the best weights, to the bit."""
+    """Compare weights, objective, optimiser, state and the best weights, to the bit."""
     ours, theirs = bench.latest(one), bench.latest(other)
     assert ours.state == theirs.state and ours.step == theirs.step
     assert ours.tensors.keys() == theirs.tensors.keys() == {"weights", "objective", "optimizer"}
@@ -198,7 +196,7 @@ def test_the_logit_scale_stays_between_1_and_100(bench: Bench, start: float, end
 @pytest.mark.parametrize(
     ("precision", "epochs", "left", "gain"), [("fp32", 14, 0.6, 0.2), ("bf16", 5, 0.9, 0.0)]
 )
-def test_training_lowers_the_loss_and_finds_pictures_it_has_not_seen(
+def test_training_lowers_the_loss_and_finds_images_it_has_not_seen(
     bench: Bench, precision: str, epochs: int, left: float, gain: float
 ) -> None:
     stage, log = bench.stage(epochs=epochs, lr=5e-3), Log()

@@ -57,7 +57,7 @@ def pair_flops_by_hand(model: dict[str, Any], tokens: int) -> float:
 
 
 def counted(towers: Towers, tokens: int) -> float:
-    """Return what torch counts of a pair, forward and backward, in open_clip's passes with values."""
+    """Return what torch counts of a pair in open_clip's passes with values, both ways."""
     images = torch.zeros(PAIRS, 3, towers.image_size, towers.image_size, dtype=torch.uint8)
     with FlopCounterMode(display=False) as counter:
         image = towers.clip.encode_image(normalise(towers, images))

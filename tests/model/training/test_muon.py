@@ -1,4 +1,4 @@
-"""Muon steps equally far along every singular direction of a matrix, whatever the gradient's; the rest is AdamW."""
+"""Muon steps equally far along every singular direction of a matrix; the rest is AdamW."""
 
 import pytest
 import torch

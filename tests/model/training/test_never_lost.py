@@ -1,4 +1,4 @@
-"""Stopped, interrupted, diverged or out of memory: a training loses no step, and says in a sentence how to go on."""
+"""Stopped, diverged or out of memory: no step is lost, and a sentence says how to go on."""
 
 import json
 import logging
@@ -269,7 +269,8 @@ def test_divergence_names_the_step_the_lines_of_its_batch_and_the_last_good_chec
     with pytest.raises(TrainingDiverged) as caught:
         trainer.run(stage)
     lines = r"train\.tsv lines \d+, \d+, \d+, \d+, \d+ and 11 more"
-    pattern = rf"step 7: the loss is nan \(gradient norm nan\); its batch is .*{lines}; the last good checkpoint is "
+    pattern = rf"step 7: the loss is nan \(gradient norm nan\); its batch is .*{lines}; "
+    pattern += "the last good checkpoint is "
     assert re.match(pattern, str(caught.value))
     assert "step-000000006; lower lr" in str(caught.value)
     assert checkpoints(stage)[-1] == "step-000000006", "what is no number is never saved"
@@ -385,7 +386,8 @@ def test_memory_that_runs_out_is_a_sentence_with_what_to_try(
     at_once, batch_size, micro_batch_size = said
     assert str(caught.value).startswith(
         f"step 5: memory ran out with {at_once} pairs at a time; try batch_size {batch_size}, "
-        f"or keep batch_size 16 with micro_batch_size {micro_batch_size}; the last good checkpoint is "
+        f"or keep batch_size 16 with micro_batch_size {micro_batch_size}; "
+        "the last good checkpoint is "
     )
     assert checkpoints(stage) == ["step-000000004"]
 

@@ -1,4 +1,4 @@
-"""The terms of an objective are what the pure losses say of the embeddings that the queue held at that moment."""
+"""An objective's terms are the pure losses of the embeddings that the queue held just then."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def objective(model: ModelConfig, **changes: object) -> Objective:
     return Objective(create_towers(model, "cpu"), tiny_stage_config(**changes), VOCABULARY)
 
 
-def test_nearest_neighbour_supervision_pairs_each_image_with_the_text_that_was_nearest_before_the_step(
+def test_nearest_neighbour_supervision_pairs_each_image_with_the_text_nearest_before_the_step(
     tiny_model: ModelConfig,
 ) -> None:
     chosen = objective(tiny_model, nearest_weight=0.2, concept_weight=0.0)

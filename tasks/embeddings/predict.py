@@ -25,7 +25,6 @@ from model.pairs.tsv import Columns, detect_columns
 from model.storage.files import atomic_write
 from model.towers.create import lengthen_towers
 from model.towers.folder import load_towers
-from model.towers.towers import Towers
 from model.zoo.forms.easynlp_english import truncating_as_theirs
 from tasks.embeddings.products import accepted_lines, embed_lines
 from tasks.registry.zoo import folder_of

@@ -101,6 +101,7 @@ def _results(
     """Return a result for each expectation of a table, in their order; GX sorts them by kind."""
     for number, expectation in enumerate(table.expectations):
         expectation.meta = {**(expectation.meta or {}), ORDER: number}
+
     suite = context.suites.add(
         gx.ExpectationSuite(table.name, expectations=list(table.expectations))
     )
@@ -109,6 +110,7 @@ def _results(
     run = context.validation_definitions.add(definition).run(
         batch_parameters={"dataframe": table.frame}
     )
+
     results = sorted(run.results, key=lambda result: int(_meta(result)[ORDER]))
     assert len(results) == len(table.expectations), "GX evaluated every expectation"
     return results
@@ -127,6 +129,7 @@ def _failure(name: str, result: ExpectationValidationResult) -> str:
         return f"{name}: could not be checked, because no line has a value, so perhaps {what}"
     if result.success:
         return ""
+
     if "unexpected_count" in found:
         return f"{name}: {what} ({found['unexpected_count']} of {found['element_count']} {rows})"
     return f"{name}: {what} (found {found.get('observed_value')})"

@@ -1,4 +1,4 @@
-"""A test split of 32 tiny pairs with a side table, and what two random models answer to its questions."""
+"""A test split of 32 tiny pairs with a side table, and the answers of two random models."""
 
 import hashlib
 from pathlib import Path

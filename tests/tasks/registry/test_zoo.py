@@ -1,4 +1,4 @@
-"""Every row of the table is imported, evaluated, fine-tuned and exported; the terminal reports it."""
+"""Every row of the table is imported, evaluated, fine-tuned and exported; the terminal lists it."""
 
 import json
 from pathlib import Path

@@ -47,17 +47,15 @@ class Verdict:
 
 
 def validate_tables(tables: Iterable[CheckedTable], docs: Path) -> Verdict:
-    """Run every table's suite, one table in memory at a time, and write Data Docs into the folder
-    ``docs``.
+    """Run every table's suite, one table in memory at a time, and write Data Docs.
 
     Raises:
         DataError: there is no table.
     """
     context = _context(docs)
     source = context.data_sources.add_pandas("tables")
-    failures: list[str] = []
-    warnings: list[str] = []
-    count = 0
+    failures, warnings, count = list[str](), list[str](), 0
+
     for table in tables:
         results = _results(context, source, table)
         count += len(results)

@@ -25,8 +25,9 @@ def write_products(
 ) -> None:
     """Write a row a line: ``id``, ``line``, the facts that hold for all, and the embeddings.
 
-    Without ids a line is named by the file's stem and its number. A TSV of captions or of images alone has only its own embedding column: Parquet readers stumble
-    over fixed-size lists that are null.
+    Without ids a line is named by the file's stem and its number. A TSV of captions or of images
+    alone has only its own embedding column: Parquet readers stumble over fixed-size lists that are
+    null.
     """
     kinds = ("text", "image") if columns == "pair" else (columns,)
     embedding = pa.list_(pa.float32(), width)

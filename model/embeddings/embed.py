@@ -1,5 +1,4 @@
-"""Pairs to embeddings, a batch at a time: what evaluation, validation, export and the served model
-share.
+"""Pairs to embeddings, a batch at a time: for training, evaluation, export and the served model.
 
 Shapes: N pairs, D embedding width.
 """
@@ -68,8 +67,9 @@ def embed_products(
     """
     towers.clip.eval()
     index = pairs.index
+    has_texts, has_images = index.columns != "image", index.columns != "text"
+
     for batch in _batches(towers, pairs, batch_size, workers):
-        has_texts, has_images = index.columns != "image", index.columns != "text"
         yield Products(
             index.line[batch.rows].tolist(),
             encode_tokens(towers, batch.tokens).cpu() if has_texts else None,

@@ -1,5 +1,4 @@
-"""The stage that writes embeddings as Parquet: `export` for a registered version, `predict` for any
-model.
+"""Embeddings as files: the stage `export` by a registered version, `predict` by any model.
 
 Imports `validation`.
 """

@@ -1,5 +1,4 @@
-"""Embeddings of one file's captions or images, as Parquet or in EasyNLP's form, by any model that
-is here.
+"""Embeddings of one file's captions or images by any model, as Parquet or in EasyNLP's form.
 
 EasyNLP's predictor writes one row a line, in the order of the lines and without a header: the
 floats of an embedding, each as numpy writes a float32, between tabs. Such a row has no name, so a

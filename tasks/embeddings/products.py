@@ -38,13 +38,14 @@ def accepted_lines(
     columns = detect_columns(tsv)
     summary = existing_profile(tsv, files, limits, columns)
     if summary is None:
-        with progress("profile", count_lines(tsv), "lines") as shown:
-            summary = write_profile(tsv, files, limits, columns, shown.advance, processes)
+        with progress("profile", count_lines(tsv), "lines") as bar:
+            summary = write_profile(tsv, files, limits, columns, bar.advance, processes)
     if not summary.accepted:
         raise DataError(
             f"{tsv}: none of its {summary.lines:,} lines can be embedded; "
             "validate the data to see why"
         )
+
     return index_pairs([PairSource(tsv, files.table, columns)]), summary.lines
 
 
@@ -57,8 +58,8 @@ def embed_lines(
         DataError: a line is not the one that was profiled, or cannot be decoded any more.
     """
     pairs = pair_input(towers.input_spec, index, cache)
-    with progress(what, len(pairs), "lines") as shown:
-        yield from embed_products(towers, pairs, batch_size, workers, shown.advance)
+    with progress(what, len(pairs), "lines") as bar:
+        yield from embed_products(towers, pairs, batch_size, workers, bar.advance)
 
 
 def export_files(

@@ -9,7 +9,8 @@ cases where products are few or uneven, both together in 2.5 % at most. Imports 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -98,15 +99,15 @@ def check_alone(
     beaten = f"mean recall {_share(recall)} against {_share(base)} of its base weights"
     met = validation.expectations
     checks = [
-        _at_least("expectations", float(met), 1, f"{met} expectations about the data are met"),
-        _above("base weights", recall, base, beaten),
+        _check("expectations", float(met), 1, f"{met} expectations about the data are met"),
+        _check("base weights", recall, base, beaten, operator.gt),
     ]
 
     for name, floor in sorted(gate.floors.items()):
         value = _metric(evaluation.metrics, name)
         known = "" if value is not None else f"; known: {', '.join(sorted(evaluation.metrics))}"
         figure = "not measured" if value is None else f"{value:g}"
-        checks.append(_at_least(name, value, floor, f"{figure}, floor {floor:g}{known}"))
+        checks.append(_check(name, value, floor, f"{figure}, floor {floor:g}{known}"))
 
     for column, floor in sorted(gate.min_slice_recall.items()):
         recalls = dict[str, float]()
@@ -115,7 +116,7 @@ def check_alone(
         worst = min(recalls, key=lambda value: recalls[value], default=None)
         lowest = None if worst is None else recalls[worst]
         note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"
-        checks.append(_at_least(f"worst {column}", lowest, floor, note))
+        checks.append(_check(f"worst {column}", lowest, floor, note))
     return checks
 
 
@@ -140,7 +141,7 @@ def check_against(
     evaluated = _metric(evaluation.metrics, "mean_recall")
     apart = None if evaluated is None else abs(evaluated - ours)
     note = f"evaluated {_share(evaluated)}, scored again {ours:.2%}"
-    same_figure = _at_most("same figure", apart, SAME_FIGURE, note)
+    same_figure = _check("same figure", apart, SAME_FIGURE, note, operator.le)
 
     # It is better by more than chance (DECISIONS 11).
     interval = mean_recall_difference(new.result, old.result, gate.draws, seed)
@@ -149,10 +150,10 @@ def check_against(
         f"{new.data_version[:8]} "
         f"(95 % interval of the difference {interval.low:+.2%} to {interval.high:+.2%})"
     )
-    difference = _above("difference", interval.low, gate.margin, note)
+    difference = _check("difference", interval.low, gate.margin, note, operator.gt)
     share = exchanged_share(new.result, old.result, gate.draws, seed)
     note = f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}"
-    chance = _at_most("chance", share, MAX_CHANCE, note)
+    chance = _check("chance", share, MAX_CHANCE, note, operator.le)
 
     slices = _check_slices(gate, new, old, columns)
     return [same_test, same_figure, difference, chance, *slices]
@@ -163,7 +164,7 @@ def _check_slices(
 ) -> Iterator[Check]:
     for column, limit in sorted(gate.max_slice_fall.items()):
         if column not in columns:
-            yield _at_least(column, None, -limit, f"test's side table has no column {column}")
+            yield _check(column, None, -limit, f"test's side table has no column {column}")
             continue
         before, after = (
             _slice_recalls(scored.result, columns[column], gate) for scored in (old, new)
@@ -171,7 +172,7 @@ def _check_slices(
         for value in sorted(after):
             note = f"{before[value]:.2%} → {after[value]:.2%}, may fall by {limit:.2%}"
             change = after[value] - before[value]
-            yield _at_least(f"{column} {visible(value)}", change, -limit, note)
+            yield _check(f"{column} {visible(value)}", change, -limit, note)
 
 
 def _incomparable(new: Scored, old: Scored) -> str:
@@ -216,18 +217,15 @@ def _metric(metrics: Mapping[str, float], name: str) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _above(name: str, value: float | None, limit: float | None, note: str) -> Check:
-    passed = value is not None and limit is not None and value > limit
-    return Check(name=name, value=value, limit=limit, passed=passed, note=note)
-
-
-def _at_least(name: str, value: float | None, limit: float, note: str) -> Check:
-    passed = value is not None and value >= limit
-    return Check(name=name, value=value, limit=limit, passed=passed, note=note)
-
-
-def _at_most(name: str, value: float | None, limit: float, note: str) -> Check:
-    passed = value is not None and value <= limit
+def _check(
+    name: str,
+    value: float | None,
+    limit: float | None,
+    note: str,
+    compare: Callable[[float, float], bool] = operator.ge,
+) -> Check:
+    """Return a check that passes where there is a value and it is at least the limit."""
+    passed = value is not None and limit is not None and compare(value, limit)
     return Check(name=name, value=value, limit=limit, passed=passed, note=note)
 
 

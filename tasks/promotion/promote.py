@@ -10,7 +10,6 @@ import os
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
@@ -36,7 +35,7 @@ from tasks.registry.versions import (
     model_tags,
     read_alias,
     read_version,
-    unreachable,
+    registry_call,
 )
 from tasks.runtime.page import publish_table
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
@@ -158,12 +157,10 @@ def promote(run: Run, version: Version, decision: Decision) -> Decision:
 
     outcome = "promoted" if decision.is_promoted else "held back"
     client, run_id = tracking_client(), run.mlflow_run_id
-    try:
+    with registry_call("could not keep the decision"):
         client.log_text(run_id, decision.model_dump_json(indent=2), "gate/decision.json")
         client.set_tag(run_id, "commerce_clip.gate", outcome)
         client.set_tag(run_id, "commerce_clip.gate_reason", decision.reason[:4000])
-    except MlflowException as error:
-        raise unreachable("could not keep the decision", error) from error
     announce_decision(version.name, decision)
     return decision
 
@@ -172,6 +169,7 @@ def announce_decision(name: str, decision: Decision) -> None:
     """Emit the Prefect event that notifications wait for, where there is a server to wait on."""
     if not (flow_run.id or os.environ.get("PREFECT_API_URL")):
         return
+
     emit_event(
         PROMOTED if decision.is_promoted else HELD_BACK,
         resource={
@@ -193,26 +191,24 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
         ServiceError: the registry does not answer.
     """
     client, name, number = tracking_client(), version.name, version.number
-    try:
-        with registry_lock(name, f"promotion of version {number}"):
-            finish_change(client, name)
-            champion = number_of(read_alias(client, name, CHAMPION))
-            # An earlier try may have ended between the alias and the tags.
-            is_done = decision.is_promoted and champion == number
-            if champion != decision.champion and not is_done:
-                return False
+    lock = registry_lock(name, f"promotion of version {number}")
+    with registry_call("could not set aliases"), lock:
+        finish_change(client, name)
+        champion = number_of(read_alias(client, name, CHAMPION))
+        # An earlier try may have ended between the alias and the tags.
+        is_done = decision.is_promoted and champion == number
+        if champion != decision.champion and not is_done:
+            return False
 
-            reason = decision.reason
-            if decision.is_promoted and not is_done:
-                change_champion(client, name, champion, number, reason, decision.checks)
-            elif CHALLENGER in decision.aliases:
-                client.set_registered_model_alias(name, CHALLENGER, str(number))
-            if decision.is_promoted:
-                mark_champion(client, name, number)
-            leave_reason(client, name, number, reason)
-            client.set_model_version_tag(name, str(number), decided_tag(mark), "true")
-    except MlflowException as error:
-        raise unreachable("could not set aliases", error) from error
+        reason = decision.reason
+        if decision.is_promoted and not is_done:
+            change_champion(client, name, champion, number, reason, decision.checks)
+        elif CHALLENGER in decision.aliases:
+            client.set_registered_model_alias(name, CHALLENGER, str(number))
+        if decision.is_promoted:
+            mark_champion(client, name, number)
+        leave_reason(client, name, number, reason)
+        client.set_model_version_tag(name, str(number), decided_tag(mark), "true")
     return True
 
 
@@ -241,6 +237,7 @@ def roll_back(name: str, reason: str) -> Decision:
     client = tracking_client()
     with registry_lock(name, "a rollback"):
         finish_change(client, name)
+
     previous = _before(client, name)
     if previous is None:
         raise PromotionRefused(
@@ -263,23 +260,21 @@ def _before(client: MlflowClient, name: str) -> ModelVersion | None:
 
 
 def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision:
-    try:
-        with registry_lock(name, f"promotion of version {number}"):
-            finish_change(client, name)
-            champion = number_of(read_alias(client, name, CHAMPION))
-            if champion == number:
-                return Decision(
-                    version=number,
-                    is_promoted=False,
-                    aliases=[CHAMPION],
-                    reason=ALREADY_CHAMPION,
-                    champion=champion,
-                )
+    lock = registry_lock(name, f"promotion of version {number}")
+    with registry_call("could not set aliases"), lock:
+        finish_change(client, name)
+        champion = number_of(read_alias(client, name, CHAMPION))
+        if champion == number:
+            return Decision(
+                version=number,
+                is_promoted=False,
+                aliases=[CHAMPION],
+                reason=ALREADY_CHAMPION,
+                champion=champion,
+            )
 
-            change_champion(client, name, champion, number, reason, [])
-            leave_reason(client, name, number, reason)
-    except MlflowException as error:
-        raise unreachable("could not set aliases", error) from error
+        change_champion(client, name, champion, number, reason, [])
+        leave_reason(client, name, number, reason)
     return Decision(
         version=number, is_promoted=True, aliases=[CHAMPION], reason=reason, champion=champion
     )

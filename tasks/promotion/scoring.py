@@ -30,6 +30,7 @@ def score_version(run: Run, validation: Validation, version: ModelVersion) -> Sc
     towers = load_towers(loadable_folder(version), run.config.device, run.config.precision)
     settings = run.config.evaluate
     test = split_input(run, validation, "test", towers, crops_centre=True)
+
     try:
         result = evaluate_split(
             towers, test, settings.batch_size, settings.block_rows, run.config.workers

@@ -13,7 +13,6 @@ from uuid import uuid4
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from pydantic import Field, ValidationError
 
 from model.storage.sealed import fault_point
@@ -26,7 +25,7 @@ from tasks.registry.versions import (
     find_versions,
     model_tags,
     read_alias,
-    unreachable,
+    registry_call,
 )
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Check, Record
@@ -84,32 +83,27 @@ def finish_change(client: MlflowClient, name: str) -> None:
     Raises:
         ServiceError: the registry does not answer.
     """
-    try:
-        _finish(client, name)
-    except MlflowException as error:
-        raise unreachable("could not set aliases", error) from error
+    with registry_call("could not set aliases"):
+        try:
+            tag = model_tags(client, name).get(CHANGE_TAG, "")
+            change = ChampionChange.model_validate_json(tag)
+        except ValidationError:
+            return
 
-
-def _finish(client: MlflowClient, name: str) -> None:
-    try:
-        tag = model_tags(client, name).get(CHANGE_TAG, "")
-        change = ChampionChange.model_validate_json(tag)
-    except ValidationError:
-        return
-
-    champion = number_of(read_alias(client, name, CHAMPION))
-    if change.after not in {int(version.version) for version in find_versions(client, name, {})}:
-        run_logger().warning(
-            "%s: version %s is gone, so it does not become champion", name, change.after
-        )
-    elif champion in (change.before, change.after):
-        _set_aliases(client, change, champion)
-        _add_to_history(client, change)
-    else:
-        run_logger().warning(
-            "%s: a person made version %s champion meanwhile; it stays", name, champion
-        )
-    client.delete_registered_model_tag(name, CHANGE_TAG)
+        champion = number_of(read_alias(client, name, CHAMPION))
+        known = {int(version.version) for version in find_versions(client, name, {})}
+        if change.after not in known:
+            run_logger().warning(
+                "%s: version %s is gone, so it does not become champion", name, change.after
+            )
+        elif champion in (change.before, change.after):
+            _set_aliases(client, change, champion)
+            _add_to_history(client, change)
+        else:
+            run_logger().warning(
+                "%s: a person made version %s champion meanwhile; it stays", name, champion
+            )
+        client.delete_registered_model_tag(name, CHANGE_TAG)
 
 
 def _set_aliases(client: MlflowClient, change: ChampionChange, champion: int | None) -> None:
@@ -170,12 +164,10 @@ def history(name: str) -> list[ChampionChange]:
         ServiceError: the registry does not answer.
     """
     client = tracking_client()
-    try:
+    with registry_call("could not read the history"):
         run_id = _history_run(client, name)
         paths = sorted(file.path for file in client.list_artifacts(run_id, HISTORY))
         texts = [mlflow.artifacts.load_text(f"runs:/{run_id}/{path}") for path in paths]
-    except MlflowException as error:
-        raise unreachable("could not read the history", error) from error
     return [ChampionChange.model_validate_json(text) for text in texts]
 
 

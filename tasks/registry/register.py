@@ -4,8 +4,7 @@ Aliases, never stages: ``challenger`` is the newest candidate, ``champion`` serv
 where a rollback goes; `tasks.promotion.promote` moves them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -21,7 +20,7 @@ from tasks.registry.versions import (
     WEIGHTS_TAG,
     as_version,
     find_versions,
-    unreachable,
+    registry_call,
 )
 from tasks.runtime.lineage import lineage_tags
 from tasks.runtime.locks import locked
@@ -56,12 +55,10 @@ def record_export(version: Version, folder: Path, rows: int) -> None:
     Raises:
         ServiceError: the registry does not answer.
     """
-    try:
+    with registry_call("could not tag a version"):
         tracking_client().set_model_version_tag(
             version.name, str(version.number), EXPORT_TAG, f"{rows} rows in {folder}"
         )
-    except MlflowException as error:
-        raise unreachable("could not tag a version", error) from error
 
 
 @stage("register", Version)
@@ -88,21 +85,19 @@ def register(
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
 
-    try:
-        with registry_lock(name, f"run {run.folder.name}"):
-            known = _known(client, run, model.weights_sha256)
-            if known is None:
-                model_id = log_model(run.mlflow_run_id, run.config, model.folder)
-                if not _model_exists(client, name):
-                    client.create_registered_model(name)
-                source = f"models:/{model_id}"
-                known = client.create_model_version(
-                    name, source, run_id=run.mlflow_run_id, tags=tags, model_id=model_id
-                )
-            tag = run_tag(run.fingerprint)
-            client.set_model_version_tag(name, known.version, tag, run.mlflow_run_id)
-    except MlflowException as error:
-        raise unreachable("could not register a version", error) from error
+    lock = registry_lock(name, f"run {run.folder.name}")
+    with registry_call("could not register a version"), lock:
+        known = _known(client, run, model.weights_sha256)
+        if known is None:
+            model_id = log_model(run.mlflow_run_id, run.config, model.folder)
+            if not _model_exists(client, name):
+                client.create_registered_model(name)
+            source = f"models:/{model_id}"
+            known = client.create_model_version(
+                name, source, run_id=run.mlflow_run_id, tags=tags, model_id=model_id
+            )
+        tag = run_tag(run.fingerprint)
+        client.set_model_version_tag(name, known.version, tag, run.mlflow_run_id)
     return as_version(known)
 
 
@@ -125,11 +120,9 @@ def _known(client: MlflowClient, run: Run, digest: str) -> ModelVersion | None:
     return None
 
 
-@contextmanager
-def registry_lock(name: str, what: str) -> Iterator[None]:
-    """Hold the lock under which versions are registered and aliases move."""
-    with locked(f"registry-{name}", what, wait=True):
-        yield
+def registry_lock(name: str, what: str) -> AbstractContextManager[None]:
+    """Return the lock under which versions are registered and aliases move (DECISIONS 25)."""
+    return locked(f"registry-{name}", what, wait=True)
 
 
 def _model_exists(client: MlflowClient, name: str) -> bool:

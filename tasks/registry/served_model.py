@@ -47,7 +47,7 @@ class EmbeddingModel(PythonModel):
             ).tolist()
         if embedded.empty:
             raise ValueError(
-                "the DataFrame needs a full column 'caption' (text) or 'image' (bytes of a picture)"
+                "the DataFrame needs a full column 'caption' (text) or 'image' (bytes of an image)"
             )
         return embedded
 

@@ -3,6 +3,8 @@
 A read that fails is a ServiceError and never "there is no champion".
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mlflow import MlflowClient
@@ -35,6 +37,15 @@ OUTAGES = {
 NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
 
 
+@contextmanager
+def registry_call(what: str) -> Iterator[None]:
+    """Turn an outage of the registry within the block into the error that is retried."""
+    try:
+        yield
+    except MlflowException as error:
+        raise unreachable(what, error) from error
+
+
 def find_version(name: str, which: str) -> Version:
     """Return a version by number or alias.
 
@@ -44,6 +55,7 @@ def find_version(name: str, which: str) -> Version:
     client = tracking_client()
     if which.isdigit():
         return as_version(read_version(client, name, int(which)))
+
     version = read_alias(client, name, which)
     if version is None:
         raise PromotionRefused(
@@ -81,15 +93,13 @@ def trained_on() -> dict[str, list[str]]:
         ServiceError: the registry does not answer.
     """
     client, found, token = tracking_client(), dict[str, list[str]](), None
-    try:
+    with registry_call("could not search versions"):
         while token is None or token:
             page = client.search_model_versions(order_by=["version_number ASC"], page_token=token)
             for version in page:
                 data = version.tags.get(DATA_VERSION_TAG, "")
                 found.setdefault(data, []).append(f"{version.name} {version.version}")
             token = page.token or ""
-    except MlflowException as error:
-        raise unreachable("could not search versions", error) from error
     return found
 
 
@@ -117,10 +127,8 @@ def model_tags(client: MlflowClient, name: str) -> dict[str, str]:
 def find_versions(client: MlflowClient, name: str, tags: dict[str, str]) -> list[ModelVersion]:
     """Return the versions that carry all the tags, by number."""
     conditions = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
-    try:
+    with registry_call("could not search versions"):
         found = client.search_model_versions(" and ".join(conditions))
-    except MlflowException as error:
-        raise unreachable("could not search versions", error) from error
     return sorted(found, key=lambda version: int(version.version))
 
 

@@ -39,6 +39,7 @@ def tsv_files(splits: Splits) -> dict[str, Path]:
             raise DataError(
                 f"{path}: rename it; letters, digits, '.', '_' and '-' are allowed, at most 64"
             )
+
     named = {f"{PRETRAIN}{path.stem}": path for path in splits.pretrain}
     named["train"] = splits.train
     if splits.valid is not None:

@@ -1,5 +1,4 @@
-"""What changed between two data versions, read from what validation left of them: rows in and out,
-and drift.
+"""What changed between two data versions that were validated: rows in and out, and drift.
 
 A row is known by the hashes of its caption and its image, 64 bits a row in memory; two million rows
 a split take seconds.

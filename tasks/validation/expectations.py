@@ -25,6 +25,7 @@ LEAKS = {
 
 def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
     """Yield what a split's lines must satisfy, the most telling first."""
+    # How many lines there are, and how many of them can be used.
     yield _row_count(1, "there is no line")
     yield from _fault_expectations(limits)
     yield gxe.ExpectColumnSumToBeBetween(
@@ -32,6 +33,8 @@ def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
         min_value=limits.min_rows,
         meta=_meta(f"fewer accepted pairs than data.min_rows ({limits.min_rows})"),
     )
+
+    # What is in test, or in the split itself, already (DECISIONS 13).
     if name != "test" and limits.on_leak == "refuse":
         for kind in LEAK_KINDS:
             sentence = f"test leaks: {LEAKS[kind]}; take it out or set data.on_leak=drop"
@@ -42,6 +45,7 @@ def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
         1 - limits.max_duplicate_share,
         f"too many repeated pairs (data.max_duplicate_share is {limits.max_duplicate_share:.2%})",
     )
+
     yield from _caption_expectations(limits)
     for side in ("width", "height"):
         yield gxe.ExpectColumnValuesToBeBetween(
@@ -89,6 +93,7 @@ def _fault_expectations(limits: DataConfig) -> Iterator[Expectation]:
         1 - share,
         f"too many faulty lines (data.max_fault_share is {share:.2%})",
     )
+
     for reason, share in limits.max_fault_share_by_reason.items():
         yield gxe.ExpectColumnValuesToNotBeInSet(
             column="verdict",
@@ -116,6 +121,7 @@ def _caption_expectations(limits: DataConfig) -> Iterator[Expectation]:
                 f"(data.max_caption_{unit})"
             ),
         )
+
     if limits.scripts:
         wanted = ", ".join(limits.scripts)
         sentence = f"too many captions in other scripts than {wanted} (data.min_script_share is "

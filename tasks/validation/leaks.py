@@ -41,7 +41,7 @@ class ComparisonFiles(NamedTuple):
     seal: Path
 
 
-class SplitSource(NamedTuple):
+class SplitWithProducts(NamedTuple):
     """A TSV of pairs with its side table, one row a line of it, or None."""
 
     tsv: Path
@@ -59,7 +59,7 @@ def comparison_files(folder: Path, name: str) -> ComparisonFiles:
     )
 
 
-def compare_splits(folder: Path, splits: Mapping[str, SplitSource]) -> None:
+def compare_splits(folder: Path, splits: Mapping[str, SplitWithProducts]) -> None:
     """Write the comparisons of every split, unless these profiles and side tables led to them.
 
     Raises:
@@ -86,7 +86,11 @@ def first_repeats(folder: Path, name: str, most: int) -> list[dict[str, str]]:
 
 
 def _compare(
-    folder: Path, name: str, split: SplitSource, test: SplitSource, files: ComparisonFiles
+    folder: Path,
+    name: str,
+    split: SplitWithProducts,
+    test: SplitWithProducts,
+    files: ComparisonFiles,
 ) -> None:
     here = _profiled(folder, name, split)
     there = _profiled(folder, TEST, test)
@@ -117,7 +121,7 @@ def _listed(name: str, leaked: pa.Table, repeated: pa.Table, most: int) -> list[
     return rows
 
 
-def _profiled(folder: Path, name: str, split: SplitSource) -> Profiled:
+def _profiled(folder: Path, name: str, split: SplitWithProducts) -> Profiled:
     profile, products = profile_path(folder, name), split.products
     # A table that is shorter or longer is refused by its own expectation; until then nobody knows
     # whose ids these are.
@@ -126,7 +130,7 @@ def _profiled(folder: Path, name: str, split: SplitSource) -> Profiled:
     return Profiled(split.tsv, profile, products["id"])
 
 
-def _made_from(folder: Path, name: str, splits: Mapping[str, SplitSource]) -> dict[str, Any]:
+def _made_from(folder: Path, name: str, splits: Mapping[str, SplitWithProducts]) -> dict[str, Any]:
     """Return the hashes of everything that the comparisons of a split depend on."""
     inputs = [profile_files(folder, name).words]
     for each in (name, TEST):

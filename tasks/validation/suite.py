@@ -47,17 +47,15 @@ class Verdict:
 
 
 def validate_tables(tables: Iterable[CheckedTable], docs: Path) -> Verdict:
-    """Run every table's suite, one table in memory at a time, and write Data Docs into the folder
-    ``docs``.
+    """Run every table's suite, one table in memory at a time, and write Data Docs.
 
     Raises:
         DataError: there is no table.
     """
     context = _context(docs)
     source = context.data_sources.add_pandas("tables")
-    failures: list[str] = []
-    warnings: list[str] = []
-    count = 0
+    failures, warnings, count = list[str](), list[str](), 0
+
     for table in tables:
         results = _results(context, source, table)
         count += len(results)
@@ -101,6 +99,7 @@ def _results(
     """Return a result for each expectation of a table, in their order; GX sorts them by kind."""
     for number, expectation in enumerate(table.expectations):
         expectation.meta = {**(expectation.meta or {}), ORDER: number}
+
     suite = context.suites.add(
         gx.ExpectationSuite(table.name, expectations=list(table.expectations))
     )
@@ -109,6 +108,7 @@ def _results(
     run = context.validation_definitions.add(definition).run(
         batch_parameters={"dataframe": table.frame}
     )
+
     results = sorted(run.results, key=lambda result: int(_meta(result)[ORDER]))
     assert len(results) == len(table.expectations), "GX evaluated every expectation"
     return results
@@ -127,6 +127,7 @@ def _failure(name: str, result: ExpectationValidationResult) -> str:
         return f"{name}: could not be checked, because no line has a value, so perhaps {what}"
     if result.success:
         return ""
+
     if "unexpected_count" in found:
         return f"{name}: {what} ({found['unexpected_count']} of {found['element_count']} {rows})"
     return f"{name}: {what} (found {found.get('observed_value')})"

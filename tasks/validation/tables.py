@@ -25,7 +25,7 @@ from tasks.validation.expectations import (
     side_table_expectations,
     split_expectations,
 )
-from tasks.validation.leaks import SplitSource, comparison_files
+from tasks.validation.leaks import SplitWithProducts, comparison_files
 from tasks.validation.suite import CheckedTable
 
 PROFILE_COLUMNS = ["caption_chars", "caption_words", "caption_script", "width", "height", "fault"]
@@ -33,7 +33,7 @@ PROFILE_COLUMNS = ["caption_chars", "caption_words", "caption_script", "width", 
 
 def version_tables(
     folder: Path,
-    splits: Mapping[str, SplitSource],
+    splits: Mapping[str, SplitWithProducts],
     counts: list[SplitCounts],
     drift: Drift | None,
     limits: DataConfig,

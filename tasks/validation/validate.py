@@ -35,7 +35,7 @@ from tasks.validation.drift import (
     unmeasured,
 )
 from tasks.validation.leaks import (
-    SplitSource,
+    SplitWithProducts,
     compare_splits,
     comparison_files,
     first_repeats,
@@ -81,7 +81,7 @@ def validate_data_version(
     for tsv in tsvs.values():
         check_file(tsv)
     splits = {
-        name: SplitSource(tsv, read_side_table(tsv, limits.require_side_table))
+        name: SplitWithProducts(tsv, read_side_table(tsv, limits.require_side_table))
         for name, tsv in tsvs.items()
     }
 
@@ -116,9 +116,9 @@ def _profile_splits(
     files = {name: profile_files(folder, name) for name in tsvs}
     summaries = {name: existing_profile(tsv, files[name], limits) for name, tsv in tsvs.items()}
     new = {name: tsv for name, tsv in tsvs.items() if summaries[name] is None}
-    with progress("validate", sum(map(count_lines, new.values())), "lines") as shown:
+    with progress("validate", sum(map(count_lines, new.values())), "lines") as bar:
         made = {
-            name: write_profile(tsv, files[name], limits, "pair", shown.advance, processes)
+            name: write_profile(tsv, files[name], limits, "pair", bar.advance, processes)
             for name, tsv in new.items()
         }
     return {name: summaries[name] or made[name] for name in tsvs}

@@ -1,4 +1,4 @@
-"""A state folder with its own MLflow, and a run with an untrained model in it, for tests of single tasks."""
+"""A state folder with its own MLflow, and an untrained model, for tests of single tasks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Processes that register versions at once, forked from one that has imported all: many of them cost little."""
+"""Processes that register versions at once, forked from one that has imported all."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ Registration = tuple[Run, Validation, TrainedModel, Evaluation]
 
 @contextmanager
 def registrars(processes: int) -> Iterator[Callable[[list[Registration]], list[Version]]]:
-    """Yield what lets as many processes register one version each, at once; they end with the block."""
+    """Yield a function by which as many processes register one version each, at once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with context.Pool(processes, _begin, (context.Barrier(processes), dict(os.environ))) as pool:

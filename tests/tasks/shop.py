@@ -1,4 +1,4 @@
-"""A shop that registers versions with chosen test figures and promotes them, as the main job does."""
+"""A shop that registers versions with chosen test figures and promotes them, as a run does."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def result_of(mean_recall: float, products: int = PRODUCTS) -> RetrievalResult:
 
 
 def log_files(run_id: str, config: RunConfig, folder: Path) -> str:
-    """Log a model folder without what makes it loadable by pyfunc, which takes seconds; return MLflow's id of it."""
+    """Log a model folder without what makes it loadable, which takes seconds; return its id."""
     client = tracking_client()
     model = client.create_logged_model(experiment_id(client), name="model", source_run_id=run_id)
     staged = Path(

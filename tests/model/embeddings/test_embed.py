@@ -1,4 +1,4 @@
-"""A batch at a time or one by one, a pair's embedding is the same, and every line is either embedded or faulty."""
+"""A pair's embedding is the same in any batch, and every line is either embedded or faulty."""
 
 import base64
 from pathlib import Path

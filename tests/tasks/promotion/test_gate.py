@@ -82,9 +82,7 @@ def test_a_tie_a_nan_a_missing_metric_and_figures_of_something_else_do_not_pass(
         assert all(check.note for check in checks.values() if not check.passed)
 
 
-def test_a_guarded_slice_that_falls_too_far_holds_back_a_challenger_that_is_better_on_the_whole() -> (
-    None
-):
+def test_a_guarded_slice_that_falls_too_far_holds_back_a_challenger_better_on_the_whole() -> None:
     new, old = scored(0.5), scored(0.3)
     ranks = old.result.text_to_image.ranks.copy()
     ranks[-100:] = 1  # what the champion finds, and the challenger does not
@@ -140,7 +138,7 @@ def test_a_metric_that_is_missing_is_named_with_those_that_are_known(
 
 
 def twins(seed: int, products: int, captions: int) -> tuple[RetrievalResult, RetrievalResult]:
-    """Two equally good models on products that are hard or easy for both, with up to so many captions each."""
+    """Two equally good models on products hard or easy for both, of up to so many captions."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(products), rng.integers(1, captions + 1, products))
     hard = rng.normal(size=products)

@@ -1,4 +1,4 @@
-"""Metrics reach MLflow in order, each once, whatever the server does meanwhile; training never waits for it."""
+"""Metrics reach MLflow in order, each once, whatever the server does; training never waits."""
 
 import json
 import random
@@ -21,7 +21,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Server:
-    """Keeps what it is sent as MLflow does: a value of the same name, step and time is one value."""
+    """Keeps what it is sent as MLflow does: equal name, step and time are one value."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, int, int], float] = {}

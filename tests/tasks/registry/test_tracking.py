@@ -1,4 +1,4 @@
-"""An MLflow that is not there is found in seconds and told in one sentence, whatever form its absence takes."""
+"""An MLflow that does not answer is reported within seconds in one sentence, however it fails."""
 
 import socket
 import socketserver

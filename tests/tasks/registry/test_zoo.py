@@ -1,4 +1,4 @@
-"""Every row of the table is imported, judged, fine-tuned and given back; what a person reads of it in the terminal."""
+"""Every row of the table is imported, evaluated, fine-tuned and exported; the terminal lists it."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_row_says_the_size_and_resolution_of_its_towers(row: PublishedModel) -
 
 
 @pytest.mark.parametrize("row", ENGLISH, ids=lambda row: row.name)
-def test_every_row_is_imported_judged_and_fine_tuned(
+def test_every_row_is_imported_evaluated_and_fine_tuned(
     row: PublishedModel, tmp_path: Path, pairs: TinyData
 ) -> None:
     from model.batches.loading import pair_input

@@ -12,8 +12,8 @@ from model.pairs.splits import find_split_files, read_side_table, side_table_pat
 from tasks.pages.text import format_retention
 from tasks.runtime.records import DataVersion, Evaluation, Retention, Run, Validation
 from tasks.validation.accepted import split_index, tsv_files
-from tasks.validation.leaks import SplitSource, compare_splits
 from tests.runs import lineage
+from tasks.validation.leaks import SplitWithProducts, compare_splits
 from tests.tiny import COLOURS, drawn_jpeg, profiled
 
 COLOUR_NAMES = list(COLOURS)
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataVersion, Validat
         folder / "finetune" / "test.tsv", [(f"{colour} bag", 40) for colour in COLOUR_NAMES]
     )
     splits = {
-        name: SplitSource(tsv, read_side_table(tsv, False))
+        name: SplitWithProducts(tsv, read_side_table(tsv, False))
         for name, tsv in tsv_files(find_split_files(folder)).items()
     }
     for name, split in splits.items():

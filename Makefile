@@ -8,14 +8,16 @@ BENCH ?= *
 LINES ?= 1000000
 SEED ?= 0
 BIN := .venv/bin
-# Files of tests on every core; a file stays in one process, for its tests share servers and fixtures.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+FILE ?= tests
+# Tests on every core, the longest files first (tests/scheduling.py); a part of them in one process, which starts at once.
+SPREAD := -n auto --maxprocesses 8 --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest
 UV_VERSION := 0.13.9
 
-.PHONY: help setup run test lint bench faults fuzz up down clean
+.PHONY: help setup run test test-all lint bench faults fuzz up down clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: .venv/.installed ## make the virtual environment .venv from requirements.lock
 
@@ -29,8 +31,11 @@ setup: .venv/.installed ## make the virtual environment .venv from requirements.
 run: setup ## run the main job: CONFIG=configs/sample.yaml DATA=<folder with train.tsv test.tsv>
 	@$(BIN)/python -m flows retrain --config $(CONFIG) $(if $(DATA),--data $(DATA))
 
-test: setup ## pass the tests
-	@$(PYTEST)
+test: setup ## pass the tests that a person runs while working (10 minutes); FILE=tests/model/pairs for a part
+	@$(PYTEST) $(if $(filter tests,$(FILE)),$(SPREAD)) $(FILE)
+
+test-all: setup ## pass all tests with all rounds: nightly, before a release, before an issue is called resolved
+	@TEST_ALL=1 $(PYTEST) $(SPREAD)
 
 lint: setup ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .
@@ -42,7 +47,7 @@ bench: setup ## print ratios against peers: BENCH=rank runs benchmarks/rank.py
 	@set -e; for script in benchmarks/$(BENCH).py; do PYTHONPATH=. $(BIN)/python $$script; done
 
 faults: setup ## inject faults and print what survived
-	@$(PYTEST) -m faults -p tests.faults.table
+	@TEST_ALL=1 $(PYTEST) $(SPREAD) -m faults -p tests.faults.table
 
 fuzz: setup ## profile mutated lines: LINES=1000000 SEED=0; of the pairs below REAL_PAIRS, else drawn ones
 	@$(BIN)/python -m tests.fuzz --lines $(LINES) --seed $(SEED)

@@ -68,7 +68,8 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures = captioned_pictures(max(PICTURES.values()))
     print(
-        f"{len(pictures)} {'real' if real_split('test') else 'drawn'} pictures, encoded again as JPEG, quality 90"
+        f"{len(pictures)} {'real' if real_split('test') else 'drawn'} pictures, "
+        "encoded again as JPEG, quality 90"
     )
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +144,10 @@ def bench_profile(pictures: list[Captioned], folder: Path) -> None:
 
 
 def bench_workers(pictures: list[Captioned], folder: Path) -> None:
-    """Profile with two processes against one, and bare decoding in two against one, which is what the machine gives."""
+    """Profile with two processes against one.
+
+    Bare decoding in two against one is what the machine gives.
+    """
     tsv = write_tsv(folder / "shared.tsv", lines_of(pictures, 256), WORKER_ROWS)
     gains, ceilings = [], []
     for _ in range(ROUNDS):
@@ -164,10 +168,12 @@ def bench_open(pictures: list[Captioned], folder: Path) -> None:
     write_sparse(tsv, profile, lines_of(pictures, 32), OPENED_ROWS, OPENED_BYTES)
     found = json.loads(_wait(_module("benchmarks.support.opening", tsv, profile, READS)))
     print(
-        f"\nopening {tsv.stat().st_size / 1e9:.1f} GB of {OPENED_ROWS:,} rows, then {READS:,} random reads"
+        f"\nopening {tsv.stat().st_size / 1e9:.1f} GB of {OPENED_ROWS:,} rows, "
+        f"then {READS:,} random reads"
     )
     print(
-        f"{found['open_s'] * 1000:.0f} ms to open; {found['rate']:,.0f} reads/s; private memory in MB: ",
+        f"{found['open_s'] * 1000:.0f} ms to open; {found['rate']:,.0f} reads/s; "
+        "private memory in MB: ",
         end="",
     )
     print(", ".join(f"{name} {found[name] / 1e6:.0f}" for name in ("imported", "opened", "read")))
@@ -182,7 +188,8 @@ def bench_memory(pictures: list[Captioned], folder: Path) -> None:
     peak = peak_bytes(process)
     seconds = float(_wait(process))
     print(
-        f"\nprofiling {MEMORY_ROWS:,} rows, {tsv.stat().st_size / 1e9:.1f} GB: {seconds:.0f} s on all cores"
+        f"\nprofiling {MEMORY_ROWS:,} rows, {tsv.stat().st_size / 1e9:.1f} GB: "
+        f"{seconds:.0f} s on all cores"
     )
     print_bar("profile_peak_mb", peak / 1e6, "<=", 300)
 

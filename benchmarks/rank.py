@@ -5,7 +5,7 @@ The peers are written after what they stand for: EasyNLP's evaluator (one produc
 query a full sort and a look into it, one direction) and open_clip's of mid-2026 (chunks of 4,096
 both ways, places of ties by index). The bare product fills a block that is used again, which is the
 fastest way to it; EasyNLP is timed on a share of the queries against all candidates and its time
-scaled, as is said beside it. Memory is the peak above the embeddings, of a process of its own.
+scaled, as its line notes. Memory is the peak above the embeddings, of a process of its own.
 
 Usage: python benchmarks/rank.py [--pairs 32528] [--width 512] [--rounds 2]
 """
@@ -24,6 +24,8 @@ from torch.nn.functional import normalize
 from benchmarks.support.measure import core_seconds, print_bar, times_faster
 from model.evaluation.retrieval import RelevantPairs, evaluate_retrieval
 
+BARE, OURS = "bare product", "Rank@K both ways"
+EASYNLP, CHUNKED = "EasyNLP, one way", "open_clip, both ways"
 BLOCK_ROWS = 1024
 CHUNK = 4096
 EASYNLP_QUERIES = 256
@@ -42,48 +44,40 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    text, image = embeddings(options.pairs, options.width)
+    pairs, width = options.pairs, options.width
+    text, image = embeddings(pairs, width)
     if options.memory:
         print_extra_memory(text, image)
         return
-    ours, bare, easynlp, chunked = (
-        "Rank@K both ways",
-        "bare product",
-        "EasyNLP, one way",
-        "open_clip, both ways",
-    )
-    shown = min(EASYNLP_QUERIES, options.pairs)
+
+    queries = min(EASYNLP_QUERIES, pairs)
     ways: dict[str, Callable[[], object]] = {
-        bare: lambda: bare_product(text, image),
-        ours: lambda: rank(text, image),
-        easynlp: lambda: easynlp_recalls(text, image, shown),
-        chunked: lambda: open_clip_ranks(text, image),
+        BARE: lambda: bare_product(text, image),
+        OURS: lambda: rank(text, image),
+        EASYNLP: lambda: easynlp_recalls(text, image, queries),
+        CHUNKED: lambda: open_clip_ranks(text, image),
     }
     seconds = core_seconds(ways, options.rounds)
-    seconds[easynlp] = [value * options.pairs / shown for value in seconds[easynlp]]
-    print(
-        f"{options.pairs:,} captions x {options.pairs:,} images, {options.width} dimensions, one core, in turns"
-    )
-    notes = {easynlp: f" ({shown} queries against all, scaled)"}
+    seconds[EASYNLP] = [value * pairs / queries for value in seconds[EASYNLP]]
+
+    print(f"{pairs:,} captions x {pairs:,} images, {width} dimensions, one core, in turns")
+    notes = {EASYNLP: f" ({queries} queries against all, scaled)"}
     for name, values in seconds.items():
         print(f"{name:>22} {statistics.median(values):8.1f} s{notes.get(name, '')}")
-    extra = extra_mb(options)
+    extra = extra_mb(pairs, width)
     print(f"{'extra memory':>22} {extra:8.0f} MB")
-    project(
-        statistics.median(seconds[ours]),
-        statistics.median(seconds[bare]),
-        options.pairs,
-        options.width,
-    )
-    print_bar("rank_over_bare_product", 1 / times_faster(seconds, ours, bare), "<=", 1.35)
+    medians = (statistics.median(seconds[name]) for name in (OURS, BARE))
+    print_projection(*medians, pairs, width)
+
+    print_bar("rank_over_bare_product", 1 / times_faster(seconds, OURS, BARE), "<=", 1.35)
     print_bar("rank_extra_memory_mb", extra, "<=", 250)
     # Ours answers both directions, EasyNLP's one.
-    print_bar("rank_per_direction_over_easynlp", 2 * times_faster(seconds, ours, easynlp), ">=", 8)
-    print_bar("rank_over_open_clip", times_faster(seconds, ours, chunked), ">=", 1.5)
+    print_bar("rank_per_direction_over_easynlp", 2 * times_faster(seconds, OURS, EASYNLP), ">=", 8)
+    print_bar("rank_over_open_clip", times_faster(seconds, OURS, CHUNKED), ">=", 1.5)
 
 
 def embeddings(pairs: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return normalised text and image embeddings, [pairs, width] each, of a model of middling quality."""
+    """Return normalised text and image embeddings of a middling model, [pairs, width] each."""
     generator = torch.Generator().manual_seed(0)
     text = normalize(torch.randn(pairs, width, generator=generator), dim=1)
     return text, normalize(text + 0.3 * torch.randn(pairs, width, generator=generator), dim=1)
@@ -96,14 +90,20 @@ def rank(text: Tensor, image: Tensor) -> object:
 
 
 def bare_product(text: Tensor, image: Tensor) -> None:
-    """Compute all similarities in float32 and keep none, a block of rows at a time in memory used again."""
+    """Compute all similarities in float32 and keep none.
+
+    A block of rows at a time uses the same memory.
+    """
     block = torch.empty(BLOCK_ROWS, len(image))
     for rows in torch.split(text, BLOCK_ROWS):
         torch.mm(rows, image.T, out=block[: len(rows)])
 
 
 def easynlp_recalls(text: Tensor, image: Tensor, queries: int) -> list[float]:
-    """Return Rank@1, 5 and 10 of the first queries as EasyNLP's evaluator finds them: a sort of all a query."""
+    """Return Rank@1, 5 and 10 of the first queries as EasyNLP's evaluator finds them.
+
+    It sorts all candidates for each query.
+    """
     similarity = text[:queries] @ image.T
     found = [0, 0, 0]
     for query in range(queries):
@@ -114,11 +114,15 @@ def easynlp_recalls(text: Tensor, image: Tensor, queries: int) -> list[float]:
 
 
 def open_clip_ranks(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each caption's and each image's rank from 0, by chunks, of equals the lower index first."""
+    """Return each caption's and each image's rank from 0, by chunks.
+
+    Of equals the lower index comes first.
+    """
     pairs = len(text)
     target = torch.cat(
         [(i @ t.T).diagonal() for i, t in zip(image.split(CHUNK), text.split(CHUNK), strict=True)]
     )
+
     of_image, of_text = torch.zeros(pairs, dtype=torch.long), torch.zeros(pairs, dtype=torch.long)
     index = torch.arange(pairs)
     for rows in index.split(CHUNK):
@@ -132,17 +136,10 @@ def open_clip_ranks(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     return of_text, of_image
 
 
-def extra_mb(options: argparse.Namespace) -> float:
-    """Return the memory that ranking takes at its peak above that of a process which holds the embeddings."""
-    command = [
-        sys.executable,
-        __file__,
-        "--pairs",
-        str(options.pairs),
-        "--width",
-        str(options.width),
-        "--memory",
-    ]
+def extra_mb(pairs: int, width: int) -> float:
+    """Return the memory that ranking takes at its peak above that of holding the embeddings."""
+    sizes = [f"--pairs={pairs}", f"--width={width}"]
+    command = [sys.executable, __file__, *sizes, "--memory"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -161,16 +158,16 @@ def resident_mb(account: str) -> float:
     return int(next(line for line in lines if line.startswith(account)).split()[1]) / 1024
 
 
-def project(seconds: float, bare_seconds: float, pairs: int, width: int) -> None:
-    """Print how long a million by a million takes by blocks as measured, and where the product is faster."""
+def print_projection(seconds: float, bare_seconds: float, pairs: int, width: int) -> None:
+    """Print how long a million by a million takes as measured, and where products are faster."""
     times = (MILLION / pairs) ** 2
     flops = 2 * MILLION**2 * width
     factor = seconds / bare_seconds
     gpu, cores = (flops / (tflops * 1e12) * factor for tflops in (GPU_TFLOPS, CORES_TFLOPS))
     print(
-        f"{'1,000,000 x 1,000,000':>22} {seconds * times / 3600:8.1f} h on this core, the same memory; at the measured "
-        f"{factor:.2f} x of the product {cores / 60:.0f} min on cores of {CORES_TFLOPS} TFLOP/s, {gpu:.0f} s on a GPU "
-        f"of {GPU_TFLOPS} TFLOP/s"
+        f"{'1,000,000 x 1,000,000':>22} {seconds * times / 3600:8.1f} h on this core, the same "
+        f"memory; at the measured {factor:.2f} x of the product {cores / 60:.0f} min on cores of "
+        f"{CORES_TFLOPS} TFLOP/s, {gpu:.0f} s on a GPU of {GPU_TFLOPS} TFLOP/s"
     )
 
 

@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.support.caching import caching_cost
-from benchmarks.support.flops import step_flops
 from benchmarks.support.measure import Seconds, core_seconds, parts_parser, print_bar, times_faster
 from benchmarks.support.pictures import captioned_pictures, lines_of, real_split, write_tsv
 from benchmarks.support.saving import measure_saving
@@ -27,6 +26,7 @@ from benchmarks.support.steps import (
     open_clip_step,
     our_step,
     ready_batch,
+    step_flops,
     text_groups,
 )
 from model.batches.loading import pair_input
@@ -107,7 +107,7 @@ def _steps(precision: str, batch: int, rounds: int) -> tuple[Seconds, float]:
     peaks = [_peak(getattr(torch, kind)) for kind in ("float32", "bfloat16")]
     seconds = core_seconds(ways, rounds)
     _print_rates(f"training steps of {MODEL}, batch {batch}, {precision}", batch, seconds)
-    flops = step_flops(towers.clip, batch, groups)
+    flops = step_flops(towers, batch, groups)
     rate = flops / statistics.median(seconds[OURS])
     lengths = ", ".join(str(group.shape[1]) for group in groups)
     print(
@@ -204,7 +204,7 @@ def bench_gpu() -> None:
         ready = ready_batch(towers, batch)
         step = our_step(towers, ready, PLAIN)
         seconds = _gpu_seconds(step)
-        flops = step_flops(towers.clip, batch, text_groups(towers, ready.batch.tokens))
+        flops = step_flops(towers, batch, text_groups(towers, ready.batch.tokens))
         memory = torch.cuda.max_memory_allocated() / 1e9
         print(
             f"\n{name}, {model}, batch {batch}, bf16, compiled: {batch / seconds:,.0f} pairs/s, {memory:.1f} GB"

@@ -1,4 +1,4 @@
-"""Ask a person before a version becomes champion: the run pauses, and a typed form waits on Prefect's page."""
+"""Ask a person before a version becomes champion: the run pauses, a form waits in Prefect's UI."""
 
 import os
 
@@ -7,6 +7,7 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
+from flows.report import markdown_table
 from model.config.load import RunConfig
 from model.errors import ConfigError
 from tasks.pages.text import escaped
@@ -16,7 +17,7 @@ from tasks.registry.versions import CHALLENGER
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Decision, Run
 
-POLL_S = 5
+ANSWER_POLL_S = 5
 
 
 class Approval(RunInput):
@@ -35,38 +36,45 @@ def require_approver(config: RunConfig) -> None:
     """
     if config.gate.approval == "manual" and not os.environ.get("PREFECT_API_URL"):
         raise ConfigError(
-            "gate.approval is manual, but there is no Prefect server to ask on; start one with `make up`, set "
-            "PREFECT_API_URL, or set gate.approval=auto"
+            "gate.approval is manual, but there is no Prefect server to ask on; "
+            "start one with `make up`, set PREFECT_API_URL, or set gate.approval=auto"
         )
 
 
 def approved(run: Run, decision: Decision) -> Decision:
-    """Return the decision, after a person agreed where the config asks for that and the gate would promote."""
+    """Return the decision after a person was asked, where the config wants that.
+
+    Nobody is asked about what the gate holds back or an earlier try settled.
+    """
     gate = run.config.gate
     is_open = (
         decision.is_promoted and not decision.is_settled and decision.champion != decision.version
     )
     if gate.approval == "auto" or not is_open:
         return decision
+
     run_logger().warning(
         "version %d waits %d s for approval: %s",
         decision.version,
         gate.approval_timeout_s,
         decision.reason,
     )
-    form = Approval.with_initial_data(
-        description=_description(decision), approve=False, who="", why=""
+    text = (
+        f"# Make version {decision.version} champion?\n\n{escaped(decision.reason)}\n\n"
+        f"{markdown_table(check_table(decision))}\n"
     )
+    form = Approval.with_initial_data(description=text, approve=False, who="", why="")
     try:
         answer = pause_flow_run(
-            wait_for_input=form, timeout=gate.approval_timeout_s, poll_interval=POLL_S
+            wait_for_input=form, timeout=gate.approval_timeout_s, poll_interval=ANSWER_POLL_S
         )
     except FlowPauseTimeout:
         return _held_back(decision, f"nobody approved it within {gate.approval_timeout_s} s")
-    said = f"{answer.who}: {answer.why}" if answer.why else answer.who
+
+    by = f"{answer.who}: {answer.why}" if answer.why else answer.who
     if not answer.approve:
-        return _held_back(decision, f"refused by {said}")
-    return decision.model_copy(update={"reason": f"{decision.reason}; approved by {said}"})
+        return _held_back(decision, f"refused by {by}")
+    return decision.model_copy(update={"reason": f"{decision.reason}; approved by {by}"})
 
 
 def _held_back(decision: Decision, why: str) -> Decision:
@@ -78,13 +86,3 @@ def _held_back(decision: Decision, why: str) -> Decision:
     held = decision.model_copy(update=update)
     publish(held)
     return held
-
-
-def _description(decision: Decision) -> str:
-    cells = [
-        [escaped(cell).replace("|", "\\|") for cell in row.values()]
-        for row in check_table(decision)
-    ]
-    rows = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    head = "| check | measured | limit | verdict | note |\n|---|---|---|---|---|"
-    return f"# Make version {decision.version} champion?\n\n{escaped(decision.reason)}\n\n{head}\n{rows}\n"

@@ -1,28 +1,24 @@
-"""What the Prefect server does by itself: mark dead runs as crashed, and tell people what became of
-a version.
+"""What the Prefect server does by itself: mark dead runs as crashed, notify people of a version.
 
 `prefect deploy --all` and `make up` create the automations, the same ones however often. The
-triggers that start a retraining stand in prefect.yaml, with their deployment. Who is told: every
+triggers that start a retraining stand in prefect.yaml, with their deployment. Notices go to every
 notification block (Slack, Sendgrid e-mail, Teams, a webhook, …) that is saved on the server under
 the name ``commerce-clip``.
 """
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.cli.terminal import print_line
-from model.errors import ServiceError
 from tasks.promotion.promote import HELD_BACK, PROMOTED
 from tasks.runtime.environment import HEARTBEAT_S
 
-PREFIX = "commerce-clip: "
+NAME_PREFIX = "commerce-clip: "
 BLOCK_NAME = "commerce-clip"
 MISSED_BEATS = 3
 FLOW_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -40,26 +36,21 @@ FAILURE = (
 )
 
 
-def automate() -> None:
-    """Create the automations, and say which.
-
-    Raises:
-        ServiceError: no Prefect server is named.
-    """
-    if not os.environ.get("PREFECT_API_URL"):
-        raise ServiceError(
-            "there is no Prefect server to automate; start one with `make up`, or set PREFECT_API_URL"
-        )
-    for name in create_automations()["automations"]:
-        print_line(name)
-
-
 def create_automations() -> dict[str, list[str]]:
-    """Create or renew our automations on the server and return their names: a build step of prefect.yaml."""
+    """Create or renew our automations and return their names: a build step of prefect.yaml."""
     with get_client(sync_client=True) as client:
-        wanted = [crash_zombies(), *_notifications(_notification_blocks(client))]
+        # Blocks of our name, of whatever type that can notify.
+        blocks = [
+            block.id
+            for block in client.read_block_documents(include_secrets=False)
+            if block.name == BLOCK_NAME
+            and block.block_schema
+            and "notify" in block.block_schema.capabilities
+        ]
+        wanted = [crash_zombies(), *_notifications(blocks)]
+
         for old in client.read_automations():
-            if old.name.startswith(PREFIX):
+            if old.name.startswith(NAME_PREFIX):
                 client.delete_automation(old.id)
         for automation in wanted:
             client.create_automation(automation)
@@ -67,7 +58,7 @@ def create_automations() -> dict[str, list[str]]:
 
 
 def crash_zombies(silence_s: int = MISSED_BEATS * HEARTBEAT_S) -> AutomationCore:
-    """Return the automation that marks a run as crashed which has sent no heartbeat for so long, and has not ended."""
+    """Return the automation that marks a silent run, one without a heartbeat or end, as crashed."""
     trigger = EventTrigger(
         match=FLOW_RUNS,
         after={"prefect.flow-run.heartbeat"},
@@ -77,39 +68,43 @@ def crash_zombies(silence_s: int = MISSED_BEATS * HEARTBEAT_S) -> AutomationCore
         threshold=1,
         within=timedelta(seconds=silence_s),
     )
+
     crash = ChangeFlowRunState(
         state=StateType.CRASHED,
-        message=f"no heartbeat for {silence_s} s: its process or machine is gone; the next run goes on from there",
+        message=f"no heartbeat for {silence_s} s: its process or machine is gone; "
+        "the next run goes on from there",
     )
-    return _automation(
-        "crash zombies", "A run whose process is gone is marked as crashed.", trigger, [crash]
-    )
+    about = "A run whose process is gone is marked as crashed."
+    return _automation("crash zombies", about, trigger, [crash])
 
 
 def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
+    """Return the automations that send notices to blocks; none where there are no blocks."""
     if not blocks:
         return
+
+    # What became of a version.
     versions = {"prefect.resource.id": "commerce-clip.model.*"}
     for event, what in ((PROMOTED, "promoted"), (HELD_BACK, "held back")):
         trigger = EventTrigger(
             match=versions, expect={event}, posture=Posture.Reactive, threshold=1
         )
-        yield _automation(
-            f"tell of {what}", f"A version was {what}.", trigger, _tell(blocks, what, VERDICT)
-        )
-    failed = EventTrigger(
+        notices = _notices(blocks, what, VERDICT)
+        yield _automation(f"tell of {what}", f"A version was {what}.", trigger, notices)
+
+    # What became of a run.
+    trigger = EventTrigger(
         match=FLOW_RUNS,
         match_related=OUR_RUNS,
         expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
         posture=Posture.Reactive,
         threshold=1,
     )
-    yield _automation(
-        "tell of failed", "A run failed or crashed.", failed, _tell(blocks, "failed", FAILURE)
-    )
+    notices = _notices(blocks, "failed", FAILURE)
+    yield _automation("tell of failed", "A run failed or crashed.", trigger, notices)
 
 
-def _tell(blocks: list[UUID], what: str, body: str) -> list[ActionTypes]:
+def _notices(blocks: list[UUID], what: str, body: str) -> list[ActionTypes]:
     return [
         SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body)
         for block in blocks
@@ -120,16 +115,5 @@ def _automation(
     name: str, description: str, trigger: EventTrigger, actions: list[ActionTypes]
 ) -> AutomationCore:
     return AutomationCore(
-        name=f"{PREFIX}{name}", description=description, trigger=trigger, actions=actions
+        name=f"{NAME_PREFIX}{name}", description=description, trigger=trigger, actions=actions
     )
-
-
-def _notification_blocks(client: SyncPrefectClient) -> list[UUID]:
-    """Return the saved notification blocks of our name, of whatever type."""
-    return [
-        block.id
-        for block in client.read_block_documents(include_secrets=False)
-        if block.name == BLOCK_NAME
-        and block.block_schema
-        and "notify" in block.block_schema.capabilities
-    ]

@@ -2,19 +2,17 @@
 
 from prefect import flow
 
-from flows.parameters import Reason, RegisteredModel, VersionNumber
+from flows.parameters import NO_REASON, OUR_MODEL, Reason, RegisteredModel, VersionNumber
 from tasks.promotion.promote import announce, promote_by_hand, roll_back
 from tasks.runtime.log import log_sentences
 from tasks.runtime.records import Decision
-
-MODEL = "commerce-clip"
 
 
 @flow(name="promote")
 def promote(
     version: VersionNumber,
-    reason: Reason = "no reason given",
-    registered_model: RegisteredModel = MODEL,
+    reason: Reason = NO_REASON,
+    registered_model: RegisteredModel = OUR_MODEL,
 ) -> Decision:
     """Make a registered version champion by hand."""
     log_sentences()
@@ -25,9 +23,7 @@ def promote(
 
 
 @flow(name="rollback")
-def rollback(
-    reason: Reason = "no reason given", registered_model: RegisteredModel = MODEL
-) -> Decision:
+def rollback(reason: Reason = NO_REASON, registered_model: RegisteredModel = OUR_MODEL) -> Decision:
     """Make the previous champion the champion again."""
     log_sentences()
     decision = roll_back(registered_model, reason)

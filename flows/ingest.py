@@ -1,18 +1,25 @@
-"""A drop of pairs, or lines mended by hand, becomes the current data version.
+"""A drop of pairs, or lines repaired by hand, becomes the current data version.
 
-The drop is judged before anything of the current version is touched; a kill at any moment leaves
-the old version or the new one, and the next ingest or run heals what lies between. The same drop
+The drop is validated before anything of the current version is touched; a kill at any moment leaves
+the old version or the new one, and the next ingest or run repairs what lies between. The same drop
 twice is one version.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 from prefect import flow
 
-from flows.cli.terminal import print_facts, print_line
-from flows.parameters import Config, Described, Overrides, read_config
+from flows.parameters import (
+    SAMPLE_CONFIG,
+    Config,
+    DropName,
+    MendedFile,
+    Overrides,
+    PretrainFiles,
+    SplitFile,
+)
+from flows.settings import read_config
 from model.errors import ConfigError
 from tasks.data.card import VersionCard, rows_text
 from tasks.data.status import commit_command
@@ -29,19 +36,6 @@ from tasks.ingest.ingest import (
 from tasks.ingest.staging import Drop, Staged, staged_version
 from tasks.runtime.records import Record
 
-DropName = Annotated[
-    str, Described("Name of the new data version: lower-case letters, digits, '.', '_' and '-'.")
-]
-Split = Annotated[
-    str | None, Described("TSV of this split; without it the current version's is taken over.")
-]
-Pretrain = Annotated[
-    Sequence[str], Described("TSVs for continued pretraining, in place of the current version's.")
-]
-Mend = Annotated[
-    str | None, Described("A quarantine of the current version with lines mended by hand.")
-]
-
 
 class Ingested(Record):
     """The outcome of an ingest: the version that is current now, and what is left to do."""
@@ -56,15 +50,15 @@ class Ingested(Record):
 @flow(name="ingest", flow_run_name="{name}")
 def ingest(
     name: DropName,
-    train: Split = None,
-    valid: Split = None,
-    test: Split = None,
-    pretrain: Pretrain = (),
-    mend: Mend = None,
-    config: Config = "configs/sample.yaml",
+    train: SplitFile = None,
+    valid: SplitFile = None,
+    test: SplitFile = None,
+    pretrain: PretrainFiles = (),
+    mend: MendedFile = None,
+    config: Config = SAMPLE_CONFIG,
     overrides: Overrides = (),
 ) -> Ingested:
-    """Make a new data version of a drop, or of the current version with mended lines in it."""
+    """Make a new data version of a drop of pairs, or of lines that were repaired by hand."""
     settings = read_config(config, overrides)
     drop = read_drop(name, train, valid, test, pretrain, mend)
     with ingesting(drop.name):
@@ -73,6 +67,8 @@ def ingest(
         version = staged_version(staged)
         is_new = current is None or version.version != current.version
         card = adopt(staged, current, judge(version, settings)) if is_new else current_card(current)
+
+        # What an earlier try did not push or announce goes out now.
         unpushed = push_version(version.version)
         announce(card)
     return _outcome(staged, version.version, card, is_new, unpushed)
@@ -95,12 +91,15 @@ def read_drop(
     paths = {split: Path(path) for split, path in given.items() if path is not None}
     if mend is not None and (paths or pretrain):
         raise ConfigError(
-            "--mend takes lines of the current version alone; ingest other files with a run of its own"
+            "--mend takes lines of the current version alone; "
+            "ingest other files with a run of its own"
         )
     if not (mend or paths or pretrain):
         raise ConfigError(
-            "nothing to ingest; give --train, --valid, --test or --pretrain, or a quarantine with --mend"
+            "nothing to ingest; give --train, --valid, --test or --pretrain, "
+            "or a quarantine with --mend"
         )
+
     return Drop(
         name=name,
         **paths,
@@ -115,42 +114,16 @@ def _outcome(
     name = card.name if card else staged.name
     facts = {"version": version}
     if card:
-        facts["accepted pairs"] = rows_text(card.splits)
-        facts["faults"] = (
-            ", ".join(f"{reason} {count}" for reason, count in card.faults.items()) or "none"
-        )
-    facts |= {
-        "taken over": ", ".join(staged.taken_over) or "nothing",
-        "notes": "; ".join(staged.notes) or "none",
-    }
-    if not is_new:
-        headline = f"nothing new: the current data version {name} holds just these pairs"
-        return Ingested(
-            version=version,
-            is_new=False,
-            headline=headline,
-            facts=facts,
-            next_steps=_todo(unpushed),
-        )
-    steps = [
-        *_todo(unpushed),
-        f"make it part of the history: {commit_command(f'Data version {name}')}",
-    ]
+        faults = ", ".join(f"{reason} {count}" for reason, count in card.faults.items())
+        facts |= {"accepted pairs": rows_text(card.splits), "faults": faults or "none"}
+    facts["taken over"] = ", ".join(staged.taken_over) or "nothing"
+    facts["notes"] = "; ".join(staged.notes) or "none"
+
+    headline = f"nothing new: the current data version {name} holds just these pairs"
+    next_steps = [] if unpushed is None else [unpushed]
+    if is_new:
+        headline = f"new data version {name}"
+        next_steps.append(f"make it part of the history: {commit_command(f'Data version {name}')}")
     return Ingested(
-        version=version,
-        is_new=True,
-        headline=f"new data version {name}",
-        facts=facts,
-        next_steps=steps,
+        version=version, is_new=is_new, headline=headline, facts=facts, next_steps=next_steps
     )
-
-
-def _todo(unpushed: str | None) -> list[str]:
-    return [] if unpushed is None else [unpushed]
-
-
-def print_ingested(ingested: Ingested) -> None:
-    """Show the outcome in the terminal, and what is left to do."""
-    print_facts(ingested.headline, ingested.facts)
-    for number, step in enumerate(ingested.next_steps, 1):
-        print_line(f"next {number}: {step}")

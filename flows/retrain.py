@@ -11,6 +11,7 @@ from prefect import State, flow
 
 from flows.approval import approved, require_approver
 from flows.parameters import (
+    SAMPLE_CONFIG,
     Config,
     Data,
     Device,
@@ -18,10 +19,9 @@ from flows.parameters import (
     Overrides,
     Precision,
     WhenBusy,
-    read_config,
-    run_name,
 )
 from flows.report import Report, full_report, nothing_new, skipped
+from flows.settings import read_config, run_name
 from tasks.data.version import materialise_data
 from tasks.embeddings.export import export
 from tasks.evaluation.evaluate import evaluate
@@ -35,7 +35,7 @@ from tasks.validation.validate import validate
 
 @flow(name="retrain", flow_run_name=run_name)
 def retrain(
-    config: Config = "configs/sample.yaml",
+    config: Config = SAMPLE_CONFIG,
     data: Data = None,
     device: Device = "config",
     precision: Precision = "config",
@@ -43,7 +43,7 @@ def retrain(
     overrides: Overrides = (),
     when_busy: WhenBusy = "skip",
 ) -> Report | State[Report]:
-    """Retrain, judge, register, export and promote, from one data version."""
+    """Validate, pretrain, finetune, evaluate, register, export and promote: the main job."""
     settings = read_config(
         config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs
     )

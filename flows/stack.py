@@ -13,12 +13,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+from prefect.settings import PREFECT_API_URL, Profile, load_profiles, save_profiles
+
+from flows.cli.terminal import print_line
 from flows.processes import is_running, load, save, start, stop
 from model.errors import ConfigError, ServiceError
 from model.storage.files import atomic_write
@@ -38,7 +41,7 @@ PORTS = {"COMMERCE_CLIP_PREFECT_PORT": 4200, "COMMERCE_CLIP_MLFLOW_PORT": 5000}
 NAMES = ("prefect", "mlflow", "worker")
 START_TIMEOUT_S = 180
 REQUEST_TIMEOUT_S = 5
-POLL_S = 0.5
+HEALTH_POLL_S = 0.5
 
 
 class Addresses(NamedTuple):
@@ -52,18 +55,15 @@ class Addresses(NamedTuple):
         """Return the address of Prefect's API."""
         return f"{self.prefect}/api"
 
-    @property
-    def worker_page(self) -> str:
-        """Return the page that shows the worker."""
-        return f"{self.prefect}/work-pools/work-pool/{POOL}"
-
     def environment(self) -> dict[str, str]:
         """Return the variables by which flows find the servers."""
         return {"PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": self.mlflow}
 
 
 def up() -> None:
-    """Start what is not running, create the deployments of prefect.yaml, and print the addresses.
+    """Start a Prefect server, a worker and an MLflow server on loopback; create the deployments.
+
+    What runs already is left alone; the addresses are printed.
 
     Raises:
         ConfigError: a port is impossible or in use; nothing was started.
@@ -71,33 +71,38 @@ def up() -> None:
         stopped again.
     """
     if _are_running():
-        print("already up")
+        print_line("already up")
         _print_addresses(_recorded_addresses())
         return
+
     _stop_all()
     addresses = _choose_addresses()
     with ExitStack() as undo:
         undo.callback(_stop_all)
         for name, command in _servers(addresses).items():
             _start(name, command, addresses)
+
+        # Nothing needs MLflow before a run begins, so it is waited for last.
         _wait_until("prefect", lambda: _answers(f"{addresses.api}/health"))
         _start("worker", _worker(), addresses)
         _wait_until("worker", lambda: _has_worker(addresses))
         _deploy(addresses)
         _wait_until("mlflow", lambda: _answers(f"{addresses.mlflow}/health"))
-        _publish(addresses)
+
+        # Later commands find the servers by a file, `prefect` finds them by its profile.
+        with atomic_write(served_file()) as file:
+            file.write(json.dumps(addresses.environment()).encode())
+        _set_profile(addresses.api)
         undo.pop_all()
     _print_addresses(addresses)
 
 
 def down() -> None:
     """Stop what `up` started and nothing else."""
-    stopped = _stop_all()
-    print(
-        f"stopped {', '.join(stopped)}"
-        if stopped
-        else "nothing to stop: `make up` has not started anything here"
-    )
+    if stopped := _stop_all():
+        print_line(f"stopped {', '.join(stopped)}")
+    else:
+        print_line("nothing to stop: `make up` has not started anything here")
 
 
 def require_running() -> None:
@@ -115,7 +120,7 @@ def require_running() -> None:
 
 
 def enter_checkout() -> dict[str, str]:
-    """Make the folder of this code the working directory: the pull step of every deployment in prefect.yaml."""
+    """Make the folder of this code the working directory: a pull step of prefect.yaml."""
     os.chdir(ROOT)
     return {"directory": str(ROOT)}
 
@@ -124,6 +129,7 @@ def enter_checkout() -> dict[str, str]:
 
 
 def _servers(addresses: Addresses) -> dict[str, list[str]]:
+    """Return the commands of the two servers by name."""
     prefect_port, mlflow_port = (address.rpartition(":")[2] for address in addresses)
     prefect = ["prefect", "server", "start", "--host", HOST, "--port", prefect_port]
     mlflow = ["mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
@@ -138,7 +144,7 @@ def _worker() -> list[str]:
 
 
 def _environment(addresses: Addresses) -> dict[str, str]:
-    """Return the environment of everything that is started: the caller's, but quiet and on loopback."""
+    """Return the environment of what is started: the caller's, but quiet and on loopback."""
     origins = [addresses.prefect, addresses.prefect.replace(HOST, "localhost")]
     chosen = {
         "COMMERCE_CLIP_STATE": str(state_folder()),
@@ -152,7 +158,7 @@ def _environment(addresses: Addresses) -> dict[str, str]:
 
 
 def _start(name: str, command: list[str], addresses: Addresses) -> None:
-    print(f"starting {name} …", flush=True)
+    print_line(f"starting {name} …")
     module, *arguments = command
     command = [sys.executable, "-m", module, *arguments]
     save(start(command, ROOT, _environment(addresses), _log(name)), _record(name))
@@ -160,7 +166,7 @@ def _start(name: str, command: list[str], addresses: Addresses) -> None:
 
 def _deploy(addresses: Addresses) -> None:
     """Create or update the deployments of prefect.yaml."""
-    print("creating the deployments of prefect.yaml …", flush=True)
+    print_line("creating the deployments of prefect.yaml …")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     with open(_log("deploy"), "wb") as log:
         done = subprocess.run(
@@ -173,9 +179,11 @@ def _deploy(addresses: Addresses) -> None:
             timeout=START_TIMEOUT_S,
             check=False,
         )
+
     if done.returncode:
         raise ServiceError(
-            f"prefect.yaml: `prefect deploy --all` failed; {_log('deploy')} says why; mend it and try again"
+            f"prefect.yaml: `prefect deploy --all` failed; {_log('deploy')} says why; "
+            "repair it and try again"
         )
 
 
@@ -198,35 +206,29 @@ def _free_port(variable: str, default: int) -> int:
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise ConfigError(f"{variable} is {text!r}; expected a port, 1 to 65535")
+
     port = int(text)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            reason = (
-                "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
-            )
+            is_taken = error.errno == errno.EADDRINUSE
+            reason = "in use by another program" if is_taken else error.strerror
             raise ConfigError(
-                f"port {port} on {HOST}: {reason}; free it, or choose another port with {variable}={port + 1}"
+                f"port {port} on {HOST}: {reason}; "
+                f"free it, or choose another port with {variable}={port + 1}"
             ) from error
     return port
 
 
-def _publish(addresses: Addresses) -> None:
-    """Let later commands find the servers: ours by a file, `prefect` by its profile."""
-    with atomic_write(served_file()) as file:
-        file.write(json.dumps(addresses.environment()).encode())
-    _set_profile(addresses.api)
-
-
 def _set_profile(api: str | None) -> None:
     """Make a profile with this API address active in Prefect's home, or remove it again."""
-    from prefect.settings import PREFECT_API_URL, Profile, load_profiles, save_profiles
-
     profiles, before = load_profiles(), _folder() / "profile-before"
     if PROFILE in profiles.names:
         profiles.remove_profile(PROFILE)
+
+    # The profile that was active before is kept in a file, and active again afterwards.
     if api is not None:
         with atomic_write(before) as file:
             file.write((profiles.active_name or "").encode())
@@ -246,6 +248,7 @@ def _stop_all() -> list[str]:
         if process is not None and stop(process):
             stopped.append(name)
         _record(name).unlink(missing_ok=True)
+
     if served_file().exists():
         _set_profile(None)
         served_file().unlink()
@@ -274,34 +277,30 @@ def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
     while not is_healthy():
         if not _is_running(name):
             raise ServiceError(
-                f"{name} ended at once; {_log(name)} says why; mend it and try again"
+                f"{name} ended at once; {_log(name)} says why; repair it and try again"
             )
+
         if time.monotonic() > give_up:
             raise ServiceError(
                 f"{name} is not ready after {START_TIMEOUT_S} s; see {_log(name)} and try again"
             )
-        time.sleep(POLL_S)
+        time.sleep(HEALTH_POLL_S)
 
 
 def _answers(url: str) -> bool:
-    return _request(url) is not None
+    try:
+        return httpx.get(url, timeout=REQUEST_TIMEOUT_S).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _has_worker(addresses: Addresses) -> bool:
-    found = _request(f"{addresses.api}/work_pools/{POOL}/workers/filter", b"{}")
-    return bool(found) and any(
-        worker.get("status") == "ONLINE" for worker in json.loads(found or b"[]")
-    )
-
-
-def _request(url: str, body: bytes | None = None) -> bytes | None:
-    """Return what a loopback address replies, or None while it does not."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+    url = f"{addresses.api}/work_pools/{POOL}/workers/filter"
     try:
-        with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT_S) as reply:  # noqa: S310
-            return bytes(reply.read())
-    except OSError:
-        return None
+        reply = httpx.post(url, json={}, timeout=REQUEST_TIMEOUT_S)
+    except httpx.HTTPError:
+        return False
+    return reply.is_success and any(worker["status"] == "ONLINE" for worker in reply.json())
 
 
 def _recorded_addresses() -> Addresses:
@@ -312,19 +311,26 @@ def _recorded_addresses() -> Addresses:
 
 
 def _print_addresses(addresses: Addresses) -> None:
-    print(f"""
-  Prefect  {addresses.prefect}
-  worker   {addresses.worker_page}
-  MLflow   {addresses.mlflow}
-  logs     {_folder()}
-
-Next: .venv/bin/prefect deployment run 'retrain/sample' --watch
-      .venv/bin/prefect deployment run 'retrain/sample' --param finetune_epochs=2 --watch
-      make down""")
+    """Print where the servers are, and what to type next."""
+    lines = [
+        "",
+        f"  Prefect  {addresses.prefect}",
+        f"  worker   {addresses.prefect}/work-pools/work-pool/{POOL}",
+        f"  MLflow   {addresses.mlflow}",
+        f"  logs     {_folder()}",
+        "",
+        "Next: .venv/bin/prefect deployment run 'retrain/sample' --watch",
+        "      .venv/bin/prefect deployment run 'retrain/sample' --param finetune_epochs=2 --watch",
+        "      make down",
+    ]
     if state_folder() != ROOT / "state":
-        print(
-            f"\nThe state folder was moved; `prefect` needs: export PREFECT_API_URL={addresses.api}"
-        )
+        lines += [
+            "",
+            f"The state folder was moved; `prefect` needs: export PREFECT_API_URL={addresses.api}",
+        ]
+
+    for line in lines:
+        print_line(line)
 
 
 def _folder() -> Path:

@@ -1,8 +1,9 @@
-"""Each stage as a flow of its own. A stage runs what it needs first, and picks up what is finished already."""
+"""Each stage as a flow of its own; it runs what it needs first and picks up what is finished."""
 
 from prefect import flow
 
-from flows.parameters import Config, Data, Overrides, WhichVersion, read_config, run_name
+from flows.parameters import SAMPLE_CONFIG, Config, Data, Overrides, Protocols, WhichVersion
+from flows.settings import protocol_overrides, read_config, run_name
 from tasks.data.version import materialise_data
 from tasks.embeddings.export import export as export_embeddings
 from tasks.evaluation.evaluate import evaluate as evaluate_model
@@ -23,19 +24,21 @@ from tasks.validation.drift import (
 )
 from tasks.validation.validate import validate as validate_data
 
-SAMPLE = "configs/sample.yaml"
-
 
 @flow(name="validate", flow_run_name=run_name)
-def validate(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> Validation:
-    """Profile and judge a data version; write quarantine and Data Docs."""
+def validate(
+    config: Config = SAMPLE_CONFIG, data: Data = None, overrides: Overrides = ()
+) -> Validation:
+    """Profile and validate a data version; write quarantine and Data Docs."""
     run = _begin(config, data, overrides)
     with tracked(run):
         return validate_data(run)
 
 
 @flow(name="pretrain", flow_run_name=run_name)
-def pretrain(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> TrainedModel:
+def pretrain(
+    config: Config = SAMPLE_CONFIG, data: Data = None, overrides: Overrides = ()
+) -> TrainedModel:
     """Validate, then train the base weights further on the pretraining pairs."""
     run = _begin(config, data, overrides)
     with tracked(run):
@@ -43,7 +46,9 @@ def pretrain(config: Config = SAMPLE, data: Data = None, overrides: Overrides = 
 
 
 @flow(name="finetune", flow_run_name=run_name)
-def finetune(config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()) -> TrainedModel:
+def finetune(
+    config: Config = SAMPLE_CONFIG, data: Data = None, overrides: Overrides = ()
+) -> TrainedModel:
     """Validate and pretrain, then fine-tune on the train split."""
     run = _begin(config, data, overrides)
     with tracked(run):
@@ -54,12 +59,14 @@ def finetune(config: Config = SAMPLE, data: Data = None, overrides: Overrides = 
 @flow(name="evaluate", flow_run_name=run_name)
 def evaluate(
     version: WhichVersion = "champion",
-    config: Config = SAMPLE,
+    config: Config = SAMPLE_CONFIG,
     data: Data = None,
+    protocols: Protocols = None,
     overrides: Overrides = (),
 ) -> Evaluation:
-    """Judge a registered version on the test split of a data version."""
-    run, chosen = _begin_with(version, config, data, overrides)
+    """Evaluate a registered version on the test split of a data version."""
+    wanted = [*overrides, *protocol_overrides(protocols)]
+    run, chosen = _begin_with(version, config, data, wanted)
     with tracked(run):
         validation = validate_data(run)
         evaluation = evaluate_model(run, validation, registered_model(chosen))
@@ -69,9 +76,9 @@ def evaluate(
 
 @flow(name="drift-check", flow_run_name=run_name)
 def drift_check(
-    config: Config = SAMPLE, data: Data = None, overrides: Overrides = ()
+    config: Config = SAMPLE_CONFIG, data: Data = None, overrides: Overrides = ()
 ) -> Drift | None:
-    """Compare a data version with the one that the champion was trained on; far apart, ask for a retraining."""
+    """Compare a data version with the champion's; where it is far off, ask for a retraining."""
     settings = read_config(config, overrides, data=data)
     reference = champion_reference(settings.registered_model)
     run = begin_run(settings, materialise_data(settings))
@@ -89,7 +96,7 @@ def drift_check(
 @flow(name="export", flow_run_name=run_name)
 def export(
     version: WhichVersion = "champion",
-    config: Config = SAMPLE,
+    config: Config = SAMPLE_CONFIG,
     data: Data = None,
     overrides: Overrides = (),
 ) -> Export:

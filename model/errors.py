@@ -21,7 +21,7 @@ from enum import StrEnum
 
 
 class CommerceClipError(Exception):
-    """What the user can mend."""
+    """A fault that the user can repair; its message is one sentence."""
 
 
 class ConfigError(CommerceClipError):
@@ -77,6 +77,9 @@ class FaultReason(StrEnum):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or an empty string when none is close."""
+    """Return ``; did you mean 'x'?`` for the known word closest to ``word``.
+
+    The string is empty when none is close.
+    """
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""

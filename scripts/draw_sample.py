@@ -1,4 +1,4 @@
-"""Draw the committed sample: about 1,200 product pictures with captions that say what is in them.
+"""Draw the committed sample: about 1,200 product pictures with captions that describe them.
 
     python scripts/draw_sample.py [--out data] [--seed 0] [--sizes train=40,test=16]
 
@@ -44,7 +44,7 @@ MAX_PAIRS = 4_000  # caps come in 336 kinds; beyond 4,000 pairs in all, new ones
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of a TSV and what its side table says of it."""
+    """A line of a TSV and its row of the side table."""
 
     id: str
     product: Product
@@ -57,16 +57,10 @@ class Pair:
 
     @property
     def side_row(self) -> tuple[str, ...]:
-        stock = RANGES[self.product.garment]
+        product, stock = self.product, RANGES[self.product.garment]
         title = self.caption.split(". ")[0].removesuffix(".")
-        return (
-            self.id,
-            title,
-            stock.category,
-            stock.subcategory,
-            self.product.colour,
-            self.product.pattern,
-        )
+        kind = (stock.category, stock.subcategory)
+        return (self.id, title, *kind, product.colour, product.pattern)
 
 
 def write_sample(out: Path, sizes: Mapping[str, int] = SIZES, seed: int = 0) -> list[Path]:
@@ -78,6 +72,7 @@ def write_sample(out: Path, sizes: Mapping[str, int] = SIZES, seed: int = 0) -> 
     check_sizes(sizes)
     products = choose_products(sum(sizes.values()), Random(f"{seed}/products"))
     numbered = iter(tqdm(list(enumerate(products)), desc="draw", unit="pair", disable=None))
+
     written = []
     for split, names in FILES.items():
         for part, name in enumerate(names):
@@ -95,7 +90,8 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
             raise ConfigError(f"--sizes: {split}={count} is negative; give 0 or more")
     if sum(sizes.values()) > MAX_PAIRS:
         raise ConfigError(
-            f"--sizes: {sum(sizes.values())} pairs asked for; at most {MAX_PAIRS} in all splits together"
+            f"--sizes: {sum(sizes.values())} pairs asked for; "
+            f"at most {MAX_PAIRS} in all splits together"
         )
 
 
@@ -110,7 +106,10 @@ def take(source: Iterator[tuple[int, Product]], count: int) -> list[tuple[int, P
 
 
 def choose_products(count: int, random: Random) -> list[Product]:
-    """Choose products that all differ, each garment and each of its attributes about equally often at any time."""
+    """Choose products that all differ.
+
+    Each garment and each of its attributes is about equally frequent at any time.
+    """
     decks: dict[tuple[str, ...], Iterator[str]] = {}
 
     def next_value(values: Iterable[str], *key: str) -> str:
@@ -188,16 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sizes", default="", help="pairs a split, e.g. pretrain=40,train=40,valid=12,test=16"
     )
     options = parser.parse_args(arguments)
+
     try:
         sizes = parse_sizes(options.sizes)
         files = write_sample(options.out, sizes, options.seed)
     except CommerceClipError as error:
         print(error, file=sys.stderr)
         return 1
+
     megabytes = sum(path.stat().st_size for path in files) / 1e6
-    print(
-        f"{sum(sizes.values())} pairs in {len(files)} TSV files, {megabytes:.1f} MB, under {options.out}"
-    )
+    count = f"{sum(sizes.values())} pairs in {len(files)} TSV files"
+    print(f"{count}, {megabytes:.1f} MB, under {options.out}")
     return 0
 
 

@@ -54,7 +54,7 @@ def luminance(colour: RGB) -> float:
 
 
 def soften(corners: Sequence[Point], radius: float) -> list[Point]:
-    """Round every corner of a closed polygon by a quadratic curve that leaves the edges ``radius`` before it."""
+    """Round every corner of a closed polygon by a quadratic curve from ``radius`` before it."""
     curve: list[Point] = []
     for index, corner in enumerate(corners):
         start = step_towards(corner, corners[index - 1], radius)
@@ -183,7 +183,7 @@ PATTERNS: dict[str, tuple[Callable[[Ink, float], None], float] | None] = {
 
 
 class Easel:
-    """A picture in the making: ``part`` cuts cloth, ``patch`` cuts plain material, ``stroke`` sews."""
+    """A picture in the making: ``part`` cuts cloth, ``patch`` plain material, ``stroke`` sews."""
 
     def __init__(self, colour: str, pattern: str, random: Random) -> None:
         self.base = COLOURS[colour]

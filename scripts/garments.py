@@ -28,7 +28,10 @@ from scripts.upper import FRAMES, paint_upper
 
 
 def draw_product(product: Product, random: Random) -> Image.Image:
-    """Return the picture of a product, 96 pixels square; the generator varies pose, light and wall."""
+    """Return the picture of a product, 96 pixels square.
+
+    The generator varies pose, light and wall.
+    """
     easel = Easel(product.colour, product.pattern, random)
     PAINTERS[product.garment](easel, product)
     return easel.finish()
@@ -43,6 +46,8 @@ def paint_skirt(easel: Easel, product: Product) -> None:
     top, hem, width = SKIRT_CUTS[product.cut]
     easel.centre(top, hem)
     hip = top + 16
+
+    # The cloth, and the folds that it falls in.
     right: list[Point] = [
         (0, top),
         (12, top),
@@ -54,6 +59,7 @@ def paint_skirt(easel: Easel, product: Product) -> None:
     easel.part(symmetric(right), radius=4)
     for x in (-0.6, -0.15, 0.3, 0.7):
         easel.fold([(14 * x, hip), (width * x, hem - 1)], width=2)
+
     if product.detail == "pleats":
         for step in range(-4, 5):
             easel.stroke(
@@ -70,6 +76,7 @@ def paint_skirt(easel: Easel, product: Product) -> None:
     if product.detail == "buttons":
         placket(easel, 3.2, top + 3, hem + 1.5)
         buttons(easel, (0, top + 9), (0, hem - 5), count=5)
+
     waistband(easel, top, 12, product.detail)
 
 
@@ -97,6 +104,7 @@ def paint_legs(easel: Easel, product: Product) -> None:
     top = 20.0 if is_short else 8.0
     easel.centre(top, hem, zoom=1.35 if is_short else 1.0)
     crotch, knee = top + 21, (top + 21 + hem) / 2
+
     right: list[Point] = [
         (0, top),
         (13, top),
@@ -105,6 +113,7 @@ def paint_legs(easel: Easel, product: Product) -> None:
         (hem_width, hem),
         (gap, hem + 0.5),
     ]
+
     leg = [*right, (gap * 0.6, knee), (0, crotch)]
     for side, angle in ((leg, 3), (flip(leg), -3)):
         easel.part(side, radius=2.5, angle=angle)
@@ -117,6 +126,8 @@ def paint_legs(easel: Easel, product: Product) -> None:
                 between(side[4], side[3], 0.22),
             ]
             easel.patch(cuff, easel.contrast)
+
+    # The seam, the slanted pockets of all, and those of some.
     easel.stroke([(0, top + 3), (0, crotch)], easel.outline, 1.1)
     for x in (1, -1):
         easel.stroke([(x * 8, top + 4), (x * 15, top + 11)], easel.outline, 1.1)
@@ -124,6 +135,7 @@ def paint_legs(easel: Easel, product: Product) -> None:
         height = crotch + (2 if is_short else 8)
         for left in (4.5, -14.5):
             pocket(easel, (left, height), (10, 11))
+
     waistband(easel, top, 13, product.detail)
 
 
@@ -137,10 +149,12 @@ def paint_handbag(easel: Easel, product: Product) -> None:
     else:
         easel.stroke(arch(22, 46, 42), easel.outline, 2.8)
         easel.stroke(arch(22, 46, 42), easel.base, 1.4)
+
     easel.part(symmetric([(0, 40), (24, 40), (30, 82), (0, 83)]), radius=5)
     flap = [(0.0, 40.0), (24.5, 40.0), (26, 52), (14, 58), (0, 59)]
     if product.detail != "bow":
         easel.part(symmetric(flap), radius=3)
+
     if product.detail == "bow":
         bow(easel, (0, 55), 1.6)
     elif product.detail == "buckle":
@@ -166,11 +180,13 @@ def paint_backpack(easel: Easel, product: Product) -> None:
         easel.stroke(strap, easel.base, 4)
     easel.stroke(arch(7, 16, 10), easel.outline, 4.4)
     easel.stroke(arch(7, 16, 10), easel.base, 2.6)
+
     easel.part(symmetric([(0, 13), (15, 14), (23, 28), (24, 86), (0, 88)]), radius=8)
     if product.cut == "flap top":
         easel.part(symmetric([(0, 12), (17, 14), (25, 28), (24, 44), (0, 48)]), radius=7, angle=8)
     else:
         easel.stroke([(x * 0.88, y + 11) for x, y in arch(23, 32, 18)], easel.contrast, 1.5)
+
     if product.detail == "front pocket":
         pocket(easel, (-15, 56), (30, 25))
     elif product.detail == "buckle":
@@ -196,7 +212,10 @@ def paint_sneaker(easel: Easel, product: Product) -> None:
         [(-33, top), (-6, top + 1)] if is_high else [(-36, top), (-22, top + 7), (-8, top + 2)]
     )
     easel.part([*collar, (5, 50), (28, 59), (40, 66), (41, 76), (-36, 76), (-37, 56)], radius=5)
+
     toe: list[Point] = [(24, 60), (37, 63), (42, 70), (41, 77), (23, 77)]
+
+    # The sole lies over what is trimmed.
     easel.patch(toe, easel.contrast if product.detail == "contrast trim" else CREAM, 3)
     if product.detail == "contrast trim":
         easel.patch([(-37, 54), (-27, 58), (-25, 77), (-37, 77)], easel.contrast, 2)
@@ -215,6 +234,7 @@ def fasten(easel: Easel, detail: str, slope: list[Point], reach: float) -> None:
             x, y = between(slope[0], slope[1], step / 4)
             easel.stroke([(x + 2, y - 1), (x + reach * 0.55, y + 4)], BLACK, 3.0)
             easel.stroke([(x + 2, y - 1), (x + reach * 0.55, y + 4)], CREAM, 2.0)
+
     elif detail == "strap":
         for share in (0.2, 0.75):
             x, y = between(slope[0], slope[1], share)
@@ -223,6 +243,7 @@ def fasten(easel: Easel, detail: str, slope: list[Point], reach: float) -> None:
                 easel.contrast,
                 1.2,
             )
+
     elif detail == "zip":
         zip_line(easel, (-22, slope[0][1] + 1), (-22, 73))
 
@@ -245,8 +266,10 @@ def paint_boot(easel: Easel, product: Product) -> None:
     ]
     easel.part(shaft, radius=5)
     easel.fold([(-22, 60), (-6, 57)])
+
     sole: list[Point] = [(-27, 79), (38, 79), (38, 83.5), (-6, 83.5), (-9, 91), (-27, 91)]
     easel.patch(sole, mix(easel.base, BLACK, 0.75), 0.8, BLACK)
+
     if product.detail == "bow":
         bow(easel, (-14, top + 9), 1.15)
     elif product.detail == "buckle":
@@ -264,6 +287,7 @@ def paint_boot(easel: Easel, product: Product) -> None:
 
 def paint_cap(easel: Easel, product: Product) -> None:
     trim = easel.contrast if product.detail == "contrast trim" else easel.base
+
     if product.garment == "beanie":
         if product.detail == "pompom":
             easel.patch(circle((0, 16), 10), easel.contrast)
@@ -282,6 +306,7 @@ def paint_cap(easel: Easel, product: Product) -> None:
             [(-2, 63), (25, 59), (40, 64), (46, 73), (30, 70), (4, 70)], trim, 5, easel.outline, 1.1
         )
         easel.patch(circle((-4, 22.5), 2.2), trim)
+
     if product.detail == "bow":
         bow(easel, (0, 54) if product.garment == "beanie" else (0, 50), 1.4)
     elif product.detail == "buckle":
@@ -294,6 +319,8 @@ def paint_scarf(easel: Easel, product: Product) -> None:
     easel.centre(8, foot + 6)
     paint_scarf_end(easel, [(-13, 26), (3, 30), (2, foot - 5), (-16, foot - 6)], 4, product.detail)
     paint_scarf_end(easel, [(-2, 28), (14, 24), (19, foot), (2, foot + 1)], -8, product.detail)
+
+    # The loop around the neck lies over both ends.
     easel.part(
         [(-24, 14), (-10, 8), (10, 8), (24, 14), (22, 27), (8, 36), (-8, 36), (-22, 27)],
         radius=7,
@@ -313,6 +340,7 @@ def paint_scarf_end(easel: Easel, corners: list[Point], angle: int, detail: str)
             [left, right, between(right, upper_right, 0.16), between(left, upper_left, 0.16)],
             easel.contrast,
         )
+
     for step in range(8):
         x, y = between(left, right, (step + 0.5) / 8)
         if detail == "fringe":

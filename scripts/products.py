@@ -172,7 +172,7 @@ RANGES: dict[str, Range] = {
 
 @dataclass(frozen=True)
 class Wording:
-    """How an attribute is said: before the noun, or in a phrase of its own. Either may be missing."""
+    """The words for an attribute, before the noun or in a phrase; either may be missing."""
 
     adjectives: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()
@@ -235,7 +235,7 @@ WORDINGS: dict[str, Wording] = {
 
 
 def caption_product(product: Product, random: Random) -> str:
-    """Tell of a product as a shop does: a sentence that names it, then its remaining attributes."""
+    """Return a caption as a shop writes it: what the product is, then its remaining attributes."""
     adjectives, phrases = [], []
     for attribute in (product.sleeve, product.cut, product.neck, product.detail, product.pattern):
         wording = WORDINGS.get(attribute, Wording())
@@ -245,8 +245,11 @@ def caption_product(product: Product, random: Random) -> str:
             phrases.append(random.choice(wording.phrases))
         elif wording.adjectives:
             adjectives.append(random.choice(wording.adjectives))
+
     random.shuffle(phrases)
     title = name_product(product, adjectives, random)
+
+    # A detail may be named with the product itself.
     accent = next(
         (phrase for phrase in phrases if phrase in WORDINGS.get(product.detail, Wording()).phrases),
         None,
@@ -254,14 +257,13 @@ def caption_product(product: Product, random: Random) -> str:
     if accent and random.random() < 0.4:
         phrases.remove(accent)
         title += f" with {accent}"
-    return (
-        ". ".join(capitalise(sentence) for sentence in (title, *join_phrases(phrases, random)))
-        + "."
-    )
+
+    sentences = map(capitalise, (title, *join_phrases(phrases, random)))
+    return ". ".join(sentences) + "."
 
 
 def phrase_share(attribute: str, product: Product) -> float:
-    """Return how often an attribute gets a phrase of its own: necks and details mostly, the rest now and then."""
+    """Return how often an attribute gets a phrase of its own: necks and details mostly."""
     return 0.8 if attribute in (product.neck, product.detail) else 0.25
 
 

@@ -49,6 +49,7 @@ def paint_upper(easel: Easel, product: Product) -> None:
     if product.garment in ("dress", "coat"):
         hem, width = (DRESS_HEMS if product.garment == "dress" else COAT_HEMS)[product.cut]
         frame = replace(frame, hem=hem, hem_width=width)
+
     crown = frame.top - (20 if product.neck == "hood" else 8)
     easel.centre(crown, frame.hem, zoom=min(1.0, 90 / (frame.hem - crown)))
     if product.neck == "hood":
@@ -56,6 +57,7 @@ def paint_upper(easel: Easel, product: Product) -> None:
     paint_sleeves(easel, frame, product)
     paint_torso(easel, frame, product)
     paint_neck(easel, frame, product.neck, product.detail == "contrast trim")
+
     if product.garment in ("jacket", "coat", "shirt"):
         paint_front_edge(easel, frame, product)
     paint_detail(easel, frame, product)
@@ -75,10 +77,12 @@ def paint_torso(easel: Easel, frame: Frame, product: Product) -> None:
         (0, frame.hem + 1),
     ]
     easel.part(symmetric(right), radius=2.5)
+
     fall = frame.hem - frame.waist
     for x, lean in ((-0.55, -0.12), (0.1, 0.05), (0.6, 0.14)):
         start = (frame.waist_width * x, frame.waist + 0.3 * fall)
         easel.fold([start, (frame.hem_width * (x + lean), frame.hem - 3)])
+
     if product.garment in ("sweater", "hoodie"):
         paint_ribbing(easel, frame)
 
@@ -94,6 +98,7 @@ def paint_ribbing(easel: Easel, frame: Frame) -> None:
 def paint_sleeves(easel: Easel, frame: Frame, product: Product) -> None:
     if product.sleeve == "sleeveless":
         return
+
     right = sleeve_outline(frame, product.sleeve)
     wide = product.garment in ("sweater", "hoodie", "jacket", "coat")
     cuff = [
@@ -109,6 +114,7 @@ def paint_sleeves(easel: Easel, frame: Frame, product: Product) -> None:
             between(right[3], right[4], 0.35),
             between(right[2], right[1], 0.28),
         ]
+
     for side, angle in ((right, 16), (flip(right), -16)):
         easel.part(
             side,
@@ -116,6 +122,7 @@ def paint_sleeves(easel: Easel, frame: Frame, product: Product) -> None:
             angle=angle if product.sleeve == "long sleeve" else 2 * angle,
         )
         easel.fold([between(side[1], side[4], 0.6), between(side[4], side[1], 0.25)], strength=0.5)
+
     for side in (cuff, flip(cuff)):
         if product.detail == "contrast trim":
             easel.patch(side, easel.contrast, 0.5)
@@ -124,18 +131,20 @@ def paint_sleeves(easel: Easel, frame: Frame, product: Product) -> None:
 
 
 def sleeve_outline(frame: Frame, sleeve: str) -> list[Point]:
-    """Return the right sleeve: shoulder, elbow, cuff outside, cuff inside, armpit, under the torso."""
+    """Return a right sleeve: shoulder, elbow, cuff outside and inside, armpit, under the torso."""
     scale, shoulder, top = frame.scale, frame.shoulder_width, frame.top
     armpit: list[Point] = [
         (frame.chest_width - 1, frame.chest + 3),
         (shoulder - 8 * scale, top + 8 * scale),
     ]
+
     if sleeve == "short sleeve":
         cuff: list[Point] = [
             (shoulder + 12 * scale, top + 20 * scale),
             (shoulder + 3 * scale, top + 27 * scale),
         ]
         return [(shoulder - 2, top + 1.5), (shoulder + 4 * scale, top + 5 * scale), *cuff, *armpit]
+
     cuff = [(shoulder + 15 * scale, top + 54 * scale), (shoulder + 6.5 * scale, top + 57 * scale)]
     return [(shoulder - 2, top + 1.5), (shoulder + 6.5 * scale, top + 14 * scale), *cuff, *armpit]
 
@@ -148,11 +157,14 @@ def paint_neck(easel: Easel, frame: Frame, neck: str, has_trim: bool) -> None:
     if neck == "turtleneck":
         paint_turtleneck(easel, frame, easel.contrast if has_trim else easel.base)
         return
+
     depth = {"V-neck": 20.0, "lapel collar": 22.0, "crewneck": 8.0}.get(neck, 6.0) * max(
         frame.scale, 0.8
     )
     opening = neckline(width, top, depth, is_pointed=neck in ("V-neck", "lapel collar"))
     easel.patch(opening, easel.lining, 0, easel.outline)
+
+    # What edges the opening.
     rim = opening[:-1]
     if neck in ("crewneck", "V-neck"):
         edge = easel.contrast if has_trim else easel.base
@@ -179,7 +191,10 @@ def paint_turtleneck(easel: Easel, frame: Frame, colour: RGB) -> None:
 
 
 def neckline(width: float, top: float, depth: float, is_pointed: bool) -> list[Point]:
-    """Return the neck's opening from the right shoulder down and up to the left; the last point is the nape."""
+    """Return the neck's opening from the right shoulder down and up to the left.
+
+    The last point is the nape.
+    """
     if is_pointed:
         curve: list[Point] = [(width, top - 2), (0, top + depth), (-width, top - 2)]
     else:
@@ -189,7 +204,7 @@ def neckline(width: float, top: float, depth: float, is_pointed: bool) -> list[P
 
 
 def collar_flap(neck: str, width: float, top: float, depth: float) -> list[Point]:
-    """Return the right flap of a collar, from the half width, the top and the depth of the opening."""
+    """Return the right flap of a collar by the half width, top and depth of the opening."""
     if neck == "shirt collar":
         return [
             (width - 1.5, top - 4.5),
@@ -197,6 +212,7 @@ def collar_flap(neck: str, width: float, top: float, depth: float) -> list[Point
             (width + 1.5, top + 8.5),
             (0.5, top + depth),
         ]
+
     if neck == "band collar":
         return [
             (width - 1, top - 6),
@@ -204,6 +220,7 @@ def collar_flap(neck: str, width: float, top: float, depth: float) -> list[Point
             (0.4, top + depth + 0.5),
             (0.4, top + depth - 4.5),
         ]
+
     outside: list[Point] = [(width + 0.5, top - 3), (width + 4.5, top + 9), (width + 1, top + 10.5)]
     return [*outside, (0.5, top + depth + 3), (width - 2, top + 4)]
 
@@ -217,6 +234,7 @@ def paint_hood(easel: Easel, frame: Frame) -> None:
         (width + 4, top + 3),
     ]
     easel.part(symmetric(right), radius=6)
+
     inside: list[Point] = [
         (0, top - 13),
         (width - 2, top - 12),
@@ -246,6 +264,7 @@ def paint_front_edge(easel: Easel, frame: Frame, product: Product) -> None:
 
 def paint_detail(easel: Easel, frame: Frame, product: Product) -> None:
     below_neck, size = below_neck_y(product, frame), max(frame.scale, 0.8)
+    # A detail that is part of a sleeve or a neck is painted with that.
     match product.detail:
         case "bow":
             bow(easel, (0, below_neck + 3), 1.0)

@@ -1,4 +1,7 @@
-"""Chinese towers, captions and a vocabulary so small that tests share them: BERT of two layers beside a tiny ViT."""
+"""Chinese towers, captions and a vocabulary so small that tests share them.
+
+The towers are a BERT of two layers beside a tiny ViT.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Chinese models with random weights by their own libraries, each saved in a form that it is published in."""
+"""Chinese models with random weights by their own libraries, each saved as it is published."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Reference = tuple[Path, Embed]
 
 
 class Shapes(NamedTuple):
-    """How large the towers are, by transformers' names; their weights are moved by so much noise."""
+    """How large the towers are, by transformers' names, and the noise on their weights."""
 
     text: dict[str, int]
     vision: dict[str, int]
@@ -70,6 +70,7 @@ def huggingface(folder: Path, shapes: Shapes = TINY) -> Reference:
     config = ChineseCLIPConfig(
         text_config=shapes.text, vision_config=vision, projection_dim=shapes.width
     )
+
     model = shaken(ChineseCLIPModel(config), shapes.noise)
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_bytes(vocabulary())
@@ -92,6 +93,7 @@ def openai_state(hugging: Any) -> dict[str, torch.Tensor]:
         "visual.positional_embedding": at["embeddings.position_embedding.weight"],
         "visual.conv1.weight": at["embeddings.patch_embedding.weight"],
     }
+
     for kind in ("weight", "bias"):
         state[f"visual.ln_pre.{kind}"] = at[f"pre_layrnorm.{kind}"]
         state[f"visual.ln_post.{kind}"] = at[f"post_layernorm.{kind}"]
@@ -108,10 +110,11 @@ def openai_state(hugging: Any) -> dict[str, torch.Tensor]:
 
 
 def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Embed]:
-    """Return Chinese-CLIP's tensors, of BERT and CLIP's vision transformer, and what they compute."""
+    """Return Chinese-CLIP's tensors, of BERT and CLIP's image tower, and what they compute."""
     text = shaken(BertModel(BertConfig(**shapes.text), add_pooling_layer=True), shapes.noise)
     vision = shaken(CLIPVisionModel(CLIPVisionConfig(**shapes.vision)), shapes.noise)
     inner = getattr(vision, "vision_model", vision)
+
     drawn = torch.Generator().manual_seed(2)
     matrix = torch.randn(shapes.text["hidden_size"], shapes.width, generator=drawn)
     proj = torch.randn(shapes.vision["hidden_size"], shapes.width, generator=drawn)
@@ -128,11 +131,12 @@ def plain_reference(shapes: Shapes = TINY) -> tuple[dict[str, torch.Tensor], Emb
 
 
 def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
-    """Save EasyNLP's chinese_clip folder, with the pooler and the buffer that their trainer saves, too."""
+    """Save EasyNLP's chinese_clip folder, with the pooler and buffer of their trainer."""
     state, embed = plain_reference(shapes)
     state["bert.embeddings.position_ids"] = torch.arange(shapes.text["max_position_embeddings"])[
         None
     ]
+
     config = {
         "model_type": "chinese_clip",
         "embed_dim": shapes.width,
@@ -147,6 +151,7 @@ def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
         "text_initializer_range": 0.02,
         **{f"text_{name}": size for name, size in shapes.text.items() if name != "vocab_size"},
     }
+
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_bytes(vocabulary())
@@ -158,17 +163,19 @@ def easynlp(folder: Path, shapes: Shapes = TINY) -> Reference:
 
 
 def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
-    """Save EasyNLP's first form: RoBERTa and CLIP's vision transformer with pooled outputs and linear layers."""
+    """Save EasyNLP's first form: RoBERTa and CLIP's image tower, pooled, with linear layers."""
     text = shaken(
         RobertaModel(RobertaConfig(**shapes.text, pad_token_id=0, layer_norm_eps=1e-12)),
         shapes.noise,
     )
     vision = shaken(CLIPVisionModel(CLIPVisionConfig(**shapes.vision)), shapes.noise)
+
     linears = {
         name: torch.nn.Linear(sizes["hidden_size"], shapes.width)
         for name, sizes in (("text", shapes.text), ("vision", shapes.vision))
     }
     projections = shaken(torch.nn.ModuleDict(linears), shapes.noise)
+
     inner = getattr(vision, "vision_model", vision)
     state = {f"text_encoder.{name}": tensor for name, tensor in text.state_dict().items()}
     state |= {
@@ -183,6 +190,7 @@ def easynlp_first(folder: Path, shapes: Shapes = TINY) -> Reference:
         "logit_scale": torch.tensor([SCALE]),
         "text_encoder.embeddings.position_ids": positions,
     }
+
     folder.mkdir()
     (folder / "config.json").write_text(
         json.dumps({"text_config": shapes.text, "vision_config": shapes.vision})

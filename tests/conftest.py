@@ -1,4 +1,5 @@
-"""What all tests share: a state folder of their own, no network but loopback, and a miniature data set."""
+"""What all tests share: a state folder of their own, no network but loopback, and a miniature data
+set."""
 
 import os
 import shutil
@@ -6,9 +7,13 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.gears import IS_FULL
+from tests.scheduling import ByFixture, longest_first
 
 # Prefect and MLflow read their settings at import, so the session's state folder is chosen before
 # any test module.
@@ -34,7 +39,17 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(STATE, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
+    return ByFixture(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not IS_FULL:
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+    items.sort(key=longest_first)
     wanted = {
         "real": ("REAL_PAIRS", "REAL_PAIRS names no folder of real pairs"),
         "large": ("LARGE_MODELS", "LARGE_MODELS=1 runs towers of several GB"),
@@ -61,7 +76,8 @@ def only_loopback() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of drawn pairs in the project's layout, with side tables; read it, copy it, do not change it."""
+    """A folder of drawn pairs in the project's layout, with side tables; read it, copy it, do not
+    change it."""
     from scripts.draw_sample import write_sample
 
     folder = tmp_path_factory.mktemp("miniature")

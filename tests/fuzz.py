@@ -1,6 +1,5 @@
 # ruff: noqa: T201
-"""Profile mutated lines and hold the profile to what it promises: `python -m tests.fuzz --lines
-1000000`.
+"""Profile mutated lines and hold the profile to its word: `python -m tests.fuzz --lines 1000000`.
 
 Of each chunk of lines a TSV is written, profiled by several processes and again by this one. What
 must hold: both leave the same bytes; accepted and quarantined lines rebuild the TSV; what training
@@ -63,7 +62,7 @@ def main() -> None:
 
 
 def fuzz(lines: int, seed: int, processes: int, max_line_s: float) -> str:
-    """Judge that many mutated lines and return one line of figures.
+    """Profile that many mutated lines, check what must hold, and return one line of figures.
 
     Raises:
         AssertionError: a promise does not hold; its note names the file that the lines are kept in.
@@ -76,10 +75,12 @@ def fuzz(lines: int, seed: int, processes: int, max_line_s: float) -> str:
         profiler_process() as profiler,
     ):
         tsv, reported = Path(folder) / "fuzz.tsv", 0
+
         while figures.lines < lines:
             write_lines(tsv, mutator, min(CHUNK_LINES, lines - figures.lines))
             with kept_on_failure(tsv):
-                judge(tsv, processes, profiler, figures)
+                check_profiles(tsv, processes, profiler, figures)
+
             if figures.lines - reported >= LINES_A_REPORT and figures.lines < lines:
                 reported = figures.lines
                 print(figures, flush=True)
@@ -108,7 +109,7 @@ class Figures:
     line_started: float = 0.0
 
     def timed(self, function: Callable[..., Any], line: bytes, *arguments: Any) -> Any:
-        """Call a function that is at work on a line, and hold it to its share of this thread's time."""
+        """Call a function that works on a line, and hold it to its share of this thread's time."""
         self.line, self.line_started = line, time.monotonic()
         before = time.thread_time()
         result = function(*arguments)
@@ -121,7 +122,8 @@ class Figures:
 
     def __str__(self) -> str:
         return (
-            f"{self.lines:,} lines, {self.accepted:,} accepted, {self.lines - self.accepted:,} quarantined, 0 lost, "
+            f"{self.lines:,} lines, {self.accepted:,} accepted, "
+            f"{self.lines - self.accepted:,} quarantined, 0 lost, "
             f"0 exceptions, slowest {self.slowest_s:.2f} s, peak {self.peak_bytes / 1e6:.0f} MB, "
             f"{time.monotonic() - self.started:.0f} s"
         )
@@ -130,11 +132,14 @@ class Figures:
 # --- what must hold ---
 
 
-def judge(tsv: Path, processes: int, profiler: ProcessPoolExecutor, figures: Figures) -> None:
+def check_profiles(
+    tsv: Path, processes: int, profiler: ProcessPoolExecutor, figures: Figures
+) -> None:
     """Profile a TSV twice and check everything about both profiles."""
     shared, alone = (profile_files(tsv.parent, name) for name in ("shared", "alone"))
     with memory(profiler.submit(os.getpid).result(), figures):
         summary = profiler.submit(write_profile, tsv, shared, LIMITS, processes=processes).result()
+
     assert figures.peak_bytes < MAX_MEMORY_BYTES, (
         f"the processes that profile take too much memory: {figures}"
     )
@@ -142,27 +147,32 @@ def judge(tsv: Path, processes: int, profiler: ProcessPoolExecutor, figures: Fig
         assert write_profile(tsv, alone, LIMITS, processes=1) == summary, (
             "the counts depend on the processes"
         )
+
     for one, other in zip(shared[:3], alone[:3], strict=True):
         assert one.exists() == other.exists() and (
             not one.exists() or file_digest(one) == file_digest(other)
         ), one.name
+
+    # Every line has a row, and rows and quarantine together are the file again.
     table = read_profile(shared.table, ["line", "offset", "length", "fault"]).to_pylist()
     assert summary.lines == len(table) == count_lines(tsv), f"{len(table)} rows"
     with lines_at(tsv, table) as lines:
         assert rebuilt_digest(tsv, shared, table, lines()) == file_digest(tsv), (
             "the lines do not rebuild the file"
         )
+
         for line, row in zip(lines(), table, strict=True):
-            said = figures.timed(verdict, line, line)
-            assert said == row["fault"], (
-                f"profiled as {row['fault']}, decoded as {said}; it is kept in {keep(line)}"
+            fault = figures.timed(verdict, line, line)
+            assert fault == row["fault"], (
+                f"profiled as {row['fault']}, decoded as {fault}; it is kept in {keep(line)}"
             )
+
     figures.lines += summary.lines
     figures.accepted += summary.accepted
 
 
 def verdict(line: bytes, limits: DataConfig = LIMITS) -> FaultReason | None:
-    """Return what export and training say of a line: the fault that they meet, None where they get its pixels."""
+    """Return the fault that export and training meet in a line, None where they get its pixels."""
     pair = parse_line(line)
     if isinstance(pair, FaultReason):
         return pair
@@ -182,7 +192,7 @@ def lines_at(tsv: Path, table: list[dict[str, Any]]) -> Iterator[Callable[[], It
 def rebuilt_digest(
     tsv: Path, files: ProfileFiles, table: list[dict[str, Any]], lines: Iterator[bytes]
 ) -> str:
-    """Put the accepted lines and the quarantined ones together again and return the SHA-256 of the whole."""
+    """Return the SHA-256 of the accepted and the quarantined lines put together again."""
     whole = hashlib.sha256(BOM if table[0]["offset"] else b"")
     with ExitStack() as stack:
         quarantined = (
@@ -243,12 +253,12 @@ def repeated(task: Callable[[], None], seconds: float) -> Iterator[None]:
 
 
 def profiler_process() -> ProcessPoolExecutor:
-    """Return one process that profiles every file, so that its memory is that of profiling alone."""
+    """Return one process that profiles every file, so that its memory is profiling's alone."""
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 def memory(process: int, figures: Figures) -> Any:
-    """Watch the memory of a process and those that it started, pages that they share counted once."""
+    """Watch the memory of a process and those that it started, shared pages counted once."""
 
     def sample() -> None:
         figures.peak_bytes = max(figures.peak_bytes, family_bytes(process))
@@ -257,7 +267,10 @@ def memory(process: int, figures: Figures) -> Any:
 
 
 def watched(figures: Figures) -> Any:
-    """End the run, naming the line, when one takes a minute: a loop in C cannot be interrupted otherwise."""
+    """End the run when a line takes a minute, and name it.
+
+    A loop in C cannot be interrupted otherwise.
+    """
 
     def look() -> None:
         line, started = figures.line, figures.line_started
@@ -280,8 +293,8 @@ def silent_stderr() -> Iterator[None]:
             os.dup2(before, 2)
             os.close(before)
             file.seek(0)
-            said = file.read().decode(errors="replace")
-    assert not said, f"written on stderr: {said[:2000]}"
+            written = file.read().decode(errors="replace")
+    assert not written, f"written on stderr: {written[:2000]}"
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Lines whose one verdict is known, and the pictures that they are made of; every byte is made here, none is pasted."""
+"""Lines whose one verdict is known, and the images that they are made of.
+
+Every byte is made here, none is pasted.
+"""
 
 import base64
 import io
@@ -88,13 +91,9 @@ def png_of_16_bits(pixels: npt.NDArray[np.uint16]) -> bytes:
 
 def png_of_much_text(kind: bytes, unpacked_bytes: int = 20_000_000) -> bytes:
     """Return a small PNG that unpacks to a huge text or colour profile."""
-    packed = zlib.compress(bytes(unpacked_bytes))
-    data = encoded(picture(), "PNG")
-    return (
-        data[:33]
-        + png_chunk(kind, (b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0") + packed)
-        + data[33:]
-    )
+    data, head = encoded(picture(), "PNG"), b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0"
+    chunk = png_chunk(kind, head + zlib.compress(bytes(unpacked_bytes)))
+    return data[:33] + chunk + data[33:]
 
 
 def gif_of_frames(count: int) -> bytes:
@@ -117,7 +116,7 @@ def damaged_jpeg() -> bytes:
 
 @dataclass(frozen=True)
 class Golden:
-    """A line without its newline, the reason it is refused for (None: accepted) and the notes it gets."""
+    """A line without its newline, why it is refused (None: accepted), and the notes it gets."""
 
     name: str
     raw: bytes
@@ -150,42 +149,31 @@ def _faulty_texts() -> list[Golden]:
         ("utf-16 caption", "robe".encode("utf-16-le") + b"\t" + good, FaultReason.CONTROL_BYTE),
         ("latin-1", "robe d'été\t".encode("latin-1") + good, FaultReason.BAD_UTF8),
         ("cut utf-8", "robe été".encode()[:-1] + b"\t" + good, FaultReason.BAD_UTF8),
-        (
-            "base64 with other characters",
-            b"red dress\t" + good[:9] + b"!" + good[10:],
-            FaultReason.BAD_BASE64,
-        ),
-        ("base64 of impossible length", b"red dress\t" + good[:-7], FaultReason.BAD_BASE64),
-        (
-            "base64 with a space",
-            b"red dress\t" + good[:8] + b" " + good[8:],
-            FaultReason.BAD_BASE64,
-        ),
-        ("base64 with two crs", b"red dress\t" + good + b"\r\r", FaultReason.BAD_BASE64),
-        (
-            "too much padding",
-            b"red dress\t" + base64.b64encode(jpeg()[:300]) + b"=",
-            FaultReason.BAD_BASE64,
-        ),
-        (
-            "mixed alphabets",
-            b"red dress\t" + mixed[:8] + b"-_-_" + mixed[12:],
-            FaultReason.BAD_BASE64,
-        ),
     ]
+    bad_base64 = {
+        "base64 with other characters": good[:9] + b"!" + good[10:],
+        "base64 of impossible length": good[:-7],
+        "base64 with a space": good[:8] + b" " + good[8:],
+        "base64 with two crs": good + b"\r\r",
+        "too much padding": base64.b64encode(jpeg()[:300]) + b"=",
+        "mixed alphabets": mixed[:8] + b"-_-_" + mixed[12:],
+    }
+    for name, text in bad_base64.items():
+        table.append((name, b"red dress\t" + text, FaultReason.BAD_BASE64))
     return [Golden(name, raw, fault) for name, raw, fault in table]
 
 
 def _unusual_texts() -> list[Golden]:
     good = base64.b64encode(jpeg())
-    bare = next(
-        text for seed in range(99) if (text := base64.b64encode(jpeg(seed=seed))).endswith(b"=")
-    )
-    both = next(
-        text
-        for seed in range(99)
-        if b"+" in (text := base64.b64encode(jpeg(seed=seed))) and b"/" in text
-    )
+    texts = [base64.b64encode(jpeg(seed=seed)) for seed in range(99)]
+    padded = next(text for text in texts if text.endswith(b"="))
+    both = next(text for text in texts if b"+" in text and b"/" in text)
+    images = {
+        "crlf": ("crlf", good + b"\r"),
+        "missing padding": ("missing_padding", padded.rstrip(b"=")),
+        "url-safe base64": ("url_safe_base64", both.translate(bytes.maketrans(b"+/", b"-_"))),
+        "data prefix": ("data_prefix", b"data:image/jpeg;base64," + good),
+    }
     captions = {
         "line separator U+2028": ("red\u2028dress", "line_separator"),
         "next line U+0085": ("red\u0085dress", "line_separator"),
@@ -200,24 +188,9 @@ def _unusual_texts() -> list[Golden]:
     }
     return [
         Golden("plain", b"red dress\t" + good),
-        Golden("crlf", b"red dress\t" + good + b"\r", None, frozenset({"crlf"})),
-        Golden(
-            "missing padding",
-            b"red dress\t" + bare.rstrip(b"="),
-            None,
-            frozenset({"missing_padding"}),
-        ),
-        Golden(
-            "url-safe base64",
-            b"red dress\t" + both.translate(bytes.maketrans(b"+/", b"-_")),
-            None,
-            frozenset({"url_safe_base64"}),
-        ),
-        Golden(
-            "data prefix",
-            b"red dress\tdata:image/jpeg;base64," + good,
-            None,
-            frozenset({"data_prefix"}),
+        *(
+            Golden(name, b"red dress\t" + text, None, frozenset({note}))
+            for name, (note, text) in images.items()
         ),
         *(
             Golden(name, caption.encode() + b"\t" + good, None, frozenset({note}))
@@ -281,11 +254,14 @@ def _unusual_images() -> list[Golden]:
     frames = [picture(seed=seed) for seed in (1, 2)]
     deep = Image.fromarray((np.arange(40 * 32, dtype=np.uint16) * 51).reshape(40, 32))
     deep_rgb = np.arange(40 * 32 * 3, dtype=np.uint16).reshape(40, 32, 3) * 17
+
     cmyk = encoded(rgb.convert("CMYK"))
     adobe_ycck = bytearray(cmyk)
     adobe_ycck[cmyk.index(b"Adobe") + 11] = 2
+
     malformed_exif = jpeg()[:20] + b"\xff\xe1\x00\x10Exif\0\0II\x12\x01garb" + jpeg()[20:]
     flat = Image.fromarray(np.vstack([np.asarray(rgb), np.full((40, 32, 3), 128, dtype=np.uint8)]))
+
     table = {
         "png": (encoded(rgb, "PNG"), ""),
         "bmp": (encoded(rgb, "BMP"), ""),
@@ -326,6 +302,7 @@ def _unusual_images() -> list[Golden]:
         "jpeg damaged inside": (damaged_jpeg(), "damaged"),
         "flat below": (encoded(flat, "JPEG"), "flat_below"),
     }
+
     return [
         Golden(name, _image_line(image), None, frozenset(notes.split()))
         for name, (image, notes) in table.items()

@@ -18,8 +18,16 @@ from timm.models.vision_transformer import (
 )
 from tokenizers import Tokenizer, models, trainers
 from torch.nn.functional import linear, multi_head_attention_forward, normalize
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    RobertaConfig,
+    Siglip2Tokenizer,
+    SiglipConfig,
+    SiglipModel,
+)
 
-from model.zoo.family import Row
+from model.zoo.family import PublishedModel
 from model.zoo.forms import bpe, huggingface_siglip
 
 SIDE, PATCH, TOKENS = 32, 16, 400
@@ -88,12 +96,13 @@ def siglip_architecture() -> dict[str, Any]:
 def write_open_clip(
     folder: Path, architecture: dict[str, Any], preprocess: dict[str, Any] | None = None
 ) -> Any:
-    """Write a folder as open_clip publishes it and return open_clip's model of it with random weights."""
+    """Write a folder as open_clip publishes it and return its model with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess or {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     if architecture["text_cfg"].get("hf_tokenizer_name"):
         write_tokenizer(folder)
+
     torch.manual_seed(1)
     clip = open_clip.create_model(
         f"local-dir:{folder}", load_weights=False, pretrained_text=False
@@ -110,7 +119,7 @@ def contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write byte pairs with bytes to fall back on in the form of SigLIP 2's, of a few hundred tokens."""
+    """Write a few hundred byte pairs, with bytes to fall back on, in the form of SigLIP 2's."""
     special = [
         "<pad>",
         "<eos>",
@@ -124,7 +133,6 @@ def write_tokenizer(folder: Path) -> None:
         [caption.lower().replace(" ", "▁") for caption in CAPTIONS[:4]] * 3,
         trainers.BpeTrainer(vocab_size=TOKENS - 10, special_tokens=special, show_progress=False),
     )
-    from transformers import Siglip2Tokenizer
 
     whole = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) for pair in whole["merges"]]
@@ -151,6 +159,7 @@ def write_easynlp(folder: Path, clip: Any, architecture: dict[str, Any]) -> None
         "transformer_layers": text["layers"],
         "model_type": "open_clip",
     }
+
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "vocab.txt").write_bytes(Path(default_bpe()).read_bytes())
     torch.save(
@@ -161,8 +170,6 @@ def write_easynlp(folder: Path, clip: Any, architecture: dict[str, Any]) -> None
 
 def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = False) -> Any:
     """Write a folder as FashionCLIP is published and return transformers' model of it."""
-    from transformers import CLIPConfig, CLIPModel
-
     text = {
         "hidden_size": 32,
         "intermediate_size": 128,
@@ -177,8 +184,9 @@ def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = 
     }
     vision |= {"image_size": SIDE, "patch_size": PATCH}
     projection = {"projection_dim": 16}
-    if is_true_size:  # what transformers takes where nothing is said: ViT-B-32
+    if is_true_size:  # what transformers takes where nothing is stated: ViT-B-32
         text, vision, projection = {}, {}, {}
+
     torch.manual_seed(2)
     model = CLIPModel(
         CLIPConfig(
@@ -195,8 +203,6 @@ def write_hugging_face_clip(folder: Path, hidden_act: str, is_true_size: bool = 
 
 def write_siglip2(folder: Path, is_true_size: bool = False) -> Any:
     """Write a folder as SigLIP 2 is published and return transformers' model of it."""
-    from transformers import SiglipConfig, SiglipModel
-
     know_siglip()
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"intermediate_size": 64, "vocab_size": TOKENS, "max_position_embeddings": 16}
@@ -204,6 +210,7 @@ def write_siglip2(folder: Path, is_true_size: bool = False) -> Any:
     if is_true_size:  # transformers' own, but for Gemma's vocabulary
         shape, text, vision = {}, {"vocab_size": 256_000}, {}
     special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+
     torch.manual_seed(3)
     model = SiglipModel(
         SiglipConfig(text_config={**shape, **text, **special}, vision_config={**shape, **vision})
@@ -214,9 +221,7 @@ def write_siglip2(folder: Path, is_true_size: bool = False) -> Any:
 
 
 def write_with_hugging_face_text(folder: Path) -> Any:
-    """Write a folder of open_clip's whose text tower is a RoBERTa of transformers, and return open_clip's model."""
-    from transformers import RobertaConfig
-
+    """Write an open_clip folder with a RoBERTa of transformers as text tower; return its model."""
     folder.mkdir(parents=True)
     shape = {
         "hidden_size": 32,
@@ -228,6 +233,7 @@ def write_with_hugging_face_text(folder: Path) -> Any:
     RobertaConfig(
         vocab_size=TOKENS, max_position_embeddings=32, **shape, **special
     ).save_pretrained(folder)
+
     architecture = clip_architecture(False)
     architecture["text_cfg"] = {
         "hf_model_name": str(folder),
@@ -241,7 +247,7 @@ def write_with_hugging_face_text(folder: Path) -> Any:
     return write_open_clip(folder, architecture)
 
 
-def publish(row: Row, folder: Path) -> None:
+def publish(row: PublishedModel, folder: Path) -> None:
     """Write a row of the table in miniature, as it is published."""
     if row.form == "easynlp":
         clip = write_open_clip(
@@ -250,11 +256,9 @@ def publish(row: Row, folder: Path) -> None:
         write_easynlp(folder, clip, clip_architecture(quick_gelu=True))
     elif row.form == "open_clip":
         is_siglip = "SigLIP" in str(row.architecture)
+        quick_gelu = row.activation == "quickgelu"
         write_open_clip(
-            folder,
-            siglip_architecture()
-            if is_siglip
-            else clip_architecture(row.activation == "quickgelu"),
+            folder, siglip_architecture() if is_siglip else clip_architecture(quick_gelu)
         )
     elif "SigLIP" in str(row.architecture):
         write_siglip2(folder)
@@ -271,20 +275,11 @@ def easynlp_image(
     x = torch.cat([of("class_embedding").expand(len(x), 1, -1), x], dim=1) + of(
         "positional_embedding"
     )
+
     x = _norm(x, of, "ln_pre")
-    for layer in range(
-        sum(
-            name.endswith("in_proj_weight")
-            for name in tensors
-            if name.startswith("open_clip.visual.")
-        )
-    ):
-        x = _easynlp_block(
-            x,
-            partial(_named, tensors, f"visual.transformer.resblocks.{layer}."),
-            x.shape[-1] // 64,
-            None,
-        )
+    for layer in range(_layers(tensors, "visual.transformer.")):
+        block = partial(_named, tensors, f"visual.transformer.resblocks.{layer}.")
+        x = _easynlp_block(x, block, x.shape[-1] // 64, None)
     return normalize(_norm(x[:, 0], of, "ln_post") @ of("proj"), dim=-1)
 
 
@@ -292,18 +287,19 @@ def easynlp_text(tensors: dict[str, torch.Tensor], ids: torch.Tensor, heads: int
     """Return what EasyNLP's text tower makes of token ids, step by step."""
     of = partial(_named, tensors, "")
     x = of("token_embedding.weight")[ids] + of("positional_embedding")
+
     mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf")).triu(1)
-    for layer in range(
-        sum(
-            name.startswith("open_clip.transformer.") and name.endswith("in_proj_weight")
-            for name in tensors
-        )
-    ):
-        x = _easynlp_block(
-            x, partial(_named, tensors, f"transformer.resblocks.{layer}."), heads, mask
-        )
+    for layer in range(_layers(tensors, "transformer.")):
+        block = partial(_named, tensors, f"transformer.resblocks.{layer}.")
+        x = _easynlp_block(x, block, heads, mask)
+
     x = _norm(x, of, "ln_final")
     return normalize(x[torch.arange(len(x)), ids.argmax(dim=-1)] @ of("text_projection"), dim=-1)
+
+
+def _layers(tensors: dict[str, torch.Tensor], prefix: str) -> int:
+    names = [name for name in tensors if name.startswith(f"open_clip.{prefix}")]
+    return sum(name.endswith("in_proj_weight") for name in names)
 
 
 def _named(tensors: dict[str, torch.Tensor], prefix: str, name: str) -> torch.Tensor:
@@ -319,10 +315,12 @@ def _easynlp_block(
 ) -> torch.Tensor:
     y = _norm(x, of, "ln_1").transpose(0, 1)
     mixed, _ = multi_head_attention_forward(
-        y, y, y, y.shape[-1], heads, of("attn.in_proj_weight"), of("attn.in_proj_bias"), None, None, False, 0.0,
+        y, y, y, y.shape[-1], heads,
+        of("attn.in_proj_weight"), of("attn.in_proj_bias"), None, None, False, 0.0,
         of("attn.out_proj.weight"), of("attn.out_proj.bias"), attn_mask=mask, need_weights=False,
     )  # fmt: skip
     x = x + mixed.transpose(0, 1)
+
     hidden = linear(_norm(x, of, "ln_2"), of("mlp.c_fc.weight"), of("mlp.c_fc.bias"))
     hidden = hidden * torch.sigmoid(1.702 * hidden)
     return x + linear(hidden, of("mlp.c_proj.weight"), of("mlp.c_proj.bias"))

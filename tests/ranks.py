@@ -19,7 +19,7 @@ import torch
 from model.batches.loading import load_batch, pair_input
 from model.config.sections import ModelConfig, StageConfig
 from model.errors import CommerceClipError
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.pairs.index import PairSource, index_pairs
 from model.towers.create import create_towers
 from model.towers.towers import Towers
@@ -132,7 +132,7 @@ def run_job(job: Job) -> tuple[Heard, dict[str, torch.Tensor]]:
             (job.folder / "validating").touch()
             while not (job.folder / "killed").exists():
                 time.sleep(0.05)
-        return judge(towers, valid, 32, 32, workers=0).metrics()
+        return evaluate_split(towers, valid, 32, 32, workers=0).metrics()
 
     def on_step(record: StepRecord) -> None:
         heard.steps.append(

@@ -1,4 +1,5 @@
-"""The sample keeps its promises: as committed in ``sample-remote/`` and as drawn anew in miniature."""
+"""The sample keeps its promises: as committed in ``sample-remote/`` and as drawn anew in
+miniature."""
 
 import base64
 import csv

@@ -1,4 +1,7 @@
-"""Towers and pairs so small that a whole training takes a second: what the tests of the science share."""
+"""Towers and pairs so small that a training takes a second, shared by the tests of the science.
+
+Torch is not imported here.
+"""
 
 import base64
 import io
@@ -55,7 +58,10 @@ def names(folder: Path) -> list[str]:
 
 
 def tiny_stage_config(**changes: object) -> StageConfig:
-    """Return a stage of two epochs of four steps with the concept loss on; no checkpoint depends on the clock."""
+    """Return a stage of two epochs of four steps with the concept loss on.
+
+    No checkpoint depends on the clock.
+    """
     values = {
         "epochs": 2,
         "batch_size": 16,

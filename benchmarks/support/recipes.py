@@ -20,9 +20,9 @@ from model.config.load import load_config
 from model.config.sections import DataConfig, StageConfig
 from model.embeddings.embed import embed_captions, embed_pairs
 from model.errors import DataError
-from model.evaluation.judge import judge
 from model.evaluation.queries import keyword_queries
 from model.evaluation.retrieval import evaluate_retrieval, relate
+from model.evaluation.split import evaluate_split
 from model.pairs.index import PairIndex, PairSource, carve_valid, index_pairs
 from model.pairs.processes import usable_cores
 from model.pairs.profile import profile_files, write_profile
@@ -164,4 +164,4 @@ def recalls_on_test(towers: Towers, pairs: Pairs) -> tuple[float, float]:
 
 def metrics_on(towers: Towers, pairs: PairInput) -> dict[str, float]:
     """Return Rank@K and mean recall of towers on pairs."""
-    return judge(towers, pairs, batch_size=256, block_rows=1024, workers=0).metrics()
+    return evaluate_split(towers, pairs, batch_size=256, block_rows=1024, workers=0).metrics()

@@ -36,7 +36,7 @@ OLD, NEW = ("Apparel",), ("Footwear", "Accessories")
 JUDGE_SHARE = 0.1  # carved from either side's train; choices are made on it
 BATCH_SIZE = 128
 PRETRAIN_LR, LR = 7e-4, 5e-4
-DISTILLED: dict[str, Any] = {"distill_weight": 0.5, "distill_form": "embedding"}
+DISTILLED: dict[str, Any] = {"distill_weight": 0.5}
 INTERPOLATED: dict[str, Any] = {
     "interpolation": (0.5, 0.6, 0.7, 0.8, 0.9),
     "interpolation_tolerance": 0.005,

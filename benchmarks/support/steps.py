@@ -11,13 +11,14 @@ from open_clip.loss import ClipLoss
 from benchmarks.support import peers
 from benchmarks.support.pictures import captioned_pictures, lines_of
 from model.batches.loading import Batch
-from model.concepts.labels import Labels
+from model.concepts.labels import ConceptLabels
 from model.concepts.mining import mine_concepts
 from model.config.sections import ModelConfig, StageConfig
 from model.towers.create import create_towers
-from model.towers.passes import cut_tokens
+from model.towers.passes import cut_tokens, image_features, text_features
 from model.towers.towers import TEXT_GROUPS, Towers, compile_towers
 from model.training.losses import MAX_LOG_SCALE
+from model.training.meter import Hollow
 from model.training.objective import Objective
 from model.training.optimizer import make_optimizer
 from model.training.update import Updater
@@ -55,6 +56,23 @@ def text_groups(towers: Towers, tokens: torch.Tensor) -> list[torch.Tensor]:
     return cut_tokens(towers.clip, tokens, groups, towers.token_multiple)[0]
 
 
+def step_flops(towers: Towers, pairs: int, text_groups: list[torch.Tensor]) -> int:
+    """Count the FLOPs of a step on so many pairs, whose captions are cut as ``text_groups``.
+
+    Counted are the products of our passes, forward and backward, at the tokens that they compute.
+    Norms, softmax and the optimiser are left out, so the share of a machine's peak that follows is
+    on the low side.
+    """
+    side, lengths = towers.image_size, [tuple(group.shape) for group in text_groups]
+
+    def step(clip: Any) -> None:
+        features = [image_features(clip, torch.empty(pairs, 3, side, side))]
+        features += [text_features(clip, torch.ones(n, dtype=torch.int64)) for n in lengths]
+        torch.autograd.backward(torch.cat(features).sum())
+
+    return Hollow(towers.clip).flops(step)
+
+
 def our_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
     """Return the step of our training loop, with the terms that the config names."""
     vocabulary, labels = None, None
@@ -66,7 +84,7 @@ def our_step(towers: Towers, ready: Ready, config: StageConfig) -> Step:
     return partial(update, ready.batch, labels)
 
 
-def _labels(labels: Labels, pairs: int) -> Labels:
+def _labels(labels: ConceptLabels, pairs: int) -> ConceptLabels:
     return labels[np.arange(pairs) % len(labels)]
 
 

@@ -1,6 +1,9 @@
-"""`python -m flows data log|status|pull|diff`: data versions in the terminal; no server is started for them."""
+"""`python -m flows data log|status|pull|diff`: data versions; no server is started for them."""
+
+from typing import Annotated
 
 from flows.cli.terminal import print_facts, print_line, print_table
+from flows.parameters import Described
 from model.errors import ServiceError
 from tasks.data.card import rows_text
 from tasks.data.dvc import data_folder
@@ -12,8 +15,8 @@ from tasks.validation.difference import difference
 SHORT = 8
 
 
-def log() -> None:
-    """Print the known data versions, newest last, the current one marked."""
+def print_versions() -> None:
+    """List the data versions: hash, date, name, rows, faults, and who trained on it."""
     current, models = current_version_or_none(), _trained_on()
     rows = [
         {
@@ -23,39 +26,43 @@ def log() -> None:
             "name": known.name,
             "accepted pairs": rows_text(known.card.splits) if known.card else "?",
             "faults": str(sum(known.card.faults.values())) if known.card else "?",
-            "trained on it": ", ".join(models.get(known.version, []))
-            if models is not None
-            else "?",
+            "trained on it": ("?" if models is None else ", ".join(models.get(known.version, []))),
         }
         for known in known_versions()
     ]
-    if not rows:
+
+    if rows:
+        print_table("Data versions", rows, right=("faults",))
+    else:
         print_line("no data version yet; `python -m flows ingest` makes one")
-        return
-    print_table("Data versions", rows, right=("faults",))
 
 
-def status() -> None:
-    """Print how it stands with the current data version."""
-    facts = data_status()
-    print_facts(
-        "Data version",
-        {fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in facts},
-    )
+def print_status() -> None:
+    """Print whether data/ is what data.dvc names, committed, pushed and validated."""
+    facts = {
+        fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in data_status()
+    }
+    print_facts("Data version", facts)
 
 
-def pull() -> None:
-    """Bring the current data version into ``data/`` and check every file."""
+def pull_data() -> None:
+    """Bring the version that data.dvc names into data/ and check every file."""
     version = materialise(data_folder())
     print_line(
-        f"data version {version.version}: {len(version.file_md5)} files in {version.folder}, every MD5 right"
+        f"data version {version.version}: {len(version.file_md5)} files in {version.folder}, "
+        "every MD5 right"
     )
 
 
-def diff(reference: str, current: str) -> None:
+def print_difference(
+    reference: Annotated[str, Described("Name, beginning of a hash, or current.")],
+    current: Annotated[str, Described("Name, beginning of a hash, or current.")],
+    /,
+) -> None:
     """Print what changed from one data version to another."""
     before, after = find_version(reference), find_version(current)
     found = difference(before, after)
+
     rows = [
         {
             "split": split.split,
@@ -66,11 +73,9 @@ def diff(reference: str, current: str) -> None:
         }
         for split in found
     ]
-    print_table(
-        f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs",
-        rows,
-        right=("before", "after", "in", "out"),
-    )
+    title = f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs"
+    print_table(title, rows, right=("before", "after", "in", "out"))
+
     drifted = [
         {
             "split": split.split,
@@ -89,7 +94,7 @@ def diff(reference: str, current: str) -> None:
 
 
 def _trained_on() -> dict[str, list[str]] | None:
-    """Return registered versions by data version, None with a line about it where the registry does not answer."""
+    """Return the registered versions by data version; None where the registry does not answer."""
     from tasks.registry.versions import trained_on
 
     try:

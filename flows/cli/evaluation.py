@@ -1,12 +1,12 @@
-"""What `python -m flows evaluate` tells in the terminal, published figures beside ours where they
-are asked for.
+"""What `python -m flows evaluate` prints: tables that fit 80 columns.
 
-Tables that fit 80 columns; all of it, with every measure, stands in the report.
+Every measure stands in the report; published figures stand beside ours where they are asked for.
 """
 
-from pathlib import Path
+from typing import Annotated, Literal
 
-from flows.cli.terminal import print_facts, print_line, print_table
+from flows.cli.terminal import print_facts, print_line, print_table, shorten_paths
+from flows.parameters import Described
 from tasks.evaluation.published_figures import published_tables
 from tasks.evaluation.tables import (
     MEASURES,
@@ -30,42 +30,48 @@ FILES = {
     "figures": "figures.json",
     "candidates": "candidates-101.parquet",
 }
-WORDS = ("protocol", "direction", "model", "queries", "column", "slice", "data set")
-SHOWN_SLICES = ("column", "slice", "products", NEW, "gap", "p")
+WORD_COLUMNS = ("protocol", "direction", "model", "queries", "column", "slice", "data set")
+SLICE_COLUMNS = ("column", "slice", "products", NEW, "gap", "p")
 
 
-def print_evaluation(evaluation: Evaluation, compared_with: str | None) -> None:
+def print_evaluation(
+    evaluation: Evaluation,
+    compare: Annotated[
+        Literal["published"] | None, Described("Print published figures beside ours.")
+    ] = None,
+) -> None:
     """Print the tables of an evaluation and where its pages lie."""
     figures = read_figures(evaluation.figures)
-    about = f"{figures['captions']:,} captions and {figures['images']:,} pictures"
-    for protocol in figures["models"][NEW]["protocols"]:
-        _print(
-            f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %", rank_rows(figures, protocol)
-        )
-    _print(
-        "Queries that many products answer: precision (captions: recall), %", query_rows(figures)
-    )
-    _print("Zero-shot labels: accuracy, %", label_rows(figures))
-    worst = [{key: row[key] for key in SHOWN_SLICES} for row in slice_rows(figures, is_worst=True)]
-    _print("Slices below the rest by more than noise: mean recall, %", worst)
-    if compared_with == "published":
-        for title, rows in published_tables(figures).items():
-            _print(title, rows)
+
+    about = f"{figures['captions']:,} captions and {figures['images']:,} images"
+    tables = {
+        f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %": rank_rows(figures, protocol)
+        for protocol in figures["models"][NEW]["protocols"]
+    }
+    title = "Queries that many products answer: precision (captions: recall), %"
+    tables[title] = query_score_rows(figures)
+    tables["Zero-shot labels: accuracy, %"] = label_rows(figures)
+    tables["Slices below the rest by more than noise: mean recall, %"] = [
+        {key: row[key] for key in SLICE_COLUMNS} for row in slice_rows(figures, is_worst=True)
+    ]
+    if compare == "published":
+        tables |= published_tables(figures)
+
+    for title, rows in tables.items():
+        if rows:
+            numbers = [column for column in rows[0] if column not in WORD_COLUMNS]
+            print_table(title, rows, right=numbers)
+    if compare == "published":
         print_line(
             "Comparable where data set and protocol are the same; sources: docs/published.md"
         )
+
     for note in figures["notes"]:
         print_line(f"note: {note}")
     print_line(f"false negatives: {audit_sentence(figures)}")
     folder = evaluation.figures.parent
-    print_facts(
-        "",
-        {
-            name: _relative(folder / file)
-            for name, file in FILES.items()
-            if (folder / file).exists()
-        },
-    )
+    files = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
+    print_facts("", {name: shorten_paths(str(path)) for name, path in files.items()})
 
 
 def rank_rows(figures: Figures, protocol: str) -> list[Row]:
@@ -75,26 +81,27 @@ def rank_rows(figures: Figures, protocol: str) -> list[Row]:
         for name, model in figures["models"].items():
             found = model["protocols"][protocol]
             row = {"direction": arrow, "model": name}
-            row |= {
-                shown: _short(found[f"{way}_{key}"]) if way else ""
-                for key, shown in MEASURES.items()
-            }
-            rows.append(row | {"mean": "" if way else _short(found["mean_recall"])})
+            for key, measure in MEASURES.items():
+                row[measure] = _short(found[f"{way}_{key}"]) if way else ""
+            row["mean"] = "" if way else _short(found["mean_recall"])
+            rows.append(row)
     return rows
 
 
-def query_rows(figures: Figures) -> list[Row]:
+def query_score_rows(figures: Figures) -> list[Row]:
     """Return a row a kind of query with the new model's scores."""
     rows = []
     for name, scores in figures["models"][NEW]["queries"].items():
         kind = "recall" if name == "caption" else "precision"
-        mrr = scores.get("mrr", scores.get("mrr_at_10"))
-        about = figures["queries"][name]
-        row = {"queries": QUERIES.get(name, name)}
-        row["chance"] = number(about["chance"]) if kind == "precision" else ""
+        chance = figures["queries"][name]["chance"]
+        row = {
+            "queries": QUERIES.get(name, name),
+            "chance": number(chance) if kind == "precision" else "",
+        }
         row |= {f"@{k}": _short(scores[f"{kind}_at_{k}"]) for k in (1, 10)}
         row["nDCG@10"] = _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else ""
-        rows.append(row | {"MRR": _short(mrr)})
+        row["MRR"] = _short(scores.get("mrr", scores.get("mrr_at_10")))
+        rows.append(row)
     return rows
 
 
@@ -115,12 +122,3 @@ def label_rows(figures: Figures) -> list[Row]:
 
 def _short(figure: Figures) -> str:
     return with_half(figure).replace(" ", "")
-
-
-def _print(title: str, rows: list[Row]) -> None:
-    if rows:
-        print_table(title, rows, right=tuple(column for column in rows[0] if column not in WORDS))
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,10 +1,13 @@
-"""`python -m flows import KIND SOURCE… --out FOLDER`: another product data set becomes TSVs that can be ingested."""
+"""`python -m flows import KIND SOURCE… --out FOLDER`: another product data set becomes TSVs."""
 
 import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
 
 from flows.cli.terminal import print_line, print_table
+from flows.parameters import Described
 from model.errors import ConfigError
 from model.importers.importing import ImportedSplit, import_pairs
 from tasks.runtime.progress import Progress, progress
@@ -12,13 +15,36 @@ from tasks.runtime.progress import Progress, progress
 TOP_SPLITS = ("train", "valid", "test")
 
 
-def import_files(kind: str, sources: list[str], out: str, overrides: list[str]) -> None:
-    """Import with a progress bar a split, and tell what became a pair and what did not.
+def import_data_set(
+    kind: Annotated[str, Described("fashion-gen, muge, chinese-clip, webdataset, csv or easynlp.")],
+    sources: Annotated[Sequence[str], Described("Files or folders.", metavar="source")],
+    /,
+    *,
+    out: Annotated[str, Described("Where the TSVs go.", metavar="FOLDER")],
+    overrides: Annotated[
+        Sequence[str],
+        Described(
+            "An option of the kind.",
+            flag="--set",
+            metavar="KEY=VALUE",
+            repeated=True,
+        ),
+    ] = (),
+) -> None:
+    """Make TSVs and side tables of another product data set.
 
     Raises:
         ConfigError: the kind or an option is unknown or impossible.
         DataError: a source cannot be imported.
     """
+    options = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {key}: expected key=value, for example caption=title")
+        options[key] = value
+
+    # A progress bar a split; the bar of the split before is closed when the next one begins.
     with ExitStack() as bars:
         shown: list[Progress] = []
 
@@ -30,22 +56,15 @@ def import_files(kind: str, sources: list[str], out: str, overrides: list[str]) 
             kind,
             list(map(Path, sources)),
             Path(out),
-            _options(overrides),
+            options,
             lambda rows: shown[0].advance(rows),
             begin,
         )
     _print(imported)
 
 
-def _options(overrides: list[str]) -> dict[str, str]:
-    split = [override.partition("=") for override in overrides]
-    for key, equals, _ in split:
-        if not equals:
-            raise ConfigError(f"--set {key}: expected key=value, for example caption=title")
-    return {key: value for key, _, value in split}
-
-
 def _print(imported: list[ImportedSplit]) -> None:
+    """Print what became a pair, what did not, and the command that comes next."""
     rows = [
         {
             "split": split.split,
@@ -57,41 +76,34 @@ def _print(imported: list[ImportedSplit]) -> None:
         for split in imported
     ]
     print_table("Imported", rows, right=("rows", "pairs"))
+
     for split in imported:
-        for note in _notes(split):
-            print_line(f"{split.split}: {note}")
+        if split.cleaned_captions:
+            print_line(
+                f"{split.split}: {split.cleaned_captions:,} captions had a tab or a line break, "
+                "which became a space"
+            )
+        if split.dropped_columns:
+            print_line(
+                f"{split.split}: columns left out of the side table, which has a limit: "
+                f"{', '.join(split.dropped_columns)}"
+            )
     print_line(f"next: {_ingest_command(imported)}")
 
 
 def _left_out(split: ImportedSplit) -> list[str]:
     return [
-        f"{left.rows:,} {reason} ({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
+        f"{left.rows:,} {reason} "
+        f"({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
         for reason, left in split.left_out.items()
     ]
 
 
-def _notes(split: ImportedSplit) -> list[str]:
-    notes = []
-    if split.cleaned_captions:
-        notes.append(
-            f"{split.cleaned_captions:,} captions had a tab or a line break, which became a space"
-        )
-    if split.dropped_columns:
-        notes.append(
-            f"columns left out of the side table, which has a limit: {', '.join(split.dropped_columns)}"
-        )
-    return notes
-
-
 def _ingest_command(imported: list[ImportedSplit]) -> str:
     """Return the command that makes a data version of what was imported."""
+    files = {split.split: str(split.tsv) for split in imported if split.tsv is not None}
     command = ["python", "-m", "flows", "ingest", "--name", "NAME"]
-    others = []
-    for split in imported:
-        if split.tsv is None:
-            continue
-        if split.split in TOP_SPLITS:
-            command += [f"--{split.split}", str(split.tsv)]
-        else:
-            others.append(str(split.tsv))
-    return shlex.join([*command, *(["--pretrain", *others] if others else [])])
+    for split in TOP_SPLITS:
+        if split in files:
+            command += [f"--{split}", files.pop(split)]
+    return shlex.join([*command, *(["--pretrain", *files.values()] if files else [])])

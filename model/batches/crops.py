@@ -18,14 +18,8 @@ from model.errors import FaultReason
 from model.pairs.images import MAX_PIXELS, decode_rgb
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | FaultReason:
-    """Decode to a uint8 tensor [3, H, W] by `model.pairs.images.decode_rgb`, or say why that is impossible."""
-    pixels = decode_rgb(data, max_pixels)
-    return pixels if isinstance(pixels, FaultReason) else torch.from_numpy(pixels).permute(2, 0, 1)
-
-
 class Resizing(NamedTuple):
-    """How a model wants images: squashed to the square, or its centre cut; and the filter of the resize."""
+    """How a model wants images: squashed to a square, or their centre cut; and the filter."""
 
     is_squashed: bool = False
     interpolation: str = "bicubic"  # or bilinear
@@ -34,21 +28,26 @@ class Resizing(NamedTuple):
 CLIP_RESIZING = Resizing()
 
 
-def centre_crop(image: torch.Tensor, side: int, resizing: Resizing = CLIP_RESIZING) -> torch.Tensor:
-    """Return the centre [3, side, side] of a uint8 image whose shorter side was resized to
-    ``side``, or all squashed.
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> torch.Tensor | FaultReason:
+    """Decode to a uint8 tensor [3, H, W] by `model.pairs.images.decode_rgb`, or name the fault."""
+    pixels = decode_rgb(data, max_pixels)
+    return pixels if isinstance(pixels, FaultReason) else torch.from_numpy(pixels).permute(2, 0, 1)
 
-    At most 2 levels of 255 from open_clip's evaluation transform before normalisation.
+
+def centre_crop(image: torch.Tensor, side: int, resizing: Resizing = CLIP_RESIZING) -> torch.Tensor:
+    """Return the centre [3, side, side] of a uint8 image whose shorter side is resized to ``side``.
+
+    Where the model squashes images, it is all of the image. At most 2 levels of 255 from
+    open_clip's evaluation transform before normalisation.
     """
     if resizing.is_squashed:
         return _in_one_block(_resize(image, side, side, resizing.interpolation))
     height, width = image.shape[1:]
     if max(height, width) > 8 * min(height, width):
         return _centre_of_strip(image, side, resizing.interpolation)
-    shorter = min(height, width)
-    resized = _resize(
-        image, int(side * height / shorter), int(side * width / shorter), resizing.interpolation
-    )
+
+    new_height, new_width = (int(side * length / min(height, width)) for length in (height, width))
+    resized = _resize(image, new_height, new_width, resizing.interpolation)
     top, left = (round((length - side) / 2) for length in resized.shape[1:])
     return _in_one_block(resized[:, top : top + side, left : left + side])
 
@@ -61,26 +60,25 @@ def random_crop(
     generator: torch.Generator,
     resizing: Resizing = CLIP_RESIZING,
 ) -> torch.Tensor:
-    """Return a random resized crop [3, side, side] of a uint8 image, a pure function of the
-    generator's state.
+    """Return a random resized crop [3, side, side] of a uint8 image.
 
-    The area is uniform in [``min_scale``, 1] of the image's, the aspect log-uniform in [3/4, 4/3];
-    ``min_scale`` 1 is the centre crop. With ``flip``, half the crops are mirrored. Every call draws
-    24 numbers, whatever it does.
+    It is a pure function of the generator's state. The area is uniform in [``min_scale``, 1] of the
+    image's, the aspect log-uniform in [3/4, 4/3]; ``min_scale`` 1 is the centre crop. With
+    ``flip``, half the crops are mirrored. Every call draws 24 numbers, whatever it does.
     """
     draws = torch.rand(24, generator=generator).tolist()
     if min_scale >= 1:
         cropped = centre_crop(image, side, resizing)
     else:
-        height, width = image.shape[1:]
-        box = _random_box(height, width, min_scale, draws)
-        cut = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+        top, left, height, width = _random_box(*image.shape[1:], min_scale, draws)
+        cut = image[:, top : top + height, left : left + width]
         cropped = _resize(cut, side, side, resizing.interpolation)
+
     return _in_one_block(cropped.flip(2) if flip and draws[23] < 0.5 else cropped)
 
 
 def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
-    """Return a uint8 image [3, height, width] as Pillow's filter makes it, channels-last in memory."""
+    """Return a uint8 image [3, height, width] by Pillow's filter, channels-last in memory."""
     if image.shape[1:] == (height, width):
         return image
     # The outer stride of a batch of one, which torchvision leaves undefined, tells torch to write
@@ -90,43 +88,42 @@ def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) ->
 
 
 def _in_one_block(image: torch.Tensor) -> torch.Tensor:
-    """Copy where need be by numpy, not by torch, which would share so small a copy among all cores.
+    """Copy where need be, by numpy: torch would share so small a copy among all cores.
 
-    Waiting for cores that train costs up to 20 times the copy, and takes them from the training.
+    Waiting for cores that train costs up to 20 times the copy, and takes them from the training
+    (DECISIONS 18).
     """
     return torch.from_numpy(np.ascontiguousarray(image.numpy()))
 
 
-class _Box(NamedTuple):
-    top: int
-    left: int
-    height: int
-    width: int
+def _random_box(
+    height: int, width: int, min_scale: float, draws: list[float]
+) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a box in an image of that size.
 
-
-def _random_box(height: int, width: int, min_scale: float, draws: list[float]) -> _Box:
-    """Take the first of ten drawn boxes that fits; else the largest centred one whose aspect is allowed."""
+    The first of ten drawn boxes that fits, else the largest centred one of allowed aspect.
+    """
     for area_draw, aspect_draw in zip(draws[:10], draws[10:20], strict=True):
         area = height * width * (min_scale + (1 - min_scale) * area_draw)
         aspect = (4 / 3) ** (2 * aspect_draw - 1)
         crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < crop_height <= height and 0 < crop_width <= width:
-            top, left = (
-                int(draws[20] * (height - crop_height + 1)),
-                int(draws[21] * (width - crop_width + 1)),
-            )
-            return _Box(top, left, crop_height, crop_width)
+            top = int(draws[20] * (height - crop_height + 1))
+            left = int(draws[21] * (width - crop_width + 1))
+            return top, left, crop_height, crop_width
+
     crop_height = min(height, max(1, round(width * 4 / 3)))
     crop_width = min(width, max(1, round(height * 4 / 3)))
-    return _Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 def _centre_of_strip(image: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:
-    """Crop a long, thin image without building its resized whole, which could take hundreds of megabytes."""
+    """Crop a long, thin image without its resized whole, which could take hundreds of megabytes."""
     height, width = image.shape[1:]
     new_height, new_width = (int(side * length / min(height, width)) for length in (height, width))
     top, left = round((new_height - side) / 2), round((new_width - side) / 2)
     x, y = width / new_width, height / new_height
+
     strip = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
     # Columns first and rows second, as for the whole: the rounding between the two passes shows at
     # hard edges.

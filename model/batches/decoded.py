@@ -15,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.batches import crops as pixels
+from model.batches import crops
 from model.batches.crops import CLIP_RESIZING, Resizing, centre_crop, decode_image
 from model.batches.prefetch import prefetch
 from model.errors import DataError, FaultReason
 from model.pairs import images
+from model.pairs.arrays import Rows
 from model.pairs.images import MAX_SIDE
-from model.pairs.index import PairIndex, Rows
+from model.pairs.index import PairIndex
 from model.storage.cache import Layout, cached_array
+from model.storage.files import file_digest
 
 Decoded = npt.NDArray[np.uint8]
 
@@ -36,12 +38,12 @@ def decode_row(index: PairIndex, row: int) -> torch.Tensor:
     Raises:
         DataError: the line is not the one that was profiled, or its image cannot be decoded.
     """
-    image = decode_image(
-        index.encoded_image(row), max_pixels=MAX_SIDE**2
-    )  # the profile judged it by the config's
+    # The profile has held it against the config's own limit.
+    image = decode_image(index.encoded_image(row), max_pixels=MAX_SIDE**2)
     if isinstance(image, FaultReason):
         raise DataError(
-            f"{index.where(row)}: {image}, although its profile accepted it; validate the data again"
+            f"{index.where(row)}: {image}, although its profile accepted it; "
+            "validate the data again"
         )
     return image
 
@@ -54,18 +56,17 @@ def decoded_images(
     on_rows: Callable[[int], None] = lambda rows: None,
     resizing: Resizing = CLIP_RESIZING,
 ) -> Decoded:
-    """Return the centre crops uint8 [N, 3, side, side] of an index's images, mapped from a cache in
-    the folder.
+    """Return the centre crops uint8 [N, 3, side, side] of an index's images, mapped from a cache.
 
-    ``on_rows`` counts the images that had to be decoded.
+    The cache is in the folder; ``on_rows`` counts the images that had to be decoded.
 
     Raises:
         DataError: an image cannot be decoded any more.
-        CheckpointError: the disk lacks room, told before anything is decoded, or the folder cannot
+        CheckpointError: the disk lacks room, found before anything is decoded, or the folder cannot
         be written.
     """
 
-    def crops(rows: Rows) -> Decoded:
+    def crop(rows: Rows) -> Decoded:
         return np.stack(
             [centre_crop(decode_row(index, int(row)), side, resizing).numpy() for row in rows]
         )
@@ -73,7 +74,7 @@ def decoded_images(
     def blocks() -> Iterator[Decoded]:
         starts = range(0, len(index), IMAGES_A_BLOCK)
         parts = (np.arange(start, min(start + IMAGES_A_BLOCK, len(index))) for start in starts)
-        for block in prefetch(parts, crops, workers):
+        for block in prefetch(parts, crop, workers):
             yield block
             on_rows(len(block))
 
@@ -81,13 +82,12 @@ def decoded_images(
 
 
 def decoded_layout(index: PairIndex, side: int, resizing: Resizing = CLIP_RESIZING) -> Layout:
-    """Return the form of the cache, its bytes on disk among it."""
+    """Return the form of the cache, its bytes on disk among it.
+
+    Its key changes with whatever decides a pixel: images, size, and the code that decodes.
+    """
     versions = [f"{name} {version(name)}" for name in DECODING_PACKAGES]
-    code = [
-        hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
-        for module in (images, pixels)
-    ]
-    key = hashlib.sha256(
-        " ".join([index.digest(), str(side), str(tuple(resizing)), *versions, *code]).encode()
-    ).hexdigest()
+    code = [file_digest(Path(str(module.__file__))) for module in (images, crops)]
+    parts = [index.digest(), str(side), str(tuple(resizing)), *versions, *code]
+    key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return Layout("decoded-images", key, (len(index), 3, side, side), np.uint8)

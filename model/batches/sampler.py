@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from model.errors import ConfigError
-
-Rows = npt.NDArray[np.int64]
+from model.pairs.index import Rows
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Batches of ``batch_size`` out of N pairs, all ranks together; an epoch's last, short batch is left out."""
+    """Batches of ``batch_size`` out of N pairs, all ranks together.
+
+    An epoch's last, short batch is left out.
+    """
 
     pairs: int
     batch_size: int
@@ -30,8 +31,8 @@ class Sampler:
         assert 0 <= self.rank < self.world_size
         if self.batch_size % self.world_size:
             raise ConfigError(
-                f"batch_size is {self.batch_size}, which {self.world_size} processes cannot share equally; "
-                f"make it a multiple of {self.world_size}"
+                f"batch_size is {self.batch_size}, which {self.world_size} processes cannot share "
+                f"equally; make it a multiple of {self.world_size}"
             )
 
     @property
@@ -40,7 +41,10 @@ class Sampler:
         return self.pairs // self.batch_size
 
     def batches(self, epoch: int, position: int = 0) -> Iterator[Rows]:
-        """Yield this rank's rows of each batch of an epoch, after the ``position`` pairs that all ranks have read."""
+        """Yield this rank's rows of each batch of an epoch.
+
+        The first ``position`` pairs are those that all ranks together have read already.
+        """
         order = np.random.default_rng((self.seed, epoch)).permutation(self.pairs)
         share = self.batch_size // self.world_size
         for start in range(position + self.rank * share, self.pairs, self.batch_size):

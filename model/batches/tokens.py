@@ -35,10 +35,10 @@ def token_ids(
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Tokens:
-    """Return the token ids [N, L] of an index's captions, mapped from a cache in the folder or,
-    without, in memory.
+    """Return the token ids [N, L] of an index's captions.
 
-    ``on_rows`` counts the captions that had to be tokenised.
+    They are mapped from a cache in the folder or, without one, in memory. ``on_rows`` counts the
+    captions that had to be tokenised.
 
     Raises:
         DataError: a caption is not the one that was profiled.
@@ -55,13 +55,16 @@ def token_ids(
             yield tokenizer(block).numpy().astype(dtype)
             on_rows(len(block))
 
-    return (
-        np.concatenate(list(blocks())) if folder is None else cached_array(folder, layout, blocks)
-    )
+    if folder is None:
+        return np.concatenate(list(blocks()))
+    return cached_array(folder, layout, blocks)
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 (hex) of what decides the ids: vocabulary, settings, and the versions of the code."""
+    """Return the SHA-256 (hex) of what decides the ids.
+
+    That is vocabulary, settings, and the versions of the code.
+    """
     settings = {
         name: value
         for name, value in vars(tokenizer).items()
@@ -71,9 +74,9 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
         name: getattr(vars(tokenizer).get(name), "__name__", None)
         for name in ("clean_fn", "reduction_fn")
     }
-    backend = getattr(
-        _inner(tokenizer), "backend_tokenizer", None
-    )  # normalisation and merges of the fast kind
+
+    # Normalisation and merges of the fast kind.
+    backend = getattr(_inner(tokenizer), "backend_tokenizer", None)
     whole = {
         "settings": settings,
         "functions": functions,

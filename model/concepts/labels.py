@@ -13,12 +13,15 @@ from model.config.sections import StageConfig
 from model.errors import DataError
 
 # The concepts that each pair's caption names, int32 [N, M], padded with -1.
-Labels = npt.NDArray[np.int32]
+ConceptLabels = npt.NDArray[np.int32]
 
 
-def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | None, Labels | None]:
-    """Return the concepts of the train captions and label each pair with those that it names, where
-    a stage uses them.
+def label_concepts(
+    pairs: PairInput, stage: StageConfig
+) -> tuple[Vocabulary | None, ConceptLabels | None]:
+    """Find the concepts of the train captions and label each pair with those that it names.
+
+    Both are None where the stage uses no concepts.
 
     Raises:
         DataError: the captions name no concept.
@@ -32,8 +35,7 @@ def label_concepts(pairs: PairInput, stage: StageConfig) -> tuple[Vocabulary | N
 
 
 def make_vocabulary(captions: Iterable[str], stage: StageConfig) -> Vocabulary:
-    """Return the concepts of captions: mined, or those of the table that the stage names, with
-    their counts here.
+    """Mine the concepts of captions, or count those of the table that the stage names.
 
     Raises:
         DataError: the captions name no concept.
@@ -46,6 +48,7 @@ def make_vocabulary(captions: Iterable[str], stage: StageConfig) -> Vocabulary:
                 f"{stage.concepts}: no train caption names any of its {len(vocabulary)} concepts"
             )
         return vocabulary
+
     vocabulary = mine_concepts(captions, stage.min_concept_count, stage.max_concepts)
     if not len(vocabulary):
         raise DataError(

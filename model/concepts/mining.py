@@ -24,7 +24,7 @@ import torch
 from model.pairs.words import singular, spellings
 
 MERGE_PASSES = 4
-MAX_WORDS = 3
+MAX_PHRASE_WORDS = 3
 MAX_CONCEPTS_A_CAPTION = 16
 MAX_TALLIED = 1_000_000
 COMMON_SHARE = 0.25
@@ -32,22 +32,22 @@ MIN_TOGETHER = 5
 # Of 13 phrases that the side table of 7,583 real pairs has as a colour or an article type, the
 # first pass finds 6 that hardly stand apart, and 9 with this beside it (casual shoe, sport shoe,
 # laptop bag); with 0.55 7, with 0.4 no more. Log-likelihood finds 9 of them among as many phrases,
-# but joins colours to things, which shoppers combine freely (brown belt, blue jean).
+# but joins colours to things, which shoppers combine freely (brown belt, blue jean; DECISIONS 23).
 MIN_NPMI = 0.5
 EXAMPLES = 3
 STOP_WORDS = frozenset(
     " ".join(
         (
-            "a an and are as at be been but by can for from had has have he i in into is it its made more not of on or",
-            "our out over pack per s set she so than that the their them these they this those to under up was we were",
-            "which while who with without you your",
-            "的 了 和 与 及 或 在 是 为 有 也 都 就 不 把 被 对 从 到 等 之 其 这 那 个 件 款 条 双 只 套",
-            "新款 正品 包邮",
+            "a an and are as at be been but by can for from had has have he i in into is it its",
+            "made more not of on or our out over pack per s set she so than that the their them",
+            "these they this those to under up was we were which while who with without you your",
+            "的 了 和 与 及 或 在 是 为 有 也 都 就 不 把 被 对 从 到 等",
+            "之 其 这 那 个 件 款 条 双 只 套 新款 正品 包邮",
         )
     ).split()
 )
 
-T = TypeVar("T", bound=Hashable)
+_T = TypeVar("_T", bound=Hashable)
 
 
 class _Found(NamedTuple):
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
 class _Finder:
     """Finds phrases by their keys: what is left of a phrase without spaces, plural and case."""
 
-    def __init__(self, keys: Iterable[str], most_words: int = MAX_WORDS) -> None:
+    def __init__(self, keys: Iterable[str], most_words: int = MAX_PHRASE_WORDS) -> None:
         self._number = {key: number for number, key in enumerate(keys)}
         self._most_words = most_words
 
@@ -69,7 +69,7 @@ class _Finder:
         return len(self._number)
 
     def __call__(self, words: Sequence[str]) -> Iterator[_Found]:
-        """Yield the phrases of a caption in its order, of those that start with a word the longest."""
+        """Yield a caption's phrases in its order, at each word the longest that starts there."""
         parts = [singular(word) for word in words]
         start = 0
         while start < len(parts):
@@ -93,38 +93,39 @@ class Phrases:
         return len(self.phrases)
 
     def find(self, caption: str) -> list[int]:
-        """Return the numbers of the phrases that a caption names, each once, in the caption's order."""
+        """Number the phrases that a caption names, each once, in the caption's order."""
         return list(dict.fromkeys(found.number for found in self.finder(spellings(caption))))
 
     @cached_property
     def finder(self) -> _Finder:
-        """What searches for them."""
+        """Make what searches for them, once."""
         most_words = max((len(spellings(phrase)) for phrase in self.phrases), default=0)
-        return _Finder(map(phrase_key, self.phrases), max(MAX_WORDS, most_words))
+        return _Finder(map(phrase_key, self.phrases), max(MAX_PHRASE_WORDS, most_words))
 
 
 @dataclass(frozen=True)
 class Vocabulary(Phrases):
-    """The concepts of a set of captions: how many name each, of how many, and the first few of those."""
+    """The concepts of captions: how many captions name each, of how many, and the first of them."""
 
     counts: tuple[int, ...]
     captions: int
     examples: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
 
     def idf(self) -> torch.Tensor:
-        """Return log(captions / count) of each concept, float32 [C]; one that no caption names counts as named once."""
-        return torch.tensor(
-            [math.log(self.captions / max(count, 1)) for count in self.counts], dtype=torch.float32
-        )
+        """Compute log(captions / count) of each concept, float32 [C]; a count of 0 counts as 1."""
+        weights = [math.log(self.captions / max(count, 1)) for count in self.counts]
+        return torch.tensor(weights, dtype=torch.float32)
 
     def label(self, captions: Iterable[str]) -> npt.NDArray[np.int32]:
-        """Return the concepts that each caption names, ascending, int32 [N, M], padded with -1; of more the rarest."""
+        """Number the concepts that each caption names, int32 [N, M], ascending, padded with -1.
+
+        Of more than M the rarest are kept.
+        """
 
         def rows() -> Iterator[list[int]]:
             for caption in captions:
-                rarest = sorted(
-                    self.find(caption), key=lambda number: (self.counts[number], number)
-                )
+                found = self.find(caption)
+                rarest = sorted(found, key=lambda number: (self.counts[number], number))
                 named = sorted(rarest[:MAX_CONCEPTS_A_CAPTION])
                 yield named + [-1] * (MAX_CONCEPTS_A_CAPTION - len(named))
 
@@ -132,7 +133,7 @@ class Vocabulary(Phrases):
 
 
 def phrase_key(phrase: str) -> str:
-    """Return what two spellings of a phrase share; empty where it has no letter or digit."""
+    """Reduce a phrase to what its spellings share; empty where it has no letter or digit."""
     return "".join(map(singular, spellings(phrase)))
 
 
@@ -150,13 +151,10 @@ def mine_concepts(
     while len(merges) < MERGE_PASSES and (found := _pairs_to_merge(_units(captions, merges))):
         merges.append(found)
     keys = _candidates(_units(captions, merges), min_count)
+
     while True:
         tally = _tally(captions, _Finder(keys))
-        kept = [
-            number
-            for number, count in enumerate(tally.counts)
-            if min_count <= count < tally.captions
-        ]
+        kept = [n for n, count in enumerate(tally.counts) if min_count <= count < tally.captions]
         kept = sorted(kept, key=lambda number: (-tally.counts[number], keys[number]))[:max_concepts]
         if len(kept) == len(keys):
             return _vocabulary(tally)
@@ -165,15 +163,14 @@ def mine_concepts(
 
 
 def count_concepts(captions: Iterable[str], phrases: Phrases) -> Vocabulary:
-    """Return given phrases, in their order and spelling, with the counts that they have in these captions."""
+    """Count how many captions name each of the given phrases; order and spelling stay."""
     tally = _tally(captions, phrases.finder)
-    return Vocabulary(
-        phrases.phrases, tuple(tally.counts), tally.captions, tuple(map(tuple, tally.examples))
-    )
+    examples = tuple(map(tuple, tally.examples))
+    return Vocabulary(phrases.phrases, tuple(tally.counts), tally.captions, examples)
 
 
 class _Tally(NamedTuple):
-    """How many captions name each phrase, in which spellings, the first of them, and how many captions there are."""
+    """Of each phrase how many captions name it, in which spellings, the first; and all captions."""
 
     counts: list[int]
     spelled: list[Counter[str]]
@@ -182,27 +179,25 @@ class _Tally(NamedTuple):
 
 
 def _tally(captions: Iterable[str], finder: _Finder) -> _Tally:
-    tally = _Tally(
-        [0] * len(finder),
-        [Counter() for _ in range(len(finder))],
-        [[] for _ in range(len(finder))],
-        0,
-    )
-    total = 0
+    size, total = len(finder), 0
+    counts = [0] * size
+    spelled: list[Counter[str]] = [Counter() for _ in range(size)]
+    examples: list[list[str]] = [[] for _ in range(size)]
+
     for caption in captions:
         total += 1
         words = spellings(caption)
+        # A caption that names a phrase twice counts once, by the last spelling.
         for number, start, stop in {found.number: found for found in finder(words)}.values():
-            tally.counts[number] += 1
-            tally.spelled[number][" ".join(words[start:stop])] += 1
-            examples = tally.examples[number]
-            if len(examples) < EXAMPLES and caption not in examples:
-                examples.append(caption)
-    return tally._replace(captions=total)
+            counts[number] += 1
+            spelled[number][" ".join(words[start:stop])] += 1
+            if len(examples[number]) < EXAMPLES and caption not in examples[number]:
+                examples[number].append(caption)
+    return _Tally(counts, spelled, examples, total)
 
 
 def _vocabulary(tally: _Tally) -> Vocabulary:
-    """Return the concepts by name, each named by its most frequent spelling."""
+    """Name each concept by its most frequent spelling, and sort them by name."""
     names = [min(spelled, key=lambda name: (-spelled[name], name)) for spelled in tally.spelled]
     order = sorted(range(len(names)), key=names.__getitem__)
     return Vocabulary(
@@ -214,7 +209,7 @@ def _vocabulary(tally: _Tally) -> Vocabulary:
 
 
 def _candidates(units: Iterable[list[str]], min_count: int) -> list[str]:
-    """Return the keys of the words and phrases that may be concepts, whatever their spelling."""
+    """Collect the keys of the words and phrases that may be concepts, whatever their spelling."""
     counts = Counter[str]()
     for words in units:
         counts.update({word.replace(" ", "") for word in words if _is_eligible(word)})
@@ -250,7 +245,7 @@ def _merge(words: list[str], pairs: frozenset[tuple[str, str]]) -> list[str]:
 
 
 def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
-    """Return the neighbours x y that make a phrase of at most three words."""
+    """Find the neighbours x y that make a phrase of at most three words."""
     singles, together, total = Counter[str](), Counter[tuple[str, str]](), 0
     for words in units:
         singles.update(set(words))
@@ -258,11 +253,12 @@ def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
         total += 1
         _trim(singles)
         _trim(together)
+
     return frozenset(
         (x, y)
         for (x, y), n in together.items()
         if n >= MIN_TOGETHER
-        and x.count(" ") + y.count(" ") + 2 <= MAX_WORDS
+        and x.count(" ") + y.count(" ") + 2 <= MAX_PHRASE_WORDS
         and _is_eligible(x)
         and _is_eligible(y)
         and _is_phrase(n, singles[x], singles[y], total)
@@ -270,7 +266,8 @@ def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
 
 
 def _is_phrase(together: int, x: int, y: int, total: int) -> bool:
-    """Decide by the numbers of captions with both in turn, with each, and of all; common words make no phrase."""
+    """Decide by the numbers of captions with both in turn, with each, and of all."""
+    # Common words make no phrase.
     if max(x, y) > COMMON_SHARE * total:
         return False
     is_hardly_apart = together >= 0.5 * max(x, y) or (together >= 8 and together >= 0.8 * min(x, y))
@@ -278,16 +275,17 @@ def _is_phrase(together: int, x: int, y: int, total: int) -> bool:
 
 
 def npmi(together: int, x: int, y: int, total: int) -> float:
-    """Return the normalised pointwise mutual information of two events: 1 always together, 0 by
-    chance, -1 never.
+    """Compute the normalised pointwise mutual information of two events.
+
+    It is 1 where they always come together, 0 by chance, -1 never.
 
     Source: G. Bouma, Normalized (Pointwise) Mutual Information in Collocation Extraction (2009).
     """
     return math.log(together * total / (x * y)) / math.log(total / together)
 
 
-def _trim(counts: Counter[T]) -> None:
-    """Keep memory flat: of more than `MAX_TALLIED` drop the rarest so far until half of them are left."""
+def _trim(counts: Counter[_T]) -> None:
+    """Keep memory flat: of more than `MAX_TALLIED` drop the rarest so far until half are left."""
     level = 0
     if len(counts) > MAX_TALLIED:
         while len(counts) > MAX_TALLIED // 2:

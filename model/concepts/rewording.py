@@ -1,14 +1,13 @@
 """Keyword queries, as shops get them: two to four concepts of a caption instead of its sentence.
 
-They are made for training, in the place of some captions, and for evaluation, from the captions of
-a split. Both are pure functions of their seeds. A caption that is reworded costs its line's caption
-(12 µs), its concepts (20 µs) and its tokens (150 µs) at every step; one that stays as it is costs a
-draw (45 µs).
+Training puts them in the place of some captions; evaluation (`model.evaluation.queries`) chooses
+the concepts of its queries here. Both are pure functions of their seeds. A reworded caption costs
+reading its line (12 µs), finding its concepts (20 µs) and tokenising the query (150 µs) at every
+step; a caption that stays as it is costs a draw (45 µs).
 
-Shapes: B pairs, L tokens; Q queries, P pairs of a query with a right candidate.
+Shapes: B pairs, L tokens.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,6 @@ import torch
 from model.batches.loading import Batch
 from model.batches.tokens import Tokenizer
 from model.concepts.mining import Phrases
-from model.config.sections import StageConfig
 from model.pairs.index import PairIndex
 from model.pairs.line_facts import caption_hash
 
@@ -30,51 +28,35 @@ WORDS_STREAM = 1
 def keyword_query(
     concepts: Sequence[int], phrases: Phrases, generator: np.random.Generator
 ) -> str | None:
-    """Return two to four of a caption's concepts in its order, as a shopper would type them; None of fewer than two."""
+    """Join two to four of a caption's concepts, as a shopper would type them; None of fewer."""
     chosen = choose_concepts(concepts, generator)
     return " ".join(phrases.phrases[number] for number in chosen) if chosen else None
 
 
 def choose_concepts(concepts: Sequence[int], generator: np.random.Generator) -> list[int]:
-    """Return two to four of the concepts in their order, each number of them as likely; none of fewer than two."""
+    """Draw two to four of the concepts and keep their order; none where there are fewer than two.
+
+    Two, three and four are as likely.
+    """
     if len(concepts) < FEWEST:
         return []
     wanted = int(generator.integers(FEWEST, min(MOST, len(concepts)), endpoint=True))
-    return [
-        concepts[place]
-        for place in sorted(generator.choice(len(concepts), wanted, replace=False).tolist())
-    ]
-
-
-def drop_words(caption: str, share: float, generator: np.random.Generator) -> str:
-    """Return a caption without a random share of its words (as spaces divide it), in its order, but
-    never without any.
-
-    Each word goes by itself; where all would go, one stays.
-    """
-    words = caption.split()
-    if len(words) < 2:
-        return caption
-    draws = generator.random(len(words))
-    stays = draws >= share
-    stays[draws.argmax()] = True
-    return " ".join(itertools.compress(words, stays))
+    places = generator.choice(len(concepts), wanted, replace=False).tolist()
+    return [concepts[place] for place in sorted(places)]
 
 
 @dataclass(frozen=True)
 class Rewording:
-    """Other words for a share of the captions of an index at every epoch, a pure function of (seed, epoch, row)."""
+    """Other words for a share of an index's captions, a pure function of (seed, epoch, row)."""
 
     index: PairIndex
     tokenizer: Tokenizer
-    phrases: Phrases | None
+    phrases: Phrases
     keyword_share: float
-    word_drop: float
     seed: int
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """Return the batch with the tokens of its reworded captions; the caption's id is that of
-        the new words.
+        """Return the batch with the tokens of its reworded captions, and the ids of the new words.
 
         Raises:
             DataError: a caption is not the one that was profiled.
@@ -83,32 +65,19 @@ class Rewording:
         texts = {place: text for place, text in reworded.items() if text is not None}
         if not texts:
             return batch
+
         places, tokens, ids = list(texts), batch.tokens.clone(), batch.ids.clone()
         tokens[places] = self.tokenizer(list(texts.values()))
+
+        # Equal queries count as one caption, so that they are no negatives of each other.
         hashes = np.array([caption_hash(text) for text in texts.values()], dtype=np.uint64)
         ids[places, 0] = torch.from_numpy(hashes.view(np.int64))
         return batch._replace(tokens=tokens, ids=ids)
 
     def caption(self, row: int, epoch: int) -> str | None:
-        """Return the new words of a row's caption; None where it stays as it is."""
+        """Draw the new words of a row's caption; None where it stays as it is."""
         generator = np.random.default_rng((self.seed, epoch, row, WORDS_STREAM))
-        if self.phrases is not None and generator.random() < self.keyword_share:
-            query = keyword_query(
-                self.phrases.find(self.index.caption(row)), self.phrases, generator
-            )
-            if query is not None:
-                return query
-        return (
-            drop_words(self.index.caption(row), self.word_drop, generator)
-            if self.word_drop
-            else None
-        )
-
-
-def rewording(
-    stage: StageConfig, index: PairIndex, tokenizer: Tokenizer, phrases: Phrases | None, seed: int
-) -> Rewording | None:
-    """Return how a stage rewords its captions, None where it does not."""
-    if stage.keyword_share == 0 and stage.word_drop == 0:
-        return None
-    return Rewording(index, tokenizer, phrases, stage.keyword_share, stage.word_drop, seed)
+        if generator.random() >= self.keyword_share:
+            return None
+        concepts = self.phrases.find(self.index.caption(row))
+        return keyword_query(concepts, self.phrases, generator)

@@ -6,7 +6,6 @@ weights and examples are those of the captions that are trained on, so nobody ha
 right.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +29,7 @@ MAX_PHRASE_CHARS = 100
 
 
 def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
-    """Leave the concepts, the most frequent first, each with some captions that name it.
+    """Write the concepts, the most frequent first, each with some captions that name it.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -46,43 +45,41 @@ def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
 
 
 def read_concepts(path: Path) -> Phrases:
-    """Return the phrases of a table of concepts, in its order.
+    """Read the phrases of a table of concepts, in its order.
 
     Raises:
         ConfigError: the table is missing, damaged or empty, or a phrase cannot be found in captions
         or stands twice.
     """
     try:
-        column = pq.read_table(path, columns=["concept"], page_checksum_verification=True)[
-            "concept"
-        ]
-        phrases = pc.cast(column, pa.string()).to_pylist()
+        table = pq.read_table(path, columns=["concept"], page_checksum_verification=True)
+        phrases = pc.cast(table["concept"], pa.string()).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ConfigError(
             f"{path}: no table of concepts (a Parquet file with a text column concept); "
             "begin with the concepts.parquet that a run leaves"
         ) from error
-    return Phrases(tuple(_checked(phrases, path)))
 
-
-def _checked(phrases: Iterable[str | None], path: Path) -> list[str]:
     rows: dict[str, tuple[int, str]] = {}
     for row, phrase in enumerate(phrases, start=1):
         key = phrase_key(phrase or "")
         if not phrase or not key:
             raise ConfigError(
-                f"{path} row {row}: {phrase!r} has no letter or digit; delete the row or name a concept"
+                f"{path} row {row}: {phrase!r} has no letter or digit; "
+                "delete the row or name a concept"
             )
         if len(phrase) > MAX_PHRASE_CHARS:
             raise ConfigError(
-                f"{path} row {row}: a concept of {len(phrase)} characters; at most {MAX_PHRASE_CHARS} are allowed"
+                f"{path} row {row}: a concept of {len(phrase)} characters; "
+                f"at most {MAX_PHRASE_CHARS} are allowed"
             )
         if key in rows:
             raise ConfigError(
-                f"{path} row {row}: {phrase!r} is the same concept as {rows[key][1]!r} in row {rows[key][0]} "
-                "(case, hyphens, spaces and plurals do not count); delete one"
+                f"{path} row {row}: {phrase!r} is the same concept as {rows[key][1]!r} in row "
+                f"{rows[key][0]} (case, hyphens, spaces and plurals do not count); delete one"
             )
         rows[key] = row, phrase
+
     if not rows:
         raise ConfigError(f"{path}: no concepts; add rows, or set concepts to null to mine them")
-    return [phrase for _, phrase in rows.values()]
+    return Phrases(tuple(phrase for _, phrase in rows.values()))

@@ -33,6 +33,15 @@ MAX_YAML_DEPTH = 20
 MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
 MAX_SEED = 2**63 - 1
 
+STAGES = ("pretrain", "finetune")
+# Keys of a stage that were tried and removed: why, and what holds without them.
+REMOVED = {
+    "word_drop": "it measured nothing",
+    "term_warmup": "no figure spoke for it",
+    "distill_form": "similarity was never measured, and embedding is the form that is left",
+    "frozen_epochs": "it was never measured, and freeze holds for the whole stage",
+}
+
 
 class RunConfig(Section):
     """Everything that a run depends on besides its data and its code."""
@@ -50,8 +59,9 @@ class RunConfig(Section):
     )
     compile: bool = Field(
         False,
-        description="Whether training runs the towers as code that torch.compile makes on the first step, in a minute "
-        "or two; where that fails, the run says so and goes on without.",
+        description="Whether training runs the towers as code that torch.compile makes on the "
+        "first step, in a minute or two; where that fails, the run goes on without, with a "
+        "warning.",
     )
     workers: int = Field(
         1, ge=0, description="Threads that decode images ahead; 0 decodes between the steps."
@@ -59,12 +69,13 @@ class RunConfig(Section):
     profile_processes: int | None = Field(
         None,
         ge=1,
-        description="Processes that profile a TSV; null takes one a core, and one for a small file.",
+        description="Processes that profile a TSV; null takes one a core, and one for a small "
+        "file.",
     )
     decoded_cache: bool = Field(
         False,
-        description="Whether decoded images are kept on disk, 150 KB a pair at 224 pixels, for evaluation and for "
-        "stages whose crop_scale is 1. Results are the same bits.",
+        description="Whether decoded images are kept on disk, 150 KB a pair at 224 pixels, for "
+        "evaluation and for stages whose crop_scale is 1. Results are the same bits.",
     )
     data: DataConfig = Field(default_factory=DataConfig, description="Pairs and their limits.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="Towers and base weights.")
@@ -84,19 +95,19 @@ class RunConfig(Section):
     def _trains_something(self) -> Self:
         if self.pretrain.epochs + self.finetune.epochs == 0:
             raise ValueError(
-                "pretrain.epochs and finetune.epochs are both 0, so nothing would be trained; set one of them"
+                "pretrain.epochs and finetune.epochs are both 0, so nothing would be trained; "
+                "set one of them"
             )
         return self
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of everything that changes results; where the data lie and the name do not."""
-        same_results = dict.fromkeys(
-            ("name", "workers", "profile_processes", "decoded_cache"), True
-        )
-        asked = {"approval", "approval_timeout_s"}
-        values = self.model_dump(
-            mode="json", exclude={**same_results, "data": {"path"}, "gate": asked}
-        )
+        """Hash what changes results (SHA-256, hex): not the name, nor where the data lie."""
+        same_results: dict[str, Any] = {
+            **dict.fromkeys(("name", "workers", "profile_processes", "decoded_cache"), True),
+            "data": {"path"},
+            "gate": {"approval", "approval_timeout_s"},
+        }
+        values = self.model_dump(mode="json", exclude=same_results)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,11 +121,12 @@ def load_config(
         impossible.
     """
     values = _read_yaml(Path(path))
+
+    # The command line comes last, so it wins over the environment.
     for key, text in sorted((environment or {}).items()):
         if key.startswith(ENVIRONMENT_PREFIX):
-            _assign(
-                values, key.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), text, origin=key
-            )
+            names = key.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            _assign(values, names, text, origin=key)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -122,6 +134,7 @@ def load_config(
                 f"--set {override}: expected section.key=value, for example finetune.epochs=2"
             )
         _assign(values, key.strip().split("."), text, origin=f"--set {override}")
+
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -130,17 +143,14 @@ def load_config(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        known = (
-            sorted(str(other) for other in path.parent.glob("*.yaml"))
-            if path.parent.is_dir()
-            else []
-        )
+        known = sorted(map(str, path.parent.glob("*.yaml")))
         hint = nearest(str(path), known) or (f"; known: {', '.join(known)}" if known else "")
         raise ConfigError(f"{path}: no such config file{hint}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(
             f"{path}: a config is at most {MAX_CONFIG_BYTES:,} bytes; is this the right file?"
         )
+
     try:
         values = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -148,7 +158,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from None
     except ValueError as error:
-        raise ConfigError(f"{path}: not valid YAML ({error}); mend the file") from None
+        raise ConfigError(f"{path}: not valid YAML ({error}); repair the file") from None
+
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path}: expected a mapping of config keys, found {type(values).__name__}"
@@ -166,21 +177,17 @@ def _parse_yaml(text: str) -> Any:
     try:
         _check_measure(text)
         return yaml.safe_load(text)
-    except (
-        yaml.YAMLError,
-        AttributeError,
-        LookupError,
-    ) as error:  # PyYAML's own on a tag such as !!bool maybe
+    # PyYAML raises the latter two on a tag such as !!bool maybe.
+    except (yaml.YAMLError, AttributeError, LookupError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def _check_measure(text: str) -> None:
-    """Refuse YAML that would grow in memory or in the parser's time, before anything is made of it."""
+    """Refuse YAML that would grow in memory or in the parser's time, before it is read."""
     depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-            event, yaml.CollectionEndEvent
-        )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > MAX_YAML_DEPTH:
             raise ValueError(f"nested more than {MAX_YAML_DEPTH} levels deep")
@@ -189,14 +196,13 @@ def _check_measure(text: str) -> None:
 
 
 def _assign(values: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
-    """Set the nested key, parsing the text as YAML so that numbers, booleans and null mean themselves."""
+    """Set the nested key; the text is YAML, so numbers, booleans and null mean themselves."""
     for key in keys[:-1]:
         section = values.get(key, {})
         if not isinstance(section, dict):
             raise ConfigError(f"{origin}: '{key}' is a value, not a section")
-        values[key] = dict(
-            section
-        )  # a copy, because a section that the file names by an alias stands twice
+        # A copy, because a section that the file names by an alias stands twice.
+        values[key] = dict(section)
         values = values[key]
     try:
         values[keys[-1]] = _parse_yaml(text)
@@ -209,16 +215,20 @@ def _explain(error: ValidationError) -> str:
     problems = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
+        section, _, key = where.rpartition(".")
+
+        if detail["type"] == "extra_forbidden" and section in STAGES and key in REMOVED:
             problems.append(
-                f"unknown key '{where}'{nearest(where.split('.')[-1], _known_keys(detail['loc'][:-1]))}"
+                f"{where} was removed ({REMOVED[key]}: docs/training.md); delete the key"
             )
+        elif detail["type"] == "extra_forbidden":
+            known = _known_keys(detail["loc"][:-1])
+            problems.append(f"unknown key '{where}'{nearest(key, known)}")
         elif detail["type"] == "missing":
             problems.append(f"{where} is missing; the config must set it")
         elif where:
-            problems.append(
-                f"{where} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-            )
+            message = detail["msg"][0].lower() + detail["msg"][1:]
+            problems.append(f"{where} is {detail['input']!r}: {message}")
         else:
             problems.append(detail["msg"].removeprefix("Value error, "))
     return "; ".join(problems)

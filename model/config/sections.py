@@ -25,38 +25,40 @@ class DataConfig(Section):
 
     path: str = Field(
         "data",
-        description="Folder with pretrain/*.tsv and finetune/{train,valid,test}.tsv, or flat with train.tsv and "
-        "test.tsv. 'data' is the DVC-tracked folder of this repository.",
+        description="Folder with pretrain/*.tsv and finetune/{train,valid,test}.tsv, or flat with "
+        "train.tsv and test.tsv. 'data' is the DVC-tracked folder of this repository.",
     )
     valid_share: Share = Field(
         0.1,
-        description="Share of the train pairs carved out as valid where the folder has no valid.tsv, 0 to 1.",
+        description="Share of the train pairs carved out as valid where the folder has no "
+        "valid.tsv, 0 to 1.",
     )
     pretrain_valid_share: Share = Field(
         0.05,
-        description="Share of the pretraining pairs that no stage trains on, nor on their products, captions or "
-        "images: what fine-tuning forgets is measured on them, 0 to 1.",
+        description="Share of the pretraining pairs that no stage trains on, nor on their "
+        "products, captions or images: what fine-tuning forgets is measured on them, 0 to 1.",
     )
     min_rows: int = Field(2, ge=1, description="Fewest accepted pairs a split may have, rows.")
     max_fault_share: Share = Field(
         0.01,
-        description="Largest share of faulty lines a split may have, and of captions whose length is out of bounds, "
-        "0 to 1.",
+        description="Largest share of faulty lines a split may have, and of captions whose length "
+        "is out of bounds, 0 to 1.",
     )
     max_fault_share_by_reason: dict[FaultReason, Share] = Field(
         default_factory=dict,
-        description="Largest share of lines with one kind of fault, by its name (bad_base64: 0.001), beside the limit "
-        "on all faults, 0 to 1.",
+        description="Largest share of lines with one kind of fault, by its name (bad_base64: "
+        "0.001), beside the limit on all faults, 0 to 1.",
     )
     max_duplicate_share: Share = Field(
         0.3,
-        description="Largest share of pairs in a split that repeat an earlier pair's words and image, 0 to 1.",
+        description="Largest share of pairs in a split that repeat an earlier pair's words and "
+        "image, 0 to 1.",
     )
     on_leak: Literal["refuse", "drop"] = Field(
         "refuse",
-        description="What happens when pairs of another split share with test the image, one that looks the same, the "
-        "words of the caption (whatever their case and punctuation) or the product id: refuse stops the run, drop "
-        "leaves those pairs out of training.",
+        description="What happens when pairs of another split share with test the image, one that "
+        "looks the same, the words of the caption (whatever their case and punctuation) or the "
+        "product id: refuse stops the run, drop leaves those pairs out of training.",
     )
     min_caption_words: int = Field(
         1, ge=0, description="Fewest words of a caption; in scripts without spaces, characters."
@@ -64,17 +66,19 @@ class DataConfig(Section):
     max_caption_words: int = Field(
         200,
         ge=1,
-        description="Most words of a caption; a model reads about 60, and about 50 characters of Chinese.",
+        description="Most words of a caption; a model reads about 60, and about 50 characters of "
+        "Chinese.",
     )
     max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
     scripts: tuple[ScriptName, ...] = Field(
         (),
-        description="Scripts that captions are written in (latin, cjk, cyrillic, …; none for digits alone); empty for "
-        "any.",
+        description="Scripts that captions are written in (latin, cjk, cyrillic, …; none for "
+        "digits alone); empty for any.",
     )
     min_script_share: Share = Field(
         0.9,
-        description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 to 1.",
+        description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 "
+        "to 1.",
     )
     min_image_side: int = Field(16, ge=2, description="Shortest side an image may have, pixels.")
     max_pixels: int = Field(
@@ -94,8 +98,8 @@ class DataConfig(Section):
     drift_warn: float = Field(
         0.1,
         ge=0,
-        description="Drift of a column against the champion's data that is warned of: population stability index "
-        "above what chance alone gives. 0.1 is usually called some, 0.25 a lot.",
+        description="Drift of a column against the champion's data that is warned of: population "
+        "stability index above what chance alone gives. 0.1 is usually called some, 0.25 a lot.",
     )
     max_drift: float | None = Field(
         None,
@@ -109,24 +113,27 @@ class ModelConfig(Section):
 
     name: str = Field(
         "ViT-B-32",
-        description="An open_clip model name, or the path of an open_clip JSON config (configs/models/…).",
+        description="An open_clip model name, or the path of an open_clip JSON config "
+        "(configs/models/…).",
     )
     pretrained: str | None = Field(
         None,
-        description="Base weights: a model that `models import` took in, by its name, which brings its own towers so "
-        "that name is not looked at; an open_clip tag (laion2b_s34b_b79k), a local .safetensors, .pt or .bin file, or "
-        "null for random weights.",
+        description="Base weights: a model that `models import` took in, by its name, which brings "
+        "its own towers so that name is not looked at; an open_clip tag (laion2b_s34b_b79k), a "
+        "local .safetensors, .pt or .bin file, or null for random weights.",
     )
     image_size: int | None = Field(
         None,
         ge=1,
-        description="Side of the images that the image tower sees, a multiple of its patches, pixels; the positions of "
-        "pretrained patches are interpolated. null keeps the model's own.",
+        description="Side of the images that the image tower sees, a multiple of its patches, "
+        "pixels; the positions of pretrained patches are interpolated. null keeps the model's "
+        "own.",
     )
     vocabulary: str | None = Field(
         None,
-        description="vocab.txt of a BERT text tower that has none of its own yet (configs/models/roberta-…); travels "
-        "with the model. null for other towers and for imported models.",
+        description="vocab.txt of a BERT text tower that has none of its own yet "
+        "(configs/models/roberta-…); travels with the model. null for other towers and for "
+        "imported models.",
     )
     context_length: int | None = Field(
         None,
@@ -144,8 +151,8 @@ class StageConfig(Section):
     batch_size: int = Field(256, ge=2, description="Pairs a step.")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw",
-        description="adamw; or muon, which updates the matrices of the blocks by orthogonalised momentum and the rest "
-        "by AdamW: for towers from scratch, not for pretrained ones.",
+        description="adamw; or muon, which updates the matrices of the blocks by orthogonalised "
+        "momentum and the rest by AdamW: for towers from scratch, not for pretrained ones.",
     )
     lr: float = Field(5e-4, gt=0, description="Peak learning rate.")
     matrix_lr: float = Field(
@@ -162,13 +169,14 @@ class StageConfig(Section):
     grad_clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
     crop_scale: Share = Field(
         0.9,
-        description="Smallest share of the image's area that a random training crop keeps; 1 crops the centre.",
+        description="Smallest share of the image's area that a random training crop keeps; 1 crops "
+        "the centre.",
     )
     flip: bool = Field(False, description="Whether training images are mirrored at random.")
     loss: Literal["auto", "info_nce", "sigmoid"] = Field(
         "auto",
-        description="How image and text are brought together: info_nce; sigmoid, for towers with a logit bias (SigLIP);"
-        " auto, sigmoid where the towers have one.",
+        description="How image and text are brought together: info_nce; sigmoid, for towers with a "
+        "logit bias (SigLIP); auto, sigmoid where the towers have one.",
     )
     concept_weight: float = Field(
         0.0,
@@ -178,12 +186,8 @@ class StageConfig(Section):
     nearest_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of nearest-neighbour supervision: InfoNCE of each image with the feature queue's text that "
-        "is nearest to its own caption; 0 leaves it out.",
-    )
-    term_warmup: bool = Field(
-        False,
-        description="Whether concept_weight and nearest_weight grow with the share of the queue that is filled.",
+        description="Weight of nearest-neighbour supervision: InfoNCE of each image with the "
+        "feature queue's text that is nearest to its own caption; 0 leaves it out.",
     )
     queue_size: int = Field(
         65_536, ge=1, description="Rows of the feature queue that prototypes are means over."
@@ -195,102 +199,93 @@ class StageConfig(Section):
         1.0,
         gt=0,
         le=1,
-        description="Factor of the learning rate from each layer to the one below it in both towers, for fine-tuning "
-        "pretrained towers; projections and scales learn at lr. 1 is off.",
+        description="Factor of the learning rate from each layer to the one below it in both "
+        "towers, for fine-tuning pretrained towers; projections and scales learn at lr. 1 is off.",
     )
     freeze: Literal["none", "image", "text"] = Field(
         "none",
-        description="Tower that keeps still, its projection and running statistics included.",
-    )
-    frozen_epochs: int = Field(
-        0,
-        ge=0,
-        description="First epochs in which the tower that freeze names keeps still; 0 for all of them.",
+        description="Tower that keeps still for the whole stage, its projection and running "
+        "statistics included.",
     )
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Decay a step of the moving average of weights that is validated and kept as the best; it grows "
-        "from 0.1 as (1 + step) / (10 + step) does. 0 is off.",
+        description="Decay a step of the moving average of weights that is validated and kept as "
+        "the best; it grows from 0.1 as (1 + step) / (10 + step) does. 0 is off.",
     )
     distill_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the distance from the embeddings that the start weights give; 0 is off.",
-    )
-    distill_form: Literal["embedding", "similarity"] = Field(
-        "embedding",
-        description="What is kept near the start weights: each embedding (1 - cosine), or the batch's softmaxed "
-        "similarities (KL divergence, both directions).",
+        description="Weight of the distance from the embeddings that the start weights give; 0 is "
+        "off.",
     )
     interpolation: tuple[Share, ...] = Field(
         (),
-        description="Coefficients a of the weights (1 - a) * start + a * trained that are tried on valid after the "
-        "last epoch, beside a = 1; trained is the best epoch's. Empty is off.",
+        description="Coefficients a of the weights (1 - a) * start + a * trained that are tried on "
+        "valid after the last epoch, beside a = 1; trained is the best epoch's. Empty is off.",
     )
     interpolation_tolerance: Share = Field(
         0.0,
-        description="Mean recall on valid that may be given up for a smaller coefficient: the smallest one is taken "
-        "that is so near to the best, 0 to 1.",
+        description="Mean recall on valid that may be given up for a smaller coefficient: the "
+        "smallest one is taken that is so near to the best, 0 to 1.",
     )
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        description="Pairs that a process embeds at a time where memory does not hold its part of the batch: the "
-        "gradient is that of the whole batch, for about a third of a step's time more. Null embeds it at once.",
+        description="Pairs that a process embeds at a time where memory does not hold its part of "
+        "the batch: the gradient is that of the whole batch, for about a third of a step's time "
+        "more. Null embeds it at once.",
     )
     checkpoint_activations: bool = Field(
         False,
-        description="Whether each layer's activations are computed again in the backward pass instead of kept: memory "
-        "for about a third of a step's time, the same gradients.",
+        description="Whether each layer's activations are computed again in the backward pass "
+        "instead of kept: memory for about a third of a step's time, the same gradients.",
     )
     mask_duplicates: bool = Field(
         True,
-        description="Whether pairs of a batch that share a caption or an image are no negatives of each other.",
+        description="Whether pairs of a batch that share a caption or an image are no negatives of "
+        "each other.",
     )
     patch_dropout: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Share of an image's patches that a training step leaves out at random, which saves as much time; "
-        "null keeps the model's own, 0 for most.",
+        description="Share of an image's patches that a training step leaves out at random, which "
+        "saves as much time; null keeps the model's own, 0 for most.",
     )
     checkpoint_share: Share = Field(
         0.02,
-        description="Largest share of the time that saving checkpoints within an epoch may take, which sets how often "
-        "it is done; 0 saves at the ends of epochs alone, 1 after every step.",
+        description="Largest share of the time that saving checkpoints within an epoch may take, "
+        "which sets how often it is done; 0 saves at the ends of epochs alone, 1 after every "
+        "step.",
     )
     on_divergence: Literal["stop", "rewind"] = Field(
         "stop",
-        description="What happens when a loss or the weights become NaN or infinite: stop ends the run, rewind goes "
-        "back to the last checkpoint and on with half the rate, once.",
+        description="What happens when a loss or the weights become NaN or infinite: stop ends the "
+        "run, rewind goes back to the last checkpoint and on with half the rate, once.",
     )
     max_concepts: int = Field(
         20_000,
         ge=1,
-        description="Most concepts that are mined, the most frequent; each costs memory at every step.",
+        description="Most concepts that are mined, the most frequent; each costs memory at every "
+        "step.",
     )
     concepts: str | None = Field(
         None,
-        description="Table of concepts to use instead of mining them: a concepts.parquet that a run left, rows deleted "
-        "or added by hand; only its column concept is read. null mines them.",
+        description="Table of concepts to use instead of mining them: a concepts.parquet that a "
+        "run left, rows deleted or added by hand; only its column concept is read. null mines "
+        "them.",
     )
     keyword_share: Share = Field(
         0.0,
-        description="Share of train captions that are replaced, anew at every epoch, by two to four of their concepts, "
-        "as shoppers type them; captions that name fewer stay. 0 is off.",
-    )
-    word_drop: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of words left out of each train caption, anew at every epoch. 0 is off.",
+        description="Share of train captions that are replaced, anew at every epoch, by two to "
+        "four of their concepts, as shoppers type them; captions that name fewer stay. 0 is off.",
     )
 
 
 class EvaluateConfig(Section):
-    """How a model is judged."""
+    """How a model is evaluated."""
 
     batch_size: int = Field(256, ge=1, description="Captions or images encoded at a time.")
     block_rows: int = Field(
@@ -302,8 +297,9 @@ class EvaluateConfig(Section):
     )
     protocols: tuple[Literal["full", "101"], ...] = Field(
         ("full", "101"),
-        description="How queries are ranked: full, which is always measured, among every candidate of test; 101, "
-        "beside it, the right answer among 100 wrong ones drawn from its subcategory.",
+        description="How queries are ranked: full, which is always measured, among every candidate "
+        "of test; 101, beside it, the right answer among 100 wrong ones drawn from its "
+        "subcategory.",
     )
     sampled_column: ColumnName = Field(
         "subcategory",
@@ -315,20 +311,23 @@ class EvaluateConfig(Section):
     )
     age_column: ColumnName = Field(
         "date",
-        description="Column of the side table with a date (ISO 8601, or a year) by whose quarters test is sliced.",
+        description="Column of the side table with a date (ISO 8601, or a year) by whose quarters "
+        "test is sliced.",
     )
     label_columns: tuple[ColumnName, ...] = Field(
         ("category", "subcategory", "article_type", "colour", "gender"),
-        description="Columns of the side table whose values are searched for as queries and classified by prompts; "
-        "those that test lacks are passed over.",
+        description="Columns of the side table whose values are searched for as queries and "
+        "classified by prompts; those that test lacks are passed over.",
     )
     query_nouns: tuple[ColumnName, ...] = Field(
         ("article_type", "subcategory", "category"),
-        description="Columns of the side table that can end a query of fields; the first that test has does.",
+        description="Columns of the side table that can end a query of fields; the first that test "
+        "has does.",
     )
     query_words: tuple[ColumnName, ...] = Field(
         ("gender", "colour", "pattern", "material"),
-        description="Columns of the side table whose values a query of fields says before its noun, in this order.",
+        description="Columns of the side table whose values a query of fields puts before its "
+        "noun, in this order.",
     )
     prompts: tuple[Prompt, ...] = Field(
         (
@@ -339,12 +338,13 @@ class EvaluateConfig(Section):
             "{label}",
         ),
         min_length=1,
-        description="Prompts of zero-shot classification, {label} standing for the label; the first is measured alone, "
-        "all of them as an ensemble.",
+        description="Prompts of zero-shot classification, {label} standing for the label; the "
+        "first is measured alone, all of them as an ensemble.",
     )
     gallery_lines: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (),
-        description="Lines of test.tsv, from 1, shown in the gallery in place of captions spread over test.",
+        description="Lines of test.tsv, from 1, shown in the gallery in place of captions spread "
+        "over test.",
     )
     gallery_worst: int = Field(
         6, ge=0, description="Captions shown in the gallery that the new model does worst on."
@@ -352,37 +352,40 @@ class EvaluateConfig(Section):
 
 
 class GateConfig(Section):
-    """What a challenger must show before it becomes champion."""
+    """What a challenger must reach before it becomes champion."""
 
     margin: Share = Field(
         0.0,
-        description="Mean recall on test by which a challenger must beat the champion: the whole 95 % interval of the "
-        "difference has to lie above it, 0 to 1.",
+        description="Mean recall on test by which a challenger must beat the champion: the whole "
+        "95 % interval of the difference has to lie above it, 0 to 1.",
     )
     draws: int = Field(10_000, ge=1000, description="Bootstrap draws behind that interval.")
     max_slice_fall: dict[ColumnName, Share] = Field(
         default_factory=dict,
-        description="Columns of test's side table whose values are guarded slices, with the mean recall that each may "
-        "lose against the champion (category: 0.05), 0 to 1.",
+        description="Columns of test's side table whose values are guarded slices, with the mean "
+        "recall that each may lose against the champion (category: 0.05), 0 to 1.",
     )
     min_slice_recall: dict[ColumnName, Share] = Field(
         default_factory=dict,
-        description="Columns of test's side table with the mean recall that each of their values must have "
-        "(category: 0.3), 0 to 1.",
+        description="Columns of test's side table with the mean recall that each of their values "
+        "must have (category: 0.3), 0 to 1.",
     )
     min_slice_pairs: int = Field(
         30,
         ge=1,
-        description="Pairs below which a value of a column is no slice: its recall would be chance.",
+        description="Pairs below which a value of a column is no slice: its recall would be "
+        "chance.",
     )
     floors: dict[str, float] = Field(
         default_factory=dict,
         description="Smallest values of test metrics by name, as evaluate reports them "
-        "(zero_shot_ensemble_category_macro_accuracy: 0.5); a metric that is missing holds the challenger back.",
+        "(zero_shot_ensemble_category_macro_accuracy: 0.5); a metric that is missing holds the "
+        "challenger back.",
     )
     approval: Literal["auto", "manual"] = Field(
         "auto",
-        description="auto promotes what passes; manual pauses the run until a person approves it in Prefect's page.",
+        description="auto promotes what passes; manual pauses the run until a person approves it "
+        "in the Prefect UI.",
     )
     approval_timeout_s: int = Field(
         86_400,

@@ -18,7 +18,7 @@ from model.batches.prefetch import prefetch
 from model.config.sections import DataConfig
 from model.errors import FaultReason
 from model.pairs.images import inspect_image
-from model.pairs.tsv import Columns, RawLine, parse_line, read_lines
+from model.pairs.tsv import LineColumns, RawLine, parse_line, read_lines
 from model.towers.towers import Towers, encode_images, encode_texts, encode_tokens
 
 
@@ -109,7 +109,7 @@ class _Decoded(NamedTuple):
 def embed_products(
     towers: Towers,
     tsv: Path,
-    columns: Columns,
+    columns: LineColumns,
     limits: DataConfig,
     batch_size: int,
     workers: int,
@@ -137,7 +137,7 @@ def _in_batches(lines: Iterator[RawLine], size: int) -> Iterator[list[RawLine]]:
 
 
 def _decode_lines(
-    lines: list[RawLine], columns: Columns, towers: Towers, limits: DataConfig
+    lines: list[RawLine], columns: LineColumns, towers: Towers, limits: DataConfig
 ) -> _Decoded:
     decoded = _Decoded([], [], [])
     for line in lines:

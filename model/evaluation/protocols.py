@@ -1,11 +1,10 @@
-"""How a model is judged beside the full set: product-level right answers, and 101 candidates a
-query.
+"""Protocols beside the full set: product-level right answers, and 101 candidates a query.
 
 The 101-candidate protocol (FashionBERT, KaleidoBERT, CommerceMM) ranks the right answer among 100
 wrong ones drawn from its subcategory. Here they are drawn without replacement, a pure function of
 seed, direction and query, and never from the products that the query belongs to. A subcategory that
-holds fewer gives all that it has: candidates from elsewhere would be told apart at a glance and
-only look like a full set.
+holds fewer gives all that it has: candidates from elsewhere would be recognised at a glance and
+only look like a full set (DECISIONS 28). Drawing takes about 0.1 ms a query.
 
 Shapes: Q captions, C images, P pairs, K candidates of a query (the right one first, padded with
 -1), D dimensions.
@@ -19,41 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.evaluation.figures import Ints
-from model.evaluation.retrieval import Direction, Found, RelevantPairs, RetrievalResult, relate
+from model.evaluation.retrieval import (
+    Direction,
+    Found,
+    Ints,
+    RelevantPairs,
+    RetrievalResult,
+    relate,
+)
 from model.evaluation.similarity import exact_similarity
 
-WRONG = 100
-
-
-def relate_products(
-    caption_hashes: Sequence[Hashable],
-    image_hashes: Sequence[Hashable],
-    products: Sequence[Hashable],
-) -> RelevantPairs:
-    """Say which captions and images belong to one product, given the hashes and the product of each
-    pair.
-
-    Captions and images are those of `relate`, in its order; right answers to a caption are all
-    images of every product that it names, and the other way round.
-
-    Raises:
-        ValueError: the sequences differ in length.
-    """
-    related = relate(caption_hashes, image_hashes)
-    caption_at = {
-        caption_hashes[row]: number for number, row in enumerate(related.caption_row.tolist())
-    }
-    image_at = {image_hashes[row]: number for number, row in enumerate(related.image_row.tolist())}
-    captions, images = defaultdict[Hashable, set[int]](set), defaultdict[Hashable, set[int]](set)
-    for caption, image, product in zip(caption_hashes, image_hashes, products, strict=True):
-        captions[product].add(caption_at[caption])
-        images[product].add(image_at[image])
-    edges = sorted(
-        {(c, i) for product, named in captions.items() for c in named for i in images[product]}
-    )
-    query, candidate = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return RelevantPairs(related.caption_row, related.image_row, query, candidate)
+WRONG = 100  # candidates of a query
 
 
 @dataclass(frozen=True)
@@ -62,6 +37,35 @@ class CandidateSets:
 
     text_to_image: Ints
     image_to_text: Ints
+
+
+def relate_products(
+    caption_hashes: Sequence[Hashable],
+    image_hashes: Sequence[Hashable],
+    products: Sequence[Hashable],
+) -> RelevantPairs:
+    """Find which captions and images belong to one product, by the hashes and product of each pair.
+
+    Captions and images are those of `relate`, in its order; right answers to a caption are all
+    images of every product that it names, and the other way round.
+
+    Raises:
+        ValueError: the sequences differ in length.
+    """
+    related = relate(caption_hashes, image_hashes)
+    caption_at = {caption_hashes[row]: at for at, row in enumerate(related.caption_row.tolist())}
+    image_at = {image_hashes[row]: at for at, row in enumerate(related.image_row.tolist())}
+
+    captions, images = defaultdict[Hashable, set[int]](set), defaultdict[Hashable, set[int]](set)
+    for caption, image, product in zip(caption_hashes, image_hashes, products, strict=True):
+        captions[product].add(caption_at[caption])
+        images[product].add(image_at[image])
+
+    edges = sorted(
+        {(c, i) for product, named in captions.items() for c in named for i in images[product]}
+    )
+    query, candidate = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    return RelevantPairs(related.caption_row, related.image_row, query, candidate)
 
 
 def draw_candidates(
@@ -87,6 +91,16 @@ def draw_candidates(
     )
 
 
+def evaluate_candidates(
+    text_QD: Tensor, image_CD: Tensor, sets: CandidateSets, groups: tuple[Ints, Ints]
+) -> RetrievalResult:
+    """Measure Rank@K of each query among its own candidates, exactly, ties against the model."""
+    return RetrievalResult(
+        text_to_image=_rank_among(text_QD, image_CD, sets.text_to_image, groups[0]),
+        image_to_text=_rank_among(image_CD, text_QD, sets.image_to_text, groups[1]),
+    )
+
+
 def _draw(
     pairs: RelevantPairs,
     products: RelevantPairs,
@@ -95,15 +109,13 @@ def _draw(
     seed: tuple[int, int],
 ) -> Ints:
     right, same_product = _answers(pairs), _answers(products)
-    pools = defaultdict[str, list[int]](list)
-    for candidate, label in enumerate(candidate_label):
-        pools[label].append(candidate)
-    pool_of = {label: np.array(pool) for label, pool in pools.items()}
+    labels = np.array(candidate_label, dtype=object)
+    pools = {label: np.flatnonzero(labels == label) for label in set(query_label)}
+
     drawn = np.full((len(query_label), 1 + WRONG), -1)
     for query, label in enumerate(query_label):
         generator = np.random.default_rng((*seed, query))
-        pool = pool_of.get(label, np.empty(0, np.int64))
-        wrong = pool[~np.isin(pool, same_product[query])]
+        wrong = pools[label][~np.isin(pools[label], same_product[query])]
         drawn[query, 0] = generator.choice(right[query])
         chosen = np.sort(generator.choice(wrong, min(WRONG, len(wrong)), replace=False))
         drawn[query, 1 : 1 + len(chosen)] = chosen
@@ -118,28 +130,18 @@ def _answers(related: RelevantPairs) -> list[Ints]:
     return np.split(candidate[order], ends[:-1])
 
 
-def evaluate_candidates(
-    text_QD: Tensor, image_CD: Tensor, sets: CandidateSets, groups: tuple[Ints, Ints]
-) -> RetrievalResult:
-    """Measure Rank@K of each query among its own candidates, exactly, ties against the model."""
-    return RetrievalResult(
-        text_to_image=_rank_among(text_QD, image_CD, sets.text_to_image, groups[0]),
-        image_to_text=_rank_among(image_CD, text_QD, sets.image_to_text, groups[1]),
-    )
-
-
 def _rank_among(query_QD: Tensor, candidate_CD: Tensor, drawn_QK: Ints, group_Q: Ints) -> Direction:
     is_there = drawn_QK >= 0
     query, place = np.nonzero(is_there)
-    similarity = torch.full(drawn_QK.shape, -torch.inf)
     at_query, at_candidate = torch.from_numpy(query), torch.from_numpy(drawn_QK[query, place])
-    found = exact_similarity(query_QD.float(), candidate_CD.float(), at_query, at_candidate)
-    similarity[at_query, torch.from_numpy(place)] = found.cpu()
+    exact = exact_similarity(query_QD.float(), candidate_CD.float(), at_query, at_candidate)
+
+    # What is not there is as far away as can be.
+    similarity = torch.full(drawn_QK.shape, -torch.inf)
+    similarity[at_query, torch.from_numpy(place)] = exact.cpu()
     right, wrong = similarity[:, :1], similarity[:, 1:]
     ahead, tied = (wrong >= right).sum(1), (wrong == right).sum(1)
-    return Direction.of(
-        Found((ahead + 1).numpy(), tied.numpy()),
-        np.ones(len(drawn_QK), np.int64),
-        is_there.sum(axis=1),
-        group_Q,
-    )
+
+    found = Found((ahead + 1).numpy(), tied.numpy())
+    one_right = np.ones(len(drawn_QK), np.int64)
+    return Direction.of(found, one_right, is_there.sum(axis=1), group_Q)

@@ -1,14 +1,13 @@
-"""Similarities of embeddings: exact ones, which decide ranks, and fast ones, which say where it is
-worth looking.
+"""Similarities of embeddings: exact ones, which decide ranks, and fast ones, which find where an
+exact one is worth computing.
 
-Exact is the dot product in float64, rounded to float32; fast is a full float32 product, whatever
-autocast or TF32 setting a training left behind.
+Exact is the dot product in float64, rounded to float32; single pairs are computed 8,192 at a time.
+Fast is a full float32 product, whatever autocast or TF32 setting a training left behind.
 
 Shapes: R rows, W columns, P pairs of a row and a column, D dimensions.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -31,16 +30,11 @@ def exact_product(row_RD: Tensor, column_WD: Tensor) -> Tensor:
 
 def float32_product(row_RD: Tensor, column_WD: Tensor, out_RW: Tensor) -> None:
     """Multiply in full float32, whatever autocast or TF32 setting a training left behind."""
-    with torch.autocast(row_RD.device.type, enabled=False), _full_float32():
-        torch.mm(row_RD, column_WD.T, out=out_RW)
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with torch.autocast(row_RD.device.type, enabled=False):
+            torch.mm(row_RD, column_WD.T, out=out_RW)
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -1,14 +1,13 @@
-"""MUGE and every data set in Chinese-CLIP's layout: queries as JSON lines, images as a TSV of their
-own.
+"""MUGE and every data set in Chinese-CLIP's layout: queries as JSON lines, images as a TSV.
 
 Format (Chinese-CLIP, OFA-Sys; MUGE multimodal retrieval, Tianchi), two UTF-8 files a split in one
 folder:
 
-    {split}_texts.jsonl     {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345, 517602]}
-    {split}_imgs.tsv        1076345<TAB>base64 of the encoded image
+    {split}_texts.jsonl   {"text_id": 8428, "text": "高级感托特包斜挎", "image_ids": [1076345]}
+    {split}_imgs.tsv      1076345<TAB>base64 of the encoded image
 
-MUGE's own release says MR_{split}_queries.jsonl with query_id, query_text and item_ids, and means
-the same. A query has many images and an image many queries: each (text, image) becomes a pair, the
+MUGE's own release has MR_{split}_queries.jsonl with query_id, query_text and item_ids for the same.
+A query has many images and an image many queries: each (text, image) becomes a pair, the
 image's id is the product. Queries without image_ids, as in the published test split, are no pairs;
 they are counted as ``no_image_ids``.
 
@@ -27,24 +26,19 @@ from typing import IO, NamedTuple
 from model.errors import DataError
 from model.importers.options import ImportOptions
 from model.importers.records import (
-    MAX_IMAGE_BYTES,
+    MAX_LINE_BYTES,
+    ImportedPair,
     LeftOut,
     LeftOutReason,
-    Record,
-    Row,
+    SourceRow,
     SplitSource,
 )
-from model.importers.sources import SPLIT_WORDS, find_files, reading
+from model.importers.sources import SPLIT_WORDS, find_files, reading_source
 from model.pairs.tsv import check_file, decode_base64, read_lines
 
 TEXTS_NAME = re.compile(r"(?:MR_)?([A-Za-z0-9][\w-]{0,60})_(?:texts|queries)\.jsonl", re.ASCII)
 IMAGES_ENDING = "_imgs.tsv"
 FIELDS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item_ids"))
-MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
-
-
-class Options(ImportOptions):
-    """Options of Chinese-CLIP's layout."""
 
 
 class Query(NamedTuple):
@@ -55,38 +49,37 @@ class Query(NamedTuple):
     images: tuple[str, ...]
 
 
-def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
+def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSource]:
     """Return one split a queries file that has its images file beside it or among the sources.
 
     Raises:
         DataError: there is no queries file, or one lacks its images file.
     """
     files = find_files(sources, (".jsonl", IMAGES_ENDING))
-    texts = [path for path in files if TEXTS_NAME.fullmatch(path.name)]
-    if not texts:
-        names = ", ".join(path.name for path in files)
+    names = {path: match for path in files if (match := TEXTS_NAME.fullmatch(path.name))}
+    if not names:
         raise DataError(
-            f"{names}: no {{split}}_texts.jsonl or MR_{{split}}_queries.jsonl; name it or its folder"
+            f"{', '.join(path.name for path in files)}: no {{split}}_texts.jsonl or "
+            "MR_{split}_queries.jsonl; name it or its folder"
         )
-    return [_find_split(path, files, options) for path in texts]
 
+    found = []
+    for texts, match in names.items():
+        images_name = texts.name[: match.end(1)] + IMAGES_ENDING
+        beside = texts.with_name(images_name)
+        images = next((path for path in files if path.name == images_name), beside)
+        if not images.is_file():
+            raise DataError(
+                f"{texts}: no {images_name} beside it; a split needs both its texts and its images"
+            )
+        for path in (texts, images):
+            check_file(path)
 
-def _find_split(texts: Path, files: Sequence[Path], options: Options) -> SplitSource:
-    match = TEXTS_NAME.fullmatch(texts.name)
-    assert match is not None
-    images_name = texts.name[: match.end(1)] + IMAGES_ENDING
-    images = next(
-        (path for path in files if path.name == images_name), texts.with_name(images_name)
-    )
-    if not images.is_file():
-        raise DataError(
-            f"{texts}: no {images_name} beside it; a split needs both its texts and its images"
-        )
-    for path in (texts, images):
-        check_file(path)
-    word = match[1].lower()
-    split = options.split or SPLIT_WORDS.get(word, word)
-    return SplitSource(split, (texts, images), partial(_read, texts, images), _count_rows(texts))
+        word = match[1].lower()
+        split = options.split or SPLIT_WORDS.get(word, word)
+        read = partial(_read, texts, images)
+        found.append(SplitSource(split, (texts, images), read, _count_rows(texts)))
+    return found
 
 
 def _count_rows(texts: Path) -> int:
@@ -96,9 +89,9 @@ def _count_rows(texts: Path) -> int:
     )
 
 
-def _read(texts: Path, images: Path) -> Iterator[Row]:
+def _read(texts: Path, images: Path) -> Iterator[SourceRow]:
     offsets = _index(images)
-    with reading(images), images.open("rb") as file:
+    with reading_source(images), images.open("rb") as file:
         for query in _read_queries(texts):
             if isinstance(query, LeftOut):
                 yield query
@@ -106,26 +99,26 @@ def _read(texts: Path, images: Path) -> Iterator[Row]:
                 yield LeftOut(LeftOutReason.NO_IMAGE_IDS, f"text {query.id}")
             else:
                 for image_id in query.images:
-                    yield _pair(
-                        query, image_id, file, offsets.get(image_id.encode("utf-8", "replace"))
-                    )
+                    offset = offsets.get(image_id.encode("utf-8", "replace"))
+                    yield _pair(query, image_id, file, offset)
 
 
-def _pair(query: Query, image_id: str, file: IO[bytes], offset: int | None) -> Row:
+def _pair(query: Query, image_id: str, file: IO[bytes], offset: int | None) -> SourceRow:
     name = f"image {image_id} of text {query.id}"
     if offset is None:
         return LeftOut(LeftOutReason.MISSING_IMAGE, name)
+
     file.seek(offset)
     image = decode_base64(file.readline().rstrip(b"\r\n").partition(b"\t")[2].strip())
     if image is None:
         return LeftOut(LeftOutReason.BAD_BASE64, name)
-    return Record(image_id, query.text, image, {"text_id": query.id})
+    return ImportedPair(image_id, query.text, image, {"text_id": query.id})
 
 
 def _index(images: Path) -> dict[bytes, int]:
     """Return the byte offset of each image's line; of a repeated id the first."""
     offsets: dict[bytes, int] = {}
-    with reading(images):
+    with reading_source(images):
         for line in read_lines(images, MAX_LINE_BYTES):
             if line.data is not None and b"\t" in line.data:
                 offsets.setdefault(line.data.partition(b"\t")[0].strip(), line.offset)
@@ -134,23 +127,26 @@ def _index(images: Path) -> dict[bytes, int]:
 
 def _read_queries(texts: Path) -> Iterator[Query | LeftOut]:
     """Yield the queries of a file; blank lines are none."""
-    with reading(texts):
+    with reading_source(texts):
         for line in read_lines(texts, MAX_LINE_BYTES):
             if line.data is None or line.data.strip():
                 yield _parse_query(line.data or b"", f"{texts.name} line {line.line}")
 
 
 def _parse_query(data: bytes, name: str) -> Query | LeftOut:
+    unreadable = LeftOut(LeftOutReason.BAD_JSON, name)
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        return LeftOut(LeftOutReason.BAD_JSON, name)
-    fields = next(
-        (fields for fields in FIELDS if isinstance(values, dict) and fields[1] in values), None
-    )
+        return unreadable
+    if not isinstance(values, dict):
+        return unreadable
+
+    # The two releases differ in the names of their fields.
+    fields = next((fields for fields in FIELDS if fields[1] in values), None)
     if fields is None:
-        return LeftOut(LeftOutReason.BAD_JSON, name)
+        return unreadable
     query_id, text, images = (values.get(field) for field in fields)
     if not isinstance(text, str) or not isinstance(images or [], list):
-        return LeftOut(LeftOutReason.BAD_JSON, name)
+        return unreadable
     return Query(str(query_id), text, tuple(str(image) for image in images or ()))

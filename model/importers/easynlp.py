@@ -5,99 +5,96 @@ URL-safe or the standard alphabet:
 
     caption<TAB>base64            train and evaluation of ``clip``; becomes <split>.tsv
     id<TAB>caption<TAB>base64     train and evaluation of ``text2image_generation`` (idx, text,
-    imgbase64); becomes
-                                  <split>.tsv, the ids its side table
+                                  imgbase64); becomes <split>.tsv, the ids its side table
     caption, or base64            prediction; becomes <name>.tsv, which embedding export takes
 
 The split is a word of the file's name (``MUGE_MR_valid_base64_part.tsv`` is valid), else train. The
 tar files of ``clip`` are webdataset shards: kind webdataset. Every line passes through byte for
-byte, good or faulty, without its BOM and its CR; validation judges it later. Only lines over 85 MB
-are left out. About 17,000 rows/s a core.
+byte, good or faulty, without its BOM and its CR; faults are left to validation. Only lines over 85
+MB are left out. About 17,000 rows/s a core.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from model.errors import DataError
 from model.importers.options import ImportOptions
 from model.importers.records import (
-    MAX_IMAGE_BYTES,
+    MAX_LINE_BYTES,
     LeftOut,
     LeftOutReason,
-    Row,
+    SourceRow,
     SplitSource,
     Untouched,
 )
-from model.importers.sources import by_split, find_files, reading
-from model.pairs.tsv import BOM, HEAD_BYTES, check_file, count_lines, read_lines
-
-MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
+from model.importers.sources import by_split, find_files, reading_source
+from model.pairs.tsv import BOM, HEAD_BYTES, RawLine, check_file, count_lines, read_lines
 
 
-class Options(ImportOptions):
-    """Options of EasyNLP's TSV files."""
-
-
-def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
+def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSource]:
     """Return the splits of the pairs, and one split a prediction file.
 
     Raises:
         DataError: a file is no TSV, or has more than three columns.
     """
     columns = {path: _count_columns(path) for path in find_files(sources, (".tsv",))}
-    splits = []
+
+    groups: list[tuple[str, tuple[Path, ...], int]] = []
     for count in (2, 3):
-        files = [path for path, found in columns.items() if found == count]
-        for split, group in by_split(files, options.split).items():
-            splits.append(_split_source(split, group, count))
-    single = [path for path, found in columns.items() if found == 1]
-    return splits + [_split_source(options.split or _name(path), (path,), 1) for path in single]
+        pairs = [path for path, found in columns.items() if found == count]
+        groups += [(*group, count) for group in by_split(pairs, options.split).items()]
+    # A prediction file is not of a split, so its own name is kept.
+    for path, count in columns.items():
+        if count == 1:
+            groups.append((options.split or _plain_name(path), (path,), count))
+
+    splits = []
+    for split, files, count in groups:
+        rows = sum(count_lines(path) for path in files)
+        read = partial(_read, files, count)
+        splits.append(SplitSource(split, files, read, rows, has_side_table=count == 3))
+    return splits
 
 
-def _name(path: Path) -> str:
+def _plain_name(path: Path) -> str:
     """Return the stem in the letters that names of splits may have."""
     return re.sub(r"[^a-z0-9._-]", "_", path.stem.lower()).lstrip("._-")[:64] or "import"
-
-
-def _split_source(split: str, files: tuple[Path, ...], columns: int) -> SplitSource:
-    rows = sum(count_lines(path) for path in files)
-    return SplitSource(
-        split, files, partial(_read, files, columns), rows, has_side_table=columns == 3
-    )
 
 
 def _count_columns(path: Path) -> int:
     """Return how many columns most of the first lines have."""
     check_file(path)
-    with reading(path), path.open("rb") as file:
+    with reading_source(path), path.open("rb") as file:
         lines = file.read(HEAD_BYTES).removeprefix(BOM).split(b"\n")
+
     whole = [line for line in lines[:-1] if line.strip()]
     columns = Counter(line.count(b"\t") + 1 for line in whole or lines).most_common(1)[0][0]
     if columns > 3:
         raise DataError(
-            f"{path}: {columns} columns, expected caption and base64, with an id before them or alone"
+            f"{path}: {columns} columns, expected caption and base64, "
+            "with an id before them or alone"
         )
     return columns
 
 
-def _read(files: Sequence[Path], columns: int) -> Iterator[Row]:
-    return chain.from_iterable(_read_file(path, columns) for path in files)
+def _read(files: Sequence[Path], columns: int) -> Iterator[SourceRow]:
+    for path in files:
+        with reading_source(path):
+            for line in read_lines(path, MAX_LINE_BYTES):
+                yield _row(line, f"{path.name} line {line.line}", columns)
 
 
-def _read_file(path: Path, columns: int) -> Iterator[Row]:
-    with reading(path):
-        for line in read_lines(path, MAX_LINE_BYTES):
-            name = f"{path.name} line {line.line}"
-            if line.data is None:
-                yield LeftOut(LeftOutReason.TOO_LARGE, name)
-                continue
-            data = line.data.removesuffix(b"\r")
-            fields = data.split(b"\t", 2)
-            if columns == 3 and data.count(b"\t") == 2:
-                yield Untouched(b"\t".join(fields[1:]), fields[0].decode("utf-8", "replace"))
-            else:
-                yield Untouched(data, name if columns == 3 else "")
+def _row(line: RawLine, name: str, columns: int) -> SourceRow:
+    if line.data is None:
+        return LeftOut(LeftOutReason.TOO_LARGE, name)
+
+    data = line.data.removesuffix(b"\r")
+    if columns != 3:
+        return Untouched(data)
+    if data.count(b"\t") != 2:
+        return Untouched(data, name)
+    product, pair = data.split(b"\t", 1)
+    return Untouched(pair, product.decode("utf-8", "replace"))

@@ -2,11 +2,11 @@
 
 Format (Rostamzadeh et al. 2018, "Fashion-Gen: The Generative Fashion Dataset and Challenge"): one
 file a split, ``fashiongen_256_256_train.h5`` and ``fashiongen_256_256_validation.h5``. Every
-dataset has N rows, one a picture: ``input_image`` uint8 [N, 256, 256, 3] in RGB, the others [N, 1]:
+dataset has N rows, one an image: ``input_image`` uint8 [N, 256, 256, 3] in RGB, the others [N, 1]:
 ``input_productID`` (integers; a product has a row for each of its poses), and Latin-1 bytes in
 ``input_description``, ``input_name``, ``input_category``, … .
 
-The validation file becomes **test.tsv**, because it is the split that the benchmark is judged on
+The validation file becomes **test.tsv**, because it is the split that models are compared on
 (32,528 pairs); without a valid.tsv a run carves its own out of train.
 
 The source holds pixels, so this is the one importer that encodes: JPEG of quality 95 with full
@@ -29,11 +29,12 @@ from pydantic import Field
 
 from model.errors import DataError, nearest
 from model.importers.options import ImportOptions
-from model.importers.records import Record, Row, SplitSource
-from model.importers.sources import find_files, reading, split_of
+from model.importers.records import ImportedPair, SourceRow, SplitSource
+from model.importers.sources import find_files, reading_source, split_of
+from model.pairs.arrays import Pixels
 
 IMAGE, PRODUCT, NAME = "input_image", "input_productID", "input_name"
-COLUMNS = {
+SIDE_COLUMNS = {
     "title": NAME,
     "category": "input_category",
     "subcategory": "input_subcategory",
@@ -44,12 +45,10 @@ COLUMNS = {
     "season": "input_season",
     "pose": "input_pose",
 }
-Pixels = npt.NDArray[np.uint8]
-
 BLOCK_ROWS = 64
 MAX_BLOCK_BYTES = 200_000_000
-DAMAGES = (KeyError, RuntimeError, ValueError)  # what h5py raises besides OSError
-SPLITS = {"valid": "test"}
+HDF5_ERRORS = (KeyError, RuntimeError, ValueError)  # what h5py raises besides OSError
+RENAMED_SPLITS = {"valid": "test"}
 
 
 class Options(ImportOptions):
@@ -72,68 +71,74 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     Raises:
         DataError: a file is no Fashion-Gen file, or lacks a dataset that is needed.
     """
-    return [_find_split(path, options) for path in find_files(sources, (".h5", ".hdf5"))]
+    found = []
+    for path in find_files(sources, (".h5", ".hdf5")):
+        with reading_source(path, *HDF5_ERRORS), h5py.File(path, "r") as file:
+            rows = len(_check_images(path, file, options))
+        split = split_of(path, None)
+        split = options.split or RENAMED_SPLITS.get(split, split)
+        found.append(SplitSource(split, (path,), partial(_read, path, options), rows))
+    return found
 
 
-def _find_split(path: Path, options: Options) -> SplitSource:
-    with reading(path, *DAMAGES), h5py.File(path, "r") as file:
-        images = _check(path, file, options)
-        rows = len(images)
-    split = split_of(path, None)
-    return SplitSource(
-        options.split or SPLITS.get(split, split), (path,), partial(_read, path, options), rows
-    )
-
-
-def _check(path: Path, file: h5py.File, options: Options) -> h5py.Dataset:
+def _check_images(path: Path, file: h5py.File, options: Options) -> h5py.Dataset:
     """Return the images after checking what the other functions rely on."""
     images = _dataset(path, file, IMAGE)
     fits = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
     if not (fits and 0 < math.prod(images.shape[1:]) <= MAX_BLOCK_BYTES):
         raise DataError(
-            f"{path}: {IMAGE} is {images.dtype} {images.shape}, expected uint8 [rows, height, width, 3]"
+            f"{path}: {IMAGE} is {images.dtype} {images.shape}, "
+            "expected uint8 [rows, height, width, 3]"
         )
+
     for name in (PRODUCT, f"input_{options.caption}", *_text_names(file)):
         values = _dataset(path, file, name)
         if values.shape not in ((len(images),), (len(images), 1)):
             raise DataError(
-                f"{path}: {name} has shape {values.shape} beside {len(images):,} images; fetch it again"
+                f"{path}: {name} has shape {values.shape} beside {len(images):,} images; "
+                "fetch it again"
             )
     return images
 
 
 def _text_names(file: h5py.File) -> list[str]:
-    return [name for name in COLUMNS.values() if name in file]
+    return [name for name in SIDE_COLUMNS.values() if name in file]
 
 
 def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a dataset whose values lie in this very file: HDF5 can point at any other file of the machine."""
+    """Return a dataset whose values lie in this very file.
+
+    HDF5 can point at any other file of the machine.
+    """
     link = file.get(name, getlink=True)
     if link is None:
         raise DataError(
             f"{path}: no dataset {name}{nearest(name, file)} (found: {', '.join(file) or 'none'})"
         )
+
     found = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
         raise DataError(f"{path}: {name} does not hold its values itself; fetch the original file")
     return found
 
 
-def _read(path: Path, options: Options) -> Iterator[Row]:
-    for pixels, texts in _read_blocks(path, options):
-        for row, image in enumerate(pixels):
-            yield _record(
-                {name: _text(values[row]) for name, values in texts.items()}, image, options
-            )
+def _read(path: Path, options: Options) -> Iterator[SourceRow]:
+    for images, columns in _read_blocks(path, options):
+        for row, image in enumerate(images):
+            texts = {name: _text(values[row]) for name, values in columns.items()}
+            side = {column: texts[name] for column, name in SIDE_COLUMNS.items() if name in texts}
+            caption = texts[f"input_{options.caption}"] or texts.get(NAME, "")
+            yield ImportedPair(texts[PRODUCT], caption, encode_jpeg(image, options.quality), side)
 
 
 def _read_blocks(
     path: Path, options: Options
 ) -> Iterator[tuple[Pixels, dict[str, npt.NDArray[Any]]]]:
     """Yield images uint8 [rows, H, W, 3] and the texts beside them, [rows] each."""
-    with reading(path, *DAMAGES), h5py.File(path, "r") as file:
-        images = _check(path, file, options)
+    with reading_source(path, *HDF5_ERRORS), h5py.File(path, "r") as file:
+        images = _check_images(path, file, options)
         names = {PRODUCT, f"input_{options.caption}", *_text_names(file)}
+
         # A block takes whole chunks, because a chunk is decompressed again for each block that
         # touches it.
         whole = max(BLOCK_ROWS, (images.chunks or (1,))[0])
@@ -152,14 +157,11 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _record(texts: dict[str, str], image: Pixels, options: Options) -> Record:
-    caption = texts[f"input_{options.caption}"] or texts.get(NAME, "")
-    columns = {column: texts[name] for column, name in COLUMNS.items() if name in texts}
-    return Record(texts[PRODUCT], caption, encode_jpeg(image, options.quality), columns)
-
-
 def encode_jpeg(image: Pixels, quality: int) -> bytes:
-    """Encode uint8 [H, W, 3] in RGB with full colour resolution, because a halved one blurs coloured details."""
+    """Encode an RGB image uint8 [H, W, 3] with full colour resolution.
+
+    A halved one, JPEG's usual, blurs coloured details.
+    """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()

@@ -8,35 +8,41 @@ from urllib.parse import unquote, urlsplit
 from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
 
 SCHEMES = ("http", "https")
-EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
+TRIED_EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
 
 
 def find_image(root: Path, name: str) -> bytes | LeftOutReason:
-    """Return the bytes of the file that a path or URL names under a resolved root, or why there are none."""
+    """Return the bytes of the file that a path or URL names, or why there are none.
+
+    The file must lie under ``root``, a resolved folder.
+    """
     reason = LeftOutReason.MISSING_IMAGE if name.strip() else LeftOutReason.NO_IMAGE
     for candidate in _candidates(name.strip()):
         image = _read_inside(root, candidate)
         if isinstance(image, bytes):
             return image
+        # Of what the candidates ran into, being absent is the least telling.
         if image is not LeftOutReason.MISSING_IMAGE:
             reason = image
     return reason
 
 
 def _candidates(name: str) -> Iterator[str]:
-    """Yield the paths to try: of a URL its path, then its file name; without an extension, the usual ones."""
-    if not name:
-        return
+    """Yield the paths to try, each as it is and with the usual extensions.
+
+    Of a URL they are its path, then its file name.
+    """
     try:
         url = urlsplit(name)
     except ValueError:  # such as http://[
         return
+
     paths = [name.replace("\\", "/")]
     if url.scheme in SCHEMES:
         path = unquote(url.path).lstrip("/")
         paths = [path, path.rpartition("/")[2]]
     for path in filter(None, paths):
-        yield from (path + extension for extension in EXTENSIONS)
+        yield from (path + extension for extension in TRIED_EXTENSIONS)
 
 
 def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:

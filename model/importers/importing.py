@@ -1,6 +1,6 @@
 """Other people's product data sets become pairs: one function, a table of kinds, a module a format.
 
-An import reads each source once and keeps memory flat; encoded pictures are passed through byte for
+An import reads each source once and keeps memory flat; encoded images are passed through byte for
 byte, and only raw pixels (Fashion-Gen) are encoded. It writes ``<split>.tsv`` and, where the source
 knows its products, ``<split>.products.csv`` into a folder that can be ingested; every row that
 becomes no pair is counted and named.
@@ -35,9 +35,7 @@ class Kind:
     find_splits: Callable[[Sequence[Path], Any], list[SplitSource]]
 
 
-_CHINESE_CLIP = Kind(
-    "texts.jsonl and imgs.tsv files", chinese_clip.Options, chinese_clip.find_splits
-)
+_CHINESE_CLIP = Kind("texts.jsonl and imgs.tsv files", ImportOptions, chinese_clip.find_splits)
 
 KINDS: Mapping[str, Kind] = {
     "fashion-gen": Kind("Fashion-Gen's HDF5 files", fashion_gen.Options, fashion_gen.find_splits),
@@ -47,7 +45,7 @@ KINDS: Mapping[str, Kind] = {
         "tar shards of webdataset or img2dataset", webdataset.Options, webdataset.find_splits
     ),
     "csv": Kind("CSV or Parquet beside image files", table.Options, table.find_splits),
-    "easynlp": Kind("TSV files of EasyNLP", easynlp.Options, easynlp.find_splits),
+    "easynlp": Kind("TSV files of EasyNLP", ImportOptions, easynlp.find_splits),
 }
 
 
@@ -76,17 +74,20 @@ def import_pairs(
     checked = _check_options(kind, options or {})
     if not sources:
         raise ConfigError(f"import {kind}: no source; name {KINDS[kind].about} or their folder")
+
+    # Everything that can be refused is refused before a byte is written.
     found = KINDS[kind].find_splits([Path(source) for source in sources], checked)
     _check_outputs(found, out)
+
     imported = []
     for source in found:
         if on_split is not None:
             on_split(source.split, source.rows)
         imported.append(write_split(source, out, on_rows))
+
     if not any(split.pairs for split in imported):
-        raise DataError(
-            f"{', '.join(str(source) for source in sources)}: no row became a pair: {_reasons(imported)}"
-        )
+        names = ", ".join(str(source) for source in sources)
+        raise DataError(f"{names}: no row became a pair: {_reasons(imported)}")
     return imported
 
 
@@ -94,10 +95,9 @@ def _check_options(kind: str, options: Mapping[str, Any]) -> ImportOptions:
     model = KINDS[kind].options
     for key in options:
         if key not in model.model_fields:
-            known = ", ".join(model.model_fields)
-            raise ConfigError(
-                f"import {kind}: no option '{key}'{nearest(key, model.model_fields)} (known: {known})"
-            )
+            hint, known = nearest(key, model.model_fields), ", ".join(model.model_fields)
+            raise ConfigError(f"import {kind}: no option '{key}'{hint} (known: {known})")
+
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
@@ -113,27 +113,28 @@ def _check_outputs(found: Sequence[SplitSource], out: Path) -> None:
     splits = [source.split for source in found]
     twice = next((split for split in splits if splits.count(split) > 1), None)
     if twice is not None:
-        names = ", ".join(
-            path.name for source in found if source.split == twice for path in source.files
-        )
+        files = [path.name for source in found if source.split == twice for path in source.files]
         raise DataError(
-            f"{names}: all would become {twice}.tsv; import them one by one with the option split"
+            f"{', '.join(files)}: all would become {twice}.tsv; "
+            "import them one by one with the option split"
         )
+
     read = {path.resolve() for source in found for path in source.files}
     for split in splits:
         tsv = tsv_path(out, split)
         for path in (tsv, side_table_path(tsv)):
             if path.resolve() in read:
                 raise DataError(
-                    f"{path}: is a source and would be written over; choose another folder for the output"
+                    f"{path}: is a source and would be written over; "
+                    "choose another folder for the output"
                 )
 
 
 def _reasons(imported: Sequence[ImportedSplit]) -> str:
-    """Say of each split which reasons left out how many rows, with the first names."""
-    told = [
-        f"{split.split} {left.rows:,} {reason} ({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
-        for split in imported
-        for reason, left in split.left_out.items()
-    ]
-    return "; ".join(told) or "the sources hold no row"
+    """Return for each split which reasons left out how many rows, with the names of the first."""
+    reasons = []
+    for split in imported:
+        for reason, left in split.left_out.items():
+            more = ", …" if left.rows > len(left.names) else ""
+            reasons.append(f"{split.split} {left.rows:,} {reason} ({', '.join(left.names)}{more})")
+    return "; ".join(reasons) or "the sources hold no row"

@@ -10,5 +10,6 @@ class ImportOptions(Section):
 
     split: Name | None = Field(
         None,
-        description="Name of the one split that all sources become; by default their file names tell.",
+        description="Name of the one split that all sources become; "
+        "by default it comes from their file names.",
     )

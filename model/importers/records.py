@@ -1,7 +1,7 @@
 """What an importer yields and what the writer makes of it: the one shape that all formats share.
 
 An importer finds the splits of its sources (`SplitSource`) and reads each as a stream of rows: a
-`Record`, a line that is a TSV line already (`Untouched`), or a row that cannot become a pair
+`ImportedPair`, a line that is a TSV line already (`Untouched`), or a row that cannot become a pair
 (`LeftOut`). Whatever is read is written or left out with a reason, so that the two counts add up to
 the rows.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 MAX_IMAGE_BYTES = 64_000_000
+# Of a line that holds such an image in base64.
+MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
 
 
 class LeftOutReason(StrEnum):
@@ -32,8 +34,8 @@ class LeftOutReason(StrEnum):
     NO_KEY = "no_key"
 
 
-class Record(NamedTuple):
-    """A pair with its product: ``image`` is encoded bytes, ``columns`` the further columns of the side table."""
+class ImportedPair(NamedTuple):
+    """A pair with its product: encoded image, and the further columns of the side table."""
 
     id: str
     caption: str
@@ -42,7 +44,10 @@ class Record(NamedTuple):
 
 
 class Untouched(NamedTuple):
-    """The bytes of a TSV line without its newline, good or faulty, and the id of its product where it is known."""
+    """The bytes of a TSV line without its newline, good or faulty.
+
+    ``id`` is that of its product where it is known.
+    """
 
     line: bytes
     id: str = ""
@@ -55,16 +60,16 @@ class LeftOut(NamedTuple):
     name: str
 
 
-Row = Record | Untouched | LeftOut
+SourceRow = ImportedPair | Untouched | LeftOut
 
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A split that is there to be imported; ``rows`` is None where only reading it would tell."""
+    """A split that can be imported; ``rows`` is None where they are not known before."""
 
     split: str
     files: tuple[Path, ...]
-    read: Callable[[], Iterator[Row]]
+    read: Callable[[], Iterator[SourceRow]]
     rows: int | None = None
     has_side_table: bool = True
 
@@ -78,10 +83,10 @@ class LeftOutRows(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportedSplit:
-    """What was read and written; ``tsv`` is None where no row became a pair, and then nothing was
-    written.
+    """What was read and written.
 
-    ``cleaned_captions`` held a tab or a line break that became a space; ``dropped_columns`` found
+    ``tsv`` is None where no row became a pair, and then nothing was written. ``cleaned_captions``
+    held a tab or a line break that became a space; ``dropped_columns`` found
     no place in the side table, which has a limit.
     """
 

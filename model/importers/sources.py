@@ -1,4 +1,4 @@
-"""The files that a user names: found, checked and told apart by split."""
+"""The files that a user names: found, checked and grouped by split."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,34 +27,32 @@ def find_files(sources: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
     """
     files: list[Path] = []
     for source in sources:
-        if source.is_dir():
-            inside = sorted(
-                path for path in source.iterdir() if path.name.endswith(endings) and path.is_file()
-            )
-            if not inside:
-                raise DataError(
-                    f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves"
-                )
-            files.extend(inside)
-        elif source.is_file():
+        if source.is_file():
             files.append(source)
-        else:
+            continue
+        if not source.is_dir():
             problem = "not a regular file" if source.exists() else "no such file or folder"
             raise DataError(f"{source}: {problem}; check the path")
+
+        inside = [path for path in source.iterdir() if path.name.endswith(endings)]
+        inside = sorted(path for path in inside if path.is_file())
+        if not inside:
+            raise DataError(
+                f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves"
+            )
+        files.extend(inside)
     return files
 
 
 def split_of(path: Path, chosen: str | None) -> str:
-    """Return the chosen split, else the one that a word of the file's name or its folder's whole
-    name says, else train.
+    """Return the chosen split, else the one that the file's name or its folder's names, else train.
 
-    Words are what stands between signs: ``products-val.csv`` is valid, ``latest.csv`` is train.
+    A file's name is searched for words between signs: ``products-val.csv`` is valid, ``latest.csv``
+    is train. A folder's name must be such a word.
     """
-    words = re.split(r"[^a-z0-9]+", path.name.lower())
-    named = [
-        SPLIT_WORDS[word] for word in (*words, path.parent.name.lower()) if word in SPLIT_WORDS
-    ]
-    return chosen or next(iter(named), DEFAULT_SPLIT)
+    words = (*re.split(r"[^a-z0-9]+", path.name.lower()), path.parent.name.lower())
+    named = (SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS)
+    return chosen or next(named, DEFAULT_SPLIT)
 
 
 def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path, ...]]:
@@ -67,8 +65,8 @@ def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path,
 
 
 @contextmanager
-def reading(
-    path: Path, *damages: type[Exception], mend: str = "check the file or fetch it again"
+def reading_source(
+    path: Path, *damages: type[Exception], advice: str = "check the file or fetch it again"
 ) -> Iterator[None]:
     """Turn a failure to read a source into one sentence; ``damages`` are what its format's reader
     raises.
@@ -81,4 +79,4 @@ def reading(
         yield
     except failures as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: cannot be read ({reason}); {mend}") from error
+        raise DataError(f"{path}: cannot be read ({reason}); {advice}") from error

@@ -1,5 +1,5 @@
-"""CSV or Parquet with image files already on disk: the export of any shop, Kaggle's and Hugging
-Face's tables.
+"""CSV or Parquet with image files already on disk: a shop's export, Kaggle's and Hugging Face's
+tables.
 
 Format: a CSV with a header (comma, semicolon or tab, quotes as RFC 4180, UTF-8) or a Parquet file,
 one row a pair. One column is the caption. One names the image: a path relative to the table's
@@ -28,42 +28,27 @@ from pydantic import Field
 from model.errors import DataError, nearest
 from model.importers.image_files import find_image
 from model.importers.options import ImportOptions
-from model.importers.records import LeftOut, LeftOutReason, Record, Row, SplitSource
-from model.importers.sources import by_split, find_files, reading
+from model.importers.records import ImportedPair, LeftOut, LeftOutReason, SourceRow, SplitSource
+from model.importers.sources import by_split, find_files, reading_source
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "caption": (
-        "caption",
-        "title",
-        "text",
-        "description",
-        "productdisplayname",
-        "productname",
-        "producttitle",
-        "name",
+        "caption", "title", "text", "description",
+        "productdisplayname", "productname", "producttitle", "name",
     ),
     "image": (
-        "image",
-        "imagepath",
-        "img",
-        "path",
-        "filename",
-        "file",
-        "imagefile",
-        "imageurl",
-        "imgurl",
-        "url",
-        "link",
+        "image", "imagepath", "img", "path", "filename", "file",
+        "imagefile", "imageurl", "imgurl", "url", "link",
     ),
     "id": ("id", "productid", "itemid", "sku", "articleid", "asin", "uid"),
     "title": ("title", "productdisplayname", "productname", "producttitle", "name"),
     "category": ("category", "mastercategory", "maincategory"),
     "subcategory": ("subcategory",),
-}
-NEEDED = ("caption", "image")
+}  # fmt: skip
+NEEDED_ROLES = ("caption", "image")
 SIDE_ROLES = ("title", "category", "subcategory")
 DELIMITERS = ",;\t"
-MEND_CSV = "save it as CSV with a header in UTF-8"
+CSV_ADVICE = "save it as CSV with a header in UTF-8"
 CSV_BLOCK_BYTES = 16 << 20
 PARQUET_BATCH_ROWS = 256
 
@@ -91,13 +76,15 @@ class Options(ImportOptions):
 
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
-    """Return the splits that the tables' names or their folders' names tell, else train.
+    """Return the splits by the tables' names or their folders' names, else train.
 
     Raises:
         DataError: a table or the folder of images is missing, or a table has no fitting columns.
     """
     if options.images is not None and not options.images.is_dir():
-        raise DataError(f"{options.images}: no such folder of images; mend the option images")
+        raise DataError(f"{options.images}: no such folder of images; correct the option images")
+
+    # The columns of all tables are checked before the first is read.
     tables = find_files(sources, (".csv", ".tsv", ".parquet"))
     for path in tables:
         _choose_columns(path, _column_names(path), options)
@@ -112,8 +99,8 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _column_names(path: Path) -> list[str]:
-    mend = "fetch it again" if _is_parquet(path) else MEND_CSV
-    with reading(path, pa.ArrowException, mend=mend):
+    advice = "fetch it again" if _is_parquet(path) else CSV_ADVICE
+    with reading_source(path, pa.ArrowException, advice=advice):
         if _is_parquet(path):
             with pq.ParquetFile(path) as file:
                 return list(file.schema_arrow.names)
@@ -122,7 +109,10 @@ def _column_names(path: Path) -> list[str]:
 
 
 def _count_rows(tables: Sequence[Path]) -> int | None:
-    """Return the rows, where all tables say so; a CSV does not, since a quoted field may hold line breaks."""
+    """Return the rows where all tables are Parquet.
+
+    A CSV must be read for it, since a quoted field may hold line breaks.
+    """
     if not all(_is_parquet(path) for path in tables):
         return None
     return sum(int(pq.read_metadata(path).num_rows) for path in tables)
@@ -133,6 +123,8 @@ def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: two columns are named {twice}; rename one")
+
+    # Of columns whose plain names are equal the first one counts.
     by_plain_name = {re.sub(r"[\W_]", "", name.lower()): name for name in reversed(names)}
     chosen: dict[str, str] = {}
     for role, candidates in ROLES.items():
@@ -141,33 +133,33 @@ def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[
             raise DataError(
                 f"{path}: no column {named}{nearest(named, names)} (found: {', '.join(names)})"
             )
-        found = named or next(
-            (by_plain_name[plain] for plain in candidates if plain in by_plain_name), None
-        )
+
+        known = (by_plain_name[plain] for plain in candidates if plain in by_plain_name)
+        found = named or next(known, None)
         if found is not None:
             chosen[role] = found
-        elif role in NEEDED:
+        elif role in NEEDED_ROLES:
             raise DataError(
-                f"{path}: no column for the {role} among {', '.join(names)}; name it by the option {role}"
+                f"{path}: no column for the {role} among {', '.join(names)}; "
+                f"name it by the option {role}"
             )
     return chosen
 
 
-def _read(tables: Sequence[Path], options: Options) -> Iterator[Row]:
+def _read(tables: Sequence[Path], options: Options) -> Iterator[SourceRow]:
     for path in tables:
         columns = _choose_columns(path, _column_names(path), options)
         root = (options.images or path.parent).resolve()
         rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
         for number, row in enumerate(rows, 1):
-            yield (
-                row
-                if isinstance(row, LeftOut)
-                else _row(row, columns, root, f"{path.name} row {number}")
-            )
+            if isinstance(row, LeftOut):
+                yield row
+            else:
+                yield _row(row, columns, root, f"{path.name} row {number}")
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    with reading(path, pa.ArrowException), pq.ParquetFile(path) as file:
+    with reading_source(path, pa.ArrowException), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(PARQUET_BATCH_ROWS):
             yield from batch.to_pylist()
 
@@ -178,15 +170,18 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
 
     def refuse(row: csv.InvalidRow) -> str:
         fields = f"{row.actual_columns} fields for {row.expected_columns} columns"
-        refused[row.number] = LeftOut(
-            LeftOutReason.BAD_ROW, f"{path.name} row {row.number - 1}, {fields}: {row.text}"
-        )
+        name = f"{path.name} row {row.number - 1}, {fields}: {row.text}"
+        refused[row.number] = LeftOut(LeftOutReason.BAD_ROW, name)
         return "skip"
 
     number = 2  # pyarrow counts the header as row 1
-    with reading(path, pa.ArrowException, mend=MEND_CSV), _open_csv(path, refuse) as reader:
+    with (
+        reading_source(path, pa.ArrowException, advice=CSV_ADVICE),
+        _open_csv(path, refuse) as reader,
+    ):
         for batch in reader:
             for row in batch.to_pylist():
+                # A refused row is not in the batch; it stood where the numbers have a gap.
                 while number in refused:
                     yield refused.pop(number)
                     number += 1
@@ -198,39 +193,40 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
 def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CSVStreamingReader:
     with path.open("rb") as file:
         header = file.readline(CSV_BLOCK_BYTES).decode("utf-8", "replace")
-    return csv.open_csv(
-        path,
-        read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
-        parse_options=csv.ParseOptions(
-            delimiter=max(DELIMITERS, key=header.count),
-            newlines_in_values=True,
-            invalid_row_handler=on_bad_row,
-        ),
-        convert_options=csv.ConvertOptions(
-            default_column_type=pa.string(), strings_can_be_null=False
-        ),
+    parsing = csv.ParseOptions(
+        delimiter=max(DELIMITERS, key=header.count),
+        newlines_in_values=True,
+        invalid_row_handler=on_bad_row,
     )
 
+    # Every column is text, so that an empty field stays empty and NA stays NA.
+    as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
+    blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False)
+    return csv.open_csv(path, read_options=blocks, parse_options=parsing, convert_options=as_text)
 
-def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> Row:
+
+def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> SourceRow:
+    # The cell holds the image, or names its file, or is Hugging Face's struct of both.
     cell = row[columns["image"]]
     embedded = cell.get("bytes") if isinstance(cell, dict) else cell
     path = cell.get("path") if isinstance(cell, dict) else cell
     label = _text(path) if isinstance(path, str | int) else ""
+
     image = embedded if isinstance(embedded, bytes) else find_image(root, label)
     if isinstance(image, LeftOutReason):
         return LeftOut(image, label or name)
     product = _text(row[columns["id"]]) if "id" in columns else label
-    return Record(
-        product or name, _text(row[columns["caption"]]), image, _side_columns(row, columns)
-    )
+    caption = _text(row[columns["caption"]])
+    return ImportedPair(product or name, caption, image, _side_columns(row, columns))
 
 
 def _side_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns of the side table; one that has the name of another's role gets ``source_`` before it."""
+    """Return the columns of the side table.
+
+    One that has the name of another's role gets ``source_`` before its own.
+    """
     side = {role: _text(row[columns[role]]) for role in SIDE_ROLES if role in columns}
-    used = set(columns.values())
-    taken = {"id", *side}
+    used, taken = set(columns.values()), {"id", *side}
     for name, value in row.items():
         if name not in used and not isinstance(value, bytes):
             side[f"source_{name}" if name in taken else name] = _text(value)

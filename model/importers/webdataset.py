@@ -20,27 +20,27 @@ from functools import partial
 from itertools import groupby
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from model.importers.options import ImportOptions
 from model.importers.records import (
     MAX_IMAGE_BYTES,
+    ImportedPair,
     LeftOut,
     LeftOutReason,
-    Record,
-    Row,
+    SourceRow,
     SplitSource,
 )
-from model.importers.sources import by_split, find_files, reading
+from model.importers.sources import by_split, find_files, reading_source
 
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-EXTENSIONS = {*IMAGE_EXTENSIONS, "txt", "json"}
+MEMBER_EXTENSIONS = {*IMAGE_EXTENSIONS, "txt", "json"}
 CAPTION_FIELDS = ("caption", "text", "title")
 KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)  # a dot in a folder's name ends no key
-DAMAGES = (tarfile.TarError, EOFError, zlib.error, LZMAError)
+TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, LZMAError)
 
 
 class Options(ImportOptions):
@@ -48,8 +48,8 @@ class Options(ImportOptions):
 
     caption: str | None = Field(
         None,
-        description="The JSON field that is the caption, even where there is a .txt; by default .txt, "
-        "else the first of caption, text and title.",
+        description="The JSON field that is the caption, even where there is a .txt; "
+        "by default .txt, else the first of caption, text and title.",
     )
 
 
@@ -62,7 +62,7 @@ class Member(NamedTuple):
 
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
-    """Return the splits that the shards' names or their folders' names tell, else train.
+    """Return the splits by the shards' names or their folders' names, else train.
 
     Raises:
         DataError: a source does not exist or holds no shard.
@@ -74,40 +74,44 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     ]
 
 
-def _read(shards: Sequence[Path], options: Options) -> Iterator[Row]:
+def _read(shards: Sequence[Path], options: Options) -> Iterator[SourceRow]:
     for shard in shards:
-        for (key, has_key), members in groupby(
-            _read_members(shard), lambda member: (member.key, member.extension != "")
-        ):
+        groups = groupby(_read_members(shard), lambda member: (member.key, member.extension != ""))
+        for (key, has_key), members in groups:
             yield _row(key, members, options) if has_key else LeftOut(LeftOutReason.NO_KEY, key)
 
 
 def _read_members(shard: Path) -> Iterator[Member]:
-    """Yield the files of a shard; a file without a key has no extension, one that is no part of a pair has ``?``."""
+    """Yield the files of a shard.
+
+    One without a key has no extension, one that is no part of a pair has ``?``.
+    """
     with (
-        reading(shard, *DAMAGES),
+        reading_source(shard, *TAR_ERRORS),
         tarfile.open(shard, "r|*", tarinfo=_checked_headers(), ignore_zeros=True) as archive,
     ):
         while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would remember every member, 1 KB each
-            match = KEY.fullmatch(info.name.removeprefix("./"))
+            # The archive would remember every member, 1 KB each.
+            archive.members.clear()  # type: ignore[attr-defined]
             if info.isdir():
                 continue
+
+            match = KEY.fullmatch(info.name.removeprefix("./"))
+            extension = match[2].lower() if match else ""
             if match is None:
                 yield Member(info.name, "", None)
-            elif info.isreg() and match[2].lower() in EXTENSIONS:
+            elif info.isreg() and extension in MEMBER_EXTENSIONS:
                 file = archive.extractfile(info) if info.size <= MAX_IMAGE_BYTES else None
-                yield Member(match[1], match[2].lower(), _bytes(file))
+                yield Member(match[1], extension, file.read() if file else None)
             else:
                 yield Member(match[1], "?", None)
 
 
-def _bytes(file: IO[bytes] | None) -> bytes | None:
-    return None if file is None else file.read()
-
-
 def _checked_headers() -> type[tarfile.TarInfo]:
-    """Return a reader of member headers that raises where tarfile takes damage for the end of the archive."""
+    """Return a reader of member headers that raises on damage.
+
+    Tarfile takes it for the end of the archive.
+    """
 
     class CheckedHeader(tarfile.TarInfo):
         has_ended = False
@@ -116,6 +120,8 @@ def _checked_headers() -> type[tarfile.TarInfo]:
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
             if len(buf) < tarfile.BLOCKSIZE and not (CheckedHeader.has_ended and not buf):
                 raise tarfile.TarError("cut short")
+
+            # Zeros end an archive; behind them may stand another one, or nothing.
             CheckedHeader.has_ended = not any(buf)
             try:
                 return super().frombuf(buf, encoding, errors)
@@ -127,28 +133,31 @@ def _checked_headers() -> type[tarfile.TarInfo]:
     return CheckedHeader
 
 
-def _row(key: str, members: Iterator[Member], options: Options) -> Row:
+def _row(key: str, members: Iterator[Member], options: Options) -> SourceRow:
     files: dict[str, bytes | None] = {}
     for member in members:
-        if member.extension in EXTENSIONS:
+        if member.extension in MEMBER_EXTENSIONS:
             files.setdefault(member.extension, member.data)
     if None in files.values():
         return LeftOut(LeftOutReason.TOO_LARGE, key)
+
     image = next((files[extension] for extension in IMAGE_EXTENSIONS if extension in files), None)
     if not image:
         return LeftOut(LeftOutReason.NO_IMAGE, key)
+
     try:
         fields = json.loads(files.get("json") or b"{}")
     except (ValueError, RecursionError):
         return LeftOut(LeftOutReason.BAD_JSON, key)
     if not isinstance(fields, dict):
         return LeftOut(LeftOutReason.BAD_JSON, key)
-    return _record(key, image, files.get("txt"), fields, options)
+    return _pair(key, image, files.get("txt"), fields, options)
 
 
-def _record(
+def _pair(
     key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options
-) -> Row:
+) -> SourceRow:
+    # The caption is the text file, unless an option names a field or there is none.
     names = CAPTION_FIELDS if options.caption is None else (options.caption,)
     caption = next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
     if text is not None and options.caption is None:
@@ -156,16 +165,16 @@ def _record(
             caption = text.decode("utf-8-sig").strip("\r\n")
         except UnicodeDecodeError:
             return LeftOut(LeftOutReason.BAD_UTF8, key)
+
+    # Lists and structs have no column, nor has the caption, but for a title that is one.
     columns = {
         name: _scalar(value) for name, value in fields.items() if not isinstance(value, dict | list)
     }
     product = columns.pop("id", "") or key
     for name in names:
-        if (
-            name != "title" and columns.get(name) == caption
-        ):  # a title has its column even where it is the caption
+        if name != "title" and columns.get(name) == caption:
             del columns[name]
-    return Record(product, caption, image, columns)
+    return ImportedPair(product, caption, image, columns)
 
 
 def _scalar(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Rows of any importer → ``<split>.tsv`` and ``<split>.products.csv``, both or none.
 
 One pass and flat memory. The columns of a side table need not be known before the last row (the
-JSON of a webdataset may show a new field at any time), so its rows wait in a nameless temporary
+JSON of a webdataset may bring a new field at any time), so its rows wait in a nameless temporary
 file beside the output, each a JSON list, and become CSV when all columns are known, in the order of
 their first appearance; that costs their size on disk once more. Tabs and line breaks become spaces
 in captions and in the side table, whose line N+1 is thus line N of the TSV.
@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import IO
 
 from model.importers.records import (
+    ImportedPair,
     ImportedSplit,
     LeftOut,
     LeftOutReason,
     LeftOutRows,
-    Record,
-    Row,
+    SourceRow,
     SplitSource,
+    Untouched,
 )
 from model.pairs.splits import side_table_path
 from model.storage.files import atomic_write
@@ -54,11 +55,10 @@ def tsv_path(out: Path, split: str) -> Path:
 
 
 def write_split(source: SplitSource, out: Path, on_rows: OnRows | None = None) -> ImportedSplit:
-    """Write the pairs of a split and their side table into a folder, replacing what an earlier
-    import left there.
+    """Write the pairs of a split and their side table into a folder.
 
-    ``on_rows`` is called with the rows read since its last call. Nothing is written where no row
-    becomes a pair.
+    What an earlier import left there is replaced. ``on_rows`` is called with the rows read since
+    its last call. Nothing is written where no row becomes a pair.
 
     Raises:
         DataError: the source cannot be read.
@@ -79,60 +79,54 @@ def write_split(source: SplitSource, out: Path, on_rows: OnRows | None = None) -
                 raise _NothingToWrite
             if side_file is not None:
                 table.write_csv(spool, side_file)
-            _make_way([file for file in (lines, side_file) if file is not None], tsv, side_path)
+
+            # An earlier pair of files goes once the new bytes are known to be on disk.
+            for file in (lines, side_file):
+                if file is not None:
+                    file.flush()
+                    os.fsync(file.fileno())
+            tsv.unlink(missing_ok=True)
+            side_path.unlink(missing_ok=True)
     except _NothingToWrite:
         written = (None, None)
+
     return ImportedSplit(
         source.split,
         source.files,
         *written,
-        tally.rows,
-        tally.pairs,
-        tally.left_out,
-        tally.cleaned,
-        table.dropped,
+        rows=tally.rows,
+        pairs=tally.pairs,
+        left_out=tally.left_out,
+        cleaned_captions=tally.cleaned,
+        dropped_columns=table.dropped,
     )
 
 
-def _make_way(files: list[IO[bytes]], tsv: Path, side_path: Path) -> None:
-    """Remove an earlier pair of files, once the new bytes are known to be on disk."""
-    for file in files:
-        file.flush()
-        os.fsync(file.fileno())
-    tsv.unlink(missing_ok=True)
-    side_path.unlink(missing_ok=True)
-
-
-def _with_reports(rows: Iterator[Row], on_rows: OnRows | None) -> Iterator[Row]:
-    if on_rows is None:
-        yield from rows
-        return
+def _with_reports(rows: Iterator[SourceRow], on_rows: OnRows | None) -> Iterator[SourceRow]:
     done = 0
     for row in rows:
         yield row
         done += 1
-        if done == ROWS_A_REPORT:
+        if on_rows is not None and done == ROWS_A_REPORT:
             on_rows(done)
             done = 0
-    if done:
+    if on_rows is not None and done:
         on_rows(done)
 
 
 def _write_row(
-    row: Row, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable"
+    row: SourceRow, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable"
 ) -> None:
     tally.rows += 1
-    if isinstance(row, Record):
-        row = tally.judge(row)
+    columns: Mapping[str, str] = {}
+    if isinstance(row, ImportedPair):
+        columns = row.columns
+        row = tally.as_line(row)
     if isinstance(row, LeftOut):
         tally.leave_out(row)
         return
-    columns: Mapping[str, str] = {}
-    if isinstance(row, Record):
-        lines.write(row.caption.encode() + b"\t" + base64.b64encode(row.image) + b"\n")
-        columns = row.columns
-    else:
-        lines.write(row.line + b"\n")
+
+    lines.write(row.line + b"\n")
     spool.write(table.spooled(row.id, columns))
     tally.pairs += 1
 
@@ -144,30 +138,25 @@ class _Tally:
         self.rows = self.pairs = self.cleaned = 0
         self.left_out: dict[str, LeftOutRows] = {}
 
-    def judge(self, record: Record) -> Record | LeftOut:
-        """Return the record with a caption that fits a TSV, or why it becomes no pair."""
-        if not record.caption.strip():
-            return LeftOut(LeftOutReason.NO_CAPTION, record.id)
-        if not record.image:
-            return LeftOut(LeftOutReason.NO_IMAGE, record.id)
-        if not _is_encodable(record.caption):
-            return LeftOut(LeftOutReason.BAD_UTF8, record.id)
-        caption, breaks = BREAK.subn(" ", record.caption)
+    def as_line(self, pair: ImportedPair) -> Untouched | LeftOut:
+        """Return the line of a pair, with a caption that fits a TSV, or why it becomes none."""
+        if not pair.caption.strip():
+            return LeftOut(LeftOutReason.NO_CAPTION, pair.id)
+        if not pair.image:
+            return LeftOut(LeftOutReason.NO_IMAGE, pair.id)
+
+        caption, breaks = BREAK.subn(" ", pair.caption)
+        try:
+            line = caption.encode() + b"\t" + base64.b64encode(pair.image)
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+            return LeftOut(LeftOutReason.BAD_UTF8, pair.id)
         self.cleaned += breaks > 0
-        return record._replace(caption=caption)
+        return Untouched(line, pair.id)
 
     def leave_out(self, row: LeftOut) -> None:
         count, names = self.left_out.get(row.reason, LeftOutRows(0, ()))
         names = names if count >= NAMES_A_REASON else (*names, printable(row.name))
         self.left_out[row.reason.value] = LeftOutRows(count + 1, names)
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
-        return False
-    return True
 
 
 def printable(text: str) -> str:
@@ -179,7 +168,10 @@ def printable(text: str) -> str:
 
 
 class _SideTable:
-    """The columns seen so far; a row lists its values in their order and may be shorter than later ones."""
+    """The columns seen so far.
+
+    A row lists its values in their order and may be shorter than later ones.
+    """
 
     def __init__(self) -> None:
         self.columns = {"id": 0}
@@ -194,6 +186,7 @@ class _SideTable:
         for name in columns:
             if name not in self.columns:
                 self._add(name)
+
         row = [""] * len(self.columns)
         row[0] = _one_line(product)
         for name, value in columns.items():

@@ -2,9 +2,9 @@
 
 A split is kept as a table of counts (column, value, count) of a few thousand rows, so that a
 version can be compared long after its pairs are gone. Numbers are counted in bins, four an octave;
-words and columns of the side table by their most frequent values. What is measured is the
-population stability index, and beside it the index that 999 of 1,000 columns without any drift stay
-under, because of 200 lines no two draws are alike. A comparison takes milliseconds, counting two
+words and columns of the side table by their most frequent values. The measure is the population
+stability index; beside it stands the index that 999 of 1,000 columns without any drift stay under,
+because no two draws of 200 lines are alike. A comparison takes milliseconds, counting two
 million lines about 6 s.
 """
 
@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.storage.tables import read_table
 
 COUNTS_SCHEMA = pa.schema({"column": pa.string(), "value": pa.string(), "count": pa.int64()})
-NUMBERS = ("caption_chars", "caption_words", "width", "height", "image_bytes")
-LABELS = ("caption_script", "image_format", "mode")
-COUNTED_COLUMNS = [*NUMBERS, *LABELS, "fault"]
+NUMBER_COLUMNS = ("caption_chars", "caption_words", "width", "height", "image_bytes")
+LABEL_COLUMNS = ("caption_script", "image_format", "mode")
+COUNTED_COLUMNS = [*NUMBER_COLUMNS, *LABEL_COLUMNS, "fault"]
 WORDS, PRODUCTS = "words", "products."
 TOP_WORDS, TOP_VALUES, MAX_VALUE_CHARS = 5000, 200, 80
 OTHER, NONE, RARE = "(other)", "(none)", "(rare)"
 # 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, … up to 2^40.
 EDGES = np.unique([0, *(math.ceil(2 ** (quarter / 4)) for quarter in range(161))])
-# A value that a sample as small as the smaller one would show fewer times than this counts as rare.
+# A value that is expected fewer times than this in the smaller of two samples counts as rare.
 MIN_EXPECTED = 5
 MOVERS = 3
 # The normal deviate that 999 of 1,000 draws stay under.
@@ -45,7 +44,7 @@ class Mover(NamedTuple):
 
 
 class ColumnDrift(NamedTuple):
-    """How far a column's shares moved: the index, what chance alone gives, and the values that moved most."""
+    """How far the shares of a column moved: the index, that of chance, and what moved most."""
 
     column: str
     psi: float
@@ -66,24 +65,24 @@ def counts_of(profile: pa.Table, words: pa.Table, products: pa.Table | None) -> 
     """
     accepted = pc.is_null(profile["fault"])
     kept = profile.filter(accepted)
-    counts = {name: _binned(kept[name]) for name in NUMBERS} | {
-        name: _top(kept[name]) for name in LABELS
-    }
+    counts = {name: _binned(kept[name]) for name in NUMBER_COLUMNS}
+    counts |= {name: _top(kept[name]) for name in LABEL_COLUMNS}
+
     order = words.sort_by([("count", "descending"), ("word", "ascending")])
-    counts[WORDS] = _cut(
-        dict(zip(order["word"].to_pylist(), order["count"].to_pylist(), strict=True)), TOP_WORDS
-    )
+    frequencies = zip(order["word"].to_pylist(), order["count"].to_pylist(), strict=True)
+    counts[WORDS] = _cut(dict(frequencies), TOP_WORDS)
+
     if products is not None and len(products) == len(profile):
         table = products.filter(accepted)
-        counts |= {
-            PRODUCTS + name: _top(table[name]) for name in table.column_names if name != "id"
-        }
+        names = [name for name in table.column_names if name != "id"]
+        counts |= {PRODUCTS + name: _top(table[name]) for name in names}
+
     rows = [
-        (column, value, count)
+        {"column": column, "value": value, "count": count}
         for column, values in counts.items()
         for value, count in values.items()
     ]
-    return pa.table([[row[part] for row in rows] for part in range(3)], schema=COUNTS_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=COUNTS_SCHEMA)
 
 
 def read_counts(path: Path) -> pa.Table:
@@ -97,68 +96,61 @@ def read_counts(path: Path) -> pa.Table:
 
 def added(parts: list[pa.Table]) -> pa.Table:
     """Return the counts of several splits together."""
-    return (
-        pa.concat_tables(parts)
-        .group_by(["column", "value"], use_threads=False)
-        .aggregate([("count", "sum")])
-    )
+    groups = pa.concat_tables(parts).group_by(["column", "value"], use_threads=False)
+    return groups.aggregate([("count", "sum")])
 
 
 def drift(reference: pa.Table, current: pa.Table) -> list[ColumnDrift]:
     """Return the drift of every column of the reference, farthest above chance first.
 
-    A column that is not there any more has the one value ``(none)``; a new one has nothing to be
-    compared with.
+    A column that is gone has the one value ``(none)``; a new one has nothing to be compared with.
     """
     before, after = _by_column(reference), _by_column(current)
-    lines = max(
-        (sum(values.values()) for name, values in after.items() if name != WORDS), default=0
-    )
-    found = [
-        column_drift(name, values, after.get(name, {NONE: lines}))
-        for name, values in before.items()
-    ]
+    totals = [sum(values.values()) for name, values in after.items() if name != WORDS]
+    gone = {NONE: max(totals, default=0)}
+
+    found = [column_drift(name, values, after.get(name, gone)) for name, values in before.items()]
     return sorted(found, key=lambda each: (-each.excess, -each.psi, each.column))
 
 
 def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int]) -> ColumnDrift:
-    """Return the population stability index of two counts of values, sum over values of (q - p)
-    ln(q / p).
+    """Return the population stability index of two counts of values.
 
-    Half a count is added to each value, so that one that came or went has a finite weight. Without
-    drift the index follows chi-square with B - 1 degrees of freedom, times 1/n + 1/m, for B values
-    of n and m rows. Source: B. Yurdakul, Statistical Properties of Population Stability Index
-    (2018).
+    The index is the sum over values of (q - p) ln(q / p), p and q the shares before and after. Half
+    a count is added to each value, so that one that came or went has a finite weight. Without drift
+    the index follows chi-square with B - 1 degrees of freedom, times 1/n + 1/m, for B values of n
+    and m rows. Source: B. Yurdakul, Statistical Properties of Population Stability Index (2018).
     """
     before, after = _comparable(before, after)
+
     values = sorted(before.keys() | after.keys())
-    p, q = (_shares(counts, values) for counts in (before, after))
+    halves = [np.array([side.get(value, 0) + 0.5 for value in values]) for side in (before, after)]
+    p, q = (each / max(each.sum(), 0.5) for each in halves)
     terms = (q - p) * np.log(q / p)
+
     n, m = (max(1, sum(counts.values())) for counts in (before, after))
+    noise = (1 / n + 1 / m) * _chi_square(len(values) - 1)
     most = [values[row] for row in np.argsort(-terms, kind="stable")[:MOVERS] if terms[row] > 0]
     movers = tuple(
         Mover(value, before.get(value, 0) / n, after.get(value, 0) / m) for value in most
     )
-    return ColumnDrift(
-        column, float(terms.sum()), (1 / n + 1 / m) * _chi_square(len(values) - 1), movers
-    )
+    return ColumnDrift(column, float(terms.sum()), noise, movers)
 
 
 def _binned(column: pa.ChunkedArray) -> dict[str, int]:
+    """Count the numbers of a column in bins that are named by what they hold: ``3``, ``10–11``."""
     bins = np.searchsorted(EDGES, column.drop_null().to_numpy(), "right") - 1
-    found, counts = np.unique(bins, return_counts=True)
-    return {_bin_name(int(each)): int(count) for each, count in zip(found, counts, strict=True)}
-
-
-def _bin_name(number: int) -> str:
-    low, high = int(EDGES[number]), int(EDGES[min(number + 1, len(EDGES) - 1)]) - 1
-    return f"{low}" if high <= low else f"{low}–{high}"
+    binned: dict[str, int] = {}
+    for number, count in zip(*np.unique(bins, return_counts=True), strict=True):
+        low, high = EDGES[number], EDGES[min(number + 1, len(EDGES) - 1)] - 1
+        binned[f"{low}" if high <= low else f"{low}–{high}"] = int(count)
+    return binned
 
 
 def _top(column: pa.ChunkedArray) -> dict[str, int]:
-    """Count the most frequent values of a text column; empty is none."""
-    cut = pc.utf8_slice_codeunits(column.fill_null(""), 0, MAX_VALUE_CHARS)
-    counted = {row["values"] or NONE: row["counts"] for row in pc.value_counts(cut).to_pylist()}
+    """Count the most frequent values of a text column; an empty one is none."""
+    values = pc.utf8_slice_codeunits(column.fill_null(""), 0, MAX_VALUE_CHARS)
+    counted = {row["values"] or NONE: row["counts"] for row in pc.value_counts(values).to_pylist()}
     return _cut(dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))), TOP_VALUES)
 
 
@@ -180,8 +172,14 @@ def _by_column(counts: pa.Table) -> dict[str, dict[str, int]]:
 def _comparable(
     before: Mapping[str, int], after: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Put together what cannot be judged by itself: values cut off on one side, and those that are rare."""
-    before, after = (_merged(counts, _cut_off(before, after), OTHER) for counts in (before, after))
+    """Put together the values that cannot be compared by themselves."""
+    # What one side counts, the other may have counted among its rest.
+    sides = ((before, after), (after, before))
+    cut_off = {
+        value for one, other in sides if OTHER in other for value in one.keys() - other.keys()
+    }
+    before, after = _merged(before, cut_off, OTHER), _merged(after, cut_off, OTHER)
+
     n, m = (max(1, sum(counts.values())) for counts in (before, after))
     means = {
         value: (before.get(value, 0) / n + after.get(value, 0) / m) / 2
@@ -191,32 +189,18 @@ def _comparable(
     return _merged(before, rare, RARE), _merged(after, rare, RARE)
 
 
-def _cut_off(before: Mapping[str, int], after: Mapping[str, int]) -> set[str]:
-    """Return the values that one side counts and the other may have counted among its rest."""
-    return {
-        value
-        for one, other in ((before, after), (after, before))
-        if OTHER in other
-        for value in one.keys() - other
-    }
-
-
 def _merged(counts: Mapping[str, int], values: set[str], name: str) -> dict[str, int]:
     kept = {value: count for value, count in counts.items() if value not in values}
-    return (
-        kept | {name: kept.get(name, 0) + sum(counts.get(value, 0) for value in values)}
-        if values
-        else kept
-    )
-
-
-def _shares(counts: Mapping[str, int], values: list[str]) -> npt.NDArray[np.float64]:
-    found = np.array([counts.get(value, 0) + 0.5 for value in values], dtype=np.float64)
-    return np.divide(found, max(found.sum(), 0.5))
+    if values:
+        kept[name] = kept.get(name, 0) + sum(counts.get(value, 0) for value in values)
+    return kept
 
 
 def _chi_square(freedom: int) -> float:
-    """Return the quantile of chi-square that 999 of 1,000 draws stay under, within 2 % (Wilson and Hilferty, 1931)."""
+    """Return the quantile of chi-square that 999 of 1,000 draws stay under, within 2 %.
+
+    Source: E. B. Wilson and M. M. Hilferty, The Distribution of Chi-Square (1931).
+    """
     if freedom <= 0:
         return 0.0
     spread = 2 / (9 * freedom)

@@ -1,5 +1,5 @@
-"""Which pairs to hold out so that nothing of them is trained on: whole groups that share captions,
-images, products.
+"""Pairs held out so that nothing of them is trained on: whole groups that share captions, images,
+products.
 
 Groups are found by passing the least row number on through every shared key until nothing changes:
 some ten passes, 0.3 s each over two million pairs.
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from model.pairs.arrays import Rows
 
 
 def group_rows(keys: Sequence[npt.NDArray[Any]]) -> Rows:
-    """Return the group of each row, int64 [N], named by its first row: rows with an equal value in
-    any key, or linked.
+    """Return the group of each row, int64 [N], named by its first row.
 
+    Rows with an equal value in any key are of one group, and so are rows linked through others.
     ``keys`` are at least one array of N values.
     """
     shared = [np.unique(key, return_inverse=True)[1] for key in keys]
@@ -25,22 +25,25 @@ def group_rows(keys: Sequence[npt.NDArray[Any]]) -> Rows:
     while True:
         before = group
         for value in shared:
+            # All rows of a value take the least group that one of them has.
             least = np.full(len(group), len(group))
             np.minimum.at(least, value, group)
             group = least[value]
-        group = group[group]  # a row's first row may have learned of a still earlier one
+
+        # A row's first row may have learned of a still earlier one.
+        group = group[group]
         if np.array_equal(group, before):
             return group
 
 
 def hold_out(group: Rows, is_trained: npt.NDArray[np.bool_], wanted: int, seed: int) -> Rows:
-    """Return at most ``wanted`` rows, ascending: whole groups drawn from the seed, none with a row
-    that is trained on.
+    """Return at most ``wanted`` rows, ascending: whole groups without a row that is trained on.
 
-    A group that is larger than what is still wanted is passed over.
+    Groups are drawn from the seed; one that is larger than what is still wanted is passed over.
     """
     names, number, sizes = np.unique(group, return_inverse=True, return_counts=True)
     is_free = np.bincount(number, weights=is_trained, minlength=len(names)) == 0
+
     is_held = np.zeros(len(names), dtype=np.bool_)
     for each in np.random.default_rng(seed).permutation(np.flatnonzero(is_free)):
         if wanted <= 0:

@@ -1,11 +1,11 @@
-"""What an encoded picture is: judged by its header, decoded to RGB, told in a row of facts; the
-only decoder.
+"""What an encoded image is: checked by its header, decoded to RGB, described in facts; the only
+decoder.
 
-What a header promises is judged before a pixel is decoded, so a small file with a huge picture
-costs nothing. Plain RGB JPEGs (nearly all of a shop's) take libjpeg-turbo through simplejpeg, about
-0.19 ms for 224 pixels square on one core; what needs judgement (orientation, alpha, palettes, CMYK,
-16 bit, animation) takes Pillow, about 0.5 ms. Nothing here raises on bad bytes: a fault is a value.
-Torch is not imported, so that a profiling process stays small.
+What a header promises is checked before a pixel is decoded, so a small file that claims a huge
+image costs nothing. Plain RGB JPEGs (nearly all of a shop's) take libjpeg-turbo through simplejpeg,
+about 0.19 ms for 224 pixels square on one core; whatever needs care (orientation, alpha, palettes,
+CMYK, 16 bit, animation) takes Pillow, about 0.5 ms (DECISIONS 9). Nothing here raises on bad bytes:
+a fault is a value. Torch is not imported, so that a profiling process stays small.
 """
 
 import io
@@ -18,13 +18,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import ExifTags, Image
 
 from model.errors import FaultReason
-
-Pixels = npt.NDArray[np.uint8]
+from model.pairs.arrays import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 16_384
@@ -34,12 +32,16 @@ PREVIEW_SIDE = 24
 # Real progressive files have about ten scans; each further one costs a pass over all pixels.
 MAX_SCANS = 100
 STRIP_PIXELS = 1_000_000
+BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
+START_OF_SCAN = 0xDA
+# Baseline, extended and progressive.
+FRAME_HEADERS = (0xC0, 0xC1, 0xC2)
 # Tables, restart intervals, comments and application data; not APP1 (EXIF, XMP) and APP14 (Adobe's
 # colour space).
 PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1, 0xEE})
 
-# Whatever Pillow's parsers let through on hostile bytes: listed, so that a fault of ours outside
-# them still shows.
+# Whatever Pillow's parsers let through on hostile bytes, listed so that a bug of ours outside them
+# still surfaces.
 PILLOW_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -80,7 +82,7 @@ ORIENTATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the header says; width and height in pixels as stored, before orientation."""
+    """What the header holds; width and height in pixels as stored, before orientation."""
 
     format: str
     width: int
@@ -92,35 +94,34 @@ class ImageFacts:
 def inspect_image(
     data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1
 ) -> ImageFacts | FaultReason:
-    """Judge encoded bytes by their header alone, without decoding a pixel.
+    """Validate encoded bytes by their header alone, without decoding a pixel.
 
     Checked in this order: NOT_AN_IMAGE, TRUNCATED_IMAGE (the header itself is cut), TOO_MANY_PIXELS
     (more than ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under ``min_side``).
     """
-    return _judge(_facts(data, _plain_jpeg_size(data)), max_pixels, min_side)
+    return _within_limits(_facts(data, _plain_jpeg_size(data)), max_pixels, min_side)
 
 
 def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels | FaultReason:
-    """Decode to a uint8 array [H, W, 3], or say why that is impossible.
+    """Decode to a uint8 array [H, W, 3], or return why that is impossible.
 
     EXIF orientation is applied, 16 bit scaled by 1/257, alpha composited on white, the first frame
     of an animation taken. Whatever is cut off (2 bytes are enough) is TRUNCATED_IMAGE; damage
     inside is decoded as far as it goes.
     """
     plain_size = _plain_jpeg_size(data)
-    facts = _judge(_facts(data, plain_size), max_pixels, min_side=1)
+    facts = _within_limits(_facts(data, plain_size), max_pixels, min_side=1)
     if isinstance(facts, FaultReason):
         return facts
-    if plain_size is None:
-        return _decode_with_pillow(data, facts.format)
-    pixels = _decode_plain_jpeg(data)
+
     # Pillow has the last word on what the fast decoder refuses, so that both roads give the same
     # reason.
+    pixels = None if plain_size is None else _decode_plain_jpeg(data)
     return _decode_with_pillow(data, facts.format) if pixels is None else pixels
 
 
 class Preview(NamedTuple):
-    """What a profile keeps of an image: its facts, and its picture [H, W, 3] at a reduced size where that is faster."""
+    """What a profile keeps of an image: facts, and pixels [H, W, 3], fewer where that is faster."""
 
     facts: ImageFacts
     pixels: Pixels
@@ -129,47 +130,42 @@ class Preview(NamedTuple):
 def preview_image(
     data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = 1, preview_side: int = PREVIEW_SIDE
 ) -> Preview | FaultReason:
-    """Judge an encoded image as `inspect_image` and `decode_rgb` do, for a third of the time of the
-    latter.
+    """Validate an image as `inspect_image` and `decode_rgb` do, in a third of the latter's time.
 
-    All data is decoded, but to a picture whose sides may be 2 to 8 times smaller (``preview_side``
-    pixels at least). Its notes tell also what only decoding can: ``damaged`` (the decoder met
+    All data is decoded, but to an image whose sides may be 2 to 8 times smaller (``preview_side``
+    pixels at least). Its notes hold also what only decoding can find: ``damaged`` (the decoder met
     corrupt data and went on), ``flat_below``.
     """
     plain_size = _plain_jpeg_size(data)
-    facts = _judge(_facts(data, plain_size), max_pixels, min_side)
+    facts = _within_limits(_facts(data, plain_size), max_pixels, min_side)
     if isinstance(facts, FaultReason):
         return facts
-    notes = list(facts.notes)
-    preview_side = min(facts.width, facts.height, preview_side)
-    small = None if plain_size is None else _decode_plain_jpeg(data, preview_side)
+
+    side, notes = min(facts.width, facts.height, preview_side), list(facts.notes)
+    small = None if plain_size is None else _decode_plain_jpeg(data, side)
     if plain_size is not None and small is None:
         notes.append("damaged")
-    pixels = _decode_with_pillow(data, facts.format, preview_side) if small is None else small
+
+    # As in `decode_rgb`, Pillow has the last word on what the fast decoder refuses.
+    pixels = _decode_with_pillow(data, facts.format, side) if small is None else small
     if isinstance(pixels, FaultReason):
         return pixels
     if _is_flat_below(pixels):
         notes.append("flat_below")
-    return Preview(
-        facts if len(notes) == len(facts.notes) else replace(facts, notes=tuple(notes)), pixels
-    )
+    return Preview(replace(facts, notes=tuple(notes)), pixels)
 
 
 def has_signature(data: bytes) -> bool:
-    """Whether the first bytes are those of a known format, so that what follows is damaged rather than foreign."""
+    """Whether the first bytes are those of a known format.
+
+    If so, what follows is damaged rather than foreign.
+    """
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
         return True
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return True
-    return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in (
-        12,
-        40,
-        52,
-        56,
-        64,
-        108,
-        124,
-    )
+    # Two letters are no proof of a BMP; the size of its second header is.
+    return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_BYTES
 
 
 def _is_flat_below(pixels: Pixels) -> bool:
@@ -183,35 +179,39 @@ def _is_flat_below(pixels: Pixels) -> bool:
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Return (width, height) of a complete 8-bit RGB JPEG that needs no judgement, else None.
+    """Return (width, height) of a complete 8-bit RGB JPEG that needs no care, else None.
 
     Walks the markers up to the first scan (about 5 µs), because opening a file in Pillow costs a
     tenth of a decode.
     """
     if not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")):
         return None
+
     size, at = None, 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xDA:
+        if marker == START_OF_SCAN:
             return size
-        if marker in PASSED_SEGMENTS:
-            pass
-        elif 0xC0 <= marker <= 0xC2 and size is None and end - at >= 10:
+
+        # The first frame header holds the size; all else is passed over, or left to Pillow.
+        if marker in FRAME_HEADERS and size is None and end - at >= 10:
             precision, height, width, components = struct.unpack_from(
                 ">BHHB", data.ljust(at + 10), at + 4
             )
             if (precision, components) != (8, 3) or not height * width:
                 return None
             size = (width, height)
-        elif _needs_pillow(marker, data[at + 4 : end]):
+        elif marker not in PASSED_SEGMENTS and _needs_pillow(marker, data[at + 4 : end]):
             return None
         at = end
     return None
 
 
 def _needs_pillow(marker: int, body: bytes) -> bool:
-    """Whether a JPEG segment asks for more than the fast decoder does: rare coding, orientation, colour space."""
+    """Whether a JPEG segment asks for more than the fast decoder does.
+
+    That is rare coding, an orientation, another colour space.
+    """
     if marker == 0xE1:
         return any(tag in body for tag in (b"\x01\x12", b"\x12\x01", b"tiff:Orientation"))
     if marker == 0xEE:
@@ -222,17 +222,15 @@ def _needs_pillow(marker: int, body: bytes) -> bool:
 def _facts(data: bytes, plain_size: tuple[int, int] | None) -> ImageFacts | FaultReason:
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
         return FaultReason.TOO_MANY_PIXELS
-    return (
-        _inspect_with_pillow(data)
-        if plain_size is None
-        else ImageFacts("JPEG", *plain_size, "RGB", ())
-    )
+    if plain_size is None:
+        return _inspect_with_pillow(data)
+    return ImageFacts("JPEG", *plain_size, "RGB", ())
 
 
-def _judge(
+def _within_limits(
     facts: ImageFacts | FaultReason, max_pixels: int, min_side: int
 ) -> ImageFacts | FaultReason:
-    """Put a size that is out of bounds in the place of the facts."""
+    """Return the facts, or the fault of a size that is out of bounds."""
     if isinstance(facts, FaultReason):
         return facts
     if facts.width * facts.height > max_pixels or max(facts.width, facts.height) > MAX_SIDE:
@@ -241,7 +239,10 @@ def _judge(
 
 
 def _decode_plain_jpeg(data: bytes, min_side: int = 0) -> Pixels | None:
-    """Decode with libjpeg-turbo, to the smallest scale whose sides are ``min_side`` at least; None on corrupt data."""
+    """Decode with libjpeg-turbo, or return None on corrupt data.
+
+    The scale is the smallest whose sides are ``min_side`` at least.
+    """
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=min_side, min_width=min_side
@@ -251,13 +252,10 @@ def _decode_plain_jpeg(data: bytes, min_side: int = 0) -> Pixels | None:
     return pixels
 
 
-def _quiet_pillow() -> None:
-    """Drop Pillow's warnings, notes say what they would; for good, since threads that decode share the filters."""
-    warnings.filterwarnings("ignore", module="PIL")
-
-
 def _open(data: bytes) -> Image.Image:
-    _quiet_pillow()
+    # Our notes take the place of Pillow's warnings, which go for good, since threads that decode
+    # share the filters.
+    warnings.filterwarnings("ignore", module="PIL")
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
@@ -265,9 +263,8 @@ def _inspect_with_pillow(data: bytes) -> ImageFacts | FaultReason:
     try:
         with _open(data) as image:
             container = "JPEG" if image.format == "MPO" else str(image.format)
-            return ImageFacts(
-                container, *image.size, image.mode, tuple(_notes(image, container, data))
-            )
+            notes = tuple(_notes(image, container, data))
+            return ImageFacts(container, *image.size, image.mode, notes)
     except Image.DecompressionBombError:
         return FaultReason.TOO_MANY_PIXELS
     except PILLOW_ERRORS:
@@ -275,7 +272,10 @@ def _inspect_with_pillow(data: bytes) -> ImageFacts | FaultReason:
 
 
 def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixels | FaultReason:
-    """Decode whatever Pillow can; with ``min_side``, to a size up to 8 times smaller whose sides are that at least."""
+    """Decode whatever Pillow can.
+
+    With ``min_side`` the sides may be up to 8 times smaller, but are that at least.
+    """
     if _is_cut(data, container):
         return FaultReason.TRUNCATED_IMAGE
     try:
@@ -284,6 +284,7 @@ def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixel
                 image.draft(None, (min_side, min_side))
             image.load()
             orientation = ORIENTATIONS.get(_orientation(image) or 1)
+
             if min_side:
                 small = _to_rgb(image)
                 image = small.reduce(min(8, *(side // min_side for side in small.size)) or 1)
@@ -305,11 +306,11 @@ def _to_array(image: Image.Image) -> Pixels:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255; 257 maps 65,535 to 255.
-        return Image.fromarray(
-            ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-        ).convert("RGB")
+        scaled = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
+
     with_alpha = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(with_alpha, mask=with_alpha)
@@ -317,10 +318,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """Return the EXIF orientation, 1 where none is given, None where the EXIF block is malformed."""
+    """Return the EXIF orientation, 1 where none is given, None where the block is malformed."""
     try:
-        # Opening a JPEG swallows what is wrong with its EXIF block; parsing the block once more
-        # says it.
+        # Opening a JPEG swallows what is wrong with its EXIF block; parsing it once more raises.
         Image.Exif().load(image.info.get("exif", b""))
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except PILLOW_ERRORS:
@@ -329,7 +329,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _notes(image: Image.Image, container: str, data: bytes) -> Iterator[str]:
-    """Name what is converted on the way to RGB; asks for no pixel."""
+    """Yield what is converted on the way to RGB, without decoding a pixel."""
     if image.mode in MODE_NOTES:
         yield MODE_NOTES[image.mode]
     if image.mode.startswith("I;16") or (container == "PNG" and data[24:25] == b"\x10"):
@@ -338,6 +338,7 @@ def _notes(image: Image.Image, container: str, data: bytes) -> Iterator[str]:
         yield "alpha"
     if _is_animated(image):
         yield "animated"
+
     # Asking a PNG without an EXIF block before its pixels would decode it.
     if container != "PNG" or "exif" in image.info:
         orientation = _orientation(image)
@@ -353,7 +354,10 @@ def _is_animated(image: Image.Image) -> bool:
 
 
 def _is_cut(data: bytes, container: str) -> bool:
-    """Whether the format's own end mark is missing, which decoders forgive as soon as they have their pixels."""
+    """Whether the format's own end mark is missing.
+
+    Decoders forgive that as soon as they have their pixels.
+    """
     if container == "JPEG":
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     if container == "PNG":

@@ -1,10 +1,10 @@
 """Random access to the accepted pairs of a split, by the offsets of their profile.
 
 A TSV is read in place: nothing is unpacked, and nothing mapped, because a mapped file that is cut
-kills its readers with a signal. Each pair that is read is compared with the hashes in its profile,
-so nothing is trained on that was not judged. Opening 10 GB of 500,000 pairs takes about 0.06 s of
-one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them the hashes), a caption
-alone 12 µs; an index 48 bytes a pair.
+kills its readers with a signal (DECISIONS 16). Each pair that is read is compared with the hashes
+in its profile, so nothing is trained on that was not validated. Opening 10 GB of 500,000 pairs
+takes about 0.06 s of one core and 90 MB; a shuffled read about 25 µs for a line of 7 KB (7 of them
+the hashes), a caption alone 12 µs; an index 48 bytes a pair.
 """
 
 import hashlib
@@ -21,25 +21,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import DataError, FaultReason
+from model.pairs.arrays import Hashes, Rows
 from model.pairs.holdout import group_rows, hold_out
 from model.pairs.line_facts import caption_hash, content_hash
 from model.pairs.profile import read_profile
 from model.pairs.tsv import Pair, parse_line
 
-Rows = npt.NDArray[np.int64]
-Hashes = npt.NDArray[np.uint64]
-
 INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
 SAMPLED_LINES = 32
 # Lines that a message about many names.
-SHOWN_LINES = 5
+NAMED_LINES = 5
 # Room for a caption of 1,000 characters in any script; a longer one is read with its whole line.
 CAPTION_HEAD_BYTES = 4096
 
 
 class PairSource(NamedTuple):
-    """A TSV and the profile that says where its pairs lie."""
+    """A TSV, and the profile by which its pairs are found."""
 
     tsv: Path
     profile: Path
@@ -47,7 +45,7 @@ class PairSource(NamedTuple):
 
 @dataclass(eq=False)
 class PairIndex:
-    """Where the accepted pairs of a split lie: one row a pair, N rows.
+    """Where the accepted pairs of a split lie: a row a pair, N rows.
 
     Threads share an index; processes may fork with it or get it sent, and then open the files by
     themselves.
@@ -81,7 +79,7 @@ class PairIndex:
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of the pairs in their order: what caches of them are named by."""
+        """Return the SHA-256 (hex) of the pairs in their order, by which caches are named."""
         digest = hashlib.sha256()
         for column in (self.caption_hash, self.image_hash, self.length):
             digest.update(np.ascontiguousarray(column).data)
@@ -94,12 +92,13 @@ class PairIndex:
     def where_all(self, rows: Rows) -> str:
         """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
         rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
-        shown = rows[:SHOWN_LINES]
-        named = [
-            f"{self.files[file]} lines {', '.join(map(str, self.line[shown[self.file[shown] == file]]))}"
-            for file in np.unique(self.file[shown])
-        ]
-        rest = f" and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
+        first = rows[:NAMED_LINES]
+        named = []
+        for file in np.unique(self.file[first]):
+            lines = self.line[first[self.file[first] == file]]
+            named.append(f"{self.files[file]} lines {', '.join(map(str, lines))}")
+
+        rest = f" and {len(rows) - len(first)} more" if len(rows) > len(first) else ""
         return ", ".join(named) + rest
 
     def read(self, row: int) -> Pair:
@@ -148,7 +147,8 @@ class PairIndex:
             return os.pread(self._descriptor(file), length, int(self.offset[row]))
         except OSError as error:
             raise DataError(
-                f"{self.files[file]}: cannot be read ({error.strerror}); pull the data version again"
+                f"{self.files[file]}: cannot be read ({error.strerror}); "
+                "pull the data version again"
             ) from error
 
     def _descriptor(self, file: int) -> int:
@@ -162,7 +162,8 @@ class PairIndex:
 
     def _changed(self, row: int) -> DataError:
         return DataError(
-            f"{self.where(row)}: not the line that was profiled, so the file changed; validate it again"
+            f"{self.where(row)}: not the line that was profiled, so the file changed; "
+            "validate it again"
         )
 
 
@@ -185,25 +186,23 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
             or a line of some 32 to 63 in it is another.
     """
     profiles = [_accepted(source) for source in sources]
+    sizes = [len(profile.line) for profile in profiles]
     index = PairIndex(
         files=tuple(source.tsv for source in sources),
-        file=np.repeat(np.arange(len(profiles)), [len(profile.line) for profile in profiles]),
+        file=np.repeat(np.arange(len(profiles)), sizes),
         line=np.concatenate([profile.line for profile in profiles]),
         offset=_column(profiles, "offset"),
         length=_column(profiles, "length"),
         caption_hash=_column(profiles, "caption_hash"),
         image_hash=_column(profiles, "image_hash"),
     )
-    _check_sample(index)
-    return index
 
-
-def _check_sample(index: PairIndex) -> None:
-    """Read some lines of every file, so that one whose content changed is refused before hours are spent on it."""
-    for file in range(len(index.files)):
+    # A file whose content changed is refused before hours are spent on it.
+    for file in range(len(profiles)):
         rows = np.flatnonzero(index.file == file)
         for row in rows[:: max(1, len(rows) // SAMPLED_LINES)]:
             index.read(int(row))
+    return index
 
 
 class _Accepted(NamedTuple):
@@ -212,14 +211,17 @@ class _Accepted(NamedTuple):
 
 
 def _accepted(source: PairSource) -> _Accepted:
-    """Return the numbers and the profile rows of the accepted lines; a profile has a row for every line."""
+    """Return the numbers and the profile rows of the accepted lines."""
     profile = read_profile(source.profile, INDEXED_COLUMNS)
+
     # The last profiled line, with its newline or without, ends where the file does.
     end = profile["offset"][-1].as_py() + profile["length"][-1].as_py()
     if not source.tsv.is_file() or source.tsv.stat().st_size not in (end, end + 1):
         raise DataError(
             f"{source.tsv}: missing, or not the file that was profiled; validate the data again"
         )
+
+    # A profile has a row for every line, so the number of a row is that of its line.
     rows = pc.indices_nonzero(pc.is_null(profile["fault"]))
     accepted = profile if len(rows) == len(profile) else profile.take(rows)
     return _Accepted(np.from_dlpack(rows).astype(np.int64) + 1, accepted)
@@ -239,17 +241,22 @@ def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, P
     """
     alone = np.flatnonzero(_occurs_once(index.caption_hash) & _occurs_once(index.image_hash))
     wanted = round(share * len(index))
+
     if len(alone) >= wanted:
         chosen = np.sort(np.random.default_rng(seed).permutation(alone)[:wanted])
     else:
         groups = group_rows([index.caption_hash, index.image_hash])
         chosen = hold_out(groups, np.zeros(len(index), dtype=np.bool_), wanted, seed)
+
     rest = np.setdiff1d(np.arange(len(index)), chosen)
     return index.take(rest), index.take(chosen)
 
 
 def without_leaks(index: PairIndex, leaks: Sequence[Rows]) -> PairIndex:
-    """Return an index without some lines: for each of its files the numbers of those that share something with test."""
+    """Return an index without the lines that share something with test.
+
+    ``leaks`` are the numbers of these lines for each of the index's files.
+    """
     is_leak = np.zeros(len(index), dtype=np.bool_)
     for file, lines in enumerate(leaks):
         is_leak |= (index.file == file) & np.isin(index.line, lines)

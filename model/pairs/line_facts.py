@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 from model.errors import FaultReason
 from model.pairs.images import preview_image
 from model.pairs.near_duplicates import image_signature
-from model.pairs.tsv import Columns, RawLine, line_notes, parse_line, read_lines
+from model.pairs.tsv import LineColumns, RawLine, line_notes, parse_line, read_lines
 from model.pairs.words import words_of
 
-COLUMNS = (
-    "line", "offset", "length", "caption_chars", "caption_words", "caption_script", "caption_hash", "caption_key",
-    "image_format", "width", "height", "mode", "image_bytes", "image_hash", "image_phash", "image_thumb", "fault",
-    "notes",
+PROFILE_COLUMNS = (
+    "line", "offset", "length",
+    "caption_chars", "caption_words", "caption_script", "caption_hash", "caption_key",
+    "image_format", "width", "height", "mode",
+    "image_bytes", "image_hash", "image_phash", "image_thumb",
+    "fault", "notes",
 )  # fmt: skip
 
 
 class Limits(NamedTuple):
-    """Which lines are accepted; the part of `model.config.load.DataConfig` that a line is judged by."""
+    """Which lines are accepted; the part of `model.config.sections.DataConfig` about a line."""
 
     max_line_bytes: int
     max_pixels: int
@@ -39,27 +41,33 @@ class Piece(NamedTuple):
     tsv: Path
     start: int
     stop: int
-    columns: Columns
+    columns: LineColumns
     limits: Limits
 
 
-class Rows(NamedTuple):
-    """The profile rows of a piece as columns of values, lines counted from 1, and how often its captions say a word."""
+class ProfiledPiece(NamedTuple):
+    """The profile rows of a piece as columns of values, and how often its captions use each word.
+
+    Lines are counted from 1 in each piece.
+    """
 
     columns: dict[str, list[Any]]
     words: Counter[str]
 
 
-def profile_piece(piece: Piece) -> Rows:
-    """Judge every line of a piece; a line that vanishes meanwhile is simply not there."""
-    rows = Rows({name: [] for name in COLUMNS}, Counter())
+def profile_piece(piece: Piece) -> ProfiledPiece:
+    """Validate every line of a piece; a line that vanishes meanwhile is simply not there."""
+    rows = ProfiledPiece({name: [] for name in PROFILE_COLUMNS}, Counter())
     size = piece.tsv.stat().st_size
+
     for line in read_lines(piece.tsv, piece.limits.max_line_bytes, piece.start, piece.stop):
         row = _row(line, piece, rows.words)
+        # Notes that depend on the place of a line in its file.
         if piece.start == 0 and line.line == 1 and line.offset:
             row["notes"].append("bom")
         if line.offset + line.length == size:
             row["notes"].append("no_final_newline")
+
         row["notes"] = " ".join(row["notes"])
         for name, values in rows.columns.items():
             values.append(row.get(name))
@@ -76,9 +84,11 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
     }
     if line.data is None:
         return row | {"fault": FaultReason.LINE_TOO_LONG.value}
+
     pair = parse_line(line.data, piece.columns)
     if isinstance(pair, FaultReason):
         return row | {"fault": pair.value}
+
     row["notes"].extend(line_notes(line.data, pair))
     if pair.image is not None:
         _add_image(row, pair.image, piece.limits)
@@ -87,33 +97,40 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
     return row
 
 
-def _add_caption(row: dict[str, Any], caption: str, words: Counter[str]) -> None:
-    said = words_of(caption)
-    row["caption_chars"] = len(caption)
-    row["caption_words"] = len(said)
-    row["caption_script"] = _script(caption)
-    row["caption_hash"] = caption_hash(caption)
-    row["caption_key"] = content_hash(" ".join(said).encode()) if said else row["caption_hash"]
-    if "fault" not in row:
-        words.update(said)
-
-
 def _add_image(row: dict[str, Any], image: bytes, limits: Limits) -> None:
-    row["image_bytes"] = len(image)
-    row["image_hash"] = content_hash(image)
+    row |= {"image_bytes": len(image), "image_hash": content_hash(image)}
+
+    # A fault of the image is the line's; its size and hash stay known.
     preview = preview_image(image, limits.max_pixels, limits.min_image_side)
     if isinstance(preview, FaultReason):
         row["fault"] = preview.value
         return
-    facts = preview.facts
+
+    facts, signature = preview.facts, image_signature(preview.pixels)
+    row["notes"].extend(facts.notes)
     row |= {
         "image_format": facts.format,
         "width": facts.width,
         "height": facts.height,
         "mode": facts.mode,
+        "image_phash": signature.phash,
+        "image_thumb": signature.thumb,
     }
-    row["notes"].extend(facts.notes)
-    row["image_phash"], row["image_thumb"] = image_signature(preview.pixels)
+
+
+def _add_caption(row: dict[str, Any], caption: str, words: Counter[str]) -> None:
+    used, whole = words_of(caption), caption_hash(caption)
+    row |= {
+        "caption_chars": len(caption),
+        "caption_words": len(used),
+        "caption_script": _script(caption),
+        "caption_hash": whole,
+        "caption_key": content_hash(" ".join(used).encode()) if used else whole,
+    }
+
+    # The vocabulary is that of accepted lines.
+    if "fault" not in row:
+        words.update(used)
 
 
 def caption_hash(caption: str) -> int:
@@ -122,7 +139,10 @@ def caption_hash(caption: str) -> int:
 
 
 def content_hash(data: bytes) -> int:
-    """Return the first 64 bits of the SHA-256: of 2,000,000 values two differ without showing it once in 9,000,000."""
+    """Return the first 64 bits of the SHA-256.
+
+    Of 2,000,000 different values two share a hash once in 9,000,000 sets.
+    """
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 

@@ -1,13 +1,13 @@
-"""Pictures that are the same to the eye: the signature that a profile keeps of each image, and who
-looks like whom.
+"""Images that are the same to the eye: the signature that a profile keeps of each, and which look
+alike.
 
-A signature is a perceptual hash, which finds candidates, and a thumbnail, which tells the true ones
+A signature is a perceptual hash, which finds candidates, and a thumbnail, which picks the true ones
 among them: shop photos of one kind (a shirt, centred, on white) share hashes by the hundred, but
 not their colours in 36 places. Measured on 4,000 x 1,000 real product photos: of copies saved again
 (JPEG quality 30 to 90, or as PNG) 99 to 100 % were found, of resized ones (100 to 800 pixels) 97 to
 100 %, and one of 4,000,000 pairs of other photos. Against a test split of 32,000 that would be one
-picture in a hundred, so the few that are left are decoded and compared in 1,024 places: all copies
-pass and no other photo. A copy cropped by 2 % at each side is another picture.
+image in a hundred, so the few that are left are decoded and compared in 1,024 places: all copies
+pass and no other photo (DECISIONS 17). A copy cropped by 2 % at each side is another image.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from model.pairs.arrays import Hashes, Pixels, Rows
 
 THUMB_SIDE = 6
 HASH_SIDE = 8
@@ -39,9 +41,7 @@ KEY_BANDS = 2
 CANDIDATES = 1 << 17
 NEIGHBOURS = 4
 
-Pixels = npt.NDArray[np.uint8]
-Rows = npt.NDArray[np.int64]
-# Whether two rows that look the same by their signatures are the same picture.
+# Whether two rows that look the same by their signatures are the same image.
 Confirm = Callable[[int, int], bool]
 
 
@@ -55,7 +55,7 @@ class Signature(NamedTuple):
 class Signatures(NamedTuple):
     """The signatures of N images: hashes uint64 [N], thumbnails uint8 [N, 108]."""
 
-    phash: npt.NDArray[np.uint64]
+    phash: Hashes
     thumb: Pixels
 
 
@@ -68,9 +68,12 @@ def image_signature(pixels: Pixels) -> Signature:
     """
     height, width, channels = pixels.shape
     levels = pixels.astype(np.float64)
+
     waves = (_cosines(height) @ np.floor(levels @ BRIGHTNESS) @ _cosines(width).T).ravel()
     middle = np.partition(waves[1:], len(waves) // 2 - 1)[len(waves) // 2 - 1]
     phash = int.from_bytes(np.packbits(waves > middle).tobytes(), "big")
+
+    # The thumbnail is the mean of each of 6 x 6 cells: down the columns first, then along the rows.
     rows = (_cell_shares(height) @ levels.reshape(height, -1)).reshape(THUMB_SIDE, width, channels)
     thumb = np.rint(_cell_shares(width) @ rows / (height * width))
     return Signature(phash, thumb.astype(np.uint8).tobytes())
@@ -78,31 +81,35 @@ def image_signature(pixels: Pixels) -> Signature:
 
 @lru_cache(maxsize=512)
 def _cosines(side: int) -> npt.NDArray[np.float64]:
-    """Return the rows of the discrete cosine transform of ``side`` values, times 1024: whole numbers [8, side]."""
-    waves: npt.NDArray[np.float64] = np.rint(
-        1024 * np.cos(np.pi * np.outer(np.arange(HASH_SIDE), 2 * np.arange(side) + 1) / (2 * side))
-    )
+    """Return the rows of the discrete cosine transform of ``side`` values, times 1024.
+
+    They are whole numbers [8, side].
+    """
+    angles = np.pi * np.outer(np.arange(HASH_SIDE), 2 * np.arange(side) + 1) / (2 * side)
+    waves: npt.NDArray[np.float64] = np.rint(1024 * np.cos(angles))
     return waves
 
 
 @lru_cache(maxsize=512)
 def _cell_shares(side: int) -> npt.NDArray[np.float64]:
-    """Return how many sixths of each of ``side`` pixels lie in each of 6 equal cells: whole numbers [6, side]."""
+    """Return how many sixths of each of ``side`` pixels lie in each of 6 equal cells.
+
+    They are whole numbers [6, side].
+    """
     first, start = np.arange(side) * THUMB_SIDE, np.arange(THUMB_SIDE)[:, None] * side
     overlap = np.minimum(first + THUMB_SIDE, start + side) - np.maximum(first, start)
     shares: npt.NDArray[np.float64] = np.maximum(overlap, 0.0)
     return shares
 
 
-def picture_places(pixels: Pixels) -> Pixels:
+def image_places(pixels: Pixels) -> Pixels:
     """Return an RGB image uint8 [H, W, 3] in 32 x 32 places: uint8 [32, 32, 3]."""
-    return np.asarray(
-        Image.fromarray(pixels).resize((PLACES_SIDE, PLACES_SIDE), Image.Resampling.BILINEAR)
-    )
+    side = (PLACES_SIDE, PLACES_SIDE)
+    return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
 
 
-def is_same_picture(one: Pixels, other: Pixels) -> bool:
-    """Return whether two images with the same signature, each as `picture_places`, are the same in every place."""
+def looks_the_same(one: Pixels, other: Pixels) -> bool:
+    """Whether two images with one signature, each as `image_places`, are alike in every place."""
     return bool((np.maximum(one, other) - np.minimum(one, other) <= MAX_PLACE_LEVELS).all())
 
 
@@ -111,15 +118,16 @@ def near_duplicates(
 ) -> Rows:
     """Return for each of N left images the first right row that looks the same, or -1: int64 [N].
 
-    The same: hashes at most 4 bits apart, no byte of the thumbnails more than 10 levels, and
-    ``confirm(row, other)``. No such pair is missed. Memory is flat in the left images but for the
-    answer; the right ones take about 150 bytes each. Two million against 32,000 of the variety of
-    shop photos take about 35 s of one core.
+    Two look the same whose hashes are at most 4 bits apart, no byte of the thumbnails more than 10
+    levels, if ``confirm(row, other)`` agrees. No such pair is missed. Memory is flat in the left
+    images but for the answer; the right ones take about 150 bytes each. Two million against 32,000
+    of the variety of shop photos take about 35 s of one core.
     """
     found, refuted = np.full(len(left.phash), len(right.phash), np.int64), set[tuple[int, int]]()
     for mask in _key_masks():
         order = np.argsort(right.phash & mask, kind="stable")
         ordered = right.phash[order]
+
         for rows, places in _candidates(left.phash & mask, ordered & mask):
             close = np.bitwise_count(left.phash[rows] ^ ordered[places]) <= MAX_BITS
             rows, others = rows[close], order[places[close]]
@@ -132,7 +140,7 @@ def near_duplicates(
 def earlier_duplicates(images: Signatures, confirm: Confirm = lambda row, other: True) -> Rows:
     """Return for each of N images an earlier row that looks the same, or its own: int64 [N].
 
-    The same as in `near_duplicates`, but of pictures that share part of their hash each is compared
+    The same as in `near_duplicates`, but of images that share part of their hash each is compared
     with the next four alone, so time grows with N and no bucket of ten thousand explodes. All are
     compared where there are few.
     """
@@ -141,20 +149,15 @@ def earlier_duplicates(images: Signatures, confirm: Confirm = lambda row, other:
     for mask in _key_masks():
         order = by_hash[np.argsort(images.phash[by_hash] & mask, kind="stable")]
         ordered = images.phash[order]
+
         for step in range(1, min(NEIGHBOURS + 1, len(order))):
             differing = ordered[step:] ^ ordered[:-step]
-            places = np.flatnonzero(
-                ((differing & mask) == 0) & (np.bitwise_count(differing) <= MAX_BITS)
-            )
+            is_close = ((differing & mask) == 0) & (np.bitwise_count(differing) <= MAX_BITS)
+            places = np.flatnonzero(is_close)
             one, other = order[places], order[places + step]
             alike = same_colours(images.thumb, one, images.thumb, other)
-            _settle(
-                found,
-                np.maximum(one, other)[alike],
-                np.minimum(one, other)[alike],
-                confirm,
-                refuted,
-            )
+            later, earlier = np.maximum(one, other)[alike], np.minimum(one, other)[alike]
+            _settle(found, later, earlier, confirm, refuted)
     return found
 
 
@@ -175,8 +178,8 @@ def _settle(
 def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.NDArray[np.bool_]:
     """Return whether no byte of thumbnail ``rows[i]`` differs much from ``others[i]``: bool [P].
 
-    The first row of cells tells most of the different ones; only for the rest are all bytes
-    compared.
+    The first row of cells sorts out most of the different ones; all bytes are compared only for
+    the rest.
     """
     alike = _are_within(left[rows, :FIRST_BYTES], right[others, :FIRST_BYTES])
     rest = np.flatnonzero(alike)
@@ -185,33 +188,37 @@ def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.N
 
 
 def _are_within(one: Pixels, other: Pixels) -> npt.NDArray[np.bool_]:
-    within: npt.NDArray[np.bool_] = np.all(
-        np.maximum(one, other) - np.minimum(one, other) <= MAX_LEVELS, axis=1
-    )
+    differences = np.maximum(one, other) - np.minimum(one, other)
+    within: npt.NDArray[np.bool_] = np.all(differences <= MAX_LEVELS, axis=1)
     return within
 
 
 def _key_masks() -> Iterator[np.uint64]:
-    """Yield the bits of each choice of two bands; hashes at most 4 bits apart agree in all bits of one of them."""
+    """Yield the bits of each choice of two bands.
+
+    Hashes at most 4 bits apart agree in all bits of one of them.
+    """
     bands = [(1 << stop) - (1 << start) for start, stop in pairwise(BANDS)]
     for chosen in combinations(bands, KEY_BANDS):
         yield np.uint64(sum(chosen))
 
 
-def _candidates(
-    keys: npt.NDArray[np.uint64], ordered: npt.NDArray[np.uint64]
-) -> Iterator[tuple[Rows, Rows]]:
+def _candidates(keys: Hashes, ordered: Hashes) -> Iterator[tuple[Rows, Rows]]:
     """Yield (rows of keys, places in ordered) with equal values, about CANDIDATES at a time."""
     first = np.searchsorted(ordered, keys, "left")
     counts = np.searchsorted(ordered, keys, "right") - first
     rows = np.flatnonzero(counts)
     ends = np.cumsum(counts[rows])
+
+    # Each block takes as many rows as have CANDIDATES places together, one at least.
     start = 0
     while start < len(rows):
         before = ends[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + CANDIDATES, "right")))
         chosen = rows[start:stop]
         repeats = counts[chosen]
+
+        # The places of a row count up from its first one.
         within = np.arange(repeats.sum()) - np.repeat(ends[start:stop] - repeats - before, repeats)
         yield np.repeat(chosen, repeats), np.repeat(first[chosen], repeats) + within
         start = stop

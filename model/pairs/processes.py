@@ -1,4 +1,4 @@
-"""Work shared out to processes: results come back in order, a few pieces ahead, and no process outlives the caller."""
+"""Work shared out to processes that never outlive their caller; results come back in order."""
 
 import multiprocessing
 import os
@@ -10,19 +10,20 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
+# Items a process that are handed out before their turn.
 AHEAD = 3
 
 
 def in_processes(
-    function: Callable[[Item], Result], items: Iterable[Item], processes: int
-) -> Iterator[Result]:
-    """Yield ``function(item)`` in order, computed by that many processes; with 1, in this one.
+    function: Callable[[_Item], _Result], items: Iterable[_Item], processes: int
+) -> Iterator[_Result]:
+    """Yield ``function(item)`` in order, computed by so many processes; with 1, in this one.
 
     The processes are spawned, because a fork of one that runs threads can hang. ``function`` must
-    be importable, items and results are sent between the processes.
+    be importable; items and results are sent between the processes.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process was killed.
@@ -30,15 +31,14 @@ def in_processes(
     if processes <= 1:
         yield from map(function, items)
         return
-    context, waiting, remaining = (
-        multiprocessing.get_context("spawn"),
-        deque[Future[Result]](),
-        iter(items),
-    )
+
+    context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
+    waiting, remaining = deque[Future[_Result]](), iter(items)
     try:
         waiting.extend(pool.submit(function, item) for item in islice(remaining, processes * AHEAD))
         while waiting:
+            # One more is handed out for each that is done, so no process waits for the caller.
             result = waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
             yield result

@@ -20,19 +20,18 @@ import pyarrow.parquet as pq
 
 from model.config.sections import DataConfig
 from model.errors import DataError
-from model.pairs.line_facts import Limits, Piece, Rows, profile_piece
+from model.pairs.line_facts import Limits, Piece, ProfiledPiece, profile_piece
 from model.pairs.near_duplicates import THUMB_BYTES
 from model.pairs.processes import in_processes, usable_cores
-from model.pairs.tsv import CHUNK_BYTES, Columns, check_file, chunk_bounds
+from model.pairs.tsv import BUFFER_BYTES, LineColumns, check_file, chunk_bounds
 from model.storage.files import atomic_write, file_digest
 
 PIECE_BYTES = 4 << 20
 # Starting a process costs about as much as profiling this many pieces.
 PIECES_A_PROCESS = 4
 ROWS_A_GROUP = 8192
-# Words seen once are dropped when this many are known: no vocabulary that drift is measured on
-# needs them.
-MAX_WORDS = 200_000
+# Words seen once are dropped when this many are known: drift is measured on frequent ones.
+MAX_COUNTED_WORDS = 200_000
 
 PROFILE_SCHEMA = pa.schema(
     {
@@ -56,13 +55,13 @@ PROFILE_SCHEMA = pa.schema(
         "notes": pa.string(),
     }
 )
-# To be raised when a column changes its meaning, so that profiles from before are made again.
+# Raise it when a column changes its meaning, so that profiles from before are made again.
 PROFILE_VERSION = 2
 WORDS_SCHEMA = pa.schema({"word": pa.string(), "count": pa.int64()})
 
 
 class ProfileFiles(NamedTuple):
-    """What profiling a split leaves: the table, the faulty lines, how often captions say each word, and the counts."""
+    """What profiling a split leaves: a table, the faulty lines, counted words, and the counts."""
 
     table: Path
     quarantine: Path
@@ -81,11 +80,8 @@ class ProfileSummary:
     notes: dict[str, int]
 
     def __post_init__(self) -> None:
-        if (
-            not self.accepted + self.quarantined
-            == self.lines
-            == self.accepted + sum(self.faults.values())
-        ):
+        faulty = sum(self.faults.values())
+        if not self.accepted + self.quarantined == self.lines == self.accepted + faulty:
             raise ValueError(f"accepted and quarantined are not the lines: {self}")
 
 
@@ -103,64 +99,64 @@ def write_profile(
     tsv: Path,
     files: ProfileFiles,
     limits: DataConfig,
-    columns: Columns = "pair",
+    columns: LineColumns = "pair",
     on_rows: Callable[[int], None] = lambda rows: None,
     processes: int | None = None,
 ) -> ProfileSummary:
-    """Judge every line of a TSV in one streaming pass; ``on_rows`` is called with the lines done
-    since its last call.
+    """Validate every line of a TSV in one streaming pass.
 
     The table has the columns of ``PROFILE_SCHEMA``. The quarantine gets ``line
     number<TAB>reason<TAB>original bytes`` a faulty line and does not exist when there is none. By
-    default there are as many processes as cores, and one for a small file.
+    default there are as many processes as cores, and one for a small file. ``on_rows`` is called
+    with the lines done since its last call.
 
     Raises:
         DataError: the file cannot be a TSV, changed while it was read, or one of the processes was
-        killed.
+            killed.
     """
     check_file(tsv)
     before, tally = _stamp(tsv), _Tally()
+
     with atomic_write(files.table) as table_file, atomic_write(files.quarantine) as quarantined:
         with pq.ParquetWriter(
             table_file, PROFILE_SCHEMA, compression="zstd", write_page_checksum=True
         ) as writer:
-            for group in _row_groups(
-                _profiled(tsv, limits, columns, processes), tally.words, on_rows
-            ):
+            pieces = _profiled(tsv, limits, columns, processes)
+            for group in _row_groups(pieces, tally.words, on_rows):
                 writer.write_table(group)
                 tally.add(group)
                 _copy_faulty(tsv, group, quarantined)
+
+        # Raised inside the block, so that neither file stays.
         if _stamp(tsv) != before:
             raise DataError(
                 f"{tsv}: changed while it was read; wait until it is complete and run again"
             )
+
     if not tally.faults:
         files.quarantine.unlink(missing_ok=True)
     _write_words(tally.words, files.words)
+
+    # The summary comes last: its hashes prove that the other files are whole.
     summary = tally.summary()
+    values = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     with atomic_write(files.summary) as file:
-        file.write(
-            json.dumps(
-                asdict(summary) | _identity(tsv, files, limits, columns, summary), indent=2
-            ).encode()
-        )
+        file.write(json.dumps(values, indent=2).encode())
     return summary
 
 
 def existing_profile(
-    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns = "pair"
+    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: LineColumns = "pair"
 ) -> ProfileSummary | None:
-    """Return the counts of a profile that `write_profile` left for these bytes and limits, None
-    where it must run.
+    """Return the counts of a profile that `write_profile` left, None where it must run.
 
-    The caller knows that the TSV's content is that of the profile's folder, which is named by its
-    hash.
+    A profile of other limits, or one whose files are missing or changed, counts as none. The caller
+    knows that the TSV's content is that of the profile's folder, which is named by its hash.
     """
     try:
         left = json.loads(files.summary.read_bytes())
-        summary = ProfileSummary(
-            **{field.name: left[field.name] for field in fields(ProfileSummary)}
-        )
+        counts = {field.name: left[field.name] for field in fields(ProfileSummary)}
+        summary = ProfileSummary(**counts)
         expected = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -168,11 +164,10 @@ def existing_profile(
 
 
 def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return the table that `write_profile` wrote, or some of its columns; a flipped bit in a
-    column is found.
+    """Return the table that `write_profile` wrote, or some of its columns.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing or damaged, if only by a flipped bit.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -180,9 +175,8 @@ def read_profile(path: Path, columns: list[str] | None = None) -> pa.Table:
                 raise DataError(
                     f"{path}: is no profile of this version; delete it and validate again"
                 )
-            return file.read(
-                columns, use_threads=False
-            )  # starting threads costs more than they save
+            # Starting threads costs more than they save.
+            return file.read(columns, use_threads=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such profile; validate the data first") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -202,9 +196,8 @@ class _Tally:
         """Count the rows of a group."""
         self.lines += len(group)
         self.faults.update(group["fault"].drop_null().to_pylist())
-        self.notes.update(
-            note for notes in group["notes"].to_pylist() if notes for note in notes.split()
-        )
+        for notes in group["notes"].drop_null().to_pylist():
+            self.notes.update(notes.split())
 
     def summary(self) -> ProfileSummary:
         """Return the counts so far, in the order of their names."""
@@ -214,15 +207,15 @@ class _Tally:
 
 
 def _profiled(
-    tsv: Path, limits: DataConfig, columns: Columns, processes: int | None
-) -> Iterator[Rows]:
+    tsv: Path, limits: DataConfig, columns: LineColumns, processes: int | None
+) -> Iterator[ProfiledPiece]:
     """Yield the rows of each piece of a TSV in order."""
-    judged = Limits(limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
-    pieces = (
-        Piece(tsv, start, stop, columns, judged) for start, stop in chunk_bounds(tsv, PIECE_BYTES)
-    )
+    line_limits = Limits(limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
+    bounds = chunk_bounds(tsv, PIECE_BYTES)
+    pieces = (Piece(tsv, start, stop, columns, line_limits) for start, stop in bounds)
     if processes is None:
         processes = min(usable_cores(), tsv.stat().st_size // (PIECES_A_PROCESS * PIECE_BYTES))
+
     try:
         yield from in_processes(profile_piece, pieces, processes)
     except BrokenProcessPool:
@@ -235,16 +228,24 @@ def _profiled(
 
 
 def _row_groups(
-    rows: Iterator[Rows], words: Counter[str], on_rows: Callable[[int], None]
+    pieces: Iterator[ProfiledPiece], words: Counter[str], on_rows: Callable[[int], None]
 ) -> Iterator[pa.Table]:
-    """Yield tables of at least ROWS_A_GROUP rows but for the last, lines numbered through, and count the words."""
+    """Yield tables of at least ROWS_A_GROUP rows but for the last, and count the words.
+
+    Lines, which each piece counts from 1, are numbered through.
+    """
     lines, waiting = 0, list[pa.Table]()
-    for piece in rows:
+    for piece in pieces:
         found = len(piece.columns["line"])
         piece.columns["line"] = [line + lines for line in piece.columns["line"]]
         lines += found
         waiting.append(pa.table(piece.columns, schema=PROFILE_SCHEMA))
-        _count_words(words, piece.words)
+
+        words.update(piece.words)
+        if len(words) > MAX_COUNTED_WORDS:
+            for word in [word for word, count in words.items() if count == 1]:
+                del words[word]
+
         on_rows(found)
         if sum(map(len, waiting)) >= ROWS_A_GROUP:
             yield pa.concat_tables(waiting)
@@ -253,18 +254,9 @@ def _row_groups(
         yield pa.concat_tables(waiting)
 
 
-def _count_words(words: Counter[str], more: Counter[str]) -> None:
-    words.update(more)
-    if len(words) > MAX_WORDS:
-        for word in [word for word, count in words.items() if count == 1]:
-            del words[word]
-
-
 def _copy_faulty(tsv: Path, group: pa.Table, quarantined: IO[bytes]) -> None:
     """Append the faulty lines of a group, byte for byte, to the open quarantine file."""
     faulty = group.filter(group["fault"].is_valid()).select(["line", "offset", "length", "fault"])
-    if not len(faulty):
-        return
     for row in faulty.to_pylist():
         quarantined.write(b"%d\t%s\t" % (row["line"], row["fault"].encode()))
         for block in _read_blocks(tsv, row["offset"], row["length"]):
@@ -273,11 +265,12 @@ def _copy_faulty(tsv: Path, group: pa.Table, quarantined: IO[bytes]) -> None:
 
 
 def _read_blocks(tsv: Path, offset: int, length: int) -> Iterator[bytes]:
+    # A failure to read gets a sentence of its own, unlike one to write what was read.
     try:
         with tsv.open("rb") as file:
             file.seek(offset)
-            for start in range(0, length, CHUNK_BYTES):
-                yield file.read(min(CHUNK_BYTES, length - start))
+            for start in range(0, length, BUFFER_BYTES):
+                yield file.read(min(BUFFER_BYTES, length - start))
     except OSError as error:
         raise _unreadable(tsv, error) from error
 
@@ -290,24 +283,28 @@ def _unreadable(tsv: Path, error: OSError) -> DataError:
 
 def _write_words(words: Counter[str], path: Path) -> None:
     names = sorted(words)
+    table = pa.table([names, [words[name] for name in names]], schema=WORDS_SCHEMA)
     with atomic_write(path) as file:
-        pq.write_table(
-            pa.table([names, [words[name] for name in names]], schema=WORDS_SCHEMA), file
-        )
+        pq.write_table(table, file)
 
 
 def _identity(
-    tsv: Path, files: ProfileFiles, limits: DataConfig, columns: Columns, summary: ProfileSummary
+    tsv: Path,
+    files: ProfileFiles,
+    limits: DataConfig,
+    columns: LineColumns,
+    summary: ProfileSummary,
 ) -> dict[str, Any]:
-    """Return what a profile was made from, and the hashes that prove that it is still what was made."""
+    """Return what a profile was made from, and the hashes by which it is known to be whole."""
     left = [files.table, files.words, *([files.quarantine] if summary.faults else [])]
+    digests = {path.name: file_digest(path) for path in left}
+    digests["counts"] = hashlib.sha256(json.dumps(asdict(summary)).encode()).hexdigest()
     return {
         "version": PROFILE_VERSION,
         "tsv_bytes": tsv.stat().st_size,
         "columns": columns,
         "limits": [limits.max_line_bytes, limits.max_pixels, limits.min_image_side],
-        "sha256": {path.name: file_digest(path) for path in left}
-        | {"counts": hashlib.sha256(json.dumps(asdict(summary)).encode()).hexdigest()},
+        "sha256": digests,
     }
 
 

@@ -1,8 +1,8 @@
-"""Which accepted lines say again what an earlier line or the test split says.
+"""Accepted lines that repeat an earlier line, or something of the test split.
 
-Within a split a line is named once, by the strongest of: ``pair`` (same picture and same words),
+Within a split a line is named once, by the strongest of: ``pair`` (same image and same words),
 ``image`` (same bytes), ``near_image`` (looks the same), ``caption`` (same words). What leaks from
-test is named once a kind. There all pictures with like signatures are compared; within a split each
+test is named once a kind. There all images with like signatures are compared; within a split each
 with four neighbours that share part of its hash, so that ten thousand of one kind cost no more than
 others do. Two million lines take about 100 s of one core (40 of them against 32,000 of test) and
 1.4 GB at most.
@@ -13,25 +13,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.errors import DataError, FaultReason
+from model.pairs.arrays import Hashes, Pixels, Rows
 from model.pairs.images import MAX_SIDE, preview_image
 from model.pairs.near_duplicates import (
     PLACES_SIDE,
     THUMB_BYTES,
-    Pixels,
-    Rows,
     Signatures,
     earlier_duplicates,
-    is_same_picture,
+    image_places,
+    looks_the_same,
     near_duplicates,
-    picture_places,
 )
 from model.pairs.profile import read_profile
 from model.pairs.tsv import parse_line
@@ -41,7 +39,7 @@ REPEATS_SCHEMA = pa.schema({"kind": pa.string(), "line": pa.int64(), "of_line": 
 REPEAT_KINDS = ("pair", "image", "near_image", "caption")
 LEAK_KINDS = ("image", "near_image", "caption", "product")
 LINES_AT_A_TIME = 1 << 16
-COMPARED = [
+COMPARED_COLUMNS = [
     "line",
     "offset",
     "length",
@@ -51,15 +49,13 @@ COMPARED = [
     "image_thumb",
     "fault",
 ]
-# An odd number, so that no two pictures' hashes become one, and swapping caption and picture makes
+# An odd number, so that no two images' hashes become one, and swapping caption and image makes
 # another pair.
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
-Hashes = npt.NDArray[np.uint64]
-
 
 class Profiled(NamedTuple):
-    """A split's TSV, its profile, and the product id of each of its lines where it has a side table."""
+    """A split's TSV, its profile, and where it has a side table the product id of each line."""
 
     tsv: Path
     profile: Path
@@ -67,19 +63,23 @@ class Profiled(NamedTuple):
 
 
 def repeats(split: Profiled) -> pa.Table:
-    """Return a row of ``REPEATS_SCHEMA`` for each accepted line that repeats an earlier one, lines
-    ascending.
+    """Return a row of ``REPEATS_SCHEMA`` for each accepted line that repeats an earlier one.
+
+    Lines are ascending.
 
     Raises:
         DataError: the profile is missing or damaged.
     """
     table = _accepted(split)
-    lines, captions, images = (
-        table[name].to_numpy() for name in ("line", "caption_key", "image_hash")
-    )
+    lines = table["line"].to_numpy()
+    captions, images = table["caption_key"].to_numpy(), table["image_hash"].to_numpy()
+
+    # For each kind the earliest row that each row repeats, or itself.
     earlier = {"pair": _first(pair_hashes(captions, images)), "image": _first(images)}
-    earlier["near_image"] = _looks_like_an_earlier_one(split, table, earlier["image"])
+    earlier["near_image"] = _earlier_look_alikes(split, table, earlier["image"])
     earlier["caption"] = _first(captions)
+
+    # A line that one kind has named is not free for a weaker one.
     rows, found, free = np.arange(len(lines)), [], np.ones(len(lines), bool)
     for kind in REPEAT_KINDS:
         chosen = np.flatnonzero(free & (earlier[kind] < rows))
@@ -89,8 +89,7 @@ def repeats(split: Profiled) -> pa.Table:
 
 
 def leaks(split: Profiled, test: Profiled) -> pa.Table:
-    """Return a row of ``REPEATS_SCHEMA`` for each accepted line and kind of thing that it shares
-    with test.
+    """Return a row of ``REPEATS_SCHEMA`` for each accepted line and kind of thing shared with test.
 
     ``of_line`` is the first such line of test; where both have side tables, products are compared
     by their ids.
@@ -99,24 +98,20 @@ def leaks(split: Profiled, test: Profiled) -> pa.Table:
         DataError: a profile is missing or damaged, or a TSV is not the one that was profiled.
     """
     there, found = _accepted(test), [REPEATS_SCHEMA.empty_table()]
-    with _pictures(test, there) as test_picture:
+    test_lines = there["line"].to_numpy()
+
+    with _places_of(test, there) as test_places:
         for batch in _accepted(split).to_batches(max_chunksize=LINES_AT_A_TIME):
             here = pa.Table.from_batches([batch])
-            with _pictures(split, here) as picture:
+            lines = here["line"].to_numpy()
+            with _places_of(split, here) as places:
                 matches = _matches(
-                    here,
-                    there,
-                    lambda row, other: is_same_picture(picture(row), test_picture(other)),
+                    here, there, lambda row, other: looks_the_same(places(row), test_places(other))
                 )
+
             for kind, rows in matches.items():
                 shared = rows >= 0
-                found.append(
-                    _rows(
-                        kind,
-                        here["line"].to_numpy()[shared],
-                        there["line"].to_numpy()[rows[shared]],
-                    )
-                )
+                found.append(_rows(kind, lines[shared], test_lines[rows[shared]]))
     return pa.concat_tables(found).sort_by([("line", "ascending"), ("kind", "ascending")])
 
 
@@ -130,7 +125,7 @@ def read_repeats(path: Path) -> pa.Table:
 
 
 def pair_hashes(captions: Hashes, images: Hashes) -> Hashes:
-    """Return the hash of each pair by those of its caption and its picture: uint64 [N]."""
+    """Return the hash of each pair by those of its caption and its image: uint64 [N]."""
     return captions ^ (images * MIX)
 
 
@@ -139,43 +134,45 @@ def _rows(kind: str, lines: Rows, of_lines: Rows) -> pa.Table:
 
 
 def _first(values: Hashes) -> Rows:
-    """Return for each value the row where it stands first."""
+    """Return for each value the row where it occurs first."""
     _, index, inverse = np.unique(values, return_index=True, return_inverse=True)
     return index[inverse]
 
 
-def _looks_like_an_earlier_one(split: Profiled, table: pa.Table, same_image: Rows) -> Rows:
-    """Return for each accepted row an earlier row that looks the same, itself where none was found."""
+def _earlier_look_alikes(split: Profiled, table: pa.Table, same_image: Rows) -> Rows:
+    """Return for each row an earlier one that looks the same, or itself."""
     found = np.arange(len(table))
+    # Of images with the same bytes the first one stands for all.
     distinct = np.flatnonzero(same_image == found)
-    with _pictures(split, table) as picture:
-        found[distinct] = distinct[
-            earlier_duplicates(
-                _signatures(table.take(distinct)),
-                lambda row, other: is_same_picture(
-                    picture(distinct[row]), picture(distinct[other])
-                ),
-            )
-        ]
+    signatures = _signatures(table.take(distinct))
+
+    with _places_of(split, table) as places:
+        alike = earlier_duplicates(
+            signatures,
+            lambda row, other: looks_the_same(places(distinct[row]), places(distinct[other])),
+        )
+    found[distinct] = distinct[alike]
     return found
 
 
 def _matches(
     here: pa.Table, there: pa.Table, confirm: Callable[[int, int], bool]
 ) -> dict[str, Rows]:
-    """Return for each kind of leak the first row of ``there`` that each row of ``here`` shares, or -1."""
+    """Return for each kind of leak the first row of ``there`` that each row shares, or -1."""
     image = _found_in(here["image_hash"], there["image_hash"])
+
+    # Look-alikes are searched for images that test has not to the byte, each of them once.
     wanted = np.flatnonzero(image < 0)
-    _, index, inverse = np.unique(
-        here["image_hash"].to_numpy()[wanted], return_index=True, return_inverse=True
-    )
-    looked_at, near = wanted[index], np.full(len(here), -1)
+    hashes = here["image_hash"].to_numpy()[wanted]
+    _, index, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    distinct, near = wanted[index], np.full(len(here), -1)
     alike = near_duplicates(
-        _signatures(here.take(looked_at)),
+        _signatures(here.take(distinct)),
         _signatures(there),
-        lambda row, other: confirm(int(looked_at[row]), other),
+        lambda row, other: confirm(int(distinct[row]), other),
     )
     near[wanted] = alike[inverse]
+
     return {
         "image": image,
         "near_image": near,
@@ -185,23 +182,26 @@ def _matches(
 
 
 @contextmanager
-def _pictures(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pixels]]:
-    """Yield a function from a row of a profile with ``offset`` and ``length`` to its picture in 32 x 32 places."""
+def _places_of(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pixels]]:
+    """Yield a function from a row of a profile to the 32 x 32 places of its image.
+
+    ``table`` has the columns ``offset`` and ``length``.
+    """
     offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
     changed = DataError(f"{split.tsv}: not the file that was profiled; validate the data again")
     with open(split.tsv, "rb") as file:
 
         @lru_cache(maxsize=4096)
-        def picture(row: int) -> Pixels:
+        def places(row: int) -> Pixels:
             pair = parse_line(os.pread(file.fileno(), int(lengths[row]), int(offsets[row])))
             if isinstance(pair, FaultReason):
                 raise changed
             preview = preview_image(pair.image or b"", MAX_SIDE**2, preview_side=3 * PLACES_SIDE)
             if isinstance(preview, FaultReason):
                 raise changed
-            return picture_places(preview.pixels)
+            return image_places(preview.pixels)
 
-        yield picture
+        yield places
 
 
 def _found_in(values: pa.ChunkedArray, others: pa.ChunkedArray) -> Rows:
@@ -215,31 +215,27 @@ def _found_in(values: pa.ChunkedArray, others: pa.ChunkedArray) -> Rows:
 
 
 def _accepted(split: Profiled) -> pa.Table:
-    """Return the accepted lines of a profile with what they are compared by; ``id`` is null where there is none."""
-    table = read_profile(split.profile, COMPARED)
-    ids = (
-        pa.nulls(len(table), pa.string())
-        if split.ids is None
-        else pc.if_else(pc.equal(split.ids, ""), None, split.ids)
-    )
+    """Return the accepted lines of a profile with what they are compared by.
+
+    ``id`` is null where there is none.
+    """
+    table = read_profile(split.profile, COMPARED_COLUMNS)
+    ids = pa.nulls(len(table), pa.string())
+    if split.ids is not None:
+        ids = pc.if_else(pc.equal(split.ids, ""), None, split.ids)
     table = table.append_column("id", ids)
-    return (
-        table.filter(pc.field("fault").is_null())
-        if table["fault"].null_count < len(table)
-        else table
-    )
+
+    is_clean = table["fault"].null_count == len(table)
+    return table if is_clean else table.filter(pc.field("fault").is_null())
 
 
 def _signatures(table: pa.Table) -> Signatures:
-    return Signatures(table["image_phash"].to_numpy(), _bytes_of(table["image_thumb"]))
-
-
-def _bytes_of(thumbs: pa.ChunkedArray) -> Pixels:
-    """Return thumbnails as uint8 [N, 108]."""
-    chunks: list[Any] = [
-        np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * THUMB_BYTES :][
-            : len(chunk) * THUMB_BYTES
-        ]
-        for chunk in thumbs.chunks
-    ]
-    return np.concatenate([np.empty(0, np.uint8), *chunks]).reshape(-1, THUMB_BYTES)
+    thumbs = [np.empty(0, np.uint8)]
+    for chunk in table["image_thumb"].chunks:
+        # Arrow keeps values of one size back to back; a chunk may be a part of its buffer.
+        start = chunk.offset * THUMB_BYTES
+        stop = start + len(chunk) * THUMB_BYTES
+        thumbs.append(np.frombuffer(chunk.buffers()[1], np.uint8)[start:stop])
+    return Signatures(
+        table["image_phash"].to_numpy(), np.concatenate(thumbs).reshape(-1, THUMB_BYTES)
+    )

@@ -1,4 +1,7 @@
-"""Where the splits lie in a data folder, and the side tables beside them; no line of a TSV is read here."""
+"""Where the splits lie in a data folder, and the side tables beside them.
+
+No line of a TSV is read here.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +11,10 @@ from pyarrow import csv
 
 from model.errors import DataError
 
-LAYOUTS = "pretrain/*.tsv with finetune/train.tsv, valid.tsv and test.tsv, or these three in the folder itself"
+LAYOUTS = (
+    "pretrain/*.tsv with finetune/train.tsv, valid.tsv and test.tsv, "
+    "or these three in the folder itself"
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Splits:
     test: Path
 
 
-def find_splits(folder: Path) -> Splits:
+def find_split_files(folder: Path) -> Splits:
     """Find the TSV files of a data folder in either layout; pretraining files are sorted by name.
 
     Raises:
@@ -31,6 +37,7 @@ def find_splits(folder: Path) -> Splits:
         raise DataError(
             f"{folder}: no such folder of pairs; pull the data version or set data.path"
         )
+
     nested = folder / "finetune"
     home = nested if nested.is_dir() else folder
     missing = [name for name in ("train.tsv", "test.tsv") if not (home / name).exists()]
@@ -38,10 +45,14 @@ def find_splits(folder: Path) -> Splits:
         raise DataError(
             f"{home}: no {' and no '.join(missing)}; expected {LAYOUTS} (valid.tsv may be absent)"
         )
+
     valid = home / "valid.tsv"
     pretrain = sorted((folder / "pretrain").glob("*.tsv")) if home is nested else []
     return Splits(
-        tuple(pretrain), home / "train.tsv", valid if valid.exists() else None, home / "test.tsv"
+        pretrain=tuple(pretrain),
+        train=home / "train.tsv",
+        valid=valid if valid.exists() else None,
+        test=home / "test.tsv",
     )
 
 
@@ -51,39 +62,41 @@ def side_table_path(tsv: Path) -> Path:
 
 
 def read_side_table(tsv: Path, required: bool, lines: int | None = None) -> pa.Table | None:
-    """Return the table beside a TSV, one row a line of it and every column text (``NA`` stays
-    ``NA``), or None.
+    """Return the table beside a TSV, a row a line of it, or None where there is none.
+
+    Every column is text; ``NA`` stays ``NA``.
 
     Raises:
         DataError: it is missing though required, unreadable, without an ``id`` column, or not of
-        ``lines`` rows.
+            ``lines`` rows.
     """
     path = side_table_path(tsv)
     if not path.exists():
         if required:
             raise DataError(
-                f"{path}: no side table; put it beside {tsv.name} or set data.require_side_table=false"
+                f"{path}: no side table; put it beside {tsv.name} "
+                "or set data.require_side_table=false"
             )
         return None
+
+    as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
+    quoted = csv.ParseOptions(newlines_in_values=True)
     try:
-        table = csv.read_csv(
-            path,
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                default_column_type=pa.string(), strings_can_be_null=False
-            ),
-        )
+        table = csv.read_csv(path, parse_options=quoted, convert_options=as_text)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"{path}: not a UTF-8 CSV with a header ({reason}); write it again"
         ) from error
+
     if table.column_names.count("id") != 1:
         raise DataError(
-            f"{path}: needs one column named id, found {', '.join(table.column_names)}; mend its header"
+            f"{path}: needs one column named id, found {', '.join(table.column_names)}; "
+            "repair its header"
         )
     if lines is not None and len(table) != lines:
         raise DataError(
-            f"{path}: {len(table):,} rows for the {lines:,} lines of {tsv.name}; write one row a line"
+            f"{path}: {len(table):,} rows for the {lines:,} lines of {tsv.name}; "
+            "write one row a line"
         )
     return table

@@ -1,4 +1,4 @@
-"""A TSV of pairs on disk: its lines, and what a line says; the only reader of TSV.
+"""A TSV of pairs on disk: its lines, and what a line holds; the only reader of TSV.
 
 A line is ``caption<TAB>base64 of an image``; a TSV may also hold captions alone or images alone.
 Bytes are split at a newline and at the tab and nowhere else, so no quoting, ``NA`` or U+2028 can
@@ -19,10 +19,10 @@ import pybase64
 from model.errors import DataError, FaultReason
 from model.pairs.images import has_signature
 
-Columns = Literal["pair", "text", "image"]
+LineColumns = Literal["pair", "text", "image"]
 
 BOM = b"\xef\xbb\xbf"
-CHUNK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
 
 # What files of other formats begin with, and no caption of a shop does.
@@ -58,7 +58,10 @@ class Pair(NamedTuple):
 
 
 class RawLine(NamedTuple):
-    """The bytes of a line without its newline, and where they lie; ``data`` is None where it is too long to hold."""
+    """The bytes of a line without its newline, and where they lie.
+
+    ``data`` is None where the line is too long to hold in memory.
+    """
 
     line: int
     offset: int
@@ -87,6 +90,7 @@ def check_file(path: Path) -> None:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
         ) from error
+
     if head in (b"", BOM):
         raise DataError(f"{path}: is empty; write its pairs again")
     for start, advice in FOREIGN_FILES.items():
@@ -95,21 +99,22 @@ def check_file(path: Path) -> None:
 
 
 def likely_encoding(path: Path) -> str | None:
-    """Name the encoding that the captions at the head of a file are likely in; None when they are UTF-8."""
+    """Return the likely encoding of the captions at the head of a file; None when it is UTF-8."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if head.count(0) > len(head) // 4:
         return "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
+
     # The last line may be cut, and a character with it.
     captions = [line.partition(b"\t")[0] for line in head.split(b"\n")[:-1] or [head]]
     foreign = b"\n".join(caption for caption in captions if not _is_utf8(caption))
     if not foreign:
         return None
+
     # A Chinese character takes two bytes, an accented letter one between plain ones.
     runs = re.findall(rb"[\x80-\xff]+", foreign)
-    return (
-        "GB18030" if sum(len(run) > 1 for run in runs) > len(runs) / 2 else "Windows-1252 (latin-1)"
-    )
+    is_chinese = sum(len(run) > 1 for run in runs) > len(runs) / 2
+    return "GB18030" if is_chinese else "Windows-1252 (latin-1)"
 
 
 def _is_utf8(raw: bytes) -> bool:
@@ -125,7 +130,7 @@ def count_lines(path: Path) -> int:
     newlines, last = 0, b"\n"
     with path.open("rb") as file:
         file.seek(_bom_length(file))
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(BUFFER_BYTES):
             newlines += chunk.count(b"\n")
             last = chunk[-1:]
     return newlines + (last != b"\n")
@@ -134,46 +139,50 @@ def count_lines(path: Path) -> int:
 def read_lines(
     path: Path, max_line_bytes: int, start: int = 0, stop: int | None = None
 ) -> Iterator[RawLine]:
-    """Yield the lines, 1-based; seeking to ``offset`` and reading ``length`` bytes gives a line
-    without its newline.
+    """Yield the lines, counted from 1.
 
-    A BOM belongs to the file, not to line 1, whose offset is then 3. Memory is ``max_line_bytes``
-    at most: what is longer is streamed past. The last line needs no newline; nothing after the last
-    newline is not a line. With ``start``, which must begin a line, and ``stop``, only the lines
-    that begin between them, counted from 1.
+    Seeking to ``offset`` and reading ``length`` bytes gives a line without its newline. A BOM
+    belongs to the file, not to line 1, whose offset is then 3. Memory is ``max_line_bytes`` at
+    most: what is longer is streamed past. The last line needs no newline; a file that ends in a
+    newline has no empty line behind it. With ``start``, which must begin a line, and ``stop``, only
+    the lines that begin between them are read, counted from 1.
     """
-    with path.open("rb", buffering=CHUNK_BYTES) as file:
+    with path.open("rb", buffering=BUFFER_BYTES) as file:
         number, offset = 0, max(start, _bom_length(file))
         file.seek(offset)
         while (stop is None or offset < stop) and (data := file.readline(max_line_bytes + 1)):
             number += 1
             ended = data.endswith(b"\n")
+
             if ended or len(data) <= max_line_bytes:
                 line = RawLine(number, offset, len(data) - ended, data[:-1] if ended else data)
             else:
+                # Too long to hold: only its length is counted, up to its newline.
                 length = len(data)
                 while data and not ended:
-                    data = file.readline(CHUNK_BYTES)
+                    data = file.readline(BUFFER_BYTES)
                     ended = data.endswith(b"\n")
                     length += len(data) - ended
                 line = RawLine(number, offset, length, None)
+
             yield line
             offset += line.length + ended
 
 
 def chunk_bounds(path: Path, chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive pieces of a file that end after a newline, ``chunk_bytes``
-    or a little more.
+    """Yield (start, stop) of consecutive pieces of a file that end after a newline.
 
-    Reads a few kilobytes a piece. The bounds depend on the file alone, so whatever is made piece by
-    piece is the same whoever makes it.
+    A piece has ``chunk_bytes`` or a little more, of which a few kilobytes are read. The bounds
+    depend on the file alone, so whatever is made piece by piece is the same whoever makes it.
     """
     size, start = path.stat().st_size, 0
     with path.open("rb") as file:
         while start < size:
+            # From where the piece should end, read on to the end of the line that lies there.
             file.seek(min(start + chunk_bytes, size))
             while (block := file.read(HEAD_BYTES)) and b"\n" not in block:
                 pass
+
             stop = file.tell() - len(block) + block.index(b"\n") + 1 if block else size
             yield start, stop
             start = stop
@@ -183,21 +192,23 @@ def _bom_length(file: IO[bytes]) -> int:
     return len(BOM) if file.read(len(BOM)) == BOM else 0
 
 
-def parse_line(raw: bytes, columns: Columns = "pair") -> Pair | FaultReason:
+def parse_line(raw: bytes, columns: LineColumns = "pair") -> Pair | FaultReason:
     """Return the caption and the encoded image of a line without its newline, or the first fault.
 
     Checked in this order: NO_TAB, EXTRA_TAB, then the caption (BAD_UTF8, CONTROL_BYTE,
-    EMPTY_CAPTION), then the image (BAD_BASE64). The bytes of the image are judged by
+    EMPTY_CAPTION), then the image (BAD_BASE64). The bytes of the image are left to
     `model.pairs.images`. One CR at the end is cut.
     """
     tabs = raw.count(b"\t")
     wanted = 1 if columns == "pair" else 0
     if tabs != wanted:
         return FaultReason.NO_TAB if tabs < wanted else FaultReason.EXTRA_TAB
+
     fields = raw.removesuffix(b"\r").split(b"\t")
     caption = None if columns == "image" else _parse_caption(fields[0])
     if isinstance(caption, FaultReason):
         return caption
+
     image = None if columns == "text" else decode_base64(fields[-1])
     if image is None and columns != "text":
         return FaultReason.BAD_BASE64
@@ -226,9 +237,11 @@ def decode_base64(text: bytes) -> bytes | None:
         if b"+" in text or b"/" in text:
             return None
         text = text.translate(TO_STANDARD)
+
+    # Strict decoding wants whole groups, and forgives padding after one.
     digits = text.rstrip(b"=")
     padding = -len(digits) % 4
-    if len(text) > len(digits) + padding:  # strict decoding forgives padding after a whole group
+    if len(text) > len(digits) + padding:
         return None
     try:
         return pybase64.b64decode(digits + b"=" * padding, validate=True)
@@ -237,9 +250,13 @@ def decode_base64(text: bytes) -> bytes | None:
 
 
 def line_notes(raw: bytes, pair: Pair) -> Iterator[str]:
-    """Name what is unusual in a line that parsed: a CR, a spelling of base64, a caption that other readers change."""
+    """Yield what is unusual in a line that parsed.
+
+    A CR, a spelling of base64, or a caption that other readers change.
+    """
     if raw.endswith(b"\r"):
         yield "crlf"
+
     if pair.image is not None:
         field = raw.removesuffix(b"\r").rpartition(b"\t")[2]
         text = _without_prefix(field)
@@ -249,6 +266,7 @@ def line_notes(raw: bytes, pair: Pair) -> Iterator[str]:
             yield "url_safe_base64"
         if len(text) % 4:
             yield "missing_padding"
+
     if pair.caption is not None:
         for note, pattern in CAPTION_NOTES.items():
             if pattern.search(pair.caption):
@@ -264,8 +282,8 @@ def _is_url_safe(text: bytes) -> bool:
     return b"-" in text or b"_" in text
 
 
-def detect_columns(path: Path) -> Columns:
-    """Tell pairs from captions alone and images alone by what most of the first lines look like.
+def detect_columns(path: Path) -> LineColumns:
+    """Return what a TSV holds, by what most of its first lines look like.
 
     Raises:
         DataError: the file cannot be a TSV.
@@ -277,7 +295,7 @@ def detect_columns(path: Path) -> Columns:
     return max(("pair", "text", "image"), key=lambda kind: kinds[kind])
 
 
-def _kind_of(line: bytes) -> Columns:
+def _kind_of(line: bytes) -> LineColumns:
     if b"\t" in line:
         return "pair"
     image = decode_base64(_without_prefix(line)[:64].removesuffix(b"\r"))

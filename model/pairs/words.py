@@ -38,21 +38,18 @@ def words_of(caption: str) -> list[str]:
 
 
 def spellings(caption: str) -> list[str]:
-    """Return the words of a caption as written but for case: Chinese cut into words, initials and
-    's put together.
+    """Return the words of a caption as written but for case, Chinese cut into words.
 
-    ``U.S. Women's T-shirt`` gives us, women, t, shirt.
+    Initials are put together and 's goes: ``U.S. Women's T-shirt`` gives us, women, t, shirt.
     """
-    text = (
-        caption.lower() if caption.isascii() else unicodedata.normalize("NFKC", caption).casefold()
-    )
-    text = _INITIALS.sub("", _APOSTROPHE.sub("", text))
+    folded = caption if caption.isascii() else unicodedata.normalize("NFKC", caption)
+    text = _INITIALS.sub("", _APOSTROPHE.sub("", folded.casefold()))
     runs: list[str] = _RUN.findall(text)
     if text.isascii() or not _HAS_UNSPACED.search(text):
         return runs
-    return [
-        word for run in runs for word in (_segmented(run) if _HAS_UNSPACED.search(run) else [run])
-    ]
+
+    cut = (_segmented(run) if _HAS_UNSPACED.search(run) else [run] for run in runs)
+    return [word for words in cut for word in words]
 
 
 def _segmented(run: str) -> list[str]:

@@ -34,7 +34,7 @@ Array = npt.NDArray[Any]
 
 
 class Layout(NamedTuple):
-    """What a cache holds (``tokens``), the SHA-256 (hex) of all that it was made from, and its array's form."""
+    """What a cache holds (``tokens``), the SHA-256 (hex) of its sources, and its array's form."""
 
     kind: str
     key: str
@@ -48,10 +48,10 @@ class Layout(NamedTuple):
 
 
 def cached_array(folder: Path, layout: Layout, make: Callable[[], Iterable[Array]]) -> Array:
-    """Return the mapped array, read-only, from a folder; where it is missing or damaged, ``make``
-    yields its rows.
+    """Return an array of a folder, mapped and read-only.
 
-    Of several processes that want the same array one makes it and the others wait.
+    Where it is missing or damaged, ``make`` yields its rows. Of several processes that want the
+    same array one makes it and the others wait.
 
     Raises:
         CheckpointError: the disk lacks room or the folder cannot be written.
@@ -68,27 +68,20 @@ def _is_intact(path: Path, layout: Layout) -> bool:
     try:
         with path.open("rb") as file:
             is_intact = os.fstat(file.fileno()).st_size == layout.bytes + DIGEST_BYTES
-            is_intact = is_intact and _digest(_chunks(file, layout.bytes), layout) == file.read()
+            if is_intact:
+                digest = _new_digest(layout)
+                for start in range(0, layout.bytes, READ_BYTES):
+                    digest.update(file.read(min(READ_BYTES, layout.bytes - start)))
+                is_intact = digest.digest() == file.read()
     except FileNotFoundError:
         return False
     except OSError as error:
         log.warning("%s: cannot be read (%s); it is made again", path, error.strerror)
         return False
+
     if not is_intact:
         log.warning("%s: cut or damaged; it is made again", path)
     return is_intact
-
-
-def _chunks(file: Any, size: int) -> Iterator[bytes]:
-    for start in range(0, size, READ_BYTES):
-        yield file.read(min(READ_BYTES, size - start))
-
-
-def _digest(chunks: Iterable[bytes], layout: Layout) -> bytes:
-    digest = _new_digest(layout)
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.digest()
 
 
 def _new_digest(layout: Layout) -> "hashlib._Hash":
@@ -96,9 +89,11 @@ def _new_digest(layout: Layout) -> "hashlib._Hash":
 
 
 def _write(path: Path, layout: Layout, rows: Iterable[Array]) -> None:
+    # What killed processes left goes first, and may be the room that is wanted.
     for stale in path.parent.glob(f".{path.name}.*.tmp"):
         stale.unlink(missing_ok=True)
     require_space(path.parent, layout.bytes, layout.kind.replace("-", " "))
+
     digest, written = _new_digest(layout), 0
     with atomic_write(path) as file:
         for block in rows:

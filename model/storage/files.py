@@ -21,8 +21,9 @@ FILE_MODE = 0o644
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Yield an open binary file that replaces ``path`` when the block ends well and vanishes when
-    it does not.
+    """Yield an open binary file that replaces ``path`` when the block ends well.
+
+    It vanishes when the block does not.
 
     Raises:
         CommerceClipError: the disk is full or the folder cannot be written; the old file is intact.
@@ -34,6 +35,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+
         temporary.chmod(FILE_MODE)
         temporary.replace(path)
         fsync_folder(path.parent)
@@ -54,7 +56,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_failure(path: Path, error: OSError) -> CommerceClipError:
-    """Say in one sentence why a file could not be written."""
+    """Return the one-sentence error of a file that could not be written."""
     # Path.exists would raise where a folder may not be entered.
     existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -62,6 +64,7 @@ def write_failure(path: Path, error: OSError) -> CommerceClipError:
         return CheckpointError(
             f"{path}: disk full ({free_mb:.1f} MB free); free some space and run again"
         )
+
     return CheckpointError(
         f"{path}: cannot be written ({error.strerror or error}); check {existing} and run again"
     )

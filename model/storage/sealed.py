@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, without torch: what both checkpoints and the registry check.
+"""Folders that are whole or absent, which checkpoints and the registry check, without torch.
 
 A sealed folder is written under a temporary name (``step-000123.tmp``), its files are synced,
 ``manifest.json`` with their SHA-256 and sizes comes last, and a rename makes it visible. A reader
@@ -26,7 +26,7 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 
 @contextmanager
 def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``folder`` with a manifest when the block ends well.
+    """Yield a temporary folder that becomes ``folder``, with a manifest, when the block ends well.
 
     ``digests`` are the SHA-256 (hex) of files that were hashed while they were written; the others
     are read for it.
@@ -38,15 +38,27 @@ def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Ite
     with whole_folder(folder) as temporary:
         fault_point("save:before_write")
         yield temporary
-        _seal(temporary, digests or {})
+
+        # The manifest makes the folder valid, so it comes last.
+        known = digests or {}
+        files = sorted(path for path in temporary.iterdir() if path.is_file())
+        manifest = {
+            path.name: {
+                "sha256": known.get(path.name) or file_digest(path),
+                "bytes": path.stat().st_size,
+            }
+            for path in files
+        }
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         fault_point("save:before_rename")
     fault_point("save:after_rename")
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``folder`` when the block ends well, and vanishes when
-    it does not.
+    """Yield a temporary folder that becomes ``folder`` when the block ends well.
+
+    It vanishes when the block does not.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
@@ -56,11 +68,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
+
         for path in temporary.iterdir():
             path.chmod(FILE_MODE)  # safetensors leaves 0600
             _fsync(path)
         fsync_folder(temporary)
-        _replace_folder(temporary, folder)
+
+        # What a killed run left under the name was written by the same step and is made anew.
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        fsync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         raise write_failure(folder, _as_os_error(error)) from error
     finally:
@@ -68,36 +85,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """Recover the error number that safetensors tells only in words."""
+    """Recover the error number that safetensors gives only in words."""
     if isinstance(error, OSError):
         return error
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number.group(1)) if number else 0, str(error))
 
 
-def _seal(folder: Path, digests: Mapping[str, str]) -> None:
-    """Write the manifest that makes the folder valid."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    manifest = {
-        path.name: {
-            "sha256": digests.get(path.name) or file_digest(path),
-            "bytes": path.stat().st_size,
-        }
-        for path in files
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
 def _fsync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _replace_folder(temporary: Path, folder: Path) -> None:
-    """Rename into place; what a killed run left under the name was written by the same step and is made anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    fsync_folder(folder.parent)
 
 
 def verify_sealed(folder: Path) -> dict[str, str]:
@@ -115,10 +112,12 @@ def verify_sealed(folder: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{folder}: no readable {MANIFEST}, so it is incomplete; remove it and run again"
         ) from None
+
     for name, (digest, size) in expected.items():
         if not _is_intact(folder / name, digest, size):
             raise CheckpointError(
-                f"{folder / name}: missing or damaged (SHA-256 differs); remove the folder and run again"
+                f"{folder / name}: missing or damaged (SHA-256 differs); "
+                "remove the folder and run again"
             )
     return {name: digest for name, (digest, _) in expected.items()}
 
@@ -145,7 +144,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def require_space(folder: Path, needed_bytes: int, what: str = "checkpoints") -> None:
-    """Check, before any work, that ``what`` will be written fits.
+    """Check, before any work, that what will be written fits.
 
     Raises:
         CheckpointError: less is free than is needed.
@@ -160,6 +159,9 @@ def require_space(folder: Path, needed_bytes: int, what: str = "checkpoints") ->
 
 
 def fault_point(name: str) -> None:
-    """Kill this process when the environment variable FAULT names the point; the crash tests' only hook (2 µs)."""
+    """Kill this process when the environment variable FAULT names the point.
+
+    The crash tests' only hook; it costs 2 µs.
+    """
     if os.environ.get("FAULT") == name:
         os.kill(os.getpid(), 9)

@@ -1,4 +1,4 @@
-"""Small Parquet tables beside the profiles of a data version: written whole, read only as they were written."""
+"""Small Parquet tables beside the profiles of a data version: written whole, checked when read."""
 
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path}: missing or damaged; delete it and validate that data version again "
             "(`python -m flows validate --data data`)"
         ) from error
+
     if not table.schema.equals(schema):
         raise DataError(
             f"{path}: not what this version writes; delete it and validate that data version again"

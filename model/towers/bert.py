@@ -5,8 +5,9 @@ In open_clip's words the text tower's config is ``text_cfg`` with ``bert`` (tran
 BertConfig, field by field) in place of width, heads and layers. The text feature is the hidden
 state of [CLS] times a matrix. With ``model_type`` ``roberta`` in ``bert`` positions count from 1,
 and with ``projection_bias`` beside ``text_cfg`` both towers' pooled outputs pass through linear
-layers with bias: EasyNLP's first form. transformers computes the tower from its config alone; no
-network is asked. Parameters are named as those of open_clip's HFTextEncoder are.
+layers with bias: EasyNLP's first form. transformers computes the tower from its config alone
+(DECISIONS 32); no network is asked. Parameters are named as those of open_clip's HFTextEncoder are.
+Importing transformers' BERT takes about two seconds.
 
 Shapes: B batch, L tokens, E width of a tower, D embedding.
 """
@@ -32,9 +33,8 @@ from model.errors import ConfigError
 
 VOCABULARY_FILE = "vocab.txt"
 PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-LONGEST_WORD = (
-    100  # characters; BERT makes longer ones [UNK], Chinese-CLIP's own code those of more than 200
-)
+# Characters; BERT makes longer words [UNK], Chinese-CLIP's own code those of more than 200.
+DEFAULT_LONGEST_WORD = 100
 DEFAULT_CONTEXT = 52
 # What stands in for the text tower while open_clip builds the image tower.
 STAND_IN = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
@@ -45,6 +45,29 @@ def is_bert(model_cfg: dict[str, Any]) -> bool:
     return "bert" in model_cfg["text_cfg"]
 
 
+def context_length(model_cfg: dict[str, Any]) -> int:
+    """Return how many tokens L of a caption the text tower reads."""
+    return int(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
+
+
+def bert_config(model_cfg: dict[str, Any]) -> BertConfig | RobertaConfig:
+    """Return transformers' config of a text tower, its defaults where the architecture has none.
+
+    Raises:
+        KeyError, TypeError, ValueError: the fields make no BERT.
+    """
+    # RoBERTa pads with 1 by default; [PAD] is the first line of our vocabularies.
+    fields: dict[str, Any] = {"pad_token_id": 0, **model_cfg["text_cfg"]["bert"]}
+    kinds: dict[str, type[BertConfig | RobertaConfig]] = {
+        "bert": BertConfig,
+        "roberta": RobertaConfig,
+    }
+    try:
+        return kinds[fields.pop("model_type", "bert")](**fields)
+    except StrictDataclassError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def build_bert_clip(
     model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any] | None = None
 ) -> open_clip.CustomTextCLIP:
@@ -53,51 +76,41 @@ def build_bert_clip(
     Raises:
         KeyError, TypeError, ValueError: the architecture is none.
     """
-    has_bias = bool(model_cfg.get("projection_bias", False))
-    others = {
-        key: value for key, value in model_cfg.items() if key not in ("text_cfg", "projection_bias")
-    }
-    clip = open_clip.CustomTextCLIP(text_cfg=STAND_IN, **others)
-    clip.text = BertTower(model_cfg["text_cfg"]["bert"], model_cfg["embed_dim"], has_bias)
-    clip.context_length, clip.vocab_size = context_length(model_cfg), clip.text.config.vocab_size
+    others = dict(model_cfg)
+    has_bias = bool(others.pop("projection_bias", False))
+    clip = open_clip.CustomTextCLIP(**others | {"text_cfg": STAND_IN})
+
+    # The stand-in gives way to BERT.
+    config = bert_config(model_cfg)
+    clip.text = BertTower(config, model_cfg["embed_dim"], has_bias)
+    clip.context_length, clip.vocab_size = context_length(model_cfg), config.vocab_size
     if has_bias:
         clip.visual = HeadedImageTower(clip.visual, model_cfg["embed_dim"])
+
     defaults = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     set_model_preprocess_cfg(clip, defaults | (preprocess_cfg or {}))
     return clip
 
 
-def context_length(model_cfg: dict[str, Any]) -> int:
-    """Return how many tokens L of a caption the text tower reads."""
-    return int(model_cfg["text_cfg"].get("context_length", DEFAULT_CONTEXT))
-
-
 class BertTower(torch.nn.Module):
-    """BERT with the projection of its [CLS] hidden state, or of its pooled output where there is a bias."""
+    """BERT with the projection of its [CLS] hidden state.
 
-    def __init__(self, bert: dict[str, Any], embed_dim: int, has_bias: bool) -> None:
-        """Take BertConfig's fields, the embedding's width, and whether pooled outputs are projected
-        with a bias.
+    Where the projection has a bias, it is the pooled output that is projected.
+    """
 
-        Raises:
-            KeyError, TypeError, ValueError: the fields make no BERT.
-        """
+    def __init__(self, config: BertConfig | RobertaConfig, embed_dim: int, has_bias: bool) -> None:
+        """Take transformers' config, the embedding's width, and if the projection has a bias."""
         super().__init__()
-        fields = dict(bert)
-        kinds = {"bert": (BertConfig, BertModel), "roberta": (RobertaConfig, RobertaModel)}
-        config_kind, model_kind = kinds[fields.pop("model_type", "bert")]
-        try:
-            self.config = config_kind(**{"pad_token_id": 0} | fields)
-        except StrictDataclassError as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        self.transformer = model_kind(self.config, add_pooling_layer=has_bias)
-        self.proj = torch.nn.Linear(self.config.hidden_size, embed_dim, bias=has_bias)
-        torch.nn.init.normal_(self.proj.weight, std=self.config.hidden_size**-0.5)
+        self.config: Any = config
+        kind: Any = RobertaModel if isinstance(config, RobertaConfig) else BertModel
+        self.transformer = kind(config, add_pooling_layer=has_bias)
+        self.proj = torch.nn.Linear(config.hidden_size, embed_dim, bias=has_bias)
+        torch.nn.init.normal_(self.proj.weight, std=config.hidden_size**-0.5)
 
     def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Return features [B, D] of token ids; nothing depends on padding."""
-        mask_BL = (tokens_BL != self.config.pad_token_id).long()
-        output = self.transformer(input_ids=tokens_BL, attention_mask=mask_BL)
+        is_kept_BL: torch.Tensor = tokens_BL != self.config.pad_token_id
+        output = self.transformer(input_ids=tokens_BL, attention_mask=is_kept_BL.long())
         pooled_BE = (
             output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         )
@@ -111,7 +124,7 @@ class BertTower(torch.nn.Module):
 
 
 class HeadedImageTower(torch.nn.Module):
-    """A vision transformer of open_clip whose pooled output passes through a linear layer with bias."""
+    """A vision transformer of open_clip whose pooled output is projected with a bias."""
 
     def __init__(self, trunk: Any, embed_dim: int) -> None:
         """Take the vision transformer, whose own projection goes, and the embedding's width."""
@@ -131,14 +144,14 @@ class HeadedImageTower(torch.nn.Module):
 
 
 class WordPieces:
-    """BERT's tokeniser: lower case, a word a Chinese character, word pieces; [CLS] … [SEP], cut or
-    padded to L ids.
+    """BERT's tokeniser: lower case, a word a Chinese character, word pieces; [CLS] … [SEP].
 
-    A caption that spells a special token means its letters: it cannot blank itself by ``[PAD]``.
+    A caption is cut or padded to L ids. One that spells a special token means its letters: it
+    cannot blank itself by ``[PAD]``.
     """
 
     def __init__(
-        self, vocabulary: bytes, context_length: int, longest_word: int = LONGEST_WORD
+        self, vocabulary: bytes, context_length: int, longest_word: int = DEFAULT_LONGEST_WORD
     ) -> None:
         """Take the bytes of a ``vocab.txt``, a token a line.
 
@@ -155,6 +168,8 @@ class WordPieces:
         self.tokenizer.post_processor = BertProcessing((END, ids[END]), (START, ids[START]))
         self.tokenizer.enable_truncation(context_length)
         self.tokenizer.enable_padding(length=context_length)
+
+        # What the identity of cached tokens hangs on.
         self.definition = self.tokenizer.to_str()
 
     def __call__(self, captions: list[str]) -> torch.Tensor:
@@ -169,35 +184,39 @@ def make_word_pieces(model_cfg: dict[str, Any], vocabulary: bytes) -> WordPieces
     Raises:
         ConfigError: the vocabulary is none, or has more tokens than the text tower has embeddings.
     """
-    text = model_cfg["text_cfg"]
-    made = WordPieces(
-        vocabulary, context_length(model_cfg), int(text.get("longest_word", LONGEST_WORD))
-    )
-    tokens, rows = made.tokenizer.get_vocab_size(), int(text["bert"]["vocab_size"])
+    longest_word = int(model_cfg["text_cfg"].get("longest_word", DEFAULT_LONGEST_WORD))
+    made = WordPieces(vocabulary, context_length(model_cfg), longest_word)
+
+    tokens, rows = made.tokenizer.get_vocab_size(), bert_config(model_cfg).vocab_size
     if tokens > rows:
         raise ConfigError(
-            f"{VOCABULARY_FILE}: {tokens:,} tokens, but the text tower has embeddings for {rows:,}; take its own"
+            f"{VOCABULARY_FILE}: {tokens:,} tokens, but the text tower has embeddings for "
+            f"{rows:,}; take its own"
         )
     return made
 
 
 def read_vocabulary(model_cfg: dict[str, Any], path: str | None) -> dict[str, bytes]:
-    """Return what lies beside the weights of an architecture: its vocabulary by name, or nothing
-    for another tokeniser.
+    """Return what lies beside the weights of an architecture: its vocabulary, by the file's name.
+
+    Another tokeniser has nothing there.
 
     Raises:
         ConfigError: the architecture needs a vocabulary and none is named, or there is no such
         file, or it needs none.
     """
     if not is_bert(model_cfg):
-        if path is not None:
-            raise ConfigError(
-                f"model.vocabulary is '{path}', but this text tower has its own tokeniser; set it to null"
-            )
-        return {}
+        if path is None:
+            return {}
+        raise ConfigError(
+            f"model.vocabulary is '{path}', but this text tower has its own tokeniser; "
+            "set it to null"
+        )
+
     if path is None:
         raise ConfigError(
-            "model.vocabulary is null, but a BERT text tower needs one: name the vocab.txt of the model's weights"
+            "model.vocabulary is null, but a BERT text tower needs one: "
+            "name the vocab.txt of the model's weights"
         )
     try:
         return {VOCABULARY_FILE: Path(path).read_bytes()}
@@ -215,20 +234,20 @@ def with_context_length(model_cfg: dict[str, Any], length: int | None) -> dict[s
     """
     if length is None:
         return model_cfg
-    text = model_cfg["text_cfg"]
     if not is_bert(model_cfg):
         raise ConfigError(
-            f"model.context_length is {length}, but only BERT reads as many tokens as one likes; set it to null"
+            f"model.context_length is {length}, but only BERT reads as many tokens as one likes; "
+            "set it to null"
         )
-    bert = text["bert"]
-    most = int(bert["max_position_embeddings"]) - (
-        bert.get("model_type") == "roberta"
-    )  # whose first is of padding
+
+    # RoBERTa's first position is that of padding.
+    config = bert_config(model_cfg)
+    most = config.max_position_embeddings - isinstance(config, RobertaConfig)
     if not 3 <= length <= most:
         raise ConfigError(
             f"model.context_length is {length}; this text tower reads 3 to {most} tokens"
         )
-    return model_cfg | {"text_cfg": text | {"context_length": length}}
+    return model_cfg | {"text_cfg": model_cfg["text_cfg"] | {"context_length": length}}
 
 
 def _token_ids(vocabulary: bytes) -> dict[str, int]:
@@ -238,6 +257,7 @@ def _token_ids(vocabulary: bytes) -> dict[str, int]:
         raise ConfigError(
             f"{VOCABULARY_FILE}: no UTF-8, so it is no vocabulary; fetch it again"
         ) from None
+
     ids = {token: number for number, token in enumerate(lines)}
     missing = [token for token in (PADDING, UNKNOWN, START, END) if token not in ids]
     if missing or ids[PADDING] != 0:

@@ -1,4 +1,4 @@
-"""A tower's pass as compiled code, or as plain Python with a sentence where compiling fails.
+"""A tower's pass as compiled code, or as plain Python where compiling fails, with a warning.
 
 Compiling takes a minute or two on the first step. Passes without gradients stay plain: validation
 would compile them once more, for its own batch sizes.
@@ -31,7 +31,7 @@ class Compiled:
         return self._chosen(clip, inputs)
 
     def _warm_up(self, clip: Any, inputs: torch.Tensor) -> None:
-        """Compile both directions now: the training's own backward pass could not fall back any more."""
+        """Compile both directions now: in training's backward pass it is too late to fall back."""
         self._is_warm = True
         try:
             with torch.random.fork_rng():
@@ -40,14 +40,12 @@ class Compiled:
                 if features.requires_grad:
                     torch.autograd.grad(features.sum(), wanted, allow_unused=True)
         except torch.OutOfMemoryError:
-            raise
+            raise  # no failure to compile, although it is a RuntimeError
         except (RuntimeError, ImportError, OSError) as error:
             self._chosen = self._plain
-            name = getattr(self._plain, "__name__", "the pass")
-            reason = (str(error).splitlines() or [""])[0][:160]
             log.warning(
                 "compile: %s runs uncompiled, it failed with %s: %s",
-                name,
+                getattr(self._plain, "__name__", "the pass"),
                 type(error).__name__,
-                reason,
+                (str(error).splitlines() or [""])[0][:160],
             )

@@ -1,4 +1,7 @@
-"""Imported models by name: folders below one folder, each sealed by a manifest. Asks nothing of torch."""
+"""Imported models by name: folders below one folder, the shelf, each sealed by a manifest.
+
+Finding one and its recorded hash reads a manifest of about 1 KB; neither imports torch.
+"""
 
 import json
 from pathlib import Path
@@ -6,29 +9,31 @@ from pathlib import Path
 from model.errors import CheckpointError, ConfigError
 from model.storage.sealed import MANIFEST
 
-ORIGIN_FILE = "origin.json"  # form, file, SHA-256 and licence of what was published; it travels with what is trained
+# Form, file, SHA-256 and licence of what was published; it travels with what is trained.
+ORIGIN_FILE = "origin.json"
 
 
 def find_imported(pretrained: str | None, shelf: Path) -> Path | None:
-    """Return the model folder that ``model.pretrained`` names: one on the shelf, or a path; None
-    where it is neither.
+    """Return the model folder that ``model.pretrained`` names: one on the shelf, or a path.
+
+    None where it is neither.
 
     Raises:
         ConfigError: it is the path of a folder that was not imported.
     """
     if pretrained is None:
         return None
-    folder = (
-        shelf / pretrained
-        if "/" not in pretrained and (shelf / pretrained).is_dir()
-        else Path(pretrained)
-    )
-    if folder.is_dir() and not (folder / MANIFEST).is_file():
+    is_on_shelf = "/" not in pretrained and (shelf / pretrained).is_dir()
+    folder = shelf / pretrained if is_on_shelf else Path(pretrained)
+    if not folder.is_dir():
+        return None
+
+    if not (folder / MANIFEST).is_file():
         raise ConfigError(
-            f"model.pretrained is '{pretrained}', a folder as published; make base weights of it by "
-            f"`python -m flows models import {pretrained} --as NAME`"
+            f"model.pretrained is '{pretrained}', a folder as published; make base weights of it "
+            f"by `python -m flows models import {pretrained} --as NAME`"
         )
-    return folder if folder.is_dir() else None
+    return folder
 
 
 def recorded_weights_sha256(folder: Path) -> str:
@@ -39,11 +44,8 @@ def recorded_weights_sha256(folder: Path) -> str:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return str(
-            next(
-                entry["sha256"] for name, entry in manifest.items() if name.endswith(".safetensors")
-            )
-        )
+        weights = (entry for name, entry in manifest.items() if name.endswith(".safetensors"))
+        return str(next(weights)["sha256"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
         raise CheckpointError(
             f"{folder}: no readable {MANIFEST}; remove the folder and import the model again"

@@ -1,10 +1,9 @@
-"""The two towers: created through open_clip, loaded, saved, and asked for embeddings.
+"""The image tower and the text tower on one device, asked for embeddings.
 
-On disk a model is one folder in open_clip's own form (``open_clip_config.json`` and
-``open_clip_model.safetensors``) sealed by ``manifest.json`` with the SHA-256 of both, so
-`open_clip.create_model("local-dir:…")` reads it too. Images come in as uint8 and are normalised on
-the model's device; embeddings leave L2-normalised in float32. What the towers compute is in
-`model.towers.passes`.
+Images come in as uint8 and are normalised on the model's device; embeddings leave L2-normalised in
+float32. What the towers compute is in `model.towers.passes`, where they come from in
+`model.towers.create` and `model.towers.folder`. Around the passes, normalising 256 images of 224
+pixels takes about 0.1 s of a core, cutting as many captions 1 ms.
 
 Shapes: B batch, L tokens, D embedding.
 """
@@ -29,7 +28,11 @@ COMPILED_LENGTHS = 8  # compiled text towers see token lengths that are multiple
 
 @dataclass(frozen=True)
 class Towers:
-    """An image tower and a text tower with their tokeniser, on one device."""
+    """An image tower and a text tower with their tokeniser, on one device.
+
+    ``config`` is open_clip's; ``files`` are what lies beside the weights on disk, by name:
+    tokeniser, origin, …
+    """
 
     clip: open_clip.CLIP
     tokenizer: Callable[[list[str]], torch.Tensor]
@@ -39,9 +42,7 @@ class Towers:
     image_pass: Pass = image_features
     text_pass: Pass = text_features
     token_multiple: int = 1
-    files: Mapping[str, bytes] = field(
-        default_factory=dict, repr=False
-    )  # beside the weights: tokeniser, origin, …
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def image_size(self) -> int:
@@ -80,28 +81,36 @@ def resolve_device(name: str) -> torch.device:
         "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, present in available.items() if present)
+        name = next(kind for kind, is_there in available.items() if is_there)
     if not available[name]:
         raise ConfigError(
             f"device is '{name}', but this machine has none; set device to auto or cpu"
         )
+
+    # fp32 products in TF32: 8 times as fast, 10 bits of mantissa.
     if name == "cuda":
-        torch.set_float32_matmul_precision(
-            "high"
-        )  # fp32 products in TF32: 8 times as fast, 10 bits of mantissa
+        torch.set_float32_matmul_precision("high")
     return torch.device(name)
 
 
 def compile_towers(towers: Towers) -> Towers:
-    """Return the same towers with passes that are compiled on their first step, or say in a sentence why not."""
-    passes = Compiled(image_features), Compiled(text_features)
+    """Return the same towers with passes that are compiled on their first step.
+
+    Where compiling fails they run plain, and a warning gives the reason.
+    """
     return replace(
-        towers, image_pass=passes[0], text_pass=passes[1], token_multiple=COMPILED_LENGTHS
+        towers,
+        image_pass=Compiled(image_features),
+        text_pass=Compiled(text_features),
+        token_multiple=COMPILED_LENGTHS,
     )
 
 
 def encode_images(towers: Towers, images: torch.Tensor) -> torch.Tensor:
-    """Return float32 L2-normalised embeddings [B, D] of uint8 images [B, 3, side, side]; gradients flow."""
+    """Return float32 L2-normalised embeddings [B, D] of uint8 images [B, 3, side, side].
+
+    Gradients flow.
+    """
     pixels = normalise(towers, images)
     with autocast(towers):
         features = towers.image_pass(towers.clip, pixels)
@@ -130,7 +139,10 @@ def encode_tokens(towers: Towers, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def normalise(towers: Towers, images: torch.Tensor) -> torch.Tensor:
-    """Return float32 pixels [B, 3, H, W] of uint8 images, normalised on the model's device with its mean and std."""
+    """Return float32 pixels [B, 3, H, W] of uint8 images, with the model's mean and std taken out.
+
+    The model's device computes them.
+    """
     visual = towers.clip.visual
     mean, std = (
         _channels(tuple(values), towers.device) for values in (visual.image_mean, visual.image_std)
@@ -139,14 +151,17 @@ def normalise(towers: Towers, images: torch.Tensor) -> torch.Tensor:
     return pixels.div_(255).sub_(mean).div_(std)
 
 
-@lru_cache
-def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Return a value a channel, [1, 3, 1, 1]; kept, because each copy to a GPU would be waited for."""
-    return torch.tensor(values, device=device).view(1, 3, 1, 1)
-
-
 def autocast(towers: Towers) -> torch.autocast:
-    """Return the context in which the towers run: bf16 where the config says so."""
+    """Return the context in which the towers run: bf16 where the config asks for it."""
     return torch.autocast(
         towers.device.type, dtype=torch.bfloat16, enabled=towers.precision == "bf16"
     )
+
+
+@lru_cache
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Return a value a channel, [1, 3, 1, 1].
+
+    It is kept, because each copy to a GPU would be waited for.
+    """
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)

@@ -1,26 +1,31 @@
-"""Weights that no step made: the moving average that is validated and kept, and mixtures with the
-start weights.
+"""Weights that no step made: a moving average, and mixtures with the start weights.
 
-The average costs its weights once more in memory and one pass over them a step. It changes places
-with the weights for validation by exchanging storages, so nothing is copied. Running statistics of
-normalisation layers are the towers' own.
+The average is what is validated and kept. It costs its weights once more in memory and one pass
+over them a step. It changes places with the weights for validation by exchanging storages, so
+nothing is copied. Running statistics of normalisation layers are the towers' own.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from model.config.sections import StageConfig
-from model.training.checkpoint import Tensors
+from model.training.checkpoint import NamedTensors
 
-# Two recalls that differ by less are equal; rounding is far below, one query of a million far above
-# it.
+# Two recalls that differ by less are equal: rounding is far below, one query of a million far
+# above.
 RECALL_EPS = 1e-9
 
 
 class WeightAverage:
-    """The exponential moving average of a model's parameters."""
+    """The exponential moving average of a model's parameters.
+
+    torch's `AveragedModel` around the same update gives the same bits, resumed or not. Ours stays
+    for what it does beside: it averages from the start weights on with a decay that grows (torch's
+    copies the first step's weights, with one decay), lends the average to the model that compiled
+    passes know, and asks the device nothing at a step.
+    """
 
     def __init__(self, clip: torch.nn.Module, decay: float) -> None:
         """Start from the weights as they are."""
@@ -28,12 +33,11 @@ class WeightAverage:
         self._parameters = dict(clip.named_parameters())
         self._average = {name: value.detach().clone() for name, value in self._parameters.items()}
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after a 0-based step in: the decay is min(decay, (1 + step) / (10 + step))."""
-        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        """Add the weights after a 0-based step; the decay grows as (1 + step) / (10 + step)."""
+        average = get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))
         weights = [value.detach() for value in self._parameters.values()]
-        torch._foreach_lerp_(list(self._average.values()), weights, share)
+        average(list(self._average.values()), weights, None)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -48,33 +52,23 @@ class WeightAverage:
         for name, parameter in self._parameters.items():
             parameter.data, self._average[name].data = self._average[name].data, parameter.data
 
-    def state_dict(self) -> Tensors:
+    def state_dict(self) -> NamedTensors:
         """Return the average by the parameters' names."""
         return dict(self._average)
 
-    def load_state_dict(self, tensors: Tensors) -> None:
+    def load_state_dict(self, tensors: NamedTensors) -> None:
         """Put the average of a checkpoint in place."""
         for name, value in self._average.items():
             value.copy_(tensors[name])
 
 
-def make_average(clip: torch.nn.Module, config: StageConfig) -> WeightAverage | None:
-    """Return the average of a stage, None where the config wants none."""
-    return WeightAverage(clip, config.ema_decay) if config.ema_decay else None
-
-
-def averaged(average: WeightAverage | None) -> AbstractContextManager[None]:
-    """Return the context in which the model is what is validated and kept: its average where there is one."""
-    return nullcontext() if average is None else average.in_place()
-
-
-def copy_weights(clip: torch.nn.Module) -> Tensors:
-    """Return a model's weights and buffers, copied to the CPU."""
+def copy_weights(clip: torch.nn.Module) -> NamedTensors:
+    """Copy a model's weights and buffers to the CPU."""
     return {name: value.detach().to("cpu", copy=True) for name, value in clip.state_dict().items()}
 
 
-def interpolate(start: Tensors, trained: Tensors, coefficient: float) -> Tensors:
-    """Return (1 - a) * start + a * trained; what is no floating-point number is the trained one's.
+def interpolate(start: NamedTensors, trained: NamedTensors, coefficient: float) -> NamedTensors:
+    """Mix weights: (1 - a) * start + a * trained; integers are the trained ones'.
 
     Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT).
     """
@@ -85,6 +79,6 @@ def interpolate(start: Tensors, trained: Tensors, coefficient: float) -> Tensors
 
 
 def choose_coefficient(recalls: Mapping[float, float], tolerance: float) -> float:
-    """Return the smallest coefficient whose mean recall is at most ``tolerance`` below the best one's."""
+    """Choose the smallest coefficient whose mean recall is within ``tolerance`` of the best."""
     least = max(recalls.values()) - tolerance - RECALL_EPS
     return min(coefficient for coefficient, recall in recalls.items() if recall >= least)

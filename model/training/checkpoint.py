@@ -1,4 +1,4 @@
-"""Training state on disk: one sealed folder a step (`model.storage.sealed`), the newest two kept."""
+"""Training state on disk: a sealed folder a step (`model.storage.sealed`), the newest two kept."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ STEP_FOLDER = re.compile(r"^step-(\d{9})$")
 
 log = logging.getLogger(__name__)
 
-Tensors = dict[str, torch.Tensor]
+NamedTensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Checkpoint:
 
     folder: Path
     step: int
-    tensors: dict[str, Tensors]
+    tensors: dict[str, NamedTensors]
     state: dict[str, Any]
 
 
 def save_checkpoint(
-    root: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int = 2
+    root: Path, step: int, tensors: dict[str, NamedTensors], state: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write ``root/step-000000123`` with one safetensors file a group, and purge all but the newest ``keep``."""
+    """Write ``root/step-000000123``, a safetensors file a group; purge all but ``keep`` folders."""
     folder = root / f"step-{step:09d}"
     with sealed_folder(folder) as temporary:
         for group, named in tensors.items():
@@ -46,6 +46,7 @@ def save_checkpoint(
             )
         fault_point("save:mid_write")
         (temporary / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+
     for older in _steps(root)[:-keep]:
         fault_point("save:purge")
         shutil.rmtree(older, ignore_errors=True)
@@ -53,12 +54,12 @@ def save_checkpoint(
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """Return the folder of the newest checkpoint, whole or not, or None."""
+    """Find the folder of the newest checkpoint, whole or not, or None."""
     return next(reversed(_steps(root)), None)
 
 
 def load_latest(root: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole, or None; damaged ones are passed over with a warning."""
+    """Read the newest checkpoint that is whole, or None; a damaged one is a warning."""
     for folder in reversed(_steps(root)):
         try:
             return _load(folder)
@@ -71,6 +72,7 @@ def _load(folder: Path) -> Checkpoint:
     names = verify_sealed(folder)
     if STATE_FILE not in names:
         raise CheckpointError(f"{folder}: no {STATE_FILE}, so it is no checkpoint; remove it")
+
     try:
         tensors = {
             Path(name).stem: load_file(folder / name)
@@ -87,7 +89,7 @@ def _load(folder: Path) -> Checkpoint:
 
 
 def _steps(root: Path) -> list[Path]:
-    """Return the checkpoint folders by step; never by time, clocks run backwards."""
+    """List the checkpoint folders by step; never by time, clocks run backwards."""
     if not root.is_dir():
         return []
     return sorted(

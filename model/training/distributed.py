@@ -1,13 +1,12 @@
-"""Several processes that train one model, as a launcher set torch.distributed up; one process where
-it did not.
+"""Several processes that train one model, or one process that is alone.
 
 Only `launched_group` knows of a launcher, and that only torchrun's environment. All else reads
 torch.distributed's state, and in a process that is alone costs nothing and changes nothing.
 
 Gradients are averaged by one call after the backward pass, not by DistributedDataParallel: its
 hooks fire at every backward pass, of which gradient caching has one a micro-batch and one before,
-in which the scales alone get theirs. The price is that sending does not overlap with the backward
-pass.
+in which the scales alone get theirs (DECISIONS 22). The price is that sending does not overlap with
+the backward pass.
 
 Shapes: L rows of one process, B of all, rank by rank.
 """
@@ -26,7 +25,7 @@ from torch import distributed
 from model import errors
 from model.errors import CheckpointError, CommerceClipError, PeerLost
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 # The longest that a process waits for another, which may be validating the data; one that ended is
 # noticed at once, because its connections close.
@@ -36,8 +35,7 @@ BUCKET_NUMBERS = 16_000_000
 
 @contextmanager
 def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
-    """Be one of the processes that torchrun started while the block runs; nothing where it did not
-    start this one.
+    """Join the processes that torchrun started while the block runs; alone, do nothing.
 
     Raises:
         PeerLost: the others did not come.
@@ -49,11 +47,13 @@ def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
     ):
         yield
         return
+
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         backend = "cpu:gloo,cuda:nccl"
     _together(lambda: distributed.init_process_group(backend, timeout=timeout))
+
     try:
         yield
     finally:
@@ -82,6 +82,8 @@ def broadcast_object(value: Any) -> Any:
     """Return the main process's value in every process; it must be JSON's."""
     if rank_of_world()[1] == 1:
         return value
+
+    # The length first, so that the others can make room.
     encoded = json.dumps(value).encode() if is_main() else b""
     length = torch.tensor(len(encoded), device=_message_device())
     _together(lambda: distributed.broadcast(length, src=0))
@@ -92,10 +94,11 @@ def broadcast_object(value: Any) -> Any:
     return json.loads(bytes(message.tolist()))
 
 
-def ask_main(question: Callable[[], Answer]) -> Answer:
-    """Return in every process what the main one answers, JSON's values; an error of ours is raised in all."""
+def ask_main(question: Callable[[], _Answer]) -> _Answer:
+    """Return in every process what the main one answers (JSON's values), or raise its error."""
     if rank_of_world()[1] == 1:
         return question()
+
     heard: dict[str, Any] = {}
     if is_main():
         try:
@@ -105,7 +108,7 @@ def ask_main(question: Callable[[], Answer]) -> Answer:
     heard = broadcast_object(heard)
     if "error" in heard:
         raise getattr(errors, heard["error"])(heard["message"])
-    answer: Answer = heard["answer"]
+    answer: _Answer = heard["answer"]
     return answer
 
 
@@ -127,16 +130,15 @@ def require_same_step(step: int) -> None:
     expected = broadcast_object(step)
     if any(any_rank(step != expected)):
         raise CheckpointError(
-            f"processes resume at different steps, number {rank_of_world()[0]} at {step}, the first at {expected}; "
-            "put the state folder on a disk that all processes share"
+            f"processes resume at different steps, number {rank_of_world()[0]} at {step}, the "
+            f"first at {expected}; put the state folder on a disk that all processes share"
         )
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes [B, …], each of which brings equally many; gradients flow
-    back to all.
+    """Gather the rows of all processes [B, …]; gradients flow back to all.
 
-    A process that is alone gets the very tensor that it brought.
+    Each brings equally many. A process that is alone gets the very tensor that it brought.
     """
     if rank_of_world()[1] == 1:
         return rows
@@ -145,7 +147,7 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes; backwards each process's rows get the sum of what all processes make of them."""
+    """Rows of all processes; backwards each process's rows get the sum of all their gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -162,7 +164,7 @@ class _Gather(torch.autograd.Function):
 
 
 def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a tensor over the processes, float32, without gradient."""
+    """Average a tensor over the processes, float32, without gradient."""
     return average_([value.detach().to(torch.float32, copy=True)])[0]
 
 
@@ -179,14 +181,13 @@ def _average_together(tensors: list[torch.Tensor]) -> None:
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     _together(lambda: distributed.all_reduce(flat))
     flat /= rank_of_world()[1]
-    for tensor, mean in zip(
-        tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True
-    ):
+    means = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, mean in zip(tensors, means, strict=True):
         tensor.copy_(mean.view_as(tensor))
 
 
 def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Yield the tensors in groups of at least `BUCKET_NUMBERS`, so that few messages go and no second model is held."""
+    """Yield the tensors in groups of at least `BUCKET_NUMBERS`: few messages, no second model."""
     bucket: list[torch.Tensor] = []
     for tensor in tensors:
         bucket.append(tensor)
@@ -212,12 +213,12 @@ def _together(collective: Callable[[], object]) -> None:
     except RuntimeError as error:  # torch's own are all of this kind
         rank, world = rank_of_world()
         raise PeerLost(
-            f"process {rank} of {world} lost another one, whose own message says why ({_reason(error)}); "
-            "start them all again: training goes on from the last checkpoint"
+            f"process {rank} of {world} lost another one, whose own message says why "
+            f"({_reason(error)}); start them all again: training goes on from the last checkpoint"
         ) from error
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return the first sentence of torch's message without the place in its source."""
+    """Take the first sentence of torch's message, without the place in its source."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"^\[\S*\] *", "", first).split(". ")[0][:200]

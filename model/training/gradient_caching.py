@@ -11,6 +11,7 @@ Shapes: B pairs of the batch, D embedding width.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -33,22 +34,24 @@ def backward_in_parts(
     ``device`` is the towers'. Both passes over a micro-batch draw the same random numbers, so what
     dropout leaves out is left out twice.
     """
-    parts = list(
-        zip(*(torch.split(side, micro_batch_size) for side in (images, tokens)), strict=True)
-    )
+    split = partial(torch.split, split_size_or_sections=micro_batch_size)
+    parts = list(zip(split(images), split(tokens), strict=True))
+
+    # Forward without a graph: embeddings alone, and where the random numbers stood.
     states, embedded = list[_RandomState](), list[tuple[torch.Tensor, torch.Tensor]]()
     with torch.no_grad():
         for part in parts:
             states.append(_RandomState(device))
             embedded.append(embed(*part))
+
+    # The losses of the whole batch, and the gradient of each embedding.
     image_BD, text_BD = (torch.cat(side).requires_grad_() for side in zip(*embedded, strict=True))
     terms = losses(image_BD, text_BD)
     torch.autograd.backward(terms["loss"])
+
+    # Forward again with a graph, which carries each part's gradients into the towers.
     after = _RandomState(device)
-    gradients = zip(
-        *(torch.split(_gradient(side), micro_batch_size) for side in (image_BD, text_BD)),
-        strict=True,
-    )
+    gradients = zip(split(_gradient(image_BD)), split(_gradient(text_BD)), strict=True)
     for part, state, gradient in zip(parts, states, gradients, strict=True):
         state.restore()
         _backward(embed(*part), gradient)
@@ -69,7 +72,7 @@ def _backward(embeddings: Sequence[torch.Tensor], gradients: Sequence[torch.Tens
 
 
 class _RandomState:
-    """Where the generators stand that towers draw from: the CPU's, and that of the device they are on."""
+    """Where the generators stand that towers draw from: the CPU's and that of their device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cpu = torch.get_rng_state()

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,22 +22,21 @@ from model.batches.loading import Batch, Crop, load_batch, pinned
 from model.batches.prefetch import prefetch
 from model.batches.sampler import Sampler
 from model.concepts.labels import label_concepts
-from model.concepts.rewording import Rewording, rewording
+from model.concepts.rewording import Rewording
 from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingStopped
-from model.pairs.index import Rows
+from model.pairs.arrays import Rows
 from model.storage.sealed import fault_point, require_space
 from model.towers.folder import load_towers, save_towers
 from model.towers.passes import set_patch_dropout
 from model.towers.towers import Towers
 from model.training.averaging import (
-    averaged,
+    WeightAverage,
     choose_coefficient,
     copy_weights,
     interpolate,
-    make_average,
 )
-from model.training.checkpoint import Tensors
-from model.training.distillation import make_teacher
+from model.training.checkpoint import NamedTensors
+from model.training.distillation import Teacher
 from model.training.distributed import (
     any_rank,
     ask_main,
@@ -71,8 +71,7 @@ log = logging.getLogger(__name__)
 
 
 def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
-    """Train the towers, going on from the newest checkpoint in the stage's folder; return where the
-    best weights lie.
+    """Train the towers from the newest checkpoint on; the state says where the best weights lie.
 
     Raises:
         ConfigError: the batch is larger than the split, or cannot be taken in parts by these
@@ -83,12 +82,18 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         OutOfMemory: a step needs more memory than there is.
         CheckpointError: a checkpoint cannot be written.
     """
-    config = stage.config
+    config, validate = stage.config, stage.validate
     if config.batch_size > len(stage.train):
         raise ConfigError(
-            f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train pairs; lower it"
+            f"batch_size is {config.batch_size}, but there are only {len(stage.train)} train "
+            "pairs; lower it"
         )
-    stage, callbacks = _only_main_judges(stage, callbacks)
+
+    # One of several processes validates and reports; the others get what it found.
+    stage = replace(stage, validate=lambda towers: ask_main(lambda: validate(towers)))
+    if not is_main():
+        callbacks = Callbacks(should_stop=callbacks.should_stop)
+
     start = copy_weights(towers.clip) if config.interpolation else None
     devices = [towers.device] if towers.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -98,24 +103,48 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
     return state
 
 
+class _Pending(NamedTuple):
+    """A step whose measurements are still on the device."""
+
+    step: int
+    lr: float
+    measured: dict[str, torch.Tensor]
+    rows: Rows
+
+
 class _Loop:
     """A stage under way: what is trained, where it stands, and the epochs that are left."""
+
+    # ---------------------------------------------------------------------------------------------
+    # Set up
+    # ---------------------------------------------------------------------------------------------
 
     def __init__(self, towers: Towers, stage: Stage, callbacks: Callbacks) -> None:
         config = stage.config
         self.towers, self.stage, self.callbacks, self.config = towers, stage, callbacks, config
         self.rank, self.world = rank_of_world()
+
+        # What captions say: the concepts that they name, and the words that some of them change.
         vocabulary, self.concepts = label_concepts(stage.train, config)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
-        self.reword = rewording(config, stage.train.index, towers.tokenizer, vocabulary, stage.seed)
+        self.reword: Rewording | None = None
+        if config.keyword_share:
+            assert vocabulary is not None, "what keywords are taken from"
+            self.reword = Rewording(
+                stage.train.index, towers.tokenizer, vocabulary, config.keyword_share, stage.seed
+            )
+
+        # What is minimised, and how.
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
-        self.average = make_average(towers.clip, config)
-        self.update = Updater(
-            towers, self.objective, self.optimizer, config, make_teacher(towers, config)
-        )
+        decay = config.ema_decay
+        self.average = WeightAverage(towers.clip, decay) if decay else None
+        teacher = Teacher(towers) if config.distill_weight else None
+        self.update = Updater(towers, self.objective, self.optimizer, config, teacher)
+
+        # What a checkpoint holds beside the counters of the state.
         parts = {
             "weights": towers.clip,
             "objective": self.objective,
@@ -124,30 +153,52 @@ class _Loop:
         if self.average is not None:
             parts["average"] = self.average
         self.keeper = Keeper(stage.folder, parts, config.checkpoint_share, is_writer=is_main())
-        self.sampler = Sampler(
-            len(stage.train), config.batch_size, stage.seed, self.rank, self.world
-        )
+
+        size = config.batch_size
+        self.sampler = Sampler(len(stage.train), size, stage.seed, self.rank, self.world)
         self.steps = self.sampler.batches_an_epoch * config.epochs
-        self.state = self.keeper.resume() or TrainState()
-        require_same_step(self.state.step)
         self.meter = Meter(towers, stage.peak_flops)
         self.pending: list[_Pending] = []
 
+    # ---------------------------------------------------------------------------------------------
+    # Resume
+    # ---------------------------------------------------------------------------------------------
+
     def run(self) -> TrainState:
-        """Train to the end and return the last state."""
+        """Train from the newest checkpoint to the end and return the last state."""
+        self.state = self.keeper.resume() or TrainState()
+        require_same_step(self.state.step)
         require_space(self.stage.folder, self.keeper.needed_bytes())
+        # A stage that may be rewound needs a checkpoint from its first step on.
         if self.config.on_divergence == "rewind" and self.state.step == 0:
             self.keeper.save(self.state)
+
         try:
-            self._epochs()
+            self._run_epochs()
         except TrainingDiverged as error:
             if self.config.on_divergence != "rewind" or self.state.rewinds:
                 raise
             self._rewind(error)
-            self._epochs()
+            self._run_epochs()
         return self.state
 
-    def _epochs(self) -> None:
+    def _rewind(self, error: TrainingDiverged) -> None:
+        """Go back to the newest checkpoint, and record that the rate is halved from there on."""
+        self.pending.clear()
+        state = self.keeper.resume()
+        if state is None:
+            raise error
+        log.warning("%s; going back to step %d with half the rate", error, state.step)
+        barrier()  # nobody may replace a checkpoint that another still reads
+        self.state = state
+        self.state.rewinds = 1
+        self.keeper.save(self.state)
+
+    # ---------------------------------------------------------------------------------------------
+    # An epoch
+    # ---------------------------------------------------------------------------------------------
+
+    def _run_epochs(self) -> None:
         self.callbacks.on_start(self.state.step, self.steps)
         try:
             for epoch in range(self.state.epoch, self.config.epochs):
@@ -163,28 +214,43 @@ class _Loop:
 
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of an epoch that are left."""
-        set_training(self.towers.clip, self.optimizer, self.config, epoch)
-        position = (
-            self.state.step - epoch * self.sampler.batches_an_epoch
-        ) * self.config.batch_size
+        set_training(self.towers.clip, self.config)
         end = (epoch + 1) * self.sampler.batches_an_epoch
         self.meter.start()
-        batches = _epoch_batches(
-            self.stage, self.towers, self.sampler, epoch, position, self.reword
-        )
-        for batch in self.meter.waiting(batches):
+
+        for batch in self.meter.waiting(self._load_epoch(epoch)):
             self._step(batch)
             fault_point(f"step:{self.state.step}")
             if len(self.pending) >= FETCH_EVERY:
-                self._flush()
-            self._answer_wishes(is_last=self.state.step == end)
+                self._fetch()
+            self._stop_or_save(is_last=self.state.step == end)
         self._check()
 
-    def _answer_wishes(self, is_last: bool) -> None:
-        """Stop or save where that is due; the last step of an epoch is saved when it was validated."""
-        stop, save = self._wishes()
+    def _load_epoch(self, epoch: int) -> Iterator[Batch]:
+        """Load the batches of an epoch that are left, ahead of the steps."""
+        stage, config, towers = self.stage, self.config, self.towers
+        first = self.state.step - epoch * self.sampler.batches_an_epoch
+        crop = Crop(
+            towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing
+        )
+
+        def load(rows: Rows) -> Batch:
+            batch = load_batch(stage.train, rows, crop)
+            if self.reword is not None:
+                batch = self.reword(batch, epoch)
+            return pinned(batch) if towers.device.type == "cuda" else batch
+
+        return prefetch(self.sampler.batches(epoch, first * config.batch_size), load, stage.workers)
+
+    def _stop_or_save(self, is_last: bool) -> None:
+        """Stop or save where it is due; an epoch's last step is saved when it was validated."""
+        # Several processes agree whenever they have fetched losses, so that all do the same.
+        if self.world > 1 and self.pending:
+            return
+        stop, save = any_rank(self.callbacks.should_stop(), self.keeper.is_due())
         if not (stop or save):
             return
+
         begin = time.monotonic()
         self._check()
         if stop:
@@ -195,26 +261,25 @@ class _Loop:
             self.keeper.save(self.state, begin)
             self.meter.start()
 
+    # ---------------------------------------------------------------------------------------------
+    # A step
+    # ---------------------------------------------------------------------------------------------
+
     def _step(self, batch: Batch) -> None:
         state = self.state
         _seed_step(self.towers.device, self.stage.seed, state.step, self.rank)
         lr = learning_rate(state.step, self.steps, self.config) * REWIND_RATE**state.rewinds
         set_learning_rate(self.optimizer, lr)
+
         measured = self.update(batch, None if self.concepts is None else self.concepts[batch.rows])
         if self.average is not None:
             self.average.update(state.step)
+
         state.step += 1
         self.meter.count(batch)
         self.pending.append(_Pending(state.step, lr, measured, batch.rows))
 
-    def _wishes(self) -> tuple[bool, bool]:
-        """Return whether to stop and whether to save; several processes agree whenever they have fetched losses."""
-        if self.world > 1 and self.pending:
-            return False, False
-        stop, save = any_rank(self.callbacks.should_stop(), self.keeper.is_due())
-        return stop, save
-
-    def _flush(self) -> None:
+    def _fetch(self) -> None:
         """Fetch what the pending steps measured, check it, hand it on."""
         if not self.pending:
             return
@@ -223,140 +288,109 @@ class _Loop:
             for pending in self.pending
         ]
         rates = self.meter.read(self.world)
+
         for pending, value in zip(self.pending, values, strict=True):
             scale, norm = value.pop("logit_scale"), value.pop("grad_norm")
             if not all(map(math.isfinite, (*value.values(), scale, norm))):
                 raise self._diverged(pending, f"the loss is {value['loss']} (gradient norm {norm})")
             self.callbacks.on_step(StepRecord(pending.step, value, pending.lr, scale, norm, *rates))
+
         self.last, self.pending = self.pending[-1], []
         self.meter.start()
 
     def _check(self) -> None:
-        """Flush, and check the weights too: no loss has yet told what the last update did to them."""
-        self._flush()
-        if not bool(
-            torch.stack([parameter.isfinite().all() for parameter in self.update.parameters]).all()
-        ):
+        """Fetch, and check the weights too: no loss has shown yet what the last update did."""
+        self._fetch()
+        finite = [parameter.isfinite().all() for parameter in self.update.parameters]
+        if not bool(torch.stack(finite).all()):
             raise self._diverged(self.last, "the weights are NaN or infinite")
 
-    def _diverged(self, pending: "_Pending", what: str) -> TrainingDiverged:
+    def _diverged(self, pending: _Pending, what: str) -> TrainingDiverged:
         lines = self.stage.train.index.where_all(pending.rows)
-        last_good = self.keeper.last_good()
         return TrainingDiverged(
-            f"step {pending.step}: {what}; its batch is {lines}; the last good checkpoint is {last_good}; {ADVICE}"
+            f"step {pending.step}: {what}; its batch is {lines}; the last good checkpoint is "
+            f"{self.keeper.last_good()}; {ADVICE}"
         )
 
     def _out_of_memory(self) -> OutOfMemory:
-        at_once = self.config.micro_batch_size or self.config.batch_size // self.world
-        smaller = max(1, min(at_once, self.config.batch_size // self.world) // 2)
+        size = self.config.batch_size
+        at_once = self.config.micro_batch_size or size // self.world
+        smaller = max(1, min(at_once, size // self.world) // 2)
         return OutOfMemory(
-            f"step {self.state.step + 1}: memory ran out with {at_once} pairs at a time; try batch_size "
-            f"{max(2, smaller * self.world)}, or keep batch_size {self.config.batch_size} with micro_batch_size "
-            f"{smaller}; the last good checkpoint is {self.keeper.last_good()}"
+            f"step {self.state.step + 1}: memory ran out with {at_once} pairs at a time; try "
+            f"batch_size {max(2, smaller * self.world)}, or keep batch_size {size} with "
+            f"micro_batch_size {smaller}; the last good checkpoint is {self.keeper.last_good()}"
         )
 
-    def _rewind(self, error: TrainingDiverged) -> None:
-        """Go back to the newest checkpoint, and write down that the rate is halved from there on."""
-        self.pending.clear()
-        state = self.keeper.resume()
-        if state is None:
-            raise error
-        log.warning("%s; going back to step %d with half the rate", error, state.step)
-        barrier()  # nobody may replace a checkpoint that another still reads
-        self.state = state
-        self.state.rewinds = 1
-        self.keeper.save(self.state)
+    # ---------------------------------------------------------------------------------------------
+    # Validate and keep
+    # ---------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, epoch: int) -> None:
         """Validate, keep the weights when they are the best so far, write the checkpoint."""
         state, stage = self.state, self.stage
         if self.objective.queue is not None:
             self.objective.queue.rebuild()
+
         folder, older_best = stage.folder / f"best-{state.step:09d}", state.best_folder
-        with averaged(self.average):
+        with nullcontext() if self.average is None else self.average.in_place():
             metrics = stage.validate(self.towers)
             is_best = metrics["mean_recall"] > state.best_mean_recall
             if is_best and is_main():
                 save_towers(self.towers, folder)
+
         state.epoch = epoch + 1
         if is_best:
             state.best_epoch, state.best_mean_recall = state.epoch, metrics["mean_recall"]
             state.best_folder = folder.name
         state.history.append({"epoch": state.epoch, "step": state.step, **metrics})
+
+        # Both kept checkpoints name a best: this one, and what was the best at the one before.
         self.keeper.save(state)
         self.keeper.purge_best({older_best, state.best_folder})
         barrier()
         self.callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
 
 
-class _Pending(NamedTuple):
-    """A step whose measurements are still on the device."""
-
-    step: int
-    lr: float
-    measured: dict[str, torch.Tensor]
-    rows: Rows
-
-
-def _only_main_judges(stage: Stage, callbacks: Callbacks) -> tuple[Stage, Callbacks]:
-    """Let one of several processes validate and report; the others hear what it found."""
-    judged = replace(stage, validate=lambda towers: ask_main(lambda: stage.validate(towers)))
-    return judged, callbacks if is_main() else Callbacks(should_stop=callbacks.should_stop)
-
-
 def _seed_step(device: torch.device, seed: int, step: int, rank: int) -> None:
-    """Make what a step draws a function of (seed, step, rank); about 20 µs, a fraction of torch.manual_seed."""
-    drawn = int(
-        np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
-    torch.default_generator.manual_seed(drawn)
+    """Make what a step draws a function of (seed, step, rank).
+
+    About 20 µs, a fraction of torch.manual_seed.
+    """
+    (drawn,) = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
+    torch.default_generator.manual_seed(int(drawn >> np.uint64(1)))
     if device.type == "cuda":
-        torch.cuda.manual_seed(drawn)
-
-
-def _epoch_batches(
-    stage: Stage,
-    towers: Towers,
-    sampler: Sampler,
-    epoch: int,
-    position: int = 0,
-    reword: Rewording | None = None,
-) -> Iterator[Batch]:
-    config = stage.config
-    crop = Crop(
-        towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing
-    )
-    prepare = pinned if towers.device.type == "cuda" else lambda batch: batch
-
-    def load(rows: Rows) -> Batch:
-        batch = load_batch(stage.train, rows, crop)
-        return prepare(batch if reword is None else reword(batch, epoch))
-
-    return prefetch(sampler.batches(epoch, position), load, stage.workers)
+        torch.cuda.manual_seed(int(drawn >> np.uint64(1)))
 
 
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Tell memory's errors from others: on the CPU torch and oneDNN raise a plain RuntimeError."""
+    """Recognise memory's errors: on the CPU torch and oneDNN raise a plain RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def _interpolate_best(stage: Stage, towers: Towers, start: Tensors, state: TrainState) -> None:
+# -------------------------------------------------------------------------------------------------
+# End
+# -------------------------------------------------------------------------------------------------
+
+
+def _interpolate_best(stage: Stage, towers: Towers, start: NamedTensors, state: TrainState) -> None:
     """Try mixtures of start and best weights on valid; one that is chosen is kept as the best."""
-    config, trained = (
-        stage.config,
-        load_towers(stage.folder / state.best_folder, "cpu").clip.state_dict(),
-    )
+    config = stage.config
+    trained = load_towers(stage.folder / state.best_folder, "cpu").clip.state_dict()
+
     recalls = {1.0: state.best_mean_recall}
     for coefficient in sorted({*config.interpolation} - {1.0}):
         towers.clip.load_state_dict(interpolate(start, trained, coefficient))
         recalls[coefficient] = stage.validate(towers)["mean_recall"]
+
     state.interpolations = [
         {"coefficient": a, "mean_recall": recall} for a, recall in sorted(recalls.items())
     ]
     state.coefficient = choose_coefficient(recalls, config.interpolation_tolerance)
     state.best_mean_recall = recalls[state.coefficient]
+
     towers.clip.load_state_dict(interpolate(start, trained, state.coefficient))
     if state.coefficient < 1:
         if is_main():

@@ -7,7 +7,7 @@ Embeddings come in L2-normalised.
 import math
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, softplus
+from torch.nn.functional import cross_entropy, softplus
 
 MAX_LOG_SCALE = math.log(100)
 
@@ -21,7 +21,7 @@ def info_nce(
     is_duplicate_LB: torch.Tensor | None = None,
     first: int = 0,
 ) -> torch.Tensor:
-    """Return the symmetric InfoNCE loss of L pairs, each among the B of the whole batch.
+    """Compute the symmetric InfoNCE loss of L pairs, each among the B of the whole batch.
 
     The L pairs are the whole batch, or with ``all_image_BD`` and ``all_text_BD`` the part of it
     that begins at row ``first``: the mean over equal parts is then the loss of the whole.
@@ -31,10 +31,16 @@ def info_nce(
     Source: Radford et al. 2021, Learning Transferable Visual Models From Natural Language
     Supervision, figure 3.
     """
-    from_image_LB, from_text_LB = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
+    from_image_LB = logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T
+    if all_image_BD is None or all_image_BD is image_LD:
+        from_text_LB = from_image_LB.T
+    else:
+        from_text_LB = logit_scale * text_LD @ all_image_BD.T
+
     if is_duplicate_LB is not None:
         from_image_LB = from_image_LB.masked_fill(is_duplicate_LB, -math.inf)
         from_text_LB = from_text_LB.masked_fill(is_duplicate_LB, -math.inf)
+
     target_L = torch.arange(first, first + len(image_LD), device=image_LD.device)
     return (cross_entropy(from_image_LB, target_L) + cross_entropy(from_text_LB, target_L)) / 2
 
@@ -48,43 +54,27 @@ def sigmoid_matching(
     is_duplicate_LB: torch.Tensor | None = None,
     first: int = 0,
 ) -> torch.Tensor:
-    """Return how badly each of L images says yes to its own text and no to the others of the B, a
-    sum a pair.
+    """Compute SigLIP's loss: each of L images accepts its own text and rejects the others.
 
     Every image and text is a question of its own, answered by the sigmoid of ``logit_scale`` times
-    their cosine plus ``logit_bias``. The L pairs are the whole batch or a part of it, as for
-    `info_nce`; what ``is_duplicate_LB`` marks is no question.
+    their cosine plus ``logit_bias``; a pair's questions are summed. The L pairs are the whole batch
+    or a part of it, as for `info_nce`; what ``is_duplicate_LB`` marks is no question.
 
     Source: Zhai et al. 2023, Sigmoid Loss for Language Image Pre-Training, algorithm 1.
     """
-    logits_LB = (
-        logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T + logit_bias
-    )
+    texts_BD = text_LD if all_text_BD is None else all_text_BD
+    logits_LB = logit_scale * image_LD @ texts_BD.T + logit_bias
     sign_LB = -torch.ones_like(logits_LB)
     sign_LB.diagonal(first).fill_(1)
+
     loss_LB = softplus(-sign_LB * logits_LB)
     if is_duplicate_LB is not None:
         loss_LB = loss_LB.masked_fill(is_duplicate_LB, 0)
     return loss_LB.sum() / len(image_LD)
 
 
-def _logits(
-    image_LD: torch.Tensor,
-    text_LD: torch.Tensor,
-    scale: torch.Tensor,
-    all_image_BD: torch.Tensor | None,
-    all_text_BD: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each image's similarity with all texts and each text's with all images, times ``scale``, [L, B] both."""
-    from_image_LB = scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T
-    if all_image_BD is None or all_image_BD is image_LD:
-        return from_image_LB, from_image_LB.T
-    return from_image_LB, scale * text_LD @ all_image_BD.T
-
-
 def find_duplicates(ids_L2: torch.Tensor, all_ids_B2: torch.Tensor, first: int = 0) -> torch.Tensor:
-    """Return which of the batch's B pairs share the caption or the image of each of L pairs, bool
-    [L, B].
+    """Mark the pairs of the batch that share a caption or an image with each of L, bool [L, B].
 
     The L pairs are the rows of the batch from ``first`` on; no pair is a duplicate of itself.
     """
@@ -103,24 +93,23 @@ def concept_matching(
     target_BC: torch.Tensor,
     concept_scale: torch.Tensor,
 ) -> torch.Tensor:
-    """Return how badly embeddings pick the prototypes of the concepts that their caption names.
+    """Compute how badly embeddings pick the prototypes of the concepts that their caption names.
 
     The logits are ``concept_scale`` times the embedding, less the feature queue's mean of its own
     modality, against each prototype. ``target_BC`` holds each pair's weights of its concepts,
     summing to 1, or a row of zeros for a caption that names none; such rows do not count.
     """
+    image_logits_BC = concept_scale * (image_BD - image_mean_D) @ prototypes_CD.T
+    text_logits_BC = concept_scale * (text_BD - text_mean_D) @ prototypes_CD.T
+
     named_B = target_BC.sum(dim=1) > 0
-    image_loss = _soft_cross_entropy(
-        concept_scale * (image_BD - image_mean_D) @ prototypes_CD.T, target_BC
-    )
-    text_loss = _soft_cross_entropy(
-        concept_scale * (text_BD - text_mean_D) @ prototypes_CD.T, target_BC
-    )
+    image_loss = _soft_cross_entropy(image_logits_BC, target_BC)
+    text_loss = _soft_cross_entropy(text_logits_BC, target_BC)
     return (image_loss + text_loss) / 2 / named_B.sum().clamp(min=1)
 
 
 def _soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
-    """Return the summed cross entropy against target distributions; a row of zeros adds nothing."""
+    """Sum the cross entropies against target distributions; a row of zeros adds nothing."""
     return -(target_BC * logits_BC.log_softmax(dim=1)).sum()
 
 
@@ -130,44 +119,6 @@ def embedding_distance(
     teacher_image_BD: torch.Tensor,
     teacher_text_BD: torch.Tensor,
 ) -> torch.Tensor:
-    """Return 1 - cosine between each embedding and the teacher's of the same image or text, the mean of both."""
+    """Compute the mean of 1 - cosine between each embedding and the teacher's of the same thing."""
     cosines_B = (image_BD * teacher_image_BD).sum(dim=1) + (text_BD * teacher_text_BD).sum(dim=1)
     return 1 - cosines_B.mean() / 2
-
-
-def similarity_divergence(
-    image_LD: torch.Tensor,
-    text_LD: torch.Tensor,
-    logit_scale: torch.Tensor,
-    teacher_image_LD: torch.Tensor,
-    teacher_text_LD: torch.Tensor,
-    teacher_scale: torch.Tensor,
-    all_image_BD: torch.Tensor | None = None,
-    all_text_BD: torch.Tensor | None = None,
-    all_teacher_image_BD: torch.Tensor | None = None,
-    all_teacher_text_BD: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return KL(teacher || student) of a caption's choice among the batch's images and the reverse,
-    the mean of both.
-
-    Each side softmaxes its similarities by its own scale, so a student that equals its teacher has
-    divergence 0. The L pairs are the whole batch, or the part of it of which all is given, too
-    (`info_nce`).
-
-    Source: Yang et al. 2024, CLIP-KD: An Empirical Study of CLIP Model Distillation, contrastive
-    relational form.
-    """
-    student = _logits(image_LD, text_LD, logit_scale, all_image_BD, all_text_BD)
-    teacher = _logits(
-        teacher_image_LD, teacher_text_LD, teacher_scale, all_teacher_image_BD, all_teacher_text_BD
-    )
-    return (_divergence(student[0], teacher[0]) + _divergence(student[1], teacher[1])) / 2
-
-
-def _divergence(logits_BC: torch.Tensor, teacher_BC: torch.Tensor) -> torch.Tensor:
-    return kl_div(
-        logits_BC.log_softmax(dim=1),
-        teacher_BC.log_softmax(dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )

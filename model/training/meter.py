@@ -1,14 +1,30 @@
-"""How fast training is, measured over groups of steps without waiting for the device."""
+"""How fast training is, and how much of its device it uses: rates of groups of steps, and FLOPs.
 
+FLOPs are counted as is usual: a multiplication and its addition are two, only products count, and
+training takes three times the forward pass (which overstates the patch embedding alone: pixels get
+no gradient). Torch counts them in open_clip's own passes, so what `model.towers.passes` leaves out
+of the last blocks counts as done, and what gradient caching or activation checkpointing compute
+again does not count.
+
+Source: Chowdhery et al. 2022, PaLM, appendix B (model FLOP utilisation).
+"""
+
+import copy
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.batches.loading import Batch
 from model.towers.towers import Towers
-from model.training.flops import flops_a_pair
+
+SMALLEST_PROBE, LARGEST_PROBE = 256, 8192
+PROBE_S = 0.005
+REPEATS = 3
 
 
 class Rates(NamedTuple):
@@ -26,41 +42,142 @@ class Meter:
 
     def __init__(self, towers: Towers, peak_flops: float | None) -> None:
         """Begin a group; ``peak_flops`` is what the device can do a second, where that is known."""
-        self.towers, self.device, self.peak_flops = towers, towers.device, peak_flops
+        self._device, self._peak_flops, self._pair_flops = (
+            towers.device,
+            peak_flops,
+            PairFlops(towers),
+        )
         self.start()
 
     def start(self) -> None:
         """Begin a group."""
-        self.since, self.waited, self.pairs = time.monotonic(), 0.0, 0
-        self.flops: float | None = 0.0
+        self._since, self._waited, self._pairs = time.monotonic(), 0.0, 0
+        self._flops: float | None = 0.0
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches, measuring how long each is waited for."""
         while True:
             begin = time.monotonic()
             batch = next(batches, None)
-            self.waited += time.monotonic() - begin
+            self._waited += time.monotonic() - begin
             if batch is None:
                 return
             yield batch
 
     def count(self, batch: Batch) -> None:
-        """Count the pairs of a step of this process, and their FLOPs at the tokens of the longest caption."""
-        self.pairs += len(batch.rows)
-        flops = flops_a_pair(self.towers, int(batch.tokens.count_nonzero(dim=1).max()))
-        self.flops = (
-            None if flops is None or self.flops is None else self.flops + len(batch.rows) * flops
-        )
+        """Count the pairs of a step of this process, and their FLOPs at the longest caption."""
+        self._pairs += len(batch.rows)
+        flops = self._pair_flops(int(batch.tokens.count_nonzero(dim=1).max()))
+        if flops is None or self._flops is None:
+            self._flops = None
+        else:
+            self._flops += len(batch.rows) * flops
 
     def read(self, world: int) -> Rates:
-        """Return the rates of the group, of as many processes as there are."""
-        seconds = max(time.monotonic() - self.since, 1e-9)
-        flops = None if self.flops is None else self.flops / seconds
-        is_cuda = self.device.type == "cuda"
+        """Compute the rates of the group, of as many processes as there are."""
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        flops = None if self._flops is None else self._flops / seconds
+        is_cuda = self._device.type == "cuda"
         return Rates(
-            pairs_per_s=self.pairs / seconds * world,
-            data_wait_share=min(1.0, self.waited / seconds),
+            pairs_per_s=self._pairs / seconds * world,
+            data_wait_share=min(1.0, self._waited / seconds),
             tflops_per_s=None if flops is None else flops / 1e12,
-            mfu=None if flops is None or not self.peak_flops else flops / self.peak_flops,
-            peak_memory_gb=torch.cuda.max_memory_allocated(self.device) / 1e9 if is_cuda else None,
+            mfu=None if flops is None or not self._peak_flops else flops / self._peak_flops,
+            peak_memory_gb=torch.cuda.max_memory_allocated(self._device) / 1e9 if is_cuda else None,
         )
+
+
+class PairFlops:
+    """Counts the FLOPs of training on one pair: once for the image, once for each caption length.
+
+    The towers pass over tensors without values, which computes nothing and draws no random number:
+    a tenth of a second for each length that is met, of which product titles have about ten.
+    """
+
+    def __init__(self, towers: Towers) -> None:
+        """Copy the towers without their values."""
+        self._hollow, self._side = Hollow(towers.clip), towers.image_size
+        self._by_length: dict[int, int] = {}
+
+    def __call__(self, tokens: int) -> float | None:
+        """Return the FLOPs at a caption of so many tokens; None of towers that ask for values."""
+        try:
+            if tokens not in self._by_length:
+                self._by_length[tokens] = self._hollow.flops(lambda clip: _read(clip, tokens))
+            return 3.0 * (self._image_flops + self._by_length[tokens])
+        except RuntimeError:  # torch's own, where the way depends on a value
+            return None
+
+    @cached_property
+    def _image_flops(self) -> int:
+        shape = 1, 3, self._side, self._side
+        return self._hollow.flops(lambda clip: clip.encode_image(torch.empty(shape)))
+
+
+def _read(clip: Any, tokens: int) -> None:
+    """Let open_clip's text tower read a caption of so many tokens."""
+    tower = getattr(clip, "text", clip)
+    # Its causal towers read their whole context, where ours stop at the longest caption.
+    if getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None:
+        width = tower.positional_embedding.shape[1]
+        tower.attn_mask = torch.empty(tokens, tokens)
+        tower.positional_embedding = torch.nn.Parameter(torch.empty(tokens, width))
+    clip.encode_text(torch.ones(1, tokens, dtype=torch.int64))
+
+
+class Hollow:
+    """A copy of a model whose tensors have shapes and no values, in eval mode on the CPU."""
+
+    def __init__(self, clip: torch.nn.Module) -> None:
+        """Copy the modules; their weights are not copied on the way.
+
+        All weights ask for gradients: without, torch fuses attention into a product that it does
+        not count.
+        """
+        self._mode = FakeTensorMode()
+        with self._mode:
+            empty: dict[int, Any] = {
+                id(value): torch.empty(value.shape, dtype=value.dtype) for value in clip.buffers()
+            }
+            for value in clip.parameters():
+                empty[id(value)] = torch.nn.Parameter(torch.empty(value.shape, dtype=value.dtype))
+        self._clip = copy.deepcopy(clip, empty).eval()
+
+    def flops(self, work: Callable[[Any], object]) -> int:
+        """Count the FLOPs of all products in some work of the model."""
+        with self._mode, FlopCounterMode(display=False) as counter:
+            work(self._clip)
+        return int(counter.get_total_flops())
+
+
+def measure_peak_flops(device: torch.device, precision: str) -> float:
+    """Measure the FLOPs a second of the device's best square matrix product, in about 0.1 s.
+
+    Products grow until one takes 5 ms, so that small and large devices are both busy.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size, best = SMALLEST_PROBE, 0.0
+    # The first product sets the library up.
+    _product_seconds(torch.ones(size, size, device=device, dtype=dtype))
+
+    while size <= LARGEST_PROBE:
+        factor = torch.ones(size, size, device=device, dtype=dtype)
+        seconds = min(_product_seconds(factor) for _ in range(REPEATS))
+        best = max(best, 2 * size**3 / seconds)
+        if seconds > PROBE_S:
+            break
+        size *= 2
+    return best
+
+
+def _product_seconds(factor: torch.Tensor) -> float:
+    _synchronise(factor.device)
+    begin = time.perf_counter()
+    factor @ factor
+    _synchronise(factor.device)
+    return time.perf_counter() - begin
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""What a stage minimises: InfoNCE or the sigmoid loss, and terms beside it with the state that they keep."""
+"""What a stage minimises: InfoNCE or the sigmoid loss, and terms beside it with their state."""
 
 import math
 from typing import NamedTuple
@@ -10,11 +10,12 @@ from model.concepts.prototypes import FeatureQueue, concept_targets
 from model.config.sections import StageConfig
 from model.errors import ConfigError
 from model.towers.towers import Towers
-from model.training.distillation import Taught, distillation
+from model.training.distillation import Taught
 from model.training.distributed import gather_rows, mean_over_ranks, rank_of_world
 from model.training.losses import (
     MAX_LOG_SCALE,
     concept_matching,
+    embedding_distance,
     find_duplicates,
     info_nce,
     sigmoid_matching,
@@ -23,9 +24,8 @@ from model.training.losses import (
 CONCEPT_SCALE_START = 10.0
 
 
-class Embedded(NamedTuple):
-    """What the losses see of B pairs: their embeddings, float32 [B, D], and what else is known of
-    them.
+class EmbeddedPairs(NamedTuple):
+    """What the losses know of B pairs: their embeddings, float32 [B, D], and what they are.
 
     ``ids`` int64 [B, 2] is that of `model.batches.loading.Batch`, ``concepts`` int64 [B, M] numbers
     those that a caption names.
@@ -36,17 +36,18 @@ class Embedded(NamedTuple):
     ids: torch.Tensor
     concepts: torch.Tensor | None = None
 
-    def of_all_processes(self) -> "Embedded":
-        """Return the pairs of the whole batch, those of every process."""
-        concepts = None if self.concepts is None else gather_rows(self.concepts)
-        return Embedded(
-            gather_rows(self.image), gather_rows(self.text), gather_rows(self.ids), concepts
+    def of_all_processes(self) -> "EmbeddedPairs":
+        """Gather the pairs of the whole batch, those of every process."""
+        return EmbeddedPairs(
+            gather_rows(self.image),
+            gather_rows(self.text),
+            gather_rows(self.ids),
+            None if self.concepts is None else gather_rows(self.concepts),
         )
 
 
 class Objective(torch.nn.Module):
-    """InfoNCE or SigLIP's sigmoid loss, and beside it concept matching and nearest neighbours,
-    which a queue serves.
+    """InfoNCE or SigLIP's sigmoid loss, and beside it the terms that a queue serves, and a teacher.
 
     Each process of a launched group calls it with its own part of the batch and gets each term as a
     mean over that part; the mean over the processes is the term of the whole batch, in value and,
@@ -55,8 +56,7 @@ class Objective(torch.nn.Module):
     """
 
     def __init__(self, towers: Towers, stage: StageConfig, vocabulary: Vocabulary | None) -> None:
-        """Make the objective of a stage; without a vocabulary it is the plain loss of image and
-        text.
+        """Make a stage's objective; without a vocabulary it is the plain loss of image and text.
 
         Raises:
             ConfigError: the stage wants the sigmoid loss of towers that have no logit bias.
@@ -65,13 +65,15 @@ class Objective(torch.nn.Module):
         has_bias = getattr(towers.clip, "logit_bias", None) is not None
         if stage.loss == "sigmoid" and not has_bias:
             raise ConfigError(
-                "loss is sigmoid, but these towers have no logit bias for it; set loss to info_nce or auto"
+                "loss is sigmoid, but these towers have no logit bias for it; "
+                "set loss to info_nce or auto"
             )
         self.is_sigmoid = has_bias and stage.loss != "info_nce"
-        self.weight, self.nearest_weight = stage.concept_weight, stage.nearest_weight
-        self.warms_up = stage.term_warmup
-        self.distill_weight, self.distill_form = stage.distill_weight, stage.distill_form
         self.mask_duplicates = stage.mask_duplicates
+        self.weight, self.nearest_weight = stage.concept_weight, stage.nearest_weight
+        self.distill_weight = stage.distill_weight
+
+        # Only what is used is made, because the buffers of all of it are in each checkpoint.
         self.queue: FeatureQueue | None = None
         if vocabulary is not None and (self.weight or self.nearest_weight):
             self.queue = FeatureQueue(stage.queue_size, len(vocabulary), towers.embed_dim)
@@ -83,13 +85,12 @@ class Objective(torch.nn.Module):
 
     def forward(
         self,
-        pairs: Embedded,
+        pairs: EmbeddedPairs,
         logit_scale: torch.Tensor,
         taught: Taught | None = None,
         logit_bias: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return each loss term of this process's pairs by name, and ``loss``, the sum that is
-        minimised.
+        """Compute each loss term of this process's pairs by name, and their weighted sum ``loss``.
 
         ``logit_scale`` is the factor itself, ``logit_bias`` what the towers of a sigmoid loss have
         beside it.
@@ -97,69 +98,57 @@ class Objective(torch.nn.Module):
         everyone = pairs.of_all_processes()
         total = self._contrast(pairs, everyone, logit_scale, logit_bias)
         terms = {"sigmoid" if self.is_sigmoid else "info_nce": total}
+
         if self.queue is not None:
-            share = self.queue.filled_share() if self.warms_up else 1.0
+            # Neighbours are looked for before the batch is in the queue, prototypes made after.
             if self.nearest_weight:
                 terms["nearest"] = self._nearest_loss(
                     self.queue, pairs, everyone, logit_scale, logit_bias
                 )
-                total = total + share * self.nearest_weight * terms["nearest"]
+                total = total + self.nearest_weight * terms["nearest"]
             assert everyone.concepts is not None, "a queue is fed with what captions name"
             self.queue.push(everyone.image, everyone.text, everyone.concepts, everyone.ids[:, 0])
             if self.weight:
                 terms["concept"] = self._concept_loss(self.queue, pairs)
-                total = total + share * self.weight * terms["concept"]
+                total = total + self.weight * terms["concept"]
+
         if taught is not None:
-            everyone_taught = Taught(
-                gather_rows(taught.image), gather_rows(taught.text), taught.logit_scale
-            )
-            terms["distill"] = distillation(
-                *pairs[:2], logit_scale, taught, self.distill_form, *everyone[:2], everyone_taught
-            )
+            terms["distill"] = embedding_distance(pairs.image, pairs.text, *taught)
             total = total + self.distill_weight * terms["distill"]
         return {"loss": total, **terms}
 
     def _contrast(
         self,
-        pairs: Embedded,
-        everyone: Embedded,
+        pairs: EmbeddedPairs,
+        everyone: EmbeddedPairs,
         logit_scale: torch.Tensor,
         logit_bias: torch.Tensor | None,
     ) -> torch.Tensor:
+        """Compute InfoNCE or the sigmoid loss of this process's pairs among everyone's."""
         first = rank_of_world()[0] * len(pairs.ids)
         duplicates_LB = (
             find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
         )
+        image_LD, text_LD, all_image_BD, all_text_BD = *pairs[:2], *everyone[:2]
+
         if self.is_sigmoid:
             assert logit_bias is not None, "the towers have one"
             return sigmoid_matching(
-                pairs.image,
-                pairs.text,
-                logit_scale,
-                logit_bias,
-                everyone.text,
-                duplicates_LB,
-                first,
+                image_LD, text_LD, logit_scale, logit_bias, all_text_BD, duplicates_LB, first
             )
         return info_nce(
-            pairs.image,
-            pairs.text,
-            logit_scale,
-            everyone.image,
-            everyone.text,
-            duplicates_LB,
-            first,
+            image_LD, text_LD, logit_scale, all_image_BD, all_text_BD, duplicates_LB, first
         )
 
     def _nearest_loss(
         self,
         queue: FeatureQueue,
-        pairs: Embedded,
-        everyone: Embedded,
+        pairs: EmbeddedPairs,
+        everyone: EmbeddedPairs,
         logit_scale: torch.Tensor,
         logit_bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Return the loss with the queue's nearest text of another caption in each caption's place.
+        """Contrast images with the queue's nearest text of another caption, in place of their own.
 
         Source: Li et al. 2022, Supervision Exists Everywhere (DeCLIP), nearest-neighbour
         supervision.
@@ -169,14 +158,13 @@ class Objective(torch.nn.Module):
         borrowed = pairs._replace(text=nearest[first : first + len(pairs.ids)])
         return self._contrast(borrowed, everyone._replace(text=nearest), logit_scale, logit_bias)
 
-    def _concept_loss(self, queue: FeatureQueue, pairs: Embedded) -> torch.Tensor:
+    def _concept_loss(self, queue: FeatureQueue, pairs: EmbeddedPairs) -> torch.Tensor:
         assert pairs.concepts is not None
         known_C = queue.is_known()
         targets_BC = concept_targets(pairs.concepts, self.idf, known_C)[:, known_C]
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        prototypes_CD = queue.prototypes()[known_C]
         loss = concept_matching(
-            pairs.image, pairs.text, *queue.means(), prototypes_CD, targets_BC, scale
+            *pairs[:2], *queue.means(), queue.prototypes()[known_C], targets_BC, scale
         )
         # A mean over the pairs that name a concept, of which one process's part may hold more than
         # another's.

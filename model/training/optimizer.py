@@ -1,4 +1,4 @@
-"""AdamW or Muon as a stage uses it: parameter groups, the rate of each step, the state as plain tensors."""
+"""AdamW or Muon as a stage uses it: groups of parameters, the rate of each step, a plain state."""
 
 import math
 from collections.abc import Iterator
@@ -8,26 +8,39 @@ import torch
 
 from model.config.sections import StageConfig
 from model.towers.layers import is_in_layer, place_parameters, tower_modules
-from model.training.checkpoint import Tensors
+from model.training.checkpoint import NamedTensors
 from model.training.muon import Muon
 
 ADAM_BETA1 = 0.9
 ADAM_EPS = 1e-6
 
 
+class _Group(NamedTuple):
+    """What the parameters of an optimiser's group have in common.
+
+    ``lr_share`` is the part of the learning rate that its layer gets; a frozen group belongs to the
+    tower that the stage freezes; Muon updates the matrices of numbered layers.
+    """
+
+    lr_share: float
+    decays: bool
+    is_frozen: bool
+    is_matrix: bool = False
+
+
 def make_optimizer(
     clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
 ) -> torch.optim.AdamW:
-    """Return AdamW over towers and objective; norms, biases and scales (fewer than two dimensions)
-    do not decay.
+    """Make the stage's optimiser over towers and objective, and freeze the tower that it names.
 
-    A group's ``lr_share`` is the part of the learning rate that its layer gets, ``is_freezable``
-    says that it is of the tower that the stage freezes, ``is_matrix`` that Muon updates it: the
-    matrices of numbered layers, where the config wants Muon.
+    Norms, biases and scales (fewer than two dimensions) do not decay. A checkpoint numbers the
+    parameters by this order of groups, frozen ones included.
     """
     grouped: dict[_Group, list[torch.nn.Parameter]] = {}
     for key, parameter in _keyed_parameters(clip, objective, config):
         grouped.setdefault(key, []).append(parameter)
+        parameter.requires_grad_(not key.is_frozen)
+
     groups = [
         {
             **key._asdict(),
@@ -40,15 +53,6 @@ def make_optimizer(
     return kind(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, fused=True)
 
 
-class _Group(NamedTuple):
-    """What the parameters of an optimiser's group have in common."""
-
-    lr_share: float
-    decays: bool
-    is_freezable: bool
-    is_matrix: bool = False
-
-
 def _keyed_parameters(
     clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
 ) -> Iterator[tuple[_Group, torch.nn.Parameter]]:
@@ -58,10 +62,10 @@ def _keyed_parameters(
         if parameter.requires_grad:
             tower, layers_above = places[name]
             is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
-            share = config.layer_decay**layers_above * (
-                config.matrix_lr / config.lr if is_matrix else 1
-            )
+            rate = config.matrix_lr / config.lr if is_matrix else 1
+            share = config.layer_decay**layers_above * rate
             yield _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix), parameter
+
     for parameter in objective.parameters():
         yield _Group(1.0, parameter.ndim >= 2, False), parameter
 
@@ -72,24 +76,16 @@ def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
         group["lr"] = lr * group["lr_share"]
 
 
-def set_training(
-    clip: torch.nn.Module, optimizer: torch.optim.AdamW, config: StageConfig, epoch: int
-) -> None:
-    """Put the towers in training for a 0-based epoch; a tower that is frozen then neither learns nor counts batches."""
-    is_frozen = config.freeze != "none" and (
-        config.frozen_epochs == 0 or epoch < config.frozen_epochs
-    )
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.requires_grad_(not (is_frozen and group["is_freezable"]))
+def set_training(clip: torch.nn.Module, config: StageConfig) -> None:
+    """Put the towers in training mode; a frozen one stays in eval mode, so it counts no batches."""
     clip.train()
-    if is_frozen and config.freeze != "none":
+    if config.freeze != "none":
         for module in tower_modules(clip, config.freeze):
             module.eval()
 
 
 def learning_rate(step: int, steps: int, config: StageConfig) -> float:
-    """Return the rate of a 0-based step: linear warm-up to ``lr``, then half a cosine down to ``min_lr``."""
+    """Return the rate of a 0-based step: linear warm-up to ``lr``, half a cosine to ``min_lr``."""
     warmup = min(config.warmup_steps, max(steps - 1, 0))
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -98,14 +94,14 @@ def learning_rate(step: int, steps: int, config: StageConfig) -> float:
 
 
 class OptimizerState:
-    """An optimiser's state as named tensors, as a checkpoint holds it; rates and decays stay the config's."""
+    """An optimiser's state as a checkpoint holds it, in named tensors; rates are the config's."""
 
     def __init__(self, optimizer: torch.optim.AdamW) -> None:
         """View an optimiser."""
         self._optimizer = optimizer
 
-    def state_dict(self) -> Tensors:
-        """Return each parameter's moments and step count by the parameter's number."""
+    def state_dict(self) -> NamedTensors:
+        """Collect each parameter's moments and step count by the parameter's number."""
         state = self._optimizer.state_dict()["state"]
         return {
             f"{number}.{name}": value
@@ -113,9 +109,9 @@ class OptimizerState:
             for name, value in values.items()
         }
 
-    def load_state_dict(self, tensors: Tensors, /) -> None:
+    def load_state_dict(self, tensors: NamedTensors, /) -> None:
         """Put the state of a checkpoint in place."""
-        state: dict[int, Tensors] = {}
+        state: dict[int, NamedTensors] = {}
         for key, value in tensors.items():
             number, name = key.split(".", 1)
             state.setdefault(int(number), {})[name] = value

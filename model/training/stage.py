@@ -1,4 +1,4 @@
-"""What a training stage is made of, and what it tells while it is under way."""
+"""What a training stage is made of, and what it reports while it is under way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from model.towers.towers import Towers
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step measured; ``losses`` holds each term by name and their weighted sum as
-    ``loss``.
+    """What one step measured: each loss term by name and their weighted sum ``loss``, and rates.
 
     What follows the gradient norm is measured over a group of steps: pairs a second of all
     processes, the share of the time that was spent waiting for batches, and of this process's
@@ -59,11 +58,10 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage trains on and how it is judged: ``validate`` returns metrics, ``mean_recall``
-    among them.
+    """What a stage trains on, and how it is validated.
 
-    ``validate`` may raise TrainingStopped, which loses nothing. ``peak_flops`` is what the device
-    can do a second.
+    ``validate`` returns metrics, ``mean_recall`` among them; it may raise TrainingStopped, which
+    loses nothing. ``peak_flops`` is what the device can do a second.
     """
 
     config: StageConfig

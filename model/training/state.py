@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from model.training.checkpoint import Tensors, load_latest, newest_checkpoint, save_checkpoint
+from model.training.checkpoint import NamedTensors, load_latest, newest_checkpoint, save_checkpoint
 
 # What a first save is taken to cost, until one was measured.
 SLOW_DISK_BYTES_PER_S = 200e6
@@ -28,7 +28,7 @@ class Stateful(Protocol):
     def state_dict(self) -> Mapping[str, torch.Tensor]:
         """Return the state."""
 
-    def load_state_dict(self, tensors: Tensors, /) -> Any:
+    def load_state_dict(self, tensors: NamedTensors, /) -> Any:
         """Put a state in place."""
 
 
@@ -63,19 +63,15 @@ class Keeper:
     def __init__(
         self, folder: Path, parts: Mapping[str, Stateful], share: float, is_writer: bool = True
     ) -> None:
-        """Take the parts by name, and the share of the time that checkpoints within epochs may take."""
-        self._folder, self._parts, self._share, self._is_writer = (
-            folder,
-            dict(parts),
-            share,
-            is_writer,
-        )
+        """Take the parts by name, and the share of the time that saving within epochs may take."""
+        self._folder, self._parts = folder, dict(parts)
+        self._share, self._is_writer = share, is_writer
         self._cost_s = self._checkpoint_bytes() / SLOW_DISK_BYTES_PER_S
         self._begin = self._since = time.monotonic()
         self._spent_s = 0.0
 
     def resume(self) -> TrainState | None:
-        """Return the state of the newest whole checkpoint, its tensors put in place, or None where there is none."""
+        """Put the newest whole checkpoint in place and return its state; None without one."""
         checkpoint = load_latest(self._folder / "checkpoints")
         if checkpoint is None:
             return None
@@ -84,8 +80,7 @@ class Keeper:
         return TrainState(**checkpoint.state)
 
     def is_due(self) -> bool:
-        """Return whether one more save keeps to the share, since the last one and since training
-        began.
+        """Decide whether one more save keeps to the share, since the last one and since the begin.
 
         The latter leaves room for the save at the epoch's end, which comes whatever it costs.
         """
@@ -96,8 +91,9 @@ class Keeper:
         return has_waited and (now - self._begin) * self._share >= self._spent_s + 2 * self._cost_s
 
     def save(self, state: TrainState, begin: float | None = None) -> None:
-        """Write a checkpoint of the state and its parts; ``begin`` is since when it holds training
-        up (monotonic).
+        """Write a checkpoint of the state and its parts.
+
+        ``begin`` is the (monotonic) time since which it holds training up.
 
         Raises:
             CheckpointError: the disk is full or the folder cannot be written; the checkpoints
@@ -105,26 +101,31 @@ class Keeper:
         """
         if not self._is_writer:
             return
+
         begin = time.monotonic() if begin is None else begin
         tensors = {name: dict(part.state_dict()) for name, part in self._parts.items()}
         save_checkpoint(self._folder / "checkpoints", state.step, tensors, asdict(state))
+
         self._since = time.monotonic()
         self._cost_s = self._since - begin
         self._spent_s += self._cost_s
 
     def last_good(self) -> str:
-        """Return the newest checkpoint's path, for messages."""
+        """Name the newest checkpoint, for messages."""
         newest = newest_checkpoint(self._folder / "checkpoints")
         return str(newest) if newest else "none yet (the stage's start weights are intact)"
 
     def purge_best(self, kept: set[str]) -> None:
-        """Remove the best weights that neither kept checkpoint names; a damaged one's predecessor needs its own."""
+        """Remove the best weights that neither kept checkpoint names.
+
+        Where the newer one is damaged, the older one needs its own.
+        """
         for older in self._folder.glob("best-*"):
             if self._is_writer and older.name not in kept:
                 shutil.rmtree(older, ignore_errors=True)
 
     def needed_bytes(self) -> int:
-        """Return the bytes of three checkpoints and three best weights.
+        """Estimate the bytes of three checkpoints and three best weights.
 
         Two of each are kept, and the next is written before the oldest goes; a mixture has the
         third one's room.
@@ -132,10 +133,9 @@ class Keeper:
         return 3 * (self._checkpoint_bytes() + _bytes(self._parts["weights"]))
 
     def _checkpoint_bytes(self) -> int:
-        """Return the bytes of a checkpoint: the optimiser has two moments a weight."""
-        others = (
-            part for name, part in self._parts.items() if name not in ("weights", "optimizer")
-        )
+        """Estimate the bytes of a checkpoint: the optimiser has two moments a weight."""
+        known = ("weights", "optimizer")
+        others = (part for name, part in self._parts.items() if name not in known)
         return 3 * _bytes(self._parts["weights"]) + sum(map(_bytes, others))
 
 

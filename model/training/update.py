@@ -3,7 +3,7 @@
 import torch
 
 from model.batches.loading import Batch
-from model.concepts.labels import Labels
+from model.concepts.labels import ConceptLabels
 from model.config.sections import StageConfig
 from model.errors import ConfigError
 from model.towers.towers import Towers, encode_images, encode_tokens
@@ -11,7 +11,7 @@ from model.training.distillation import Taught, Teacher
 from model.training.distributed import average_, rank_of_world
 from model.training.gradient_caching import backward_in_parts
 from model.training.losses import MAX_LOG_SCALE
-from model.training.objective import Embedded, Objective
+from model.training.objective import EmbeddedPairs, Objective
 
 
 class Updater:
@@ -25,47 +25,52 @@ class Updater:
         config: StageConfig,
         teacher: Teacher | None = None,
     ) -> None:
-        """Take what is trained, what for, how much of a batch at a time, and what the towers shall
-        stay near to.
+        """Take what is trained, what is minimised and how, and what the towers shall stay near.
 
         Raises:
             ConfigError: the towers have batch norm, which makes a batch in parts another than the
             whole.
         """
-        self._towers, self._objective, self._optimizer, self._teacher = (
-            towers,
-            objective,
-            optimizer,
-            teacher,
-        )
+        self._towers, self._objective = towers, objective
+        self._optimizer, self._teacher = optimizer, teacher
         self._grad_clip, self._micro_batch_size = config.grad_clip, config.micro_batch_size
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if config.micro_batch_size is not None or rank_of_world()[1] > 1:
-            _refuse_batch_norm(towers)
+
+        is_in_parts = config.micro_batch_size is not None or rank_of_world()[1] > 1
+        has_batch_norm = any(
+            isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            for module in towers.clip.modules()
+        )
+        if is_in_parts and has_batch_norm:
+            raise ConfigError(
+                "the model has batch norm, whose statistics want the whole batch at once; set "
+                "micro_batch_size to null and train in one process, or choose a ViT"
+            )
         if config.checkpoint_activations:
             towers.clip.set_grad_checkpointing(True)
 
-    def __call__(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
-        """Return each loss term by name with ``loss``, ``logit_scale`` and ``grad_norm``, before
-        clipping.
+    def __call__(self, batch: Batch, concepts: ConceptLabels | None) -> dict[str, torch.Tensor]:
+        """Take a step; return each loss term by name, ``loss``, ``logit_scale`` and ``grad_norm``.
 
-        All processes of a launched group call it at once, with their parts of the batch, and get
-        the same.
+        The norm is that before clipping. All processes of a launched group call it at once, with
+        their parts of the batch, and get the same.
         """
         clip = self._towers.clip
         self._optimizer.zero_grad(set_to_none=True)
         terms = {name: term.detach() for name, term in self._backward(batch, concepts).items()}
+
+        # Means over the processes, before the norm: all clip by the same one.
         average_([*(p.grad for p in self.parameters if p.grad is not None), *terms.values()])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self._grad_clip)
         self._optimizer.step()
-        if (
-            not self._objective.is_sigmoid
-        ):  # SigLIP's scales are larger, and published ones stay as they are
+
+        # SigLIP's scales are larger, and published ones stay as they are.
+        if not self._objective.is_sigmoid:
             with torch.no_grad():
                 clip.logit_scale.clamp_(0, MAX_LOG_SCALE)
         return {**terms, "logit_scale": clip.logit_scale.detach().exp(), "grad_norm": norm}
 
-    def _backward(self, batch: Batch, concepts: Labels | None) -> dict[str, torch.Tensor]:
+    def _backward(self, batch: Batch, concepts: ConceptLabels | None) -> dict[str, torch.Tensor]:
         """Add the gradient of the batch's loss to the parameters and return the loss terms."""
         device = self._towers.device
         ids = batch.ids.to(device, non_blocking=True)
@@ -74,10 +79,10 @@ class Updater:
             if concepts is None
             else torch.from_numpy(concepts).to(device, torch.int64, non_blocking=True)
         )
-        taught = self._taught(batch)
+        taught = self._teach(batch)
 
         def losses(image_BD: torch.Tensor, text_BD: torch.Tensor) -> dict[str, torch.Tensor]:
-            clip, pairs = self._towers.clip, Embedded(image_BD, text_BD, ids, named)
+            clip, pairs = self._towers.clip, EmbeddedPairs(image_BD, text_BD, ids, named)
             bias = getattr(clip, "logit_bias", None)
             terms: dict[str, torch.Tensor] = self._objective(
                 pairs, clip.logit_scale.exp(), taught, bias
@@ -96,8 +101,8 @@ class Updater:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return encode_images(self._towers, images), encode_tokens(self._towers, tokens)
 
-    def _taught(self, batch: Batch) -> Taught | None:
-        """Return what the teacher says of a batch, asked by micro-batches."""
+    def _teach(self, batch: Batch) -> Taught | None:
+        """Embed a batch by the teacher, where there is one, a micro-batch at a time."""
         if self._teacher is None:
             return None
         size = self._micro_batch_size or len(batch.images)
@@ -105,16 +110,4 @@ class Updater:
         taught = [
             self._teacher(batch._replace(images=images, tokens=tokens)) for images, tokens in parts
         ]
-        image_BD, text_BD = (torch.cat(side) for side in list(zip(*taught, strict=True))[:2])
-        return Taught(image_BD, text_BD, taught[0].logit_scale)
-
-
-def _refuse_batch_norm(towers: Towers) -> None:
-    if any(
-        isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        for module in towers.clip.modules()
-    ):
-        raise ConfigError(
-            "the model has batch norm, whose statistics want the whole batch at once; "
-            "set micro_batch_size to null and train in one process, or choose a ViT"
-        )
+        return Taught(*(torch.cat(side) for side in zip(*taught, strict=True)))

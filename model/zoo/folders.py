@@ -1,7 +1,7 @@
-"""What lies in a folder that somebody published: found by fixed names, never outside of it, never run."""
+"""What lies in a folder that somebody published: fixed names, no link out of it, nothing run."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,22 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 CODE_KEYS = ("auto_map", "custom_pipelines")
+LARGEST_SIZE = 10_000_000
 
 
 def find_file(folder: Path, names: Sequence[str], what: str = "weights file") -> Path:
-    """Return the one file of a folder that has one of the names; a .safetensors beside which the
-    same lies as .bin.
+    """Return the one file of a folder that has one of the names.
 
     Raises:
         CheckpointError: there is none, or more than one, or it is a link out of the folder.
     """
     found = [path for name in names if (path := file_of(folder, name)) is not None]
-    if (
-        sum(path.suffix == ".safetensors" for path in found) == 1
-    ):  # hubs publish the same weights in both
-        found = [path for path in found if path.suffix == ".safetensors"]
+
+    # Hubs publish the same weights as .safetensors and as .bin.
+    safe = [path for path in found if path.suffix == ".safetensors"]
+    if len(safe) == 1:
+        found = safe
+
     if not found:
         raise CheckpointError(
             f"{folder}: no {what} ({' or '.join(names)}); is the download complete?"
@@ -51,8 +53,9 @@ def file_of(folder: Path, name: str) -> Path | None:
     path = folder / name
     if not path.is_file():
         return None
-    real, home = path.resolve(), folder.resolve()
+
     # <model>/snapshots/<revision>/<file> is a link to <model>/blobs/<hash>.
+    real, home = path.resolve(), folder.resolve()
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
         raise CheckpointError(
@@ -72,8 +75,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         return {}
     if path.stat().st_size > MAX_JSON_BYTES:
         raise CheckpointError(
-            f"{path}: more than {MAX_JSON_BYTES:,} bytes, so it is no config; is this the right file?"
+            f"{path}: more than {MAX_JSON_BYTES:,} bytes, so it is no config; is this the right "
+            "file?"
         )
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -87,6 +92,24 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
+def require_sizes(path: Path, sizes: Mapping[str, object]) -> None:
+    """Refuse a config in which a size is no positive number.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    for name, value in sizes.items():
+        if type(value) is not int or not 0 < value < LARGEST_SIZE:
+            raise CheckpointError(
+                f"{path}: {name} is {value!r}, no positive number; fetch it again"
+            )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping as people read it."""
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
 def refuse_code(folder: Path, name: str) -> None:
     """Refuse a folder whose JSON file asks for code of its own to be run.
 
@@ -96,7 +119,8 @@ def refuse_code(folder: Path, name: str) -> None:
     asked = [key for key in CODE_KEYS if key in read_json(folder, name)]
     if asked:
         raise CheckpointError(
-            f"{folder / name}: asks to run code that came with it ({', '.join(asked)}); not imported"
+            f"{folder / name}: asks to run code that came with it ({', '.join(asked)}); not "
+            "imported"
         )
 
 
@@ -112,6 +136,7 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
         raise CheckpointError(
             f"{folder}: no tokenizer.json, so captions cannot be read; is the download complete?"
         )
+
     for path in found.values():
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise CheckpointError(

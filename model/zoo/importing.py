@@ -1,28 +1,26 @@
 """A published model becomes a model folder of ours, checked key by key; and a model folder theirs.
 
-The published tensors are streamed from their file into ours, so memory holds the file's pages and
-no copy. Nothing of what was published is run, and no network is asked.
+Nothing of what was published is run, and no network is asked. The published tensors stay in their
+file until ours is written, so an import holds the file in memory once.
 """
 
-import json
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from model.errors import CheckpointError, ConfigError, nearest
+from model.storage.files import file_digest
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers.folder import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 from model.towers.imported import ORIGIN_FILE
+from model.zoo.folders import write_json
 from model.zoo.forms import FORMS, recognise
-from model.zoo.published import Published, Told
-from model.zoo.tensors import copy_tensors, is_ours_already, write_tensors
-from model.zoo.torch_zip import checked_digest
+from model.zoo.published import ForeignModel, Given
+from model.zoo.tensors import import_tensors
 
-SHOWN_KEYS = 3
+LISTED_KEYS = 3
 SCALARS = ("logit_scale", "logit_bias")
 CLIP_PREPROCESS = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -45,15 +43,16 @@ SENSELESS = (
 
 
 def import_model(
-    path: Path, folder: Path, told: Told, sha256: str | None = None, licence: str | None = None
+    path: Path, folder: Path, given: Given, sha256: str | None = None, licence: str | None = None
 ) -> dict[str, str]:
-    """Make a model folder of a published model and return its origin: form, file, its SHA-256,
-    licence.
+    """Make a model folder of a published model.
+
+    Returns the model's origin: form, file, the file's SHA-256 (hex) and licence.
 
     Raises:
-        ConfigError: what the user must say is missing or unknown.
+        ConfigError: what the user must state is missing or unknown.
         CheckpointError: no form knows the path, its files are damaged, hostile or of another
-            architecture, or the weights file has not the SHA-256 (hex) that was given.
+            architecture, or the weights file does not have the SHA-256 (hex) that was given.
     """
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
@@ -61,65 +60,47 @@ def import_model(
     if form is None:
         known = "; ".join(form.ABOUT for form in FORMS)
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")
-    published: Published = form.read(path, told)
-    digests, tensors = dict[str, str](), _scalars(published.tensors)
-    with sealed_folder(folder, digests) as temporary:
-        _write_config(published, temporary)
-        check_tensors(published, temporary)
-        digest, digests[WEIGHTS_FILE] = _copy_weights(
-            published.weights, tensors, temporary / WEIGHTS_FILE
+    foreign: ForeignModel = form.read(path, given)
+
+    digest = file_digest(foreign.weights)
+    if sha256 is not None and digest != sha256.lower():
+        raise CheckpointError(
+            f"{foreign.weights}: SHA-256 is {digest}, not {sha256}; fetch it again"
         )
-        if sha256 is not None and digest != sha256.lower():
-            raise CheckpointError(
-                f"{published.weights}: SHA-256 is {digest}, not {sha256}; fetch it again"
-            )
-        origin = {
-            "form": published.form,
-            "file": published.weights.name,
-            "sha256": digest,
-            "licence": licence or published.licence or "unknown",
-        }
-        (temporary / ORIGIN_FILE).write_text(json.dumps(origin, indent=2), encoding="utf-8")
+    origin = {
+        "form": foreign.form,
+        "file": foreign.weights.name,
+        "sha256": digest,
+        "licence": licence or foreign.licence or "unknown",
+    }
+
+    with sealed_folder(folder) as temporary:
+        _write_config(foreign, temporary)
+        check_tensors(foreign, temporary)
+        import_tensors(_scalars(foreign.tensors), foreign.weights, temporary / WEIGHTS_FILE)
+        write_json(temporary / ORIGIN_FILE, origin)
     return origin
 
 
-def _copy_weights(source: Path, tensors: dict[str, torch.Tensor], path: Path) -> tuple[str, str]:
-    """Write the tensors of a file as ours, and return the SHA-256 (hex) of the file and of ours."""
-    if is_ours_already(source, tensors):
-        digest = copy_tensors(tensors, source, path)
-        return digest, digest
-    with ThreadPoolExecutor(1) as beside:
-        checked = beside.submit(checked_digest, source)
-        try:
-            digest = write_tensors(tensors, path, mapped=source)
-        finally:
-            theirs = (
-                checked.result()
-            )  # a flipped bit may well be a NaN, but the checksum knows what it is
-        return theirs, digest
-
-
-def _write_config(published: Published, folder: Path) -> None:
+def _write_config(foreign: ForeignModel, folder: Path) -> None:
     """Write config and tokeniser, and try whether captions can be read by it."""
-    preprocess = _checked_preprocess(
-        CLIP_PREPROCESS | published.preprocess, published.weights.parent
-    )
-    config = {"model_cfg": published.architecture, "preprocess_cfg": preprocess}
-    if published.is_verbatim:
+    source = foreign.weights.parent
+    preprocess = _checked_preprocess(CLIP_PREPROCESS | foreign.preprocess, source)
+    config = {"model_cfg": foreign.architecture, "preprocess_cfg": preprocess}
+    if foreign.is_verbatim:
         config["tokenizer_cfg"] = {"is_verbatim": True}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
-    for name, content in published.files.items():
+    write_json(folder / CONFIG_FILE, config)
+    for name, content in foreign.files.items():
         (folder / name).write_bytes(content)
-    vocabulary = published.architecture["text_cfg"].get("vocab_size")
+
     try:
-        ids = build_tokenizer(folder)(["a red shirt"])
+        largest = int(build_tokenizer(folder)(["a red shirt"]).max())
     except SENSELESS as error:
+        raise CheckpointError(f"{source}: its tokeniser cannot be used ({error})") from None
+    vocabulary = foreign.architecture["text_cfg"].get("vocab_size")
+    if isinstance(vocabulary, int) and largest >= vocabulary:
         raise CheckpointError(
-            f"{published.weights.parent}: its tokeniser cannot be used ({error})"
-        ) from None
-    if isinstance(vocabulary, int) and int(ids.max()) >= vocabulary:
-        raise CheckpointError(
-            f"{published.weights.parent}: its tokeniser gives token {int(ids.max())}, its towers know {vocabulary}"
+            f"{source}: its tokeniser gives token {largest}, its towers know {vocabulary}"
         )
 
 
@@ -132,6 +113,7 @@ def _checked_preprocess(preprocess: dict[str, Any], folder: Path) -> dict[str, A
             or not all(type(value) in (int, float) for value in values)
         ):
             raise CheckpointError(f"{folder}: {name} of the pixels is {values!r}, no three numbers")
+
     for name, known in KNOWN_PREPROCESS.items():
         if preprocess[name] not in known:
             raise CheckpointError(
@@ -140,9 +122,8 @@ def _checked_preprocess(preprocess: dict[str, Any], folder: Path) -> dict[str, A
     return preprocess
 
 
-def check_tensors(published: Published, folder: Path) -> None:
-    """Compare the published tensors with what the architecture wants, key by key and shape by
-    shape.
+def check_tensors(foreign: ForeignModel, folder: Path) -> None:
+    """Compare the tensors with those of the architecture, key by key and shape by shape.
 
     ``folder`` has the config, and the files of the text tower where the architecture needs some.
 
@@ -151,44 +132,46 @@ def check_tensors(published: Published, folder: Path) -> None:
     """
     try:
         with torch.device("meta"):
-            wanted = {
-                name: tuple(tensor.shape)
-                for name, tensor in build_clip(folder, "meta").state_dict().items()
-            }
+            wanted = _shapes(build_clip(folder, "meta").state_dict())
     except SENSELESS as error:
         raise CheckpointError(
-            f"{published.weights}: no towers of its config can be built ({error})"
+            f"{foreign.weights}: no towers of its config can be built ({error})"
         ) from None
-    found = {name: tuple(tensor.shape) for name, tensor in _scalars(published.tensors).items()}
+
+    found = _shapes(_scalars(foreign.tensors))
     reshaped = [
-        name for name in sorted(wanted.keys() & found.keys()) if found[name] != wanted[name]
+        f"{name}: {found[name]}, not {wanted[name]}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name] != wanted[name]
     ]
     problems = [
         *_listed("missing", sorted(wanted.keys() - found.keys())),
         *_listed("unknown", sorted(found.keys() - wanted.keys())),
-        *_listed(
-            "of another shape", [f"{name}: {found[name]}, not {wanted[name]}" for name in reshaped]
-        ),
+        *_listed("of another shape", reshaped),
     ]
     if problems:
         raise CheckpointError(
-            f"{published.weights}: weights of another architecture, {'; '.join(problems)}"
+            f"{foreign.weights}: weights of another architecture, {'; '.join(problems)}"
         )
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _listed(what: str, keys: list[str]) -> Iterable[str]:
     if keys:
-        yield f"{len(keys)} {what} ({', '.join(keys[:SHOWN_KEYS])}{', …' if len(keys) > SHOWN_KEYS else ''})"
+        more = ", …" if len(keys) > LISTED_KEYS else ""
+        yield f"{len(keys)} {what} ({', '.join(keys[:LISTED_KEYS])}{more})"
 
 
 def _scalars(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors with scale and bias as scalars, which some files have as vectors of one."""
-    one = {
+    """Return the tensors, scale and bias as scalars: some files have them as vectors of one."""
+    return tensors | {
         name: tensors[name].reshape(())
         for name in SCALARS
         if name in tensors and tensors[name].numel() == 1
     }
-    return tensors | one
 
 
 def convert_model(folder: Path, to: str, out: Path) -> None:
@@ -197,7 +180,7 @@ def convert_model(folder: Path, to: str, out: Path) -> None:
     Raises:
         ConfigError: the form is unknown.
         CheckpointError: the folder is damaged, the form has no place for these towers, or ``out``
-        is there already.
+            is there already.
     """
     names = dict.fromkeys(form.NAME for form in FORMS)
     if to not in names:
@@ -206,14 +189,15 @@ def convert_model(folder: Path, to: str, out: Path) -> None:
         )
     if out.exists():
         raise CheckpointError(f"{out}: is there already; name a new folder")
+
+    # Several forms share a name: one for English towers, one for Chinese.
     towers = load_towers(folder, "cpu")
-    form: ModuleType | None = next(
-        (form for form in FORMS if to == form.NAME and form.holds(towers)), None
-    )
+    able = [form for form in FORMS if form.holds(towers)]
+    form = next((form for form in able if to == form.NAME), None)
     if form is None:
-        able = dict.fromkeys(form.NAME for form in FORMS if form.holds(towers))
+        others = " and ".join(dict.fromkeys(form.NAME for form in able))
         raise CheckpointError(
-            f"{folder}: the form {to} has no place for these towers; {' and '.join(able)} has"
+            f"{folder}: the form {to} has no place for these towers; {others} has"
         )
     with whole_folder(out) as temporary:
         form.write(towers, temporary)

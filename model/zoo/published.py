@@ -1,4 +1,4 @@
-"""What a published model is to this project: architecture and tensors in open_clip's words, and files beside them."""
+"""What a published model is here: architecture and tensors in open_clip's words, and files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,30 +8,29 @@ import torch
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the user said about a model, because its files may not: None where the files must say it."""
+class Given:
+    """What the user states about a model because its files may not; None where they must."""
 
-    towers: str | None = (
-        None  # a row of `model.zoo.family`, an open_clip name or name/tag, or the path of a JSON config
-    )
+    # A row of `model.zoo.family`, an open_clip name or name/tag, or the path of a JSON config.
+    towers: str | None = None
     activation: str | None = None  # "gelu" or "quickgelu"
 
 
 @dataclass(frozen=True)
-class Published:
+class ForeignModel:
     """A model as read from its published form.
 
-    ``architecture`` is open_clip's ``model_cfg``, complete: ``quick_gelu`` says the activation.
-    ``tensors`` have open_clip's key names and may lie in the file still (memory-mapped). ``files``
+    ``architecture`` is open_clip's ``model_cfg``, complete: ``quick_gelu`` gives the activation.
+    ``tensors`` have open_clip's key names and may still lie in the file (memory-mapped). ``files``
     are what the tokeniser and the text tower need beside the weights, by name; with ``is_verbatim``
-    captions go to that tokeniser as they are, where open_clip would mend and strip them first.
+    captions go to that tokeniser as they are, where open_clip would repair and strip them first.
     """
 
     form: str
     architecture: dict[str, Any]
     preprocess: dict[str, Any]  # open_clip's preprocess_cfg: mean, std, interpolation, resize_mode
     tensors: dict[str, torch.Tensor]
-    weights: Path  # the file that the tensors are from
+    weights: Path  # the file that the tensors come from
     files: dict[str, bytes] = field(default_factory=dict)
     licence: str | None = None
     is_verbatim: bool = False

@@ -1,6 +1,6 @@
 """Embeddings of products, as Parquet: lines of the TSV = rows + faulty lines.
 
-Columns: ``id`` (the side table's, else file and line), ``line`` (1-based), ``model_version``,
+LineColumns: ``id`` (the side table's, else file and line), ``line`` (1-based), ``model_version``,
 ``data_version``, ``text_embedding`` and ``image_embedding`` (fixed-size lists of float32,
 L2-normalised). A TSV of captions or of images alone has only its own embedding column: Parquet
 readers stumble over fixed-size lists that are null.
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from model.embeddings.columns import fixed_lists
 from model.errors import DataError
-from model.pairs.splits import find_splits, read_side_table
-from model.pairs.tsv import Columns, check_file, count_lines, detect_columns
+from model.pairs.splits import find_split_files, read_side_table
+from model.pairs.tsv import LineColumns, check_file, count_lines, detect_columns
 from model.storage.files import atomic_write
 from tasks.registry.files import registered_model
 from tasks.registry.register import record_export
@@ -42,7 +42,7 @@ def export(run: Run, version: Version) -> Export:
     from model.towers.folder import load_towers
 
     towers = load_towers(registered_model(version).folder, run.config.device, run.config.precision)
-    beside = find_splits(run.data.folder).test.parent
+    beside = find_split_files(run.data.folder).test.parent
     folder = state_folder() / "embeddings" / f"{version.name}-v{version.number}" / run.data.version
     written, totals = [], {"lines": 0, "rows": 0}
     for name in run.config.export.files:
@@ -101,7 +101,7 @@ def _export_file(
     return lines, rows
 
 
-def _schema(columns: Columns, width: int) -> pa.Schema:
+def _schema(columns: LineColumns, width: int) -> pa.Schema:
     kinds = {"pair": ("text", "image"), "text": ("text",), "image": ("image",)}[columns]
     return pa.schema(
         [

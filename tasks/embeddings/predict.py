@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from model.config.sections import DataConfig
 from model.embeddings.columns import fixed_lists
 from model.errors import DataError
-from model.pairs.tsv import Columns, count_lines, detect_columns
+from model.pairs.tsv import LineColumns, count_lines, detect_columns
 from model.storage.files import atomic_write
 from tasks.registry.zoo import folder_of
 from tasks.runtime.progress import progress
@@ -37,7 +37,7 @@ Truncation = Literal["open_clip", "easynlp"]
 class Predicted:
     """What was embedded: lines = rows + faulty; the columns that the file has."""
 
-    columns: Columns
+    columns: LineColumns
     lines: int
     rows: int
     width: int
@@ -102,7 +102,7 @@ def predict(
 class _Source:
     tsv: Path
     model: str
-    columns: Columns
+    columns: LineColumns
     towers: "Towers"
 
 

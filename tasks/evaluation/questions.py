@@ -16,7 +16,6 @@ from torch import Tensor
 
 from model.concepts.mining import Phrases
 from model.config.sections import EvaluateConfig
-from model.evaluation.figures import Ints
 from model.evaluation.protocols import WRONG, CandidateSets, draw_candidates, relate_products
 from model.evaluation.queries import (
     KeywordQueries,
@@ -25,7 +24,7 @@ from model.evaluation.queries import (
     keyword_queries,
     label_queries,
 )
-from model.evaluation.retrieval import DIRECTIONS, RelevantPairs, relate
+from model.evaluation.retrieval import DIRECTIONS, Ints, RelevantPairs, relate
 from model.evaluation.slices import age_labels, length_labels
 from model.pairs.index import PairIndex
 from model.pairs.splits import read_side_table

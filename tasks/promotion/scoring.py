@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.pairs.splits import find_splits, read_side_table
+from model.pairs.splits import find_split_files, read_side_table
 from tasks.promotion.gate import Columns, Labels, Scored, SliceLabels
 from tasks.runtime.records import Run, Validation
 from tasks.validation.accepted import split_index
@@ -18,13 +18,15 @@ def score(run: Run, validation: Validation, folder: Path) -> Scored:
     Raises:
         ValueError: an embedding is NaN or infinite.
     """
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.towers.folder import load_towers
 
     towers = load_towers(folder, run.config.device, run.config.precision)
     settings = run.config.evaluate
     test = split_input(run, validation, "test", towers, crops_centre=True)
-    result = judge(towers, test, settings.batch_size, settings.block_rows, run.config.workers)
+    result = evaluate_split(
+        towers, test, settings.batch_size, settings.block_rows, run.config.workers
+    )
     return Scored(result, run.data.version)
 
 
@@ -33,7 +35,7 @@ def slice_columns(run: Run, validation: Validation, wanted: Iterable[str]) -> Co
     from model.evaluation.retrieval import relate
 
     names = set(wanted)
-    tsv = find_splits(run.data.folder).test
+    tsv = find_split_files(run.data.folder).test
     table = read_side_table(tsv, required=False) if names else None
     if table is None:
         return {}

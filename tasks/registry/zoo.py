@@ -33,7 +33,7 @@ def import_published(
         CheckpointError: the published files cannot be used, or the name is taken.
     """
     from model.zoo.importing import import_model
-    from model.zoo.published import Told
+    from model.zoo.published import Given
 
     try:
         TypeAdapter(Name).validate_python(name)
@@ -47,7 +47,7 @@ def import_published(
             f"{folder}: there is a model of that name; choose another, or remove the folder"
         )
     listed = licence or licence_of(towers or "") or licence_of(name)
-    return folder, import_model(path, folder, Told(towers, activation), sha256, listed)
+    return folder, import_model(path, folder, Given(towers, activation), sha256, listed)
 
 
 def licence_of_model(folder: Path) -> str | None:

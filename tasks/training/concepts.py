@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model.batches.loading import PairInput
 from model.concepts.mining import Phrases, Vocabulary, mine_concepts
-from model.concepts.nearest_pictures import nearest_pictures, spread_pairs, weightiest_concepts
+from model.concepts.nearest_images import nearest_images, spread_pairs, weightiest_concepts
 from model.concepts.table import CONCEPTS_FILE, read_concepts, write_concepts
 from model.storage.files import atomic_write
 from model.towers.folder import load_towers
@@ -96,7 +96,7 @@ def report_concepts(
     near: dict[str, list[tuple[NearImage, ...]]] = {}
     for model, towers_folder in {"before": before, "after": after}.items():
         towers = load_towers(towers_folder, run.config.device, run.config.precision)
-        found = nearest_pictures(
+        found = nearest_images(
             towers, made_of, labels, searched, concepts, DRAWN_IMAGES, batch, workers
         )
         near[model] = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from model.config.load import RunConfig
 from model.config.sections import StageConfig
 from model.errors import DataError, TrainingStopped
-from model.pairs.splits import find_splits
+from model.pairs.splits import find_split_files
 from tasks.pages.text import format_retention
 from tasks.registry.metric_log import MetricLog
 from tasks.registry.tracking import metric_sender
@@ -44,7 +44,7 @@ def pretrain(run: Run, validation: Validation) -> TrainedModel:
     from model.towers.folder import load_towers
 
     config = run.config.pretrain
-    if config.epochs and not find_splits(run.data.folder).pretrain:
+    if config.epochs and not find_split_files(run.data.folder).pretrain:
         raise DataError(
             f"{run.data.folder}: pretrain.epochs is {config.epochs}, but there is no pretrain/*.tsv; "
             "add pairs or set pretrain.epochs to 0"
@@ -75,11 +75,11 @@ def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedMo
 def _train(
     run: Run, validation: Validation, name: str, config: StageConfig, towers: "Towers", start: Path
 ) -> TrainedModel:
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.storage.sealed import weights_sha256
     from model.towers.towers import compile_towers
-    from model.training.flops import measure_peak_flops
     from model.training.loop import train
+    from model.training.meter import measure_peak_flops
     from model.training.stage import Callbacks, Stage
     from tasks.cluster.torchrun import Work, call_helpers
     from tasks.training.concepts import keep_concepts, report_concepts
@@ -108,7 +108,7 @@ def _train(
 
         def validate(towers: "Towers") -> dict[str, float]:
             on_rows = _stop_between_batches(stop)
-            return judge(
+            return evaluate_split(
                 towers, valid, settings.batch_size, settings.block_rows, run.config.workers, on_rows
             ).metrics()
 
@@ -149,11 +149,11 @@ def _train(
 
 def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Retention | None:
     """Judge the weights before and after fine-tuning on the pretraining pairs held out; None where there are none."""
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.towers.folder import load_towers
 
     held_out = (
-        split_index(run, validation, RETENTION) if find_splits(run.data.folder).pretrain else ()
+        split_index(run, validation, RETENTION) if find_split_files(run.data.folder).pretrain else ()
     )
     if start == tuned or not held_out:
         return None
@@ -161,7 +161,9 @@ def _retention(run: Run, validation: Validation, start: Path, tuned: Path) -> Re
     for folder in (start, tuned):
         towers = load_towers(folder, run.config.device, run.config.precision)
         pairs = index_input(run, validation, RETENTION, held_out, towers)
-        result = judge(towers, pairs, settings.batch_size, settings.block_rows, run.config.workers)
+        result = evaluate_split(
+            towers, pairs, settings.batch_size, settings.block_rows, run.config.workers
+        )
         recalls.append(result.mean_recall)
     retention = Retention(pairs=len(held_out), before=recalls[0], after=recalls[1])
     run_logger().info("%s", format_retention(retention))

@@ -10,11 +10,12 @@ import pyarrow as pa
 from model.errors import DataError
 from model.pairs.profile import profile_files
 from model.pairs.repeats import read_repeats
-from model.pairs.splits import Splits, find_splits, read_side_table
+from model.pairs.splits import Splits, find_split_files, read_side_table
 from tasks.runtime.records import Run, Validation
 
 if TYPE_CHECKING:
-    from model.pairs.index import PairIndex, Rows
+    from model.pairs.arrays import Rows
+    from model.pairs.index import PairIndex
 
 # What stands in names of reports, in pages and in terminals.
 STEM = re.compile(r"\w[\w.-]{0,63}")
@@ -64,7 +65,7 @@ def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
     """
     from model.pairs.index import PairSource, carve_valid, index_pairs, without_leaks
 
-    splits = find_splits(run.data.folder)
+    splits = find_split_files(run.data.folder)
     tsvs, folder = tsv_files(splits), validation.profiles
     names = [key for key in tsvs if _holds(key, name, splits.valid is None)]
     index = index_pairs([PairSource(tsvs[key], profile_path(folder, key)) for key in names])
@@ -91,7 +92,7 @@ def _held_out(run: Run, validation: Validation, pretrain: "PairIndex") -> "Rows"
     wanted = round(run.config.data.pretrain_valid_share * len(pretrain))
     if not wanted:
         return np.empty(0, np.int64)
-    tsvs = tsv_files(find_splits(run.data.folder))
+    tsvs = tsv_files(find_split_files(run.data.folder))
     train = index_pairs([PairSource(tsvs["train"], profile_path(validation.profiles, "train"))])
     ids = pa.chunked_array(
         [chunk for index in (pretrain, train) for chunk in _product_ids(index).chunks], pa.string()

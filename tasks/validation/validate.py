@@ -27,7 +27,7 @@ from model.pairs.profile import (
     write_profile,
 )
 from model.pairs.repeats import LEAK_KINDS, read_repeats
-from model.pairs.splits import find_splits, read_side_table
+from model.pairs.splits import find_split_files, read_side_table
 from model.pairs.tsv import check_file, count_lines
 from tasks.pages.text import counted
 from tasks.runtime.environment import report_folder
@@ -89,7 +89,7 @@ def judge_data(
         DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the
         Data Docs.
     """
-    tsvs = tsv_files(find_splits(data.folder))
+    tsvs = tsv_files(find_split_files(data.folder))
     for tsv in tsvs.values():
         check_file(tsv)
     folder = report_folder(data.version)

@@ -1,4 +1,5 @@
-"""What crash tests of an ingest run in a child: what the flow does between judging and pushing, without a server."""
+"""What crash tests of an ingest run in a child: what the flow does between judging and pushing,
+without a server."""
 
 import os
 from pathlib import Path

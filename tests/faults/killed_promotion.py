@@ -1,4 +1,5 @@
-"""A process that forks a promoter for every line `POINT NUMBER` that it reads, and says how it ended; argv: a model."""
+"""A process that forks a promoter for every line `POINT NUMBER` that it reads, and says how it
+ended; argv: a model."""
 
 import os
 import sys

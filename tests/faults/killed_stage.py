@@ -23,7 +23,7 @@ from benchmarks.support.measure import children
 from model.batches.loading import PairInput, pair_input
 from model.config.sections import ModelConfig, StageConfig
 from model.errors import CommerceClipError, TrainingStopped
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.pairs.index import PairSource, index_pairs
 from model.towers.create import create_towers
 from model.towers.towers import Towers
@@ -76,7 +76,8 @@ def serve(
     config: StageConfig,
     data: tuple[PairSource, PairSource],
 ) -> None:
-    """Say that all is ready, then answer each trial that comes with how it ended, until None comes."""
+    """Say that all is ready, then answer each trial that comes with how it ended, until None
+    comes."""
     torch.set_num_threads(1)
     towers = create_towers(model, "cpu", seed=3)
     train_pairs, valid_pairs = (
@@ -157,7 +158,9 @@ def _train(
             raise TrainingStopped("stopped during validation")
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid_pairs, 32, 32, 0, lambda rows: stop_if(should_stop())).metrics()
+        return evaluate_split(
+            towers, valid_pairs, 32, 32, 0, lambda rows: stop_if(should_stop())
+        ).metrics()
 
     changed = config.model_copy(update={"checkpoint_share": trial.share})
     stage = Stage(changed, train_pairs, validate, trial.folder, seed=0, workers=trial.workers)
@@ -173,7 +176,8 @@ def _train(
 
 
 def _take_all_memory() -> list[bytearray]:
-    """Take what the heap has free from earlier work and 16 MiB more, the largest pieces first; no more is to be had."""
+    """Take what the heap has free from earlier work and 16 MiB more, the largest pieces first; no
+    more is to be had."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 16 * MEBIBYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

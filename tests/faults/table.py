@@ -66,7 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Note on a report, which may have to travel from a process that runs tests, what was injected."""
+    """Note on a report, which may have to travel from a process that runs tests, what was
+    injected."""
     report: pytest.TestReport = yield
     if item.get_closest_marker("faults"):
         marks = reversed(list(item.iter_markers("faults")))

@@ -1,4 +1,5 @@
-"""A cache with one bit flipped, cut at any length or half written by a killed process is made again, never used."""
+"""A cache with one bit flipped, cut at any length or half written by a killed process is made
+again, never used."""
 
 import logging
 import multiprocessing

@@ -1,4 +1,5 @@
-"""Whatever happens to DVC's bytes, no run begins on other pairs than the promised ones; each fault has its sentence."""
+"""Whatever happens to DVC's bytes, no run begins on other pairs than the promised ones; each fault
+has its sentence."""
 
 import random
 import shutil
@@ -16,6 +17,7 @@ from model.storage.files import file_digest
 from tasks.data.dvc import promised_version, push
 from tasks.data.version import hash_folder, materialise, version_of
 from tasks.runtime.records import DataVersion
+from tests.gears import first_of
 from tests.projects import (
     clone_project,
     dvc,
@@ -30,7 +32,7 @@ from tests.projects import (
 
 pytestmark = [pytest.mark.faults(kind="S13"), pytest.mark.timeout(600)]
 
-TRIALS = range(3)
+TRIALS = first_of(range(3))
 
 
 def promised(project: Path) -> str:
@@ -69,7 +71,7 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("trial", TRIALS)
-@pytest.mark.parametrize("damage", [flip_a_bit, truncate])
+@pytest.mark.parametrize("damage", first_of([flip_a_bit, truncate]))
 def test_damaged_bytes_in_the_remote_never_reach_a_run(
     project: Path, damage: Callable[[Path], None], trial: int
 ) -> None:
@@ -157,7 +159,8 @@ def start_dvc(project: Path, *arguments: str) -> "subprocess.Popen[bytes]":
 
 @pytest.fixture(scope="module")
 def large_original(tracked_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pushed version large enough that a transfer takes long enough to be killed in its middle."""
+    """A pushed version large enough that a transfer takes long enough to be killed in its
+    middle."""
     project = clone_project(tracked_project, tmp_path_factory.mktemp("large"))
     rng = random.Random(1)
     for number in range(40):
@@ -214,7 +217,7 @@ EDITS: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("edit", list(EDITS))
+@pytest.mark.parametrize("edit", first_of(list(EDITS)))
 def test_an_edited_data_dvc_stops_the_run_and_leaves_the_pairs_alone(
     project: Path, edit: str
 ) -> None:
@@ -235,7 +238,7 @@ def add_beside(path: Path) -> None:
     path.with_name("mine.tsv").write_bytes(b"mine\n")
 
 
-@pytest.mark.parametrize("dirty", [change, add_beside, flip_a_bit])
+@pytest.mark.parametrize("dirty", first_of([change, add_beside, flip_a_bit]))
 def test_a_changed_work_tree_stops_the_run_and_is_left_alone(
     project: Path, dirty: Callable[[Path], None]
 ) -> None:

@@ -1,4 +1,5 @@
-"""A file that is no TSV, changes, or loses its readers is refused in one sentence, and nothing half-made stays."""
+"""A file that is no TSV, changes, or loses its readers is refused in one sentence, and nothing
+half-made stays."""
 
 import base64
 import bz2
@@ -32,7 +33,8 @@ LINE = b"red dress\n"
 
 
 def refused(tsv: Path) -> str:
-    """Return the sentence of everybody who opens a TSV first, after checking that nothing was left."""
+    """Return the sentence of everybody who opens a TSV first, after checking that nothing was
+    left."""
     sentences = []
     files = profile_files(tsv.parent, "test")
     for reader in (check_file, detect_columns, lambda path: write_profile(path, files, LIMITS)):
@@ -199,10 +201,11 @@ def test_a_killed_profiling_process_ends_in_a_sentence(large: Path, when: int) -
 PARENT = """
 import sys
 from pathlib import Path
-from model.config.load.sections import DataConfig
-from model.pairs.tsv.profile import profile_files, write_profile
+from model.config.sections import DataConfig
+from model.pairs.profile import profile_files, write_profile
 tsv = Path(sys.argv[1])
-write_profile(tsv, profile_files(tsv.parent, "test"), DataConfig(), "pair", lambda rows: print(rows, flush=True), 2)
+report = lambda rows: print(rows, flush=True)
+write_profile(tsv, profile_files(tsv.parent, "test"), DataConfig(), "pair", report, 2)
 """
 GONE_S = 5
 

@@ -1,4 +1,5 @@
-"""A run that is stopped, killed and run again ends with the same table as one that nothing disturbed."""
+"""A run that is stopped, killed and run again ends with the same table as one that nothing
+disturbed."""
 
 import json
 import os
@@ -16,6 +17,7 @@ from tasks.runtime.environment import ROOT, settings
 
 pytestmark = [
     pytest.mark.faults,
+    pytest.mark.full,
     pytest.mark.timeout(600),
     pytest.mark.usefixtures("prefect_server"),
 ]

@@ -1,4 +1,5 @@
-"""Killed or stopped at any point and run again, a training ends with the bits of one that nobody disturbed."""
+"""Killed or stopped at any point and run again, a training ends with the bits of one that nobody
+disturbed."""
 
 import json
 import multiprocessing
@@ -14,14 +15,16 @@ import pytest
 from model.storage.sealed import verify_sealed
 from model.training.checkpoint import load_latest
 from tests.faults.killed_stage import BAD_INPUT, EPOCHS, INTERRUPTED, Ended, Trial, digests, serve
+from tests.gears import first_of, rounds
 from tests.tiny import tiny_stage_config, write_data, write_model
 
 pytestmark = pytest.mark.faults
 
 POINTS = ("before_write", "mid_write", "before_rename", "after_rename", "purge")
 STEPS = 4 * EPOCHS
-KILLS = 25
+KILLS = rounds(5, 25)
 KILLS_A_RUN = 5
+ORPHAN_ROUNDS = rounds(3, 10)
 LIMIT_S = 60
 
 # The process that forks the trials forks itself from a server that has imported torch once.
@@ -31,7 +34,8 @@ CONTEXT.set_forkserver_preload(["tests.faults.killed_stage"])
 
 @dataclass(frozen=True)
 class Trainings:
-    """Runs trials, and knows what a training that nobody disturbs leaves and how long its steps take."""
+    """Runs trials, and knows what a training that nobody disturbs leaves and how long its steps
+    take."""
 
     connection: Connection
     digests: dict[str, str]
@@ -94,7 +98,7 @@ def newest_step(folder: Path) -> int:
 
 
 @pytest.mark.faults(kind="K1", trials=1)
-@pytest.mark.parametrize("armed_after", [0, 2])
+@pytest.mark.parametrize("armed_after", first_of([2, 0]))
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_inside_a_save_and_run_again_ends_with_the_same_bits(
     trainings: Trainings, tmp_path: Path, point: str, armed_after: int
@@ -139,7 +143,7 @@ def test_killed_at_any_time_again_and_again_ends_with_the_same_bits(
 
 
 @pytest.mark.faults(kind="K2", trials=1)
-@pytest.mark.parametrize("at_call", [1, 3, 5, 9, 18])
+@pytest.mark.parametrize("at_call", first_of([5, 1, 3, 9, 18]))
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, INTERRUPTED)],
@@ -155,12 +159,12 @@ def test_stopped_by_a_signal_it_loses_no_step_and_ends_with_the_same_bits(
     trainings.assert_ends_as_unbroken(folder, share=0.0)
 
 
-@pytest.mark.faults(kind="K4: training's threads end with it", trials=10)
+@pytest.mark.faults(kind="K4: training's threads end with it", trials=ORPHAN_ROUNDS)
 def test_a_killed_training_leaves_no_process_and_no_shared_memory(
     trainings: Trainings, tmp_path: Path
 ) -> None:
     rng = random.Random(2)
-    for trial in range(10):
+    for trial in range(ORPHAN_ROUNDS):
         after_s = rng.uniform(0, trainings.seconds / 2)
         ended = trainings.run(
             Trial(tmp_path / str(trial), number=signal.SIGKILL, after_s=after_s, workers=2)

@@ -1,4 +1,5 @@
-"""One of two processes that train together is killed: the other ends within a minute, with one sentence."""
+"""One of two processes that train together is killed: the other ends within a minute, with one
+sentence."""
 
 import re
 import time

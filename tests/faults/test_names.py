@@ -1,4 +1,5 @@
-"""200 hostile names: none becomes a path, none gets as far as the registry, nothing is written anywhere."""
+"""200 hostile names: none becomes a path, none gets as far as the registry, nothing is written
+anywhere."""
 
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from tasks.ingest.staging import require_name
 pytestmark = pytest.mark.faults(kind="X2: names")
 
 WHOLE = (
-    "..", "../x", "a/../../x", "a..b", "..a", "a..", "/etc/passwd", "/", "//", "~", "~root/x", "./x", "x/", "a/b",
-    "a\\b", "..\\x", "C:\\x", "c:x", "\\\\host\\share", "file:///etc", "http://169.254.169.254/x", "", " ", "x ", " x",
-    "x" * 65, "x" * 300, "x" * 100_000, "CON", "NUL.txt", "COM1", "AUX", "-x", "--help", "-", "_x", ".", ".x", ".git",
-    "$HOME", "${HOME}", "`id`", "$(id)", "a;b", "a|b", "a&b", "a>b", "a<b", "a*b", "a?b", "a[b]", "a{b}", "a'b", 'a"b',
-    "a=b", "a@b", "a#b", "a%b", "%2e%2e%2f", "a+b", "a,b", "a b", "A", "Ab", "aB", "ä", "naïve", "日本", "😀", "ｘ",
+    "..", "../x", "a/../../x", "a..b", "..a", "a..", "/etc/passwd", "/", "//", "~", "~root/x",
+    "./x", "x/", "a/b", "a\\b", "..\\x", "C:\\x", "c:x", "\\\\host\\share", "file:///etc",
+    "http://169.254.169.254/x", "", " ", "x ", " x", "x" * 65, "x" * 300, "x" * 100_000, "CON",
+    "NUL.txt", "COM1", "AUX", "-x", "--help", "-", "_x", ".", ".x", ".git", "$HOME", "${HOME}",
+    "`id`", "$(id)", "a;b", "a|b", "a&b", "a>b", "a<b", "a*b", "a?b", "a[b]", "a{b}", "a'b", 'a"b',
+    "a=b", "a@b", "a#b", "a%b", "%2e%2e%2f", "a+b", "a,b", "a b", "A", "Ab", "aB", "ä", "naïve",
+    "日本", "😀", "ｘ",
 )  # fmt: skip
 INSIDE = (
-    "\0", "\n", "\r", "\t", "\x0b", "\x0c", "\x1b", "\x7f", "\x85", "\xa0", "\xad", "\u200b", "\u200d", "\u202e",
-    "\u2028", "\u2029", "\u2215", "\u2044", "\u29f8", "\uff0f", "\uff0e", "\u2024", "\u0430", "\u03bf", "\ufeff",
-    "\ufffd", "\ud7ff", "\U000e0001", "\u0131", "\u017f", ":", "/", "\\",
+    "\0", "\n", "\r", "\t", "\x0b", "\x0c", "\x1b", "\x7f", "\x85", "\xa0", "\xad", "\u200b",
+    "\u200d", "\u202e", "\u2028", "\u2029", "\u2215", "\u2044", "\u29f8", "\uff0f", "\uff0e",
+    "\u2024", "\u0430", "\u03bf", "\ufeff", "\ufffd", "\ud7ff", "\U000e0001", "\u0131", "\u017f",
+    ":", "/", "\\",
 )  # fmt: skip
 HOSTILE = [
     *WHOLE,

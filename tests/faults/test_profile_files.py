@@ -1,4 +1,5 @@
-"""A profile on a full disk, with flipped bits or cut short is never used: the old one stays or a new one is made."""
+"""A profile on a full disk, with flipped bits or cut short is never used: the old one stays or a
+new one is made."""
 
 import random
 import resource
@@ -120,7 +121,8 @@ def test_a_full_disk_leaves_the_old_file_and_a_sentence(
 
 
 def damaged_reads(files: ProfileFiles, whole: pa.Table) -> str:
-    """Return what opening the table says: its rows as they were, or a DataError; anything else fails."""
+    """Return what opening the table says: its rows as they were, or a DataError; anything else
+    fails."""
     try:
         assert read_profile(files.table).equals(whole), "other rows than were written"
     except DataError:

@@ -1,4 +1,5 @@
-"""Promoters that run at once, die half-way or get no answer: there is one champion, and its predecessor is known."""
+"""Promoters that run at once, die half-way or get no answer: there is one champion, and its
+predecessor is known."""
 
 import os
 import signal
@@ -20,10 +21,11 @@ from tasks.registry import aliases, register
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import Decision, Version
+from tests.gears import rounds
 
 pytestmark = pytest.mark.faults
 
-VERSIONS, PROMOTERS, KILLS_A_POINT = 5, 50, 5
+VERSIONS, PROMOTERS, KILLS_A_POINT = 5, 50, rounds(1, 5)
 POINTS = ("before_intent", "after_intent", "between_aliases", "after_alias", "before_strike")
 
 
@@ -205,8 +207,8 @@ def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_o
     client = tracking_client()
     assert promote.carry_out(_version(model, 1), decided(1, None), "first")
     writes = (
-        "set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag", "update_model_version",
-        "delete_registered_model_tag",
+        "set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag",
+        "update_model_version", "delete_registered_model_tag",
     )  # fmt: skip
     for turn, write in enumerate(writes):
         number, champion = (2, 1) if turn % 2 == 0 else (1, 2)

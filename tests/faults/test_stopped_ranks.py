@@ -1,4 +1,5 @@
-"""Processes that train together and are told to stop, at whatever moments, stop after the same step and lose none."""
+"""Processes that train together and are told to stop, at whatever moments, stop after the same step
+and lose none."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ FETCH_EVERY = 3
 
 
 def train_fetching_often(job: Job) -> None:
-    """Train with others, which agree on stopping and saving whenever they have fetched their losses."""
+    """Train with others, which agree on stopping and saving whenever they have fetched their
+    losses."""
     with patch.object(training, "FETCH_EVERY", FETCH_EVERY):
         train_together(job)
 

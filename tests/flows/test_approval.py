@@ -37,8 +37,8 @@ def carried_out(decision: Decision) -> Decision:
 
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """Ask for approval in a flow while a person answers on the page; without an answer nobody does."""
-    monkeypatch.setattr("flows.approval.POLL_S", 1)
+    """Ask for approval in a flow while a person answers the form; without an answer nobody does."""
+    monkeypatch.setattr("flows.approval.ANSWER_POLL_S", 1)
     data = DataVersion(folder=tmp_path, version="v", is_tracked=False, file_md5={})
 
     def ask(
@@ -68,7 +68,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
 
 
 def _answer(started: list[UUID], answer: dict[str, object]) -> None:
-    """Resume the flow as Prefect's page does, once it has paused."""
+    """Resume the flow as the Prefect UI does, once it has paused."""
     give_up = time.monotonic() + DEADLINE_S
     with get_client(sync_client=True) as client:
         while time.monotonic() < give_up:

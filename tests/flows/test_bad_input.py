@@ -36,7 +36,7 @@ def pairs(miniature: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Run `retrain` and return its one sentence after checking that it is one, and that no training began."""
+    """Run `retrain`, check that it says one sentence and trains nothing; return the sentence."""
     config = tmp_path / "miniature.yaml"
     config.write_text(CONFIG)
 

@@ -1,4 +1,4 @@
-"""The configs of the large models run whole, on pairs and towers so small that each takes seconds."""
+"""The configs of the large models run whole, on pairs and towers that take seconds."""
 
 import json
 from collections.abc import Callable
@@ -66,7 +66,10 @@ def retrain(tmp_path: Path, prefect_server: None, capsys: pytest.CaptureFixture[
 
 @pytest.fixture(scope="module")
 def fashion_gen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return Fashion-Gen's two files: two poses of each of 32 products, and of 16 others; poses share their words."""
+    """Return Fashion-Gen's two files: two poses of each of 32 products, and of 16 others.
+
+    Poses share their words.
+    """
     folder = tmp_path_factory.mktemp("fashion-gen")
     names = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
     for split, fabric, products, seed in (

@@ -1,4 +1,4 @@
-"""Chinese from end to end: MUGE's own files and EasyNLP's model in, a champion, its ranks and a Chinese gallery out."""
+"""Chinese from end to end: MUGE's files and EasyNLP's model in, a champion and its ranks out."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ KNOBS = {
 
 
 def write_muge(folder: Path) -> None:
-    """Write MUGE's own release: queries with several pictures each, and a test split without answers."""
+    """Write MUGE's own release: queries with several images each, a test split without answers."""
     folder.mkdir()
     for split, seeds in (("train", (1, 2)), ("valid", (3, 4))):
         pictures = {

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.processes import Process, is_running, load, save, start, stop
@@ -13,13 +14,15 @@ SLEEP = [sys.executable, "-c", "import time; print('ready', flush=True); time.sl
 WITH_A_CHILD = [
     sys.executable,
     "-c",
-    "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+    "import subprocess, sys, time; "
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
     "print(child.pid, flush=True); time.sleep(600)",
 ]
 DEAF = [
     sys.executable,
     "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('ready', flush=True); time.sleep(600)",
 ]
 
 Starter = Callable[[list[str]], Process]
@@ -52,10 +55,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def is_there(pid: int) -> bool:
-    """Whether a process is there and not merely waiting to be collected."""
+    """Return whether a process is there and not merely waiting to be collected."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -83,15 +86,33 @@ def test_a_process_that_ignores_the_polite_signal_is_killed(started: Starter) ->
 
 def test_an_id_that_another_process_has_now_is_not_signalled(started: Starter) -> None:
     stranger = started(SLEEP)
-    gone = Process(pid=stranger.pid, started="an earlier boot/1")
+    gone = Process(pid=stranger.pid, started=1.0)
     assert not is_running(gone)
     assert not stop(gone)
     assert is_running(stranger)
 
 
+def test_a_clock_that_is_set_leaves_a_process_recognisable(
+    started: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = started(SLEEP)
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: 1_000_000.0)
+    assert is_running(process)
+
+
+def test_a_zombie_is_not_running(tmp_path: Path, log: Path) -> None:
+    process = start([sys.executable, "-c", ""], tmp_path, os.environ, log)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    assert not is_running(process)
+    os.waitpid(process.pid, 0)
+
+
 def test_a_process_is_recognised_by_a_later_command(started: Starter, tmp_path: Path) -> None:
     save(started(SLEEP), tmp_path / "service.json")
-    later = "from pathlib import Path; from flows.processes import *; print(is_running(load(Path('service.json'))))"
+    later = (
+        "from pathlib import Path; from flows.processes import *; "
+        "print(is_running(load(Path('service.json'))))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", later],
         cwd=tmp_path,

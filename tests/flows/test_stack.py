@@ -145,7 +145,7 @@ def test_down_ends_what_was_recorded_and_forgets_it(
 def test_down_does_not_touch_a_process_that_has_a_recorded_id_by_chance(
     folder: Path, sleeper: Process, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(Process(pid=sleeper.pid, started="an earlier boot/1"), folder / "worker.json")
+    save(Process(pid=sleeper.pid, started=1.0), folder / "worker.json")
     assert main(["down"]) == 0
     assert "nothing to stop" in capsys.readouterr().out
     assert is_running(sleeper)
@@ -158,7 +158,7 @@ def test_down_with_nothing_running_says_so(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_flows_refuse_servers_that_are_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record_stack(folder, Process(pid=os.getpid(), started="an earlier boot/1"))
+    record_stack(folder, Process(pid=os.getpid(), started=1.0))
     for name, value in ADDRESSES.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
@@ -170,7 +170,7 @@ def test_flows_refuse_servers_that_are_gone(folder: Path, monkeypatch: pytest.Mo
 def test_flows_told_to_use_other_servers_do_not_mind_that_ours_are_gone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record_stack(folder, Process(pid=os.getpid(), started="an earlier boot/1"))
+    record_stack(folder, Process(pid=os.getpid(), started=1.0))
     monkeypatch.setenv("PREFECT_API_URL", "https://prefect.example.com/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.com")
     stack.require_running()

@@ -1,4 +1,4 @@
-"""The flows of single stages, as the command line calls them, on two versions that the main job registered."""
+"""The flows of single stages, called from the command line, on two versions of the main job."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""What the integration tests share: commands in an environment of their own, and a run small enough for them."""
+"""What the integration tests share: commands in an environment of their own, and a run small enough
+for them."""
 
 import json
 import os
@@ -48,7 +49,8 @@ print(json.dumps({"rank_at_1": float(found), "norm_error": max(norms), "shape": 
 
 @dataclass(frozen=True)
 class Shell:
-    """Commands in a repository with an empty HOME and a state folder of their own; nothing else is inherited."""
+    """Commands in a repository with an empty HOME and a state folder of their own; nothing else is
+    inherited."""
 
     folder: Path
     more: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +65,8 @@ class Shell:
         return self.folder / "state"
 
     def python(self, *arguments: object, **more: str) -> "subprocess.CompletedProcess[str]":
-        """Run the interpreter and return what it did; ``more`` are further environment variables."""
+        """Run the interpreter and return what it did; ``more`` are further environment
+        variables."""
         self.home.mkdir(parents=True, exist_ok=True)
         own = {"HOME": str(self.home), "COMMERCE_CLIP_STATE": str(self.state)}
         inherited = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -82,7 +85,8 @@ class Shell:
         return self.python("-m", "flows", *arguments)
 
     def use_champion(self, split: Path, tracking_uri: str) -> dict[str, Any]:
-        """Embed a split with the champion in a process that knows MLflow only; return what USE_CHAMPION prints."""
+        """Embed a split with the champion in a process that knows MLflow only; return what
+        USE_CHAMPION prints."""
         own = {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
         done = self.python("-c", USE_CHAMPION, split, **own)
         assert done.returncode == 0, done.stderr

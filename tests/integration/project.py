@@ -1,4 +1,5 @@
-"""A project of its own for a stack: our code, a miniature under DVC, a config that trains for seconds."""
+"""A project of its own for a stack: our code, a miniature under DVC, a config that trains for
+seconds."""
 
 import shutil
 from pathlib import Path
@@ -21,8 +22,9 @@ CONFIG = """
 name: sample
 workers: 0
 model: {name: configs/models/tiny-vit.json}
-pretrain: {epochs: 8, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1, checkpoint_share: 1.0}
-finetune: {epochs: 8, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1, checkpoint_share: 1.0}
+pretrain: &stage
+  {epochs: 8, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1, checkpoint_share: 1.0}
+finetune: *stage
 evaluate: {gallery_queries: 2}
 """
 

@@ -1,4 +1,5 @@
-"""What the Prefect server does by itself after `prefect deploy --all`: a real server, no worker, no training."""
+"""What the Prefect server does by itself after `prefect deploy --all`: a real server, no worker, no
+training."""
 
 import json
 import os
@@ -12,10 +13,15 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import Shell
+from tests.integration.servers import free_ports, request, wait_for
 from tests.integration.sink import Sink
-from tests.integration.stack import free_ports, request, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.faults,
+    pytest.mark.full,
+    pytest.mark.timeout(900),
+]
 
 IN_SERVER = "import sys\nfrom tasks.runtime.environment import prepare\n\nprepare()\n"
 BLOCKS = """
@@ -27,7 +33,9 @@ CustomWebhookNotificationBlock(
     headers={"X-Token": "{{token}}"}, secrets={"token": token},
 ).save("commerce-clip")
 SlackWebhook(url=url.replace("http:", "json:") + "slack").save("commerce-clip")
-SendgridEmail(api_key=token, sender_email="clip@shop.example", to_emails=["team@shop.example"]).save("commerce-clip")
+SendgridEmail(
+    api_key=token, sender_email="clip@shop.example", to_emails=["team@shop.example"]
+).save("commerce-clip")
 """
 # The e-mail service's address stands in the library that Prefect sends by; this server is given the
 # sink's instead.
@@ -39,13 +47,14 @@ NotifySendGrid.notify_url = os.environ["MAIL_SERVICE"]
 """
 EVENTS = """
 from prefect.events import emit_event
-from tasks.ingest.ingest.ingest import EVENT, RESOURCE
-from tasks.promotion.promote.promote import announce
+from tasks.ingest.ingest import EVENT, RESOURCE
+from tasks.promotion.promote import announce
 from tasks.runtime.records import Decision
 
 held = Decision(version=4, is_promoted=False, aliases=[], reason="not better: a tie", champion=3)
 announce("commerce-clip", held)
-announce("commerce-clip", held.model_copy(update={"version": 5, "is_promoted": True, "reason": "better: by far"}))
+promoted = {"version": 5, "is_promoted": True, "reason": "better: by far"}
+announce("commerce-clip", held.model_copy(update=promoted))
 emit_event(EVENT, resource={"prefect.resource.id": RESOURCE})
 """
 # A run that sends one heartbeat and is never heard of again; the automation has no minute and a
@@ -64,7 +73,8 @@ with get_client(sync_client=True) as client:
     client.create_automation(crash_zombies(silence_s=10))
     runs = [client.create_flow_run(gone, state=Running()) for _ in range(3)]
 for run in runs:
-    emit_event("prefect.flow-run.heartbeat", resource={"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+    emit_event("prefect.flow-run.heartbeat", resource=resource)
 print("runs", *(run.id for run in runs))
 """
 
@@ -131,13 +141,14 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture(scope="module")
 def told(server: Server, sink: Sink) -> Sink:
-    """A sink that three notification blocks of our name point to, after versions were decided on and data changed."""
+    """A sink that three notification blocks of our name point to, after versions were decided on
+    and data changed."""
     server.python(BLOCKS, sink.url, "CANARY-webhook")
     done = server.shell.flows("automate")
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("commerce-clip: ")] == [
-        "commerce-clip: crash zombies", "commerce-clip: tell of promoted", "commerce-clip: tell of held back",
-        "commerce-clip: tell of failed",
+        "commerce-clip: crash zombies", "commerce-clip: tell of promoted",
+        "commerce-clip: tell of held back", "commerce-clip: tell of failed",
     ]  # fmt: skip
     server.python(EVENTS)
     return sink

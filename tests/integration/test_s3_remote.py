@@ -1,4 +1,5 @@
-"""A DVC remote on S3: push, lose everything local, pull, verify; against a real S3-compatible server on loopback."""
+"""A DVC remote on S3: push, lose everything local, pull, verify; against a real S3-compatible
+server on loopback."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,8 @@ CREDENTIALS = {
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an S3 server with an empty bucket; the credentials are in the environment, as in production."""
+    """The address of an S3 server with an empty bucket; the credentials are in the environment, as
+    in production."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -40,7 +42,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def on_s3(project: Path, bucket: str) -> Path:
-    """A project whose default remote is the bucket, set by the two commands that the README names."""
+    """A project whose default remote is the bucket, set by the two commands that the README
+    names."""
     dvc(project, "remote", "add", "--default", "--force", "shop", f"s3://{BUCKET}/commerce-clip")
     dvc(project, "remote", "modify", "shop", "endpointurl", bucket)
     return project
@@ -60,6 +63,7 @@ def test_a_version_comes_back_from_s3_byte_for_byte(on_s3: Path, bucket: str) ->
     assert materialise(on_s3 / "data").file_md5 == before
 
 
+@pytest.mark.full
 def test_an_object_that_was_damaged_or_deleted_on_s3_stops_the_run(
     on_s3: Path, bucket: str
 ) -> None:

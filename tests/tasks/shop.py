@@ -26,7 +26,14 @@ def result_of(mean_recall: float, products: int = PRODUCTS) -> RetrievalResult:
     ranks = np.where(np.arange(products) < found, 1, 100)
     rank_at = {k: mean_recall if np.isnan(mean_recall) else found / products for k in RANK_AT}
     side = Direction(
-        products, products, rank_at, 1.0, dict.fromkeys(RANK_AT, 0.0), ranks, np.arange(products)
+        products,
+        products,
+        rank_at,
+        1.0,
+        dict.fromkeys(RANK_AT, 0.0),
+        ranks,
+        np.arange(products),
+        tied=np.zeros_like(ranks),
     )
     return RetrievalResult(side, side)
 

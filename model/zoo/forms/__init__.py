@@ -1,9 +1,9 @@
 """Models as others publish them become ours, and ours theirs: a module a form, one table of them.
 
 A form is a module with ``NAME`` (what ``--to`` takes; several may share one), ``ABOUT`` (in a few
-words), ``recognises(path) -> bool``, ``read(path, told) -> Published``, ``holds(towers) -> bool``
-(whether it has a place for such towers) and ``write(towers, folder)``. To add one: the module, and
-a line in FORMS.
+words), ``recognises(path) -> bool``, ``read(path, given) -> ForeignModel``, ``holds(towers) ->
+bool`` (whether it has a place for such towers) and ``write(towers, folder)``. To add one: the
+module, and a line in FORMS.
 """
 
 from pathlib import Path

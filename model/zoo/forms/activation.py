@@ -1,39 +1,40 @@
-"""Which activation a model's towers were trained with; a wrong guess costs several points and says nothing."""
+"""Which activation towers were trained with; a wrong guess costs several points in silence."""
 
 from typing import Any
 
 from model.errors import ConfigError
-from model.zoo.published import Told
+from model.zoo.published import Given
 
 QUICK, PLAIN = "quickgelu", "gelu"
 
 
-def check_activation(architecture: dict[str, Any], told: Told, where: str) -> dict[str, Any]:
-    """Return the architecture, whose files say the activation, unless the user said another.
+def check_activation(architecture: dict[str, Any], given: Given, where: str) -> dict[str, Any]:
+    """Return the architecture, whose files state the activation, unless the user gave another.
 
     Raises:
         ConfigError: the user did.
     """
-    said = QUICK if architecture.get("quick_gelu") else PLAIN
-    if told.activation not in (None, said):
+    stated = QUICK if architecture.get("quick_gelu") else PLAIN
+    if given.activation not in (None, stated):
         raise ConfigError(
-            f"--activation {told.activation}: {where} says {said}; leave the option out"
+            f"--activation {given.activation}: {where} says {stated}; leave the option out"
         )
     return architecture
 
 
 def choose_activation(
-    architecture: dict[str, Any], told: Told, listed: str | None, where: str
+    architecture: dict[str, Any], given: Given, listed: str | None, where: str
 ) -> dict[str, Any]:
     """Return the architecture with the activation that the user or the table of models names.
 
     Raises:
         ConfigError: neither does.
     """
-    said = told.activation or listed
-    if said is None:
+    chosen = given.activation or listed
+    if chosen is None:
         raise ConfigError(
-            f"{where}: trained with gelu or quickgelu? The file does not say, and a wrong guess costs several points: "
-            "pass --activation (OpenAI's weights and their children have quickgelu, LAION's gelu)"
+            f"{where}: trained with gelu or quickgelu? The file does not say, and a wrong guess "
+            "costs several points: pass --activation (OpenAI's weights and their children have "
+            "quickgelu, LAION's gelu)"
         )
-    return architecture | {"quick_gelu": said == QUICK}
+    return architecture | {"quick_gelu": chosen == QUICK}

@@ -1,5 +1,4 @@
-"""How Chinese models are named elsewhere: Chinese-CLIP's and EasyNLP's keys, and Hugging Face's
-vision transformer.
+"""How Chinese models are named elsewhere: Chinese-CLIP's, EasyNLP's and Hugging Face's keys.
 
 Every mapping is a renaming, a transposition or a stack of queries, keys and values, so going back
 is exact.
@@ -9,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from transformers import BertConfig, ChineseCLIPVisionConfig
 
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE, is_bert
 from model.towers.towers import Towers
-from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code
-from model.zoo.forms.huggingface import towers_config
-from model.zoo.forms.keys import Tensors
+from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code, require_sizes
+from model.zoo.forms.huggingface import VISION_FIELDS, defaults_of, towers_config
+from model.zoo.forms.keys import NamedTensors
 
 # What BERT's implementations keep beside the weights that the text feature depends on.
 IDLE = ("position_ids", "token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
+CLIP_PIXELS = OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 HEAD_WIDTH = 64
-LARGEST_SIZE = 10_000_000
 HUGE_WIDTH, HUGE_HEAD_WIDTH = 1280, 80  # ViT-H-14 alone has other heads
 PLAIN_VISION = {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"}
 # EasyNLP's and Chinese-CLIP's name of each field of BertConfig.
@@ -37,37 +37,14 @@ TEXT_FIELDS = {
     "text_type_vocab_size": "type_vocab_size",
     "text_initializer_range": "initializer_range",
 }
-# Defaults of Hugging Face's CLIPVisionConfig and ChineseCLIPVisionConfig, which folders leave out.
-VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-}
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # and what open_clip's quick_gelu is then
-# What the files of all these forms leave to transformers' defaults or to the code that reads them.
-TEXT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-    "layer_norm_eps": 1e-12,
-}
+# What the files of all these forms may leave to transformers' defaults.
+BERT_DEFAULTS = defaults_of(BertConfig, (*TEXT_FIELDS.values(), "layer_norm_eps"))
 
 
-def ours_from_chinese_clip(tensors: Tensors) -> Tensors:
-    """Return the tensors of Chinese-CLIP's keys (``bert.``, ``visual.``, ``text_projection``) by our names."""
-    ours: Tensors = {}
+def ours_from_chinese_clip(tensors: NamedTensors) -> NamedTensors:
+    """Return tensors of Chinese-CLIP's keys (``bert.``, ``visual.``) by our names."""
+    ours: NamedTensors = {}
     for name, tensor in tensors.items():
         if name.startswith("bert.") and name.endswith(IDLE):
             continue
@@ -78,7 +55,7 @@ def ours_from_chinese_clip(tensors: Tensors) -> Tensors:
     return ours
 
 
-def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
+def chinese_clip_from_ours(tensors: NamedTensors) -> NamedTensors:
     """Return our tensors by Chinese-CLIP's keys."""
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("text.")}
     theirs["text_projection"] = tensors["text.proj.weight"].T.contiguous()
@@ -87,7 +64,7 @@ def chinese_clip_from_ours(tensors: Tensors) -> Tensors:
     }
 
 
-def below(tensors: Tensors, prefix: str) -> Tensors:
+def below(tensors: NamedTensors, prefix: str) -> NamedTensors:
     """Return the tensors whose names begin with a prefix, without it."""
     return {
         name.removeprefix(prefix): tensor
@@ -97,8 +74,7 @@ def below(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def text_of(folder: Path, bert: dict[str, Any], length: int, **more: object) -> dict[str, Any]:
-    """Return ``text_cfg`` of BertConfig's fields with a context length that is at most that of its
-    positions.
+    """Return ``text_cfg`` of BertConfig's fields; its positions limit the context length.
 
     Raises:
         CheckpointError: the positions are no number.
@@ -112,7 +88,7 @@ def text_of(folder: Path, bert: dict[str, Any], length: int, **more: object) -> 
     return {"context_length": min(length, positions), **more, "bert": bert}
 
 
-def block_count(tensors: Tensors, prefix: str) -> int:
+def block_count(tensors: NamedTensors, prefix: str) -> int:
     """Return how many numbered blocks there are below a prefix."""
     return len(
         {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
@@ -120,66 +96,61 @@ def block_count(tensors: Tensors, prefix: str) -> int:
 
 
 def head_width(width: int) -> int:
-    """Return the width of a head of an image tower of that width: 64, which the files do not say."""
+    """Return the width of a head of an image tower of a width, which the files do not say."""
     return HUGE_HEAD_WIDTH if width == HUGE_WIDTH else HEAD_WIDTH
 
 
 def vocabulary_beside(folder: Path) -> bytes:
-    """Return the vocabulary of a folder: its ``vocab.txt``, or the one inside its
-    ``tokenizer.json``.
+    """Return a folder's ``vocab.txt``, or the vocabulary inside its ``tokenizer.json``.
 
     Raises:
         CheckpointError: there is neither, a file is too large, or the tokeniser keeps capital
-        letters.
+            letters.
     """
     refuse_code(folder, "tokenizer_config.json")
     if read_json(folder, "tokenizer_config.json").get("do_lower_case") is False:
         raise CheckpointError(
             f"{folder}: its tokeniser keeps capital letters, which Chinese models here do not"
         )
+
     path = file_of(folder, VOCABULARY_FILE)
     if path is not None and path.stat().st_size <= MAX_JSON_BYTES:
         return path.read_bytes()
+
     try:
         ids: dict[str, int] = read_json(folder, "tokenizer.json")["model"]["vocab"]
         return "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)).encode()
     except (AttributeError, LookupError, TypeError):
         raise CheckpointError(
-            f"{folder}: no {VOCABULARY_FILE} of at most {MAX_JSON_BYTES:,} bytes and no tokenizer.json with a "
-            "vocabulary; put the model's vocabulary there"
+            f"{folder}: no {VOCABULARY_FILE} of at most {MAX_JSON_BYTES:,} bytes and no "
+            "tokenizer.json with a vocabulary; put the model's vocabulary there"
         ) from None
 
 
-def vocabulary_of(towers: Towers) -> bytes:
-    """Return the vocabulary of towers with BERT."""
-    return towers.files[VOCABULARY_FILE]
-
-
 def holds_plain(towers: Towers) -> bool:
-    """Return whether towers are BERT beside an image tower as Chinese-CLIP has them, activation and heads aside."""
+    """Return whether towers are BERT beside an image tower as Chinese-CLIP has them.
+
+    Activation and heads aside.
+    """
     model = towers.config["model_cfg"]
     vision = model["vision_cfg"]
     return is_bert(model) and not model.get("projection_bias") and vision.keys() <= PLAIN_VISION
 
 
 def holds_fixed(towers: Towers) -> bool:
-    """Return whether towers are plain and have what EasyNLP's and Chinese-CLIP's code fixes:
-    QuickGELU, heads of 64.
+    """Return whether towers are plain and have what EasyNLP's and Chinese-CLIP's code fixes.
 
-    And CLIP's mean and standard deviation of the pixels.
+    That is QuickGELU, heads of 64, and CLIP's mean and standard deviation of the pixels.
     """
     model = towers.config["model_cfg"]
     vision = model["vision_cfg"]
     if not holds_plain(towers) or vision.get("mlp_ratio", 4) != 4:
         return False
+
     preprocess = towers.config["preprocess_cfg"]
-    if (
-        tuple(preprocess["mean"]) != OPENAI_DATASET_MEAN
-        or tuple(preprocess["std"]) != OPENAI_DATASET_STD
-    ):
-        return False
+    has_pixels = (tuple(preprocess["mean"]), tuple(preprocess["std"])) == CLIP_PIXELS
     has_heads = vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
-    return has_heads and (is_resnet(towers) or bool(model.get("quick_gelu")))
+    return has_pixels and has_heads and (is_resnet(towers) or bool(model.get("quick_gelu")))
 
 
 def is_resnet(towers: Towers) -> bool:
@@ -187,7 +158,7 @@ def is_resnet(towers: Towers) -> bool:
     return not isinstance(towers.config["model_cfg"]["vision_cfg"].get("layers"), int)
 
 
-def state_of(towers: Towers) -> Tensors:
+def state_of(towers: Towers) -> NamedTensors:
     """Return the towers' tensors on the CPU."""
     return {
         name: tensor.detach().cpu().contiguous()
@@ -202,29 +173,24 @@ def vision_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         CheckpointError: a value is no positive number.
     """
     layers = config.get("vision_layers")
-    sizes = layers if isinstance(layers, list) else [layers]
     required = {
         name: config.get(name) for name in ("embed_dim", "image_resolution", "vision_width")
     }
-    required |= {f"vision_layers ({number})": size for number, size in enumerate(sizes)}
-    if not isinstance(layers, list):
-        required["vision_patch_size"] = config.get("vision_patch_size")
-    for name, value in required.items():
-        if type(value) is not int or not 0 < value < LARGEST_SIZE:
-            raise CheckpointError(
-                f"{folder / 'config.json'}: {name} is {value!r}, no positive number; fetch it again"
-            )
+    if isinstance(layers, list):
+        required |= {f"vision_layers ({number})": size for number, size in enumerate(layers)}
+    else:
+        required |= {name: config.get(name) for name in ("vision_layers", "vision_patch_size")}
+    require_sizes(folder / "config.json", required)
+
     vision = {
         "image_size": config["image_resolution"],
         "layers": layers,
         "width": config["vision_width"],
-        "patch_size": config["vision_patch_size"],
+        "patch_size": config.get("vision_patch_size"),
     }
-    return (
-        vision
-        if isinstance(layers, list)
-        else vision | {"head_width": head_width(config["vision_width"])}
-    )
+    if isinstance(layers, list):
+        return vision
+    return vision | {"head_width": head_width(config["vision_width"])}
 
 
 def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
@@ -233,12 +199,14 @@ def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
     Raises:
         CheckpointError: it names another activation, or no positive numbers.
     """
-    vision = towers_config(folder, "vision", VISION_DEFAULTS)
+    defaults = defaults_of(ChineseCLIPVisionConfig, VISION_FIELDS)
+    vision = towers_config(folder, "vision", defaults)
     if vision["hidden_act"] not in ACTIVATIONS:
         known = " and ".join(ACTIVATIONS)
         raise CheckpointError(
             f"{folder}: vision_config.hidden_act is {vision['hidden_act']!r}, known are {known}"
         )
+
     ours = {
         "image_size": vision["image_size"],
         "layers": vision["num_hidden_layers"],

@@ -1,4 +1,4 @@
-"""CLIP's byte pairs as others ship them; every English model has the same, which open_clip brings along."""
+"""CLIP's byte pairs as others ship them; every English model has those that open_clip brings."""
 
 import gzip
 import json
@@ -35,6 +35,7 @@ def check_merges(path: Path) -> None:
         raise CheckpointError(
             f"{path}: not the gzipped merges of CLIP ({error}); fetch it again"
         ) from None
+
     if text.split("\n")[MERGES] != _merges():
         raise CheckpointError(
             f"{path}: other merges than CLIP's, so captions would get other tokens; not imported"
@@ -52,6 +53,7 @@ def check_bpe(folder: Path) -> None:
         raise CheckpointError(
             f"{folder}: no vocab.json and no tokenizer.json; is the download complete?"
         )
+
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             raise ValueError("too large")
@@ -59,6 +61,7 @@ def check_bpe(folder: Path) -> None:
         vocabulary = content if path.name == "vocab.json" else content["model"]["vocab"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: no readable vocabulary ({error}); fetch it again") from None
+
     if vocabulary != _vocabulary():
         raise CheckpointError(
             f"{path}: another vocabulary than CLIP's, so captions would get other tokens"
@@ -75,6 +78,7 @@ def hugging_face_bpe(context_length: int) -> dict[str, bytes]:
         "unk_token": END,
         "pad_token": END,
     }
+
     merges = "\n".join(["#version: 0.2", *_merges(), ""])
     return {
         "vocab.json": json.dumps(_vocabulary(), ensure_ascii=False).encode(),

@@ -1,10 +1,9 @@
-"""Chinese-CLIP's own file: a ``.pt`` with ``state_dict``, keys ``bert.`` and ``visual.``, mostly
-behind ``module.``.
+"""Chinese-CLIP's own file: a ``.pt`` with ``state_dict``, keys ``bert.`` and ``visual.``.
 
-The file names no architecture; the shapes of its tensors say all but the heads, which are of width
-64 in both towers (80 in the image tower of ViT-H-14), and the activation, which is QuickGELU in all
-of them. Its code has the vocabulary: ``vocab.txt`` must lie beside the file. Images are resized to
-a square and not cropped.
+Mostly they are behind ``module.``. The file names no architecture; the shapes of its tensors say
+all but the heads, which are of width 64 in both towers (80 in the image tower of ViT-H-14), and the
+activation, which is QuickGELU in all of them. Its code has the vocabulary: ``vocab.txt`` must lie
+beside the file. Images are resized to a square and not cropped.
 
 Source: Chinese-CLIP's cn_clip/clip/model.py, utils.py and model_configs/.
 """
@@ -27,71 +26,73 @@ from model.zoo.forms.bert_keys import (
     state_of,
     text_of,
     vocabulary_beside,
-    vocabulary_of,
 )
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.forms.keys import Tensors
-from model.zoo.published import Published, Told
+from model.zoo.forms.keys import NamedTensors
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import peek_names, read_tensors
 
 NAME = "chinese-clip"
 ABOUT = "Chinese-CLIP's .pt"
-PREFIX = "module."
+KEY_PREFIX = "module."
 WEIGHTS = "clip_cn.pt"
 CONTEXT_LENGTH = 52
 BERT_HEAD_WIDTH = 64
-LONGEST_WORD = 200  # characters; longer ones are [UNK]
-NEEDED = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
+WORD_LIMIT = 200  # characters; longer ones are [UNK]
+NEEDED_KEYS = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
 PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a file of this form, by its name or by what is in it."""
+    """Return whether this is a file of this form, by its name or by what is in it."""
     if path.suffix not in (".pt", ".pth", ".bin") or not path.is_file():
         return False
-    return (
-        path.name.startswith("clip_cn")
-        or {name.removeprefix(PREFIX) for name in peek_names(path)} >= NEEDED
-    )
+    if path.name.startswith("clip_cn"):
+        return True
+    return {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a file of this form.
 
     Raises:
-        ConfigError: the user said another activation than QuickGELU.
+        ConfigError: the user gave another activation than QuickGELU.
         CheckpointError: the file is damaged or incomplete, or no vocabulary lies beside it.
     """
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    tensors = {name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(path).items()}
     try:
         architecture = _architecture(path, tensors)
     except (LookupError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: weights of another architecture ({error})") from None
-    check_activation(architecture, told, "Chinese-CLIP's code")
+    check_activation(architecture, given, "Chinese-CLIP's code")
+
+    ours, images = ours_from_chinese_clip(tensors), dict(PREPROCESS)
     files, licence = {VOCABULARY_FILE: vocabulary_beside(path.parent)}, read_licence(path.parent)
-    return Published(
-        NAME, architecture, dict(PREPROCESS), ours_from_chinese_clip(tensors), path, files, licence
-    )
+    return ForeignModel(NAME, architecture, images, ours, path, files, licence)
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether this form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     return holds_fixed(towers)
 
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form, with the vocabulary beside the file."""
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
+    (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
     # Their trainer resumes from names with the prefix, their loader takes either.
     tensors = {
-        f"{PREFIX}{name}": tensor
+        f"{KEY_PREFIX}{name}": tensor
         for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
     }
     torch.save({"epoch": 0, "step": 0, "name": NAME, "state_dict": tensors}, folder / WEIGHTS)
 
 
-def _architecture(path: Path, tensors: Tensors) -> dict[str, Any]:
-    """Return ``model_cfg`` of tensors by their shapes; raises LookupError or ValueError where one is missing."""
+def _architecture(path: Path, tensors: NamedTensors) -> dict[str, Any]:
+    """Return ``model_cfg`` of tensors by their shapes.
+
+    Raises:
+        LookupError, ValueError: one is missing, or has another number of axes.
+    """
     tokens, width = tensors["bert.embeddings.word_embeddings.weight"].shape
     bert = {
         "vocab_size": tokens,
@@ -102,17 +103,17 @@ def _architecture(path: Path, tensors: Tensors) -> dict[str, Any]:
         "max_position_embeddings": len(tensors["bert.embeddings.position_embeddings.weight"]),
         "type_vocab_size": len(tensors["bert.embeddings.token_type_embeddings.weight"]),
     }
+
+    is_resnet = "visual.layer1.0.conv1.weight" in tensors
     return {
         "embed_dim": tensors["text_projection"].shape[1],
         "quick_gelu": True,
-        "vision_cfg": _resnet(tensors)
-        if "visual.layer1.0.conv1.weight" in tensors
-        else _transformer(tensors),
-        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=LONGEST_WORD),
+        "vision_cfg": _resnet(tensors) if is_resnet else _transformer(tensors),
+        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=WORD_LIMIT),
     }
 
 
-def _transformer(tensors: Tensors) -> dict[str, Any]:
+def _transformer(tensors: NamedTensors) -> dict[str, Any]:
     width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
     grid = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
     return {
@@ -124,7 +125,7 @@ def _transformer(tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def _resnet(tensors: Tensors) -> dict[str, Any]:
+def _resnet(tensors: NamedTensors) -> dict[str, Any]:
     grid = round((len(tensors["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
     return {
         "image_size": 32 * grid,

@@ -3,7 +3,6 @@
 Source: transformers' models/chinese_clip.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE, context_length
 from model.towers.towers import Towers
-from model.zoo.folders import find_file, read_json
+from model.zoo.folders import find_file, read_json, write_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
+    BERT_DEFAULTS,
     IDLE,
-    TEXT_DEFAULTS,
     below,
     block_count,
     holds_plain,
@@ -25,7 +24,6 @@ from model.zoo.forms.bert_keys import (
     text_of,
     vision_config_from_ours,
     vocabulary_beside,
-    vocabulary_of,
 )
 from model.zoo.forms.huggingface import (
     CONFIG,
@@ -37,8 +35,8 @@ from model.zoo.forms.huggingface import (
     towers_config,
     write_folder,
 )
-from model.zoo.forms.keys import Rule, Tensors, to_ours, to_theirs, transposed, vision_rules
-from model.zoo.published import Published, Told
+from model.zoo.forms.keys import NamedTensors, Rule, to_ours, to_theirs, transposed, vision_rules
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
@@ -48,37 +46,37 @@ CONTEXT_LENGTH = 52
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form."""
+    """Return whether this is a folder of this form."""
     config = read_json(path, CONFIG) if path.is_dir() else {}
     return config.get("model_type") == "chinese_clip" and "text_config" in config
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
-        ConfigError: the user said another activation than the config does.
+        ConfigError: the user gave another activation than the config states.
         CheckpointError: a file is missing, damaged, or of another form.
     """
     weights = find_file(path, WEIGHTS)
     tensors, files = read_tensors(weights), {VOCABULARY_FILE: vocabulary_beside(path)}
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
-    architecture = check_activation(
-        _architecture(path, len(tensors["text_projection.weight"])), told, str(path)
-    )
-    images = read_preprocess(path)
-    return Published(NAME, architecture, images, _ours(tensors), weights, files, read_licence(path))
+
+    architecture = _architecture(path, len(tensors["text_projection.weight"]))
+    check_activation(architecture, given, str(path))
+    images, licence = read_preprocess(path), read_licence(path)
+    return ForeignModel(NAME, architecture, images, _ours(tensors), weights, files, licence)
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether this form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     return holds_plain(towers) and not is_resnet(towers)
 
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
-    text_config = {name: getattr(towers.clip.text.config, name) for name in TEXT_DEFAULTS}
+    text_config = {name: getattr(towers.clip.text.config, name) for name in BERT_DEFAULTS}
     vision_config = vision_config_from_ours(towers) | {"projection_dim": towers.embed_dim}
     config = {
         "architectures": ["ChineseCLIPModel"],
@@ -87,27 +85,27 @@ def write(towers: Towers, folder: Path) -> None:
         "text_config": text_config,
         "vision_config": vision_config,
     }
-    length = context_length(towers.config["model_cfg"])
-    tokenizer = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": True,
-        "model_max_length": length,
-    }
     images = preprocess_json(
         towers.config["preprocess_cfg"], towers.image_size, "ChineseCLIPImageProcessor"
     )
     write_folder(folder, _theirs(state_of(towers)), config, images)
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2), encoding="utf-8")
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
+
+    tokenizer = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": context_length(towers.config["model_cfg"]),
+    }
+    write_json(folder / "tokenizer_config.json", tokenizer)
+    (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
 
 
 def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
     is_quick, vision = ours_from_vision_config(folder)
-    text = text_of(folder, towers_config(folder, "text", TEXT_DEFAULTS), CONTEXT_LENGTH)
+    text = text_of(folder, towers_config(folder, "text", BERT_DEFAULTS), CONTEXT_LENGTH)
     return {"embed_dim": embed_dim, "quick_gelu": is_quick, "vision_cfg": vision, "text_cfg": text}
 
 
-def _ours(tensors: Tensors) -> Tensors:
+def _ours(tensors: NamedTensors) -> NamedTensors:
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
     text = below(kept, "text_model.")
     others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
@@ -115,7 +113,7 @@ def _ours(tensors: Tensors) -> Tensors:
     return ours | {f"text.transformer.{name}": tensor for name, tensor in text.items()}
 
 
-def _theirs(ours: Tensors) -> Tensors:
+def _theirs(ours: NamedTensors) -> NamedTensors:
     theirs = to_theirs(ours, _rules(block_count(ours, "visual.transformer.resblocks.")))
     return theirs | {
         f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()

@@ -1,13 +1,12 @@
-"""EasyNLP's Chinese models: ``config.json`` of ``model_type: chinese_clip``, ``pytorch_model.bin``,
-``vocab.txt``.
+"""EasyNLP's Chinese models: a folder with ``config.json`` of ``model_type: chinese_clip``.
 
-Their loader takes what fits and leaves the rest random; here every key must fit. The image tower
-uses QuickGELU, which the config does not say: EasyNLP's code knows no other.
+The weights are in ``pytorch_model.bin``, BERT's word pieces in ``vocab.txt``. Their loader takes
+what fits and leaves the rest random; here every key must fit. The image tower uses QuickGELU, which
+the config does not say: EasyNLP's code knows no other.
 
 Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_chineseclip.py and appzoo/clip/model.py.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE
 from model.towers.towers import Towers
-from model.zoo.folders import find_file, read_json
+from model.zoo.folders import find_file, read_json, write_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
     TEXT_FIELDS,
@@ -27,43 +26,44 @@ from model.zoo.forms.bert_keys import (
     text_of,
     vision_of,
     vocabulary_beside,
-    vocabulary_of,
 )
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 NAME = "easynlp"
 ABOUT = "EasyNLP folder with config.json of model_type chinese_clip"
-PREFIX = "chinese_clip."
+KEY_PREFIX = "chinese_clip."
 WEIGHTS = "pytorch_model.bin"
 CONTEXT_LENGTH = 32  # the default of their script; no file says it
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form."""
+    """Return whether this is a folder of this form."""
     config = read_json(path, "config.json") if path.is_dir() else {}
     return config.get("model_type") == "chinese_clip" and "text_config" not in config
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
-        ConfigError: the user said another activation than QuickGELU.
+        ConfigError: the user gave another activation than QuickGELU.
         CheckpointError: a file is missing, damaged, or of another form.
     """
     weights = find_file(path, [WEIGHTS])
-    architecture = check_activation(_architecture(path), told, "EasyNLP's code")
+    architecture = check_activation(_architecture(path), given, "EasyNLP's code")
     files = {VOCABULARY_FILE: vocabulary_beside(path)}
-    named = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(weights).items()}
-    return Published(
+    named = {
+        name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()
+    }
+    return ForeignModel(
         NAME, architecture, {}, ours_from_chinese_clip(named), weights, files, read_licence(path)
     )
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether this form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     return holds_fixed(towers)
 
 
@@ -79,13 +79,13 @@ def write(towers: Towers, folder: Path) -> None:
         "vision_patch_size": vision.get("patch_size"),
     }
     config |= {theirs: getattr(bert, ours) for theirs, ours in TEXT_FIELDS.items()}
-    tensors = {
-        f"{PREFIX}{name}": tensor
-        for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
-    torch.save(tensors, folder / WEIGHTS)
+    write_json(folder / "config.json", config)
+    (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
+
+    tensors = chinese_clip_from_ours(state_of(towers))
+    torch.save(
+        {f"{KEY_PREFIX}{name}": tensor for name, tensor in tensors.items()}, folder / WEIGHTS
+    )
 
 
 def _architecture(folder: Path) -> dict[str, Any]:
@@ -95,11 +95,11 @@ def _architecture(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder / 'config.json'}: {', '.join(missing[:3])} missing; fetch it again"
         )
+
+    bert = {ours: config[theirs] for theirs, ours in TEXT_FIELDS.items()}
     return {
         "quick_gelu": True,
         "vision_cfg": vision_of(folder, config),
         "embed_dim": config["embed_dim"],
-        "text_cfg": text_of(
-            folder, {ours: config[theirs] for theirs, ours in TEXT_FIELDS.items()}, CONTEXT_LENGTH
-        ),
+        "text_cfg": text_of(folder, bert, CONTEXT_LENGTH),
     }

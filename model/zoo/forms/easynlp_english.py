@@ -1,14 +1,13 @@
-"""EasyNLP's English models: ``config.json`` of ``model_type: open_clip``, ``pytorch_model.bin``,
-BPE in ``vocab.txt``.
+"""EasyNLP's English models: a folder with ``config.json`` of ``model_type: open_clip``.
 
-Both towers use QuickGELU, which the config does not say: EasyNLP's code knows no other. Images are
-made ready as for CLIP, whatever the folder: its code has the numbers.
+The weights are in ``pytorch_model.bin``, CLIP's byte pairs in ``vocab.txt``. Both towers use
+QuickGELU, which the config does not say: EasyNLP's code knows no other. Images are made ready as
+for CLIP, whatever the folder: its code has the numbers.
 
 Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_openclip.py, appzoo/clip/model.py and
 data.py.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,22 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 
-from model.errors import CheckpointError, ConfigError
+from model.errors import ConfigError
 from model.towers.towers import Towers
-from model.zoo.folders import find_file, read_json
+from model.zoo.folders import find_file, read_json, require_sizes, write_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bpe import check_merges, own_merges
 from model.zoo.forms.plain import is_plain
-from model.zoo.published import Published, Told
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
 NAME = "easynlp"
 ABOUT = "EasyNLP folder with config.json of model_type open_clip"
 CONFIG, WEIGHTS, MERGES = "config.json", "pytorch_model.bin", "vocab.txt"
 MODEL_TYPE = "open_clip"
-PREFIX = "open_clip."
+KEY_PREFIX = "open_clip."
 HEAD_WIDTH = 64  # of the image tower; the config does not say it
-NUMBERS = (
+NUMBER_FIELDS = (
     "embed_dim",
     "image_resolution",
     "vision_width",
@@ -46,26 +45,28 @@ NUMBERS = (
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form."""
+    """Return whether this is a folder of this form."""
     return path.is_dir() and read_json(path, CONFIG).get("model_type") == MODEL_TYPE
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
-        ConfigError: the user said another activation than QuickGELU.
+        ConfigError: the user gave another activation than QuickGELU.
         CheckpointError: a file is missing, damaged, or of another form.
     """
     weights = find_file(path, [WEIGHTS])
     check_merges(find_file(path, [MERGES], "vocabulary"))
-    architecture = check_activation(_architecture(path), told, "EasyNLP's code")
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(weights).items()}
-    return Published(NAME, architecture, {}, tensors, weights)
+    architecture = check_activation(_architecture(path), given, "EasyNLP's code")
+    tensors = {
+        name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()
+    }
+    return ForeignModel(NAME, architecture, {}, tensors, weights)
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether the form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     architecture, preprocess = towers.config["model_cfg"], towers.config["preprocess_cfg"]
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     return (
@@ -81,16 +82,16 @@ def holds(towers: Towers) -> bool:
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
-    tensors = {f"{PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()}
+    tensors = {
+        f"{KEY_PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()
+    }
     torch.save(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(
-        json.dumps(_config(towers.config["model_cfg"]), indent=2), encoding="utf-8"
-    )
+    write_json(folder / CONFIG, _config(towers.config["model_cfg"]))
     (folder / MERGES).write_bytes(own_merges())
 
 
 class TheirTruncation:
-    """CLIP's tokeniser as EasyNLP runs it: a caption of too many tokens is cut and gets no end of text back."""
+    """CLIP's tokeniser as EasyNLP runs it: a caption that is cut loses its end of text."""
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         """Wrap open_clip's tokeniser."""
@@ -101,6 +102,7 @@ class TheirTruncation:
         context = self._tokenizer.context_length
         start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
         ids_BL = torch.zeros(len(captions), context, dtype=torch.int64)
+
         for row, caption in enumerate(captions):
             ids = [start, *self._tokenizer.encode(caption), end][:context]
             ids_BL[row, : len(ids)] = torch.tensor(ids)
@@ -108,8 +110,7 @@ class TheirTruncation:
 
 
 def truncating_as_theirs(towers: Towers) -> Towers:
-    """Return the towers with captions cut as EasyNLP cuts them, for the embeddings that its own
-    models gave.
+    """Return the towers with captions cut as EasyNLP does, for the embeddings that it gave.
 
     Raises:
         ConfigError: the towers read no English byte pairs.
@@ -126,14 +127,10 @@ def _architecture(folder: Path) -> dict[str, Any]:
     config = read_json(folder, CONFIG)
     layers = config.get("vision_layers")
     sizes = layers if isinstance(layers, list) else [layers]
-    for name, value in [
-        *((name, config.get(name)) for name in NUMBERS),
-        *(("vision_layers", size) for size in sizes),
-    ]:
-        if type(value) is not int or not 0 < value < 10_000_000:
-            raise CheckpointError(
-                f"{folder / CONFIG}: {name} is {value!r}, no positive number; fetch it again"
-            )
+    required = {name: config.get(name) for name in NUMBER_FIELDS}
+    required |= {f"vision_layers ({number})": size for number, size in enumerate(sizes)}
+    require_sizes(folder / CONFIG, required)
+
     return {
         "embed_dim": config["embed_dim"],
         "quick_gelu": True,
@@ -154,7 +151,9 @@ def _architecture(folder: Path) -> dict[str, Any]:
 
 
 def _config(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return EasyNLP's config, with open_clip's defaults for what the architecture leaves out."""
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+
     return {
         "embed_dim": architecture["embed_dim"],
         "image_resolution": vision["image_size"],

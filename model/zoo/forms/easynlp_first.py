@@ -1,16 +1,14 @@
-"""EasyNLP's first form: ``config.json`` without ``model_type``, keys ``text_encoder.`` and
-``vision_encoder.``.
+"""EasyNLP's first form: a folder with ``config.json`` that has no ``model_type``.
 
-The text tower is BERT by its keys and RoBERTa by its code, which counts positions from 1; the image
-tower is Hugging Face's CLIP. The pooled outputs of both pass through linear layers with bias,
-``text_projection`` and ``vision_projection``. What the config leaves out has the defaults of their
-code.
+Keys begin with ``text_encoder.`` and ``vision_encoder.``. The text tower is BERT by its keys and
+RoBERTa by its code, which counts positions from 1; the image tower is Hugging Face's CLIP. The
+pooled outputs of both pass through linear layers with bias, ``text_projection`` and
+``vision_projection``. What the config leaves out has the defaults of their code.
 
 Source: EasyNLP's appzoo/clip/model.py, modelzoo/models/clip/configuration_clip.py, modeling_clip.py
 and modelzoo/models/roberta/modeling_roberta.py.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,11 @@ import torch
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE
 from model.towers.towers import Towers
-from model.zoo.folders import file_of, find_file, read_json
+from model.zoo.folders import file_of, find_file, read_json, write_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
+    BERT_DEFAULTS,
     IDLE,
-    TEXT_DEFAULTS,
     below,
     block_count,
     ours_from_vision_config,
@@ -32,11 +30,10 @@ from model.zoo.forms.bert_keys import (
     text_of,
     vision_config_from_ours,
     vocabulary_beside,
-    vocabulary_of,
 )
 from model.zoo.forms.huggingface import read_licence, towers_config
-from model.zoo.forms.keys import Tensors, to_ours, to_theirs, vision_rules
-from model.zoo.published import Published, Told
+from model.zoo.forms.keys import NamedTensors, to_ours, to_theirs, vision_rules
+from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import peek_names, read_tensors
 
 NAME = "easynlp-first"
@@ -44,50 +41,53 @@ ABOUT = "EasyNLP's first folder, keys text_encoder. and vision_encoder."
 WEIGHTS = "pytorch_model.bin"
 CONTEXT_LENGTH = 32  # the default of their script; no file says it
 # Where their defaults differ from transformers'.
-DEFAULTS = TEXT_DEFAULTS | {
+DEFAULTS = BERT_DEFAULTS | {
     "vocab_size": 21128,
     "hidden_size": 1024,
     "num_hidden_layers": 24,
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
-ENCODER, PROJECTION = "vision_encoder.vision_model", "vision_projection."
+TEXT_ENCODER, ENCODER = "text_encoder.", "vision_encoder.vision_model"
+LINEARS = {"text_projection.": "text.proj.", "vision_projection.": "visual.head."}  # ours behind
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form; one that their trainer saved says ``clip`` as Hugging Face's does."""
+    """Return whether this is a folder of this form."""
     config = read_json(path, "config.json") if path.is_dir() else {}
-    if (
-        not {"text_config", "vision_config"} <= config.keys()
-        or config.get("model_type", "clip") != "clip"
-    ):
+    if not {"text_config", "vision_config"} <= config.keys():
         return False
+    if "model_type" not in config:
+        return True
+
+    # What their trainer saved says ``clip``, as Hugging Face's folders do.
     weights = file_of(path, WEIGHTS)
-    has_their_keys = weights is not None and any(
-        name.startswith("text_encoder.") for name in peek_names(weights)
+    return (
+        config["model_type"] == "clip"
+        and weights is not None
+        and any(name.startswith(TEXT_ENCODER) for name in peek_names(weights))
     )
-    return "model_type" not in config or has_their_keys
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
-        ConfigError: the user said another activation than the config does.
+        ConfigError: the user gave another activation than the config states.
         CheckpointError: a file is missing, damaged, or of another form.
     """
     weights = find_file(path, [WEIGHTS])
     tensors, files = read_tensors(weights), {VOCABULARY_FILE: vocabulary_beside(path)}
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
-    architecture = check_activation(
-        _architecture(path, len(tensors["text_projection.weight"])), told, str(path)
-    )
-    return Published(NAME, architecture, {}, _ours(tensors), weights, files, read_licence(path))
+
+    architecture = _architecture(path, len(tensors["text_projection.weight"]))
+    check_activation(architecture, given, str(path))
+    return ForeignModel(NAME, architecture, {}, _ours(tensors), weights, files, read_licence(path))
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether this form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     return bool(towers.config["model_cfg"].get("projection_bias"))
 
 
@@ -96,8 +96,8 @@ def write(towers: Towers, folder: Path) -> None:
     text_config = {name: getattr(towers.clip.text.config, name) for name in DEFAULTS}
     vision_config = vision_config_from_ours(towers)
     config = {"text_config": text_config, "vision_config": vision_config}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary_of(towers))
+    write_json(folder / "config.json", config)
+    (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
     torch.save(_theirs(state_of(towers)), folder / WEIGHTS)
 
 
@@ -113,37 +113,36 @@ def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
     }
 
 
-def _ours(tensors: Tensors) -> Tensors:
+def _ours(tensors: NamedTensors) -> NamedTensors:
+    # The pooler, idle elsewhere, makes this form's text feature.
     idle = tuple(name for name in IDLE if not name.startswith("pooler."))
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(idle)}
     scale = kept.pop("logit_scale", torch.tensor(math.log(1 / 0.07)))
-    ours = {"logit_scale": scale.reshape(())}
-    ours |= {
-        f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_encoder.").items()
-    }
+
     vision = {name: tensor for name, tensor in kept.items() if name.startswith(f"{ENCODER}.")}
-    ours |= to_ours(
-        vision,
-        vision_rules(ENCODER, "visual.trunk", block_count(vision, f"{ENCODER}.encoder.layers.")),
+    layers = block_count(vision, f"{ENCODER}.encoder.layers.")
+    known = (TEXT_ENCODER, f"{ENCODER}.", *LINEARS)
+    return (
+        {"logit_scale": scale.reshape(())}
+        | _renamed(kept, {TEXT_ENCODER: "text.transformer."} | LINEARS)
+        | to_ours(vision, vision_rules(ENCODER, "visual.trunk", layers))
+        | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
     )
-    ours |= {
-        f"text.proj.{name}": tensor for name, tensor in below(kept, "text_projection.").items()
-    }
-    ours |= {f"visual.head.{name}": tensor for name, tensor in below(kept, PROJECTION).items()}
-    known = ("text_encoder.", f"{ENCODER}.", "text_projection.", PROJECTION)
-    return ours | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
 
 
-def _theirs(ours: Tensors) -> Tensors:
-    theirs = {"logit_scale": ours["logit_scale"].reshape(1)}
-    theirs |= {
-        f"text_encoder.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()
-    }
+def _theirs(ours: NamedTensors) -> NamedTensors:
     layers = block_count(ours, "visual.trunk.transformer.resblocks.")
-    theirs |= to_theirs(ours, vision_rules(ENCODER, "visual.trunk", layers))
-    theirs |= {
-        f"text_projection.{name}": tensor for name, tensor in below(ours, "text.proj.").items()
-    }
-    return theirs | {
-        f"{PROJECTION}{name}": tensor for name, tensor in below(ours, "visual.head.").items()
+    return (
+        {"logit_scale": ours["logit_scale"].reshape(1)}
+        | _renamed(ours, {"text.transformer.": TEXT_ENCODER})
+        | to_theirs(ours, vision_rules(ENCODER, "visual.trunk", layers))
+        | _renamed(ours, {renamed: name for name, renamed in LINEARS.items()})
+    )
+
+
+def _renamed(tensors: NamedTensors, prefixes: dict[str, str]) -> NamedTensors:
+    return {
+        f"{after}{name}": tensor
+        for before, after in prefixes.items()
+        for name, tensor in below(tensors, before).items()
     }

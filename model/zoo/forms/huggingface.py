@@ -1,14 +1,13 @@
-"""What CLIP and SigLIP folders of Hugging Face share: their files, and how they say that images are made ready."""
+"""What folders of Hugging Face share: files, transformers' defaults, how images are resized."""
 
-import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from model.errors import CheckpointError
-from model.zoo.folders import file_of, read_json
-from model.zoo.forms.keys import Tensors
-from model.zoo.tensors import write_tensors
+from model.zoo.folders import file_of, find_file, read_json, require_sizes, write_json
+from model.zoo.forms.keys import NamedTensors
+from model.zoo.tensors import read_tensors, write_tensors
 
 NAME = "huggingface"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -18,50 +17,66 @@ RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 LICENCE = re.compile(r"\A---\n(?:.*\n)*?license: *([\w.-]+)", re.MULTILINE)
 # Positions that older versions of transformers kept as if they were weights.
 CONSTANTS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
+# The fields of a tower's config that say its shape and function.
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+KINDS = ("hidden_act", "layer_norm_eps")
+VISION_FIELDS = (*SIZES, "image_size", "patch_size", *KINDS)
+TEXT_FIELDS = (*SIZES, "vocab_size", "max_position_embeddings", *KINDS)
+
+
+def defaults_of(config: type, fields: Iterable[str]) -> dict[str, Any]:
+    """Return transformers' defaults of fields of a config class, which are its attributes."""
+    return {name: getattr(config, name) for name in fields}
 
 
 def towers_config(folder: Path, tower: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of one tower with transformers' defaults for what it leaves out.
+    """Return the config of one tower with defaults for what it leaves out.
 
     Raises:
         CheckpointError: a value is no number where one is needed.
     """
     config = read_json(folder, CONFIG)
-    said = (config.get(f"{tower}_config") or {}) | (config.get(f"{tower}_config_dict") or {})
-    values = {name: said.get(name, value) for name, value in defaults.items()}
-    wrong = [
-        name
+    stated = (config.get(f"{tower}_config") or {}) | (config.get(f"{tower}_config_dict") or {})
+    values = {name: stated.get(name, value) for name, value in defaults.items()}
+
+    sizes = {
+        f"{tower}_config.{name}": value
         for name, value in values.items()
         if isinstance(defaults[name], int)
-        and (type(value) is not int or not 0 < value < 10_000_000)
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{folder / CONFIG}: {tower}_config.{wrong[0]} is {values[wrong[0]]!r}, no positive number"
-        )
+    }
+    require_sizes(folder / CONFIG, sizes)
     return values
 
 
+def read_weights(folder: Path) -> tuple[Path, NamedTensors]:
+    """Return the weights file of a folder and its tensors, constants left out.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    path = find_file(folder, WEIGHTS)
+    tensors = read_tensors(path)
+    return path, {name: tensor for name, tensor in tensors.items() if name not in CONSTANTS}
+
+
 def read_preprocess(folder: Path) -> dict[str, Any]:
-    """Return open_clip's preprocess_cfg of a folder, what is not said left out."""
-    said, found = read_json(folder, IMAGES), dict[str, Any]()
-    if "image_mean" in said and "image_std" in said:
-        found |= {"mean": said["image_mean"], "std": said["image_std"]}
-    if said.get("resample") in RESAMPLING:
-        found["interpolation"] = RESAMPLING[said["resample"]]
-    if isinstance(said.get("size"), dict):
-        found["resize_mode"] = "shortest" if "shortest_edge" in said["size"] else "squash"
-    return found
+    """Return open_clip's preprocess_cfg of a folder without what the folder leaves out."""
+    theirs, ours = read_json(folder, IMAGES), dict[str, Any]()
+    if "image_mean" in theirs and "image_std" in theirs:
+        ours |= {"mean": theirs["image_mean"], "std": theirs["image_std"]}
+    if theirs.get("resample") in RESAMPLING:
+        ours["interpolation"] = RESAMPLING[theirs["resample"]]
+    if isinstance(theirs.get("size"), dict):
+        ours["resize_mode"] = "shortest" if "shortest_edge" in theirs["size"] else "squash"
+    return ours
 
 
 def preprocess_json(preprocess: dict[str, Any], side: int, processor: str) -> dict[str, Any]:
     """Return the content of preprocessor_config.json."""
     is_squashed = preprocess.get("resize_mode") == "squash"
-    resample = next(
-        number
-        for number, name in RESAMPLING.items()
-        if name == preprocess.get("interpolation", "bicubic")
-    )
+    interpolation = preprocess.get("interpolation", "bicubic")
+    resample = next(number for number, name in RESAMPLING.items() if name == interpolation)
+
     square = {"height": side, "width": side}
     return {
         "image_processor_type": processor,
@@ -80,16 +95,16 @@ def preprocess_json(preprocess: dict[str, Any], side: int, processor: str) -> di
 
 
 def write_folder(
-    folder: Path, tensors: Tensors, config: dict[str, Any], images: dict[str, Any]
+    folder: Path, tensors: NamedTensors, config: dict[str, Any], images: dict[str, Any]
 ) -> None:
     """Write weights, config and preprocessing."""
     write_tensors(tensors, folder / WEIGHTS[0])
-    (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
-    (folder / IMAGES).write_text(json.dumps(images, indent=2), encoding="utf-8")
+    write_json(folder / CONFIG, config)
+    write_json(folder / IMAGES, images)
 
 
 def read_licence(folder: Path) -> str | None:
-    """Return the licence that the folder's model card names at its head, None where it names none."""
+    """Return the licence at the head of the folder's model card, None where there is none."""
     path = file_of(folder, "README.md")
     if path is None:
         return None

@@ -1,7 +1,6 @@
-"""CLIP as Hugging Face has it (FashionCLIP's form): transformers' CLIPModel in a folder, English
-BPE.
+"""CLIP as Hugging Face has it (FashionCLIP's form): transformers' CLIPModel, English byte pairs.
 
-Captions are tokenised by open_clip, whose ids are those of the folder's vocabulary; it also mends
+Captions are tokenised by open_clip, whose ids are those of the folder's vocabulary; it also repairs
 mojibake.
 
 Source: transformers' models/clip.
@@ -12,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.tokenizer import SimpleTokenizer
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 from model.errors import CheckpointError
 from model.towers.towers import Towers
-from model.zoo.folders import find_file, read_json
+from model.zoo.folders import read_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bpe import check_bpe, hugging_face_bpe
 from model.zoo.forms.huggingface import (
     CONFIG,
-    CONSTANTS,
     NAME,
-    WEIGHTS,
+    TEXT_FIELDS,
+    VISION_FIELDS,
+    defaults_of,
     preprocess_json,
     read_licence,
     read_preprocess,
+    read_weights,
     towers_config,
     write_folder,
 )
@@ -40,66 +42,37 @@ from model.zoo.forms.keys import (
     vision_rules,
 )
 from model.zoo.forms.plain import is_plain
-from model.zoo.published import Published, Told
-from model.zoo.tensors import read_tensors
+from model.zoo.published import ForeignModel, Given
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
 
 ABOUT = "Hugging Face folder of a CLIPModel"
 ACTIVATIONS = {"quick_gelu": True, "gelu": False}
-TEXT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
-VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
+NORM_EPS = 1e-5  # open_clip's towers have no other
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form."""
+    """Return whether this is a folder of this form."""
     return path.is_dir() and read_json(path, CONFIG).get("model_type") == "clip"
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
-        ConfigError: the user said another activation than the folder.
+        ConfigError: the user gave another activation than the folder states.
         CheckpointError: a file is missing or damaged, or open_clip has no such towers.
     """
-    weights = find_file(path, WEIGHTS)
-    architecture = check_activation(_architecture(path), told, str(path / CONFIG))
+    architecture = check_activation(_architecture(path), given, str(path / CONFIG))
     check_bpe(path)
-    tensors = {
-        name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS
-    }
+    weights, tensors = read_weights(path)
     ours = to_ours(tensors, _rules(architecture))
-    return Published(
-        "huggingface",
-        architecture,
-        read_preprocess(path),
-        ours,
-        weights,
-        licence=read_licence(path),
-    )
+    images, licence = read_preprocess(path), read_licence(path)
+    return ForeignModel(NAME, architecture, images, ours, weights, licence=licence)
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether the form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     return is_plain(towers) and isinstance(towers.tokenizer, SimpleTokenizer)
 
 
@@ -109,36 +82,40 @@ def write(towers: Towers, folder: Path) -> None:
     tensors = to_theirs(towers.clip.state_dict(), _rules(architecture))
     images = preprocess_json(preprocess, towers.image_size, "CLIPImageProcessor")
     write_folder(folder, tensors, _config(architecture), images)
-    for name, content in hugging_face_bpe(
-        architecture["text_cfg"].get("context_length", 77)
-    ).items():
+
+    length = architecture["text_cfg"].get("context_length", 77)
+    for name, content in hugging_face_bpe(length).items():
         (folder / name).write_bytes(content)
 
 
 def _architecture(folder: Path) -> dict[str, Any]:
-    vision = towers_config(folder, "vision", VISION_DEFAULTS)
-    text = towers_config(folder, "text", TEXT_DEFAULTS)
+    """Return open_clip's ``model_cfg`` of a folder's config."""
+    vision = towers_config(folder, "vision", defaults_of(CLIPVisionConfig, VISION_FIELDS))
+    text = towers_config(folder, "text", defaults_of(CLIPTextConfig, TEXT_FIELDS))
     acts = {vision["hidden_act"], text["hidden_act"]}
     if len(acts) != 1 or not acts <= ACTIVATIONS.keys():
         raise CheckpointError(
             f"{folder / CONFIG}: hidden_act {' and '.join(sorted(map(str, acts)))}: no such towers"
         )
-    if {vision["layer_norm_eps"], text["layer_norm_eps"]} != {1e-5}:
+    if {vision["layer_norm_eps"], text["layer_norm_eps"]} != {NORM_EPS}:
         raise CheckpointError(
             f"{folder / CONFIG}: layer_norm_eps must be 1e-5 in both towers; open_clip has no other"
         )
+
+    # What is as usual stays out, so that a config is the one that open_clip has of the same towers.
+    head_width = vision["hidden_size"] // vision["num_attention_heads"]
+    vision_ratio = vision["intermediate_size"] / vision["hidden_size"]
+    text_ratio = text["intermediate_size"] / text["hidden_size"]
     return {
-        "embed_dim": read_json(folder, CONFIG).get("projection_dim", 512),
+        "embed_dim": read_json(folder, CONFIG).get("projection_dim", CLIPConfig.projection_dim),
         "quick_gelu": ACTIVATIONS[acts.pop()],
         "vision_cfg": {
             "image_size": vision["image_size"],
             "layers": vision["num_hidden_layers"],
             "width": vision["hidden_size"],
             "patch_size": vision["patch_size"],
-            **_unless_usual(
-                "head_width", vision["hidden_size"] // vision["num_attention_heads"], 64
-            ),
-            **_unless_usual("mlp_ratio", vision["intermediate_size"] / vision["hidden_size"], 4),
+            **({} if head_width == 64 else {"head_width": head_width}),
+            **({} if vision_ratio == 4 else {"mlp_ratio": vision_ratio}),
         },
         "text_cfg": {
             "context_length": text["max_position_embeddings"],
@@ -146,19 +123,20 @@ def _architecture(folder: Path) -> dict[str, Any]:
             "width": text["hidden_size"],
             "heads": text["num_attention_heads"],
             "layers": text["num_hidden_layers"],
-            **_unless_usual("mlp_ratio", text["intermediate_size"] / text["hidden_size"], 4),
+            **({} if text_ratio == 4 else {"mlp_ratio": text_ratio}),
         },
     }
 
 
-def _unless_usual(name: str, value: float, usual: float) -> dict[str, float]:
-    return {} if value == usual else {name: value}
-
-
 def _config(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of config.json, with open_clip's defaults for what is left out."""
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-    act = "quick_gelu" if architecture.get("quick_gelu") else "gelu"
     width, text_width = vision.get("width", 768), text.get("width", 512)
+    shared = {
+        "hidden_act": "quick_gelu" if architecture.get("quick_gelu") else "gelu",
+        "layer_norm_eps": NORM_EPS,
+        "projection_dim": architecture["embed_dim"],
+    }
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -171,9 +149,7 @@ def _config(architecture: dict[str, Any]) -> dict[str, Any]:
             "num_attention_heads": width // vision.get("head_width", 64),
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
-            "hidden_act": act,
-            "layer_norm_eps": 1e-5,
-            "projection_dim": architecture["embed_dim"],
+            **shared,
         },
         "text_config": {
             "model_type": "clip_text_model",
@@ -183,9 +159,7 @@ def _config(architecture: dict[str, Any]) -> dict[str, Any]:
             "num_hidden_layers": text.get("layers", 12),
             "num_attention_heads": text.get("heads", 8),
             "max_position_embeddings": text.get("context_length", 77),
-            "hidden_act": act,
-            "layer_norm_eps": 1e-5,
-            "projection_dim": architecture["embed_dim"],
+            **shared,
             # 2 makes transformers pool at the largest id, as CLIP does.
             "bos_token_id": 0,
             "eos_token_id": 2,

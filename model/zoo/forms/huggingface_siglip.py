@@ -1,5 +1,4 @@
-"""SigLIP and SigLIP 2 of fixed resolution as Hugging Face has them: transformers' SiglipModel in a
-folder.
+"""SigLIP and SigLIP 2 of fixed resolution as Hugging Face has them: transformers' SiglipModel.
 
 The image tower becomes timm's of the same shape. transformers uses the tanh form of GELU in both
 towers, open_clip's own configs the exact one in some: the architecture says which, and ours
@@ -15,50 +14,32 @@ from typing import Any
 
 import timm
 import torch
+from transformers import SiglipTextConfig, SiglipVisionConfig
 
 from model.errors import CheckpointError, ConfigError
 from model.towers.folder import TANH
 from model.towers.towers import Towers
-from model.zoo.folders import find_file, read_json, tokenizer_files
+from model.zoo.folders import read_json, tokenizer_files
 from model.zoo.forms.huggingface import (
     CONFIG,
-    CONSTANTS,
     NAME,
-    WEIGHTS,
+    TEXT_FIELDS,
+    VISION_FIELDS,
+    defaults_of,
     preprocess_json,
     read_licence,
     read_preprocess,
+    read_weights,
     towers_config,
     write_folder,
 )
-from model.zoo.forms.keys import Rule, block_rules, reshaped, same, stacked, to_ours, to_theirs
-from model.zoo.published import Published, Told
-from model.zoo.tensors import read_tensors
+from model.zoo.forms.keys import TIMM_BLOCK, Rule, block_rules, reshaped, same, to_ours, to_theirs
+from model.zoo.published import ForeignModel, Given
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
 
 ABOUT = "Hugging Face folder of a SiglipModel"
 ACTIVATIONS = {"gelu_pytorch_tanh": True, "gelu": False}
-TEXT_DEFAULTS: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 64,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-}
-VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-}
 SIGLIP_PREPROCESS = {
     "mean": [0.5] * 3,
     "std": [0.5] * 3,
@@ -71,40 +52,35 @@ TEXT_NORM = {"eps": 1e-6}
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form."""
+    """Return whether this is a folder of this form."""
     return path.is_dir() and str(read_json(path, CONFIG).get("model_type")).startswith("siglip")
 
 
-def read(path: Path, told: Told) -> Published:
+def read(path: Path, given: Given) -> ForeignModel:
     """Read a folder of this form.
 
     Raises:
-        ConfigError: the user said an activation, which the folder says itself.
+        ConfigError: the user gave an activation, which the folder states itself.
         CheckpointError: a file is missing or damaged, or timm has no such image tower.
     """
-    if told.activation is not None:
+    if given.activation is not None:
         raise ConfigError(
-            f"--activation {told.activation}: {path / CONFIG} says it; leave the option out"
+            f"--activation {given.activation}: {path / CONFIG} says it; leave the option out"
         )
-    weights = find_file(path, WEIGHTS)
     if read_json(path, CONFIG)["model_type"] != "siglip":
         raise CheckpointError(
             f"{path}: a SigLIP of variable resolution, which open_clip has no towers for"
         )
-    architecture = _architecture(path)
-    tensors = {
-        name: tensor for name, tensor in read_tensors(weights).items() if name not in CONSTANTS
-    }
+
+    architecture, files = _architecture(path), tokenizer_files(path)
+    weights, tensors = read_weights(path)
     ours = to_ours(tensors, _rules(architecture))
-    preprocess = SIGLIP_PREPROCESS | read_preprocess(path)
-    files = tokenizer_files(path)
-    return Published(
-        "huggingface", architecture, preprocess, ours, weights, files, read_licence(path), True
-    )
+    images, licence = SIGLIP_PREPROCESS | read_preprocess(path), read_licence(path)
+    return ForeignModel(NAME, architecture, images, ours, weights, files, licence, is_verbatim=True)
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether the form has a place for such towers."""
+    """Return whether the form has a place for such towers."""
     architecture = towers.config["model_cfg"]
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     return (
@@ -123,6 +99,7 @@ def write(towers: Towers, folder: Path) -> None:
     tensors = to_theirs(towers.clip.state_dict(), _rules(architecture))
     images = preprocess_json(preprocess, towers.image_size, "SiglipImageProcessor")
     write_folder(folder, tensors, _config(towers), images)
+
     for name, content in towers.files.items():
         if name.endswith(".json") and "token" in name:
             (folder / name).write_bytes(content)
@@ -146,20 +123,23 @@ def _timm_name(folder: Path, vision: dict[str, Any]) -> str:
             f"{key} {vision[key]}" for key in ("hidden_size", "num_hidden_layers", "patch_size")
         )
         raise CheckpointError(
-            f"{folder / CONFIG}: timm has no SigLIP tower with {shape} for {vision['image_size']} pixels"
+            f"{folder / CONFIG}: timm has no SigLIP tower with {shape} for {vision['image_size']} "
+            "pixels"
         )
     return name
 
 
 def _architecture(folder: Path) -> dict[str, Any]:
-    vision = towers_config(folder, "vision", VISION_DEFAULTS)
-    text = towers_config(folder, "text", TEXT_DEFAULTS)
+    """Return open_clip's ``model_cfg`` of a folder's config."""
+    vision = towers_config(folder, "vision", defaults_of(SiglipVisionConfig, VISION_FIELDS))
+    text = towers_config(folder, "text", defaults_of(SiglipTextConfig, TEXT_FIELDS))
     for tower in (vision, text):
-        if tower["hidden_act"] not in ACTIVATIONS or tower["layer_norm_eps"] != TEXT_NORM["eps"]:
-            act, eps = tower["hidden_act"], tower["layer_norm_eps"]
+        act, eps = tower["hidden_act"], tower["layer_norm_eps"]
+        if act not in ACTIVATIONS or eps != TEXT_NORM["eps"]:
             raise CheckpointError(
                 f"{folder / CONFIG}: no such towers with hidden_act {act}, layer_norm_eps {eps}"
             )
+
     return {
         "embed_dim": vision["hidden_size"],
         "init_logit_bias": -10,
@@ -190,8 +170,10 @@ def _architecture(folder: Path) -> dict[str, Any]:
 
 
 def _config(towers: Towers) -> dict[str, Any]:
+    """Return the content of config.json; the image tower's sizes are read off timm's tower."""
     architecture, trunk = towers.config["model_cfg"], towers.clip.visual.trunk
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+
     return {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
@@ -235,6 +217,8 @@ def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
     yield from block_rules("text_model", "text.transformer", text["layers"])
     yield from same("text_model.final_layer_norm", "text.ln_final")
     yield from same("text_model.head", "text.text_projection")
+
+    # timm's tower has the positions with an axis for the batch.
     trunk: Any = timm.create_model(
         vision["timm_model_name"], num_classes=0, global_pool="map", device="meta"
     )
@@ -243,23 +227,10 @@ def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
     positions, width = trunk.pos_embed.shape[1:]
     name = f"{there}.embeddings.position_embedding.weight"
     yield reshaped(name, f"{here}.pos_embed", (positions, width), (1, positions, width))
-    for number in range(len(trunk.blocks)):
-        yield from _block_rules(f"{there}.encoder.layers.{number}", f"{here}.blocks.{number}")
+
+    yield from block_rules(there, here, len(trunk.blocks), TIMM_BLOCK)
     yield from same(f"{there}.post_layernorm", f"{here}.norm")
     yield from _pool_rules(f"{there}.head", f"{here}.attn_pool", width)
-
-
-def _block_rules(there: str, here: str) -> Iterable[Rule]:
-    for part in ("weight", "bias"):
-        yield stacked(
-            [f"{there}.self_attn.{letter}_proj.{part}" for letter in "qkv"],
-            f"{here}.attn.qkv.{part}",
-        )
-    yield from same(f"{there}.self_attn.out_proj", f"{here}.attn.proj")
-    yield from same(f"{there}.layer_norm1", f"{here}.norm1")
-    yield from same(f"{there}.layer_norm2", f"{here}.norm2")
-    yield from same(f"{there}.mlp.fc1", f"{here}.mlp.fc1")
-    yield from same(f"{there}.mlp.fc2", f"{here}.mlp.fc2")
 
 
 def _pool_rules(there: str, here: str, width: int) -> Iterable[Rule]:

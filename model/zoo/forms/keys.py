@@ -1,12 +1,20 @@
-"""Tensors of one model under two sets of names: a rule a group of tensors, good in both directions."""
+"""Tensors of one model under two sets of names: a rule a group of tensors, good both ways."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
-Tensors = dict[str, torch.Tensor]
-Change = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+NamedTensors = dict[str, torch.Tensor]
+Conversion = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+
+# A block of transformers' towers but for queries, keys and values; and open_clip's and timm's
+# names of the list of blocks, of queries, keys and values as one, and of those parts.
+BLOCK_PARTS = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
+OPEN_CLIP_BLOCK = (
+    "resblocks", "attn.in_proj_", "attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj",
+)  # fmt: skip
+TIMM_BLOCK = ("blocks", "attn.qkv.", "attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 def _same(tensors: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -18,8 +26,8 @@ class Rule(NamedTuple):
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
-    there: Change = _same
-    back: Change = _same
+    there: Conversion = _same
+    back: Conversion = _same
 
 
 def same(theirs: str, ours: str) -> list[Rule]:
@@ -54,9 +62,9 @@ def stacked(theirs: Sequence[str], ours: str) -> Rule:
     )
 
 
-def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
-    """Return tensors under our names; what no rule knows keeps its name, so that it is told as unknown."""
-    left, ours = dict(theirs), Tensors()
+def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> NamedTensors:
+    """Return tensors under our names; what no rule knows keeps its name, to be found unknown."""
+    left, ours = dict(theirs), NamedTensors()
     for rule in rules:
         if all(name in left for name in rule.theirs):
             ours |= dict(
@@ -65,30 +73,30 @@ def to_ours(theirs: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensor
     return ours | left
 
 
-def to_theirs(ours: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> Tensors:
+def to_theirs(ours: Mapping[str, torch.Tensor], rules: Iterable[Rule]) -> NamedTensors:
     """Return tensors under their names, contiguous.
 
     Raises:
         KeyError: one that the rules need is not there.
     """
-    theirs = Tensors()
+    theirs = NamedTensors()
     for rule in rules:
         theirs |= dict(zip(rule.theirs, rule.back([ours[name] for name in rule.ours]), strict=True))
     return {name: tensor.contiguous() for name, tensor in theirs.items()}
 
 
-def block_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
-    """Yield the rules of the blocks of a Hugging Face tower that is a plain open_clip transformer with us."""
+def block_rules(
+    theirs: str, ours: str, layers: int, names: Sequence[str] = OPEN_CLIP_BLOCK
+) -> Iterable[Rule]:
+    """Yield the rules of the blocks of a Hugging Face tower; ``names`` are those of our block."""
+    blocks, queries, *parts = names
     for number in range(layers):
-        there, here = f"{theirs}.encoder.layers.{number}", f"{ours}.resblocks.{number}"
-        for part in ("weight", "bias"):
-            queries = [f"{there}.self_attn.{letter}_proj.{part}" for letter in "qkv"]
-            yield stacked(queries, f"{here}.attn.in_proj_{part}")
-        yield from same(f"{there}.self_attn.out_proj", f"{here}.attn.out_proj")
-        yield from same(f"{there}.layer_norm1", f"{here}.ln_1")
-        yield from same(f"{there}.layer_norm2", f"{here}.ln_2")
-        yield from same(f"{there}.mlp.fc1", f"{here}.mlp.c_fc")
-        yield from same(f"{there}.mlp.fc2", f"{here}.mlp.c_proj")
+        there, here = f"{theirs}.encoder.layers.{number}", f"{ours}.{blocks}.{number}"
+        for kind in ("weight", "bias"):
+            split = [f"{there}.self_attn.{letter}_proj.{kind}" for letter in "qkv"]
+            yield stacked(split, f"{here}.{queries}{kind}")
+        for their_part, our_part in zip(BLOCK_PARTS, parts, strict=True):
+            yield from same(f"{there}.{their_part}", f"{here}.{our_part}")
 
 
 def vision_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:

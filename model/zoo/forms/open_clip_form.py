@@ -1,11 +1,9 @@
-"""open_clip's own forms: a folder with ``open_clip_config.json``, or a bare weights file of towers
-that it knows.
+"""open_clip's own forms: a folder with ``open_clip_config.json``, or a bare weights file.
 
 Two things that open_clip's config cannot say ride along in ours and are passed over by its loader:
 ``tokenizer_cfg`` (captions go verbatim to the tokeniser) and ``act_kwargs`` of a timm tower.
 """
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from model.towers.create import ARCHITECTURE_KEYS, PREPROCESS_KEYS, usual_prepro
 from model.towers.folder import CONFIG_FILE
 from model.towers.imported import ORIGIN_FILE
 from model.towers.towers import Towers
-from model.zoo.family import FAMILY, find_row
+from model.zoo.family import FAMILY, find_published
 from model.zoo.folders import (
     MAX_JSON_BYTES,
     file_of,
@@ -28,118 +26,124 @@ from model.zoo.folders import (
     read_json,
     refuse_code,
     tokenizer_files,
+    write_json,
 )
 from model.zoo.forms.activation import PLAIN, QUICK, check_activation, choose_activation
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.published import Published, Told
-from model.zoo.tensors import SUFFIXES, read_tensors, write_tensors
+from model.zoo.published import ForeignModel, Given
+from model.zoo.tensors import WEIGHTS_SUFFIXES, read_tensors, write_tensors
 
 NAME = "open_clip"
 ABOUT = "open_clip_config.json with its weights, or one weights file and --towers"
 WEIGHTS = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-PREFIX = "module."  # of models that were trained in several processes
+KEY_PREFIX = "module."  # of models that were trained in several processes
 HARMLESS_TOKENIZER_KEYS = {"clean", "strip_sep_token", "language"}
 PLAIN_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_.")
 IDLE = "text.transformer.embeddings.position_ids"  # that transformers made a constant
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder of this form or a weights file."""
+    """Return whether this is a folder of this form or a weights file."""
     if path.is_dir():
         return file_of(path, CONFIG_FILE) is not None
-    return path.is_file() and path.suffix in SUFFIXES
+    return path.is_file() and path.suffix in WEIGHTS_SUFFIXES
 
 
-def read(path: Path, told: Told) -> Published:
-    """Read a folder of this form, or a weights file with the config beside it or with what the user
-    told.
+def read(path: Path, given: Given) -> ForeignModel:
+    """Read a folder, or a weights file with the config beside it or that the user named.
 
     Raises:
-        ConfigError: the user must say which towers a file is for, or which activation they have.
+        ConfigError: the user must state which towers a file is for, or which activation they have.
         CheckpointError: the files are damaged, incomplete, or ask for code to be run.
     """
     folder = path if path.is_dir() else path.parent
     config = dict[str, Any]()
-    if told.towers is None and file_of(folder, CONFIG_FILE) is not None:
+    if given.towers is None and file_of(folder, CONFIG_FILE) is not None:
         weights = find_file(path, WEIGHTS) if path.is_dir() else path
         config = read_json(folder, CONFIG_FILE)
-        architecture = check_activation(_checked(folder, config), told, str(folder / CONFIG_FILE))
+        architecture = check_activation(_checked(folder, config), given, str(folder / CONFIG_FILE))
         preprocess = config.get("preprocess_cfg", {})
     elif path.is_dir():
         raise ConfigError(
             f"{path}: {CONFIG_FILE} says which towers these are; leave --towers out, or name a file"
         )
     else:
-        weights, (architecture, preprocess) = path, _told_architecture(path, told)
+        weights, (architecture, preprocess) = path, _named_architecture(path, given)
+
     text = architecture["text_cfg"]
     files = tokenizer_files(folder) if text.get("hf_tokenizer_name") else {}
     if text.get("hf_model_name"):
         files |= _text_config(folder)
-    tensors = _ours(read_tensors(weights), architecture)
-    kept = {key: preprocess[key] for key in PREPROCESS_KEYS if key in preprocess}
     is_verbatim = bool(config.get("tokenizer_cfg", {}).get("is_verbatim"))
-    return Published(
-        NAME, architecture, kept, tensors, weights, files, read_licence(folder), is_verbatim
-    )
+
+    tensors = _ours(read_tensors(weights), architecture)
+    images = {key: preprocess[key] for key in PREPROCESS_KEYS if key in preprocess}
+    licence = read_licence(folder)
+    return ForeignModel(NAME, architecture, images, tensors, weights, files, licence, is_verbatim)
 
 
 def holds(towers: Towers) -> bool:
-    """Tell whether the form has a place for such towers."""
-    said: dict[str, Any] = towers.config["model_cfg"]["text_cfg"]
-    return said.keys() <= {known.name for known in fields(CLIPTextCfg)}
+    """Return whether the form has a place for such towers."""
+    text: dict[str, Any] = towers.config["model_cfg"]["text_cfg"]
+    return text.keys() <= {known.name for known in fields(CLIPTextCfg)}
 
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
     write_tensors(towers.clip.state_dict(), folder / WEIGHTS_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(towers.config, indent=2), encoding="utf-8")
+    write_json(folder / CONFIG_FILE, towers.config)
     for name, content in towers.files.items():
         if name != ORIGIN_FILE:
             (folder / name).write_bytes(content)
 
 
-def _told_architecture(path: Path, told: Told) -> tuple[dict[str, Any], dict[str, Any]]:
+def _named_architecture(path: Path, given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return architecture and preprocessing of the towers that the user named."""
-    if told.towers is None:
+    if given.towers is None:
         raise ConfigError(
             f"{path}: a weights file does not say of which towers it is; pass --towers, as ViT-B-32"
         )
-    row = find_row(told.towers)
-    name, _, tag = told.towers.partition("/")
+    if given.towers.endswith(".json"):
+        return _json_architecture(Path(given.towers), given), {}
+
+    # A row of our table, or open_clip's name, with or without a tag.
+    row = find_published(given.towers)
+    name, _, tag = given.towers.partition("/")
     if row is not None and row.architecture is not None:
         name, tag = row.architecture, row.tag or ""
-    if told.towers.endswith(".json"):
-        return _json_architecture(Path(told.towers), told), {}
     known = open_clip.list_models()
     if name not in known:
         names = [*known, *(row.name for row in FAMILY)]
         raise ConfigError(
-            f"--towers {told.towers}: open_clip knows no such model{nearest(name, names)}"
+            f"--towers {given.towers}: open_clip knows no such model{nearest(name, names)}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and tag not in tags:
         raise ConfigError(
-            f"--towers {told.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}"
+            f"--towers {given.towers}: {name} has no weights '{tag}'{nearest(tag, tags)}"
         )
+
+    # The tag gives the activation, or our table; where open_clip has both, one must.
     architecture = open_clip.get_model_config(name)
     listed: str | None = row.activation if row is not None else None
     if tag:
         listed = QUICK if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu") else PLAIN
     if f"{name}-quickgelu" in known:
-        architecture = choose_activation(architecture, told, listed, str(path))
-    return check_activation(architecture, told, name), usual_preprocess(name, tag)
+        architecture = choose_activation(architecture, given, listed, str(path))
+    return check_activation(architecture, given, name), usual_preprocess(name, tag)
 
 
-def _json_architecture(path: Path, told: Told) -> dict[str, Any]:
+def _json_architecture(path: Path, given: Given) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--towers {path}: no such file")
     architecture = read_json(path.parent, path.name)
     missing = [key for key in ARCHITECTURE_KEYS if key not in architecture]
     if missing:
         raise ConfigError(f"--towers {path}: not an open_clip config, {', '.join(missing)} missing")
+
     if "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]:
-        architecture = choose_activation(architecture, told, None, str(path))
-    return check_activation(architecture, told, str(path))
+        architecture = choose_activation(architecture, given, None, str(path))
+    return check_activation(architecture, given, str(path))
 
 
 def _checked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -151,16 +155,18 @@ def _checked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f"{where}: no model_cfg with {', '.join(ARCHITECTURE_KEYS)}; fetch it again"
         )
+
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise CheckpointError(f"{where}: vision_cfg and text_cfg must be mappings; fetch it again")
+
     trunk = vision.get("timm_model_name") or ""
     if not isinstance(trunk, str) or not set(trunk) <= PLAIN_NAME_CHARACTERS:
         raise CheckpointError(
             f"{where}: timm_model_name is {trunk!r}, which is no model of timm's; not imported"
         )
-    given = text.get("tokenizer_kwargs") or {}
-    if not isinstance(given, dict) or not given.keys() <= HARMLESS_TOKENIZER_KEYS:
+    options = text.get("tokenizer_kwargs") or {}
+    if not isinstance(options, dict) or not options.keys() <= HARMLESS_TOKENIZER_KEYS:
         raise CheckpointError(
             f"{where}: tokenizer_kwargs may hold {', '.join(sorted(HARMLESS_TOKENIZER_KEYS))} alone"
         )
@@ -181,9 +187,12 @@ def _text_config(folder: Path) -> dict[str, bytes]:
 def _ours(
     tensors: dict[str, torch.Tensor], architecture: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Name tensors as the towers of an architecture do: older files name the text tower's parts without ``text.``."""
+    """Name tensors as the towers of an architecture do.
+
+    Older files name the parts of the text tower without ``text.``.
+    """
     named = {
-        name.removeprefix(PREFIX): tensor
+        name.removeprefix(KEY_PREFIX): tensor
         for name, tensor in tensors.items()
         if not name.endswith(IDLE)
     }

@@ -1,4 +1,4 @@
-"""The towers that most forms know: CLIP's own vision transformer and text transformer, and nothing beside them."""
+"""The towers that most forms know: CLIP's own vision and text transformer, nothing beside them."""
 
 import open_clip
 
@@ -17,7 +17,7 @@ USUAL_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_r
 
 
 def is_plain(towers: Towers) -> bool:
-    """Tell whether these are CLIP's own vision and text transformers, in shape and in function."""
+    """Return whether these are CLIP's own vision and text transformers, in shape and function."""
     architecture = towers.config["model_cfg"]
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     return (

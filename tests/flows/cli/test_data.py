@@ -127,10 +127,8 @@ def test_status_names_changed_and_missing_files(project: Path, printed: Printed)
     (project / "data" / "finetune" / "train.tsv").write_bytes(b"mine")
     (project / "data" / "finetune" / "test.tsv").unlink()
     output = printed("data", "status")
-    assert (
-        "changed finetune/train.tsv; missing finetune/test.tsv; `dvc checkout --force data.dvc` goes back"
-        in output
-    )
+    assert "changed finetune/train.tsv; missing finetune/test.tsv; " in output
+    assert "`dvc checkout --force data.dvc` goes back" in output
 
 
 def test_pull_brings_a_fresh_clone_its_pairs_and_says_that_every_file_is_right(

@@ -18,7 +18,7 @@ from tests.tiny import drawn_jpeg, profiled
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with Chinese towers and the TSVs of eight pairs, of their captions and of their images."""
+    """Return a folder with Chinese towers, and TSVs of eight pairs, their captions and images."""
     folder = tmp_path_factory.mktemp("shop")
     save_towers(create_towers(write_chinese_model(folder), "cpu"), folder / "model")
     profiled(

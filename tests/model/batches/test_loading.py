@@ -1,4 +1,4 @@
-"""A batch holds each row's own picture and ids, and is the same whoever loads it, and from which cache."""
+"""A batch holds each row's own image and ids, whoever loads it, and from whichever cache."""
 
 from pathlib import Path
 
@@ -22,9 +22,7 @@ def pairs(towers: Towers, tiny_data: TinyData) -> PairInput:
     return pair_input(towers.input_spec, tiny_data.train_index())
 
 
-def test_a_batch_holds_the_pictures_and_the_ids_of_its_rows(
-    pairs: PairInput, towers: Towers
-) -> None:
+def test_a_batch_holds_the_images_and_the_ids_of_its_rows(pairs: PairInput, towers: Towers) -> None:
     batch = load_batch(pairs, np.array([5, 0]), Crop(SIDE))
     captions = [pairs.index.caption(row) for row in (5, 0)]
     assert (
@@ -36,7 +34,7 @@ def test_a_batch_holds_the_pictures_and_the_ids_of_its_rows(
         assert isinstance(decoded, torch.Tensor) and torch.equal(image, centre_crop(decoded, SIDE))
 
 
-def test_a_picture_that_cannot_be_decoded_any_more_is_named(
+def test_an_image_that_cannot_be_decoded_any_more_is_named(
     pairs: PairInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.batches.decoded.MAX_SIDE", 1)
@@ -99,7 +97,7 @@ def test_batches_from_caches_are_those_without_to_the_bit(
     assert_same(load_batch(cached, rows, crop), load_batch(pairs, rows, crop))
 
 
-def test_a_random_crop_is_cut_from_the_whole_picture_even_where_crops_are_cached(
+def test_a_random_crop_is_cut_from_the_whole_image_even_where_crops_are_cached(
     pairs: PairInput, towers: Towers, tmp_path: Path
 ) -> None:
     crop = Crop(SIDE, min_scale=0.3, seed=5, epoch=2)

@@ -1,4 +1,4 @@
-"""The order of an epoch is a pure function, and any number of processes reads what one alone would."""
+"""An epoch's order is a pure function, and any number of processes reads what one would."""
 
 from collections.abc import Iterable
 from itertools import chain

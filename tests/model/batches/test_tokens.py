@@ -1,4 +1,4 @@
-"""Cached ids are open_clip's own, id by id, for any caption, and belong to one tokeniser and one set of captions."""
+"""Cached ids are open_clip's own, for any caption, and belong to one tokeniser and its captions."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def index_of(folder: Path, captions: list[str]) -> PairIndex:
 
 @pytest.fixture(scope="module")
 def chinese(tmp_path_factory: pytest.TempPathFactory) -> HFTokenizer:
-    """Return a WordPiece tokeniser as the Chinese text tower has one, of a vocabulary of its own."""
+    """Return a WordPiece tokeniser like that of the Chinese text tower, of a few words."""
     folder = tmp_path_factory.mktemp("wordpiece")
     words = [
         "[PAD]",

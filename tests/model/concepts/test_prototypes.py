@@ -114,15 +114,6 @@ def test_the_nearest_text_is_the_queue_s_nearest_of_another_caption_or_the_text_
     )
 
 
-def test_the_filled_share_grows_to_one() -> None:
-    assert [float(pushed(8, [2] * pushes)[0].filled_share()) for pushes in (0, 1, 4, 5)] == [
-        0,
-        0.25,
-        1,
-        1,
-    ]
-
-
 def test_many_steps_and_a_rebuild_change_nothing_beyond_rounding() -> None:
     queue, slow = pushed(50, [16] * 300)
     assert_equals_slow(queue, slow)

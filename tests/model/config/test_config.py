@@ -136,6 +136,33 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
     assert refusal(tmp_path, text).endswith(sentence)
 
 
+@pytest.mark.parametrize("section", ["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("word_drop", "0.15", "it measured nothing"),
+        ("term_warmup", "true", "no figure spoke for it"),
+        ("distill_form", "similarity", "embedding is the form that is left"),
+        ("distill_form", "embedding", "embedding is the form that is left"),
+        ("frozen_epochs", "2", "freeze holds for the whole stage"),
+    ],
+)
+def test_a_key_that_was_removed_is_named_with_the_reason_and_what_to_do(
+    tmp_path: Path, section: str, key: str, value: str, reason: str
+) -> None:
+    sentence = refusal(tmp_path, f"name: x\n{section}: {{{key}: {value}}}")
+    assert f"run.yaml: {section}.{key} was removed (" in sentence and reason in sentence
+    assert sentence.endswith("docs/training.md); delete the key") and "unknown" not in sentence
+    assert f"{section}.{key} was removed" in refusal(
+        tmp_path, overrides=(f"{section}.{key}={value}",)
+    )
+
+
+def test_a_removed_key_in_another_section_is_unknown_like_any_other(tmp_path: Path) -> None:
+    assert "unknown key 'data.word_drop'" in refusal(tmp_path, "name: x\ndata: {word_drop: 0.1}")
+    assert "unknown key 'word_drop'" in refusal(tmp_path, "name: x\nword_drop: 0.1")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

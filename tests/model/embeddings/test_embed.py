@@ -16,11 +16,11 @@ from model.embeddings.embed import (
     embed_pairs,
     embed_products,
 )
-from model.evaluation.judge import judge
 from model.evaluation.retrieval import evaluate_retrieval, relate
+from model.evaluation.split import evaluate_split
 from model.pairs.index import index_pairs
 from model.pairs.profile import profile_files, write_profile
-from model.pairs.tsv import Columns, count_lines
+from model.pairs.tsv import LineColumns, count_lines
 from model.towers.towers import Towers, encode_images, encode_texts
 from tests.tiny import WIDTH, TinyData, drawn_jpeg, profiled
 
@@ -35,7 +35,7 @@ FAULTY_IMAGES = [
     base64.b64encode(drawn_jpeg("red shirt", 1, side=120)),
     b"A" * 30_000,
 ]
-LINES: dict[Columns, list[bytes]] = {
+LINES: dict[LineColumns, list[bytes]] = {
     "pair": [
         b"red shirt\t" + GOOD,
         b"no tab",
@@ -59,7 +59,7 @@ LINES: dict[Columns, list[bytes]] = {
     ],
     "image": [GOOD, *FAULTY_IMAGES, b"", b"a\ttab", OTHER],
 }
-ACCEPTED: dict[Columns, list[int]] = {"pair": [1, 3, 14], "text": [1, 4, 8], "image": [1, 10]}
+ACCEPTED: dict[LineColumns, list[int]] = {"pair": [1, 3, 14], "text": [1, 4, 8], "image": [1, 10]}
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_picture_that_cannot_be_decoded_is_named_by_its_row(still: Towers) -> 
 
 
 def embedded_products(
-    towers: Towers, tsv: Path, columns: Columns, batch_size: int = 2, workers: int = 1
+    towers: Towers, tsv: Path, columns: LineColumns, batch_size: int = 2, workers: int = 1
 ) -> tuple[list[Products], int]:
     read: list[int] = []
     products = list(embed_products(towers, tsv, columns, LIMITS, batch_size, workers, read.append))
@@ -147,7 +147,7 @@ def embedded_products(
 @pytest.mark.parametrize("columns", ["pair", "text", "image"])
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (2, 1), (100, 3)])
 def test_every_line_is_embedded_or_faulty_and_its_number_is_kept(
-    still: Towers, tmp_path: Path, columns: Columns, batch_size: int, workers: int
+    still: Towers, tmp_path: Path, columns: LineColumns, batch_size: int, workers: int
 ) -> None:
     tsv = tmp_path / "products.tsv"
     tsv.write_bytes(b"\n".join(LINES[columns]) + b"\n")
@@ -166,7 +166,7 @@ def test_every_line_is_embedded_or_faulty_and_its_number_is_kept(
 
 @pytest.mark.parametrize("columns", ["pair", "text", "image"])
 def test_export_and_validation_agree_on_what_is_faulty(
-    still: Towers, tmp_path: Path, columns: Columns
+    still: Towers, tmp_path: Path, columns: LineColumns
 ) -> None:
     tsv = tmp_path / "products.tsv"
     tsv.write_bytes(b"\n".join(LINES[columns]) + b"\n")
@@ -196,7 +196,7 @@ def test_judging_equals_ranking_by_hand_over_distinct_captions_and_images(
     drawn = [(caption, drawn_jpeg(caption, seed)) for caption, seed in pairs]
     drawn.append(("white dress", drawn[3][1]))
     index = index_pairs([profiled(tmp_path / "test.tsv", drawn)])
-    result = judge(
+    result = evaluate_split(
         still, pair_input(still.input_spec, index), batch_size=4, block_rows=2, workers=0
     )
     texts = embed_captions(still, ["red shirt", "blue bag", "teal shoe", "white dress"])

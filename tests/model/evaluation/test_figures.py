@@ -1,12 +1,11 @@
 """Figures and their intervals, against slow twins and by how often an interval holds the truth."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from model.evaluation import figures
-from model.evaluation.figures import figures_of, measure, resamples
+from model.evaluation import bootstrap
+from model.evaluation.bootstrap import resample_groups
+from model.evaluation.figures import figures_of, measure
 from model.evaluation.retrieval import Direction, Found, RetrievalResult
 
 
@@ -96,14 +95,13 @@ def test_the_seed_decides_and_the_size_of_a_block_of_draws_does_not_matter_much(
     result, groups = two_sides(4)
     first, again, other = (measure(result, groups, 300, seed) for seed in (1, 1, 2))
     assert first == again != other
-    monkeypatch.setattr(
-        figures, "COUNTS_AT_ONCE", 120
-    )  # two draws at a time, with the odd one left over
+    # Two draws at a time, with the odd one left over.
+    monkeypatch.setattr(bootstrap, "COUNTS_AT_ONCE", 120)
     assert measure(result, groups, 300, 1)["mean_recall"] == first["mean_recall"]
 
 
 def test_every_resample_draws_as_many_groups_as_there_are() -> None:
-    counts = np.concatenate(list(resamples(7, 11, seed=0)))
+    counts = resample_groups(lambda counts_BG: counts_BG, 7, 11, seed=0)
     assert counts.shape == (11, 7) and (counts.sum(axis=1) == 7).all()
 
 
@@ -113,10 +111,3 @@ def test_means_of_values_are_resampled_by_group() -> None:
     together = figures_of({"hit": values}, np.repeat(np.arange(10), 10), 1000, seed=0)["hit"]
     assert alone.value == together.value == 0.5
     assert together.high - together.low > 2 * (alone.high - alone.low)
-
-
-def test_a_result_read_from_json_is_refused() -> None:
-    result, groups = two_sides(0)
-    empty = replace(result, text_to_image=Direction.from_json(result.text_to_image.to_json()))
-    with pytest.raises(ValueError, match="no ranks"):
-        measure(empty, groups, 100, seed=0)

@@ -1,4 +1,4 @@
-"""Product-level right answers and drawn candidates, against slow twins that follow the definition word for word."""
+"""Product-level right answers and drawn candidates, against slow twins by the definition."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ def catalogue(seed: int, pairs: int = 60) -> tuple[list[str], list[str], list[st
     )
 
 
-def test_any_picture_of_a_product_is_right_at_the_level_of_products() -> None:
+def test_any_image_of_a_product_is_right_at_the_level_of_products() -> None:
     pairs, products = relate(CAPTIONS, IMAGES), relate_products(CAPTIONS, IMAGES, PRODUCTS)
     assert torch.equal(pairs.caption_row, products.caption_row) and torch.equal(
         pairs.image_row, products.image_row

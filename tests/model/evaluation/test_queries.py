@@ -1,4 +1,4 @@
-"""Queries of labels and fields: their right answers, and their scores against a slow float64 twin."""
+"""Queries of labels and fields: right answers, and scores against a slow float64 twin."""
 
 import numpy as np
 import pytest
@@ -140,7 +140,7 @@ def test_captions_are_queries_with_all_their_images() -> None:
     }
 
 
-def test_a_product_is_nine_parts_picture_and_one_part_caption() -> None:
+def test_a_product_is_nine_parts_image_and_one_part_caption() -> None:
     text, image = embeddings(3, 0), embeddings(3, 1)
     mixed = product_embeddings(text, image, torch.tensor([2, 0, 1]))
     expected = 0.9 * image[0] + 0.1 * text[2]

@@ -94,7 +94,7 @@ def test_a_slice_that_is_truly_bad_is_found_and_comes_first() -> None:
 def test_permutations_in_many_blocks_give_the_same_p(monkeypatch: pytest.MonkeyPatch) -> None:
     value, labels = np.random.default_rng(0).random(40), {"c": ["a"] * 10 + ["b"] * 30}
     whole = slice_products(value, labels, seed=0, permutations=100)
-    monkeypatch.setattr("model.evaluation.slices.PRODUCTS_AT_ONCE", 41)
+    monkeypatch.setattr("model.evaluation.bootstrap.COUNTS_AT_ONCE", 41)
     assert slice_products(value, labels, seed=0, permutations=100) == whole
 
 

@@ -16,7 +16,7 @@ Accepted = tuple[list[Pair], dict[str, list[str]]]
 
 @pytest.fixture
 def accepted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ImportedSplit], Accepted]:
-    """Return the pairs and the side table of an import after checking that the rest of the project accepts them."""
+    """Return the pairs and the side table of an import, after checking that all is accepted."""
     profiles: Path = tmp_path_factory.mktemp("profiles")
 
     def read(split: ImportedSplit) -> Accepted:

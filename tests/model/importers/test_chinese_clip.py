@@ -1,4 +1,4 @@
-"""MUGE and Chinese-CLIP: every (text, image) is a pair, and what cannot be one is counted by name."""
+"""MUGE and Chinese-CLIP: every (text, image) is a pair, and what cannot be one is counted."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Fashion-Gen's HDF5: pixels become JPEG, Latin-1 becomes UTF-8, and a product keeps its id over all its poses."""
+"""Fashion-Gen's HDF5: pixels become JPEG, Latin-1 UTF-8, and a product keeps its id in any pose."""
 
 import io
 from pathlib import Path

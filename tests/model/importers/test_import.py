@@ -1,4 +1,4 @@
-"""What holds for every kind: names are checked, files come in pairs, and rows read are pairs plus rows left out."""
+"""Of every kind: names are checked, files come in pairs, rows read are pairs plus rows left out."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +8,14 @@ import pytest
 
 from model.errors import CheckpointError, ConfigError, DataError
 from model.importers.importing import KINDS, import_pairs
-from model.importers.records import LeftOut, LeftOutReason, Record, Row, SplitSource, Untouched
+from model.importers.records import (
+    ImportedPair,
+    LeftOut,
+    LeftOutReason,
+    SourceRow,
+    SplitSource,
+    Untouched,
+)
 from model.importers.sources import split_of
 from model.importers.writer import MAX_COLUMNS, write_split
 from tests.golden import jpeg
@@ -16,7 +23,7 @@ from tests.golden import jpeg
 IMAGE = jpeg()
 
 
-def source(*rows: Row, has_side_table: bool = True) -> SplitSource:
+def source(*rows: SourceRow, has_side_table: bool = True) -> SplitSource:
     return SplitSource("train", (), partial(iter, rows), len(rows), has_side_table)
 
 
@@ -73,7 +80,7 @@ def test_rows_are_reported_and_the_split_announced(tmp_path: Path) -> None:
 
 def test_reports_add_up_to_the_rows_read(tmp_path: Path) -> None:
     seen: list[int] = []
-    rows = [Record(str(row), "a red dress", IMAGE, {}) for row in range(600)]
+    rows = [ImportedPair(str(row), "a red dress", IMAGE, {}) for row in range(600)]
     assert write_split(source(*rows), tmp_path, seen.append).pairs == 600
     assert (len(seen), sum(seen)) == (3, 600)
 
@@ -81,11 +88,11 @@ def test_reports_add_up_to_the_rows_read(tmp_path: Path) -> None:
 def test_what_is_left_out_is_counted_and_the_first_are_named(tmp_path: Path) -> None:
     missing = [LeftOut(LeftOutReason.MISSING_IMAGE, f"{row}.jpg") for row in range(9)]
     empty = [
-        Record("p1", " \t", IMAGE, {}),
-        Record("p2", "hat", b"", {}),
-        Record("p3", "half \ud83d", IMAGE, {}),
+        ImportedPair("p1", " \t", IMAGE, {}),
+        ImportedPair("p2", "hat", b"", {}),
+        ImportedPair("p3", "half \ud83d", IMAGE, {}),
     ]
-    split = write_split(source(*missing, *empty, Record("p4", "hat", IMAGE, {})), tmp_path)
+    split = write_split(source(*missing, *empty, ImportedPair("p4", "hat", IMAGE, {})), tmp_path)
     assert (split.rows, split.pairs) == (13, 1)
     assert split.left_out == {
         "missing_image": (9, ("0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg")),
@@ -98,7 +105,7 @@ def test_what_is_left_out_is_counted_and_the_first_are_named(tmp_path: Path) -> 
 def test_a_name_cannot_carry_control_characters_to_a_terminal(tmp_path: Path) -> None:
     rows = (
         LeftOut(LeftOutReason.NO_IMAGE, "\x1b[31m\u202ered\n" + "x" * 200),
-        Record("p", "hat", IMAGE, {}),
+        ImportedPair("p", "hat", IMAGE, {}),
     )
     (name,) = write_split(source(*rows), tmp_path).left_out["no_image"].names
     assert name.startswith("\\x1b[31m\\u202ered\\nx") and name.isprintable() and len(name) < 150
@@ -121,7 +128,9 @@ def test_line_breaks_become_spaces_in_captions_and_in_the_side_table(
     tmp_path: Path, accepted
 ) -> None:
     columns = {"title": 'a "red"\r\ndress, long', "note\n": "x\ty\rz", "null": "NA"}
-    split = write_split(source(Record("1\n2", "a\tred\r\ndress\u2028\n", IMAGE, columns)), tmp_path)
+    split = write_split(
+        source(ImportedPair("1\n2", "a\tred\r\ndress\u2028\n", IMAGE, columns)), tmp_path
+    )
     pairs, table = accepted(split)
     assert pairs == [("a red dress\u2028 ", IMAGE)]
     assert split.cleaned_captions == 1
@@ -136,16 +145,19 @@ def test_line_breaks_become_spaces_in_captions_and_in_the_side_table(
 
 def test_columns_may_appear_at_any_row(tmp_path: Path, accepted) -> None:
     rows = [
-        Record("1", "hat", IMAGE, {"title": "Hat"}),
-        Record("2", "cap", IMAGE, {"colour": "red", "title": "Cap"}),
-        Record("3", "bag", IMAGE, {}),
+        ImportedPair("1", "hat", IMAGE, {"title": "Hat"}),
+        ImportedPair("2", "cap", IMAGE, {"colour": "red", "title": "Cap"}),
+        ImportedPair("3", "bag", IMAGE, {}),
     ]
     _, table = accepted(write_split(source(*rows), tmp_path))
     assert table == {"id": ["1", "2", "3"], "title": ["Hat", "Cap", ""], "colour": ["", "red", ""]}
 
 
 def test_a_flood_of_columns_is_cut_and_told(tmp_path: Path, accepted) -> None:
-    rows = [Record(str(row), "hat", IMAGE, {f"field {row}": "x"}) for row in range(MAX_COLUMNS + 3)]
+    rows = [
+        ImportedPair(str(row), "hat", IMAGE, {f"field {row}": "x"})
+        for row in range(MAX_COLUMNS + 3)
+    ]
     split = write_split(source(*rows), tmp_path)
     assert len(accepted(split)[1]) == MAX_COLUMNS
     assert split.dropped_columns == tuple(
@@ -153,13 +165,13 @@ def test_a_flood_of_columns_is_cut_and_told(tmp_path: Path, accepted) -> None:
     )
 
 
-def failing(rows: list[Row]) -> Iterator[Row]:
+def failing(rows: list[SourceRow]) -> Iterator[SourceRow]:
     yield from rows
     raise DataError("shard.tar: damaged")
 
 
 def test_a_failure_leaves_the_files_of_the_import_before(tmp_path: Path) -> None:
-    row = Record("1", "hat", IMAGE, {})
+    row = ImportedPair("1", "hat", IMAGE, {})
     write_split(source(row), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(DataError, match="damaged"):
@@ -170,7 +182,7 @@ def test_a_failure_leaves_the_files_of_the_import_before(tmp_path: Path) -> None
 def test_a_kill_between_the_renames_leaves_no_tsv_with_a_foreign_side_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_split(source(Record("1", "hat", IMAGE, {})), tmp_path)
+    write_split(source(ImportedPair("1", "hat", IMAGE, {})), tmp_path)
     replace = Path.replace
     renamed: list[tuple[str, bool]] = []
 
@@ -179,14 +191,14 @@ def test_a_kill_between_the_renames_leaves_no_tsv_with_a_foreign_side_table(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", record)
-    write_split(source(Record("2", "cap", IMAGE, {})), tmp_path)
+    write_split(source(ImportedPair("2", "cap", IMAGE, {})), tmp_path)
     assert renamed == [("train.products.csv", False), ("train.tsv", False)]
 
 
 def test_an_import_without_products_removes_the_side_table_of_an_earlier_one(
     tmp_path: Path,
 ) -> None:
-    write_split(source(Record("1", "hat", IMAGE, {})), tmp_path)
+    write_split(source(ImportedPair("1", "hat", IMAGE, {})), tmp_path)
     split = write_split(source(Untouched(b"no tab"), has_side_table=False), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train.tsv"]
     assert split.side_table is None and (tmp_path / "train.tsv").read_bytes() == b"no tab\n"

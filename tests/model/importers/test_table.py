@@ -1,4 +1,4 @@
-"""CSV and Parquet: columns by name, images by path, URL or bytes, nothing outside the root and nothing dropped."""
+"""CSV and Parquet: columns by name, images by path, URL or bytes; none from outside, none lost."""
 
 import os
 from datetime import date

@@ -1,4 +1,4 @@
-"""What is held out shares nothing with what is trained on, however long the chain of what is shared."""
+"""What is held out shares nothing with what is trained on, however long the chain between them."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -49,9 +49,7 @@ def test_nothing_held_out_shares_anything_with_what_is_left(
     assert np.array_equal(held, hold_out(group_rows(keys), is_trained, wanted, seed))
 
 
-def test_as_many_are_held_out_as_wanted_where_pairs_are_distinct_and_another_seed_holds_others() -> (
-    None
-):
+def test_of_distinct_pairs_as_many_are_held_out_as_wanted_and_others_by_another_seed() -> None:
     group, none = np.arange(100), np.zeros(100, dtype=np.bool_)
     held = [hold_out(group, none, 7, seed).tolist() for seed in (0, 1)]
     assert [len(rows) for rows in held] == [7, 7] and held[0] != held[1]

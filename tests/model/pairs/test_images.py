@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageOps
 
-from model.batches.crops import decode_image
 from model.errors import FaultReason
 from model.pairs import images
-from model.pairs.images import ImageFacts, Preview, decode_rgb, inspect_image, preview_image
+from model.pairs.arrays import Pixels
+from model.pairs.images import (
+    ImageFacts,
+    Preview,
+    decode_rgb,
+    inspect_image,
+    preview_image,
+)
 from tests.golden import (
     encoded,
     gif_claiming,
@@ -28,20 +33,20 @@ from tests.golden import (
 )
 
 
-def pixels_of(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def pixels_of(image: Image.Image) -> Pixels:
+    return np.array(image.convert("RGB"))
 
 
-def decoded(data: bytes) -> torch.Tensor:
-    image = decode_image(data)
-    assert isinstance(image, torch.Tensor), image
-    assert image.dtype == torch.uint8 and image.shape[0] == 3
+def decoded(data: bytes) -> Pixels:
+    image = decode_rgb(data)
+    assert isinstance(image, np.ndarray), image
+    assert image.dtype == np.uint8 and image.shape[2] == 3
     return image
 
 
-def largest_difference(one: torch.Tensor, other: torch.Tensor) -> int:
+def largest_difference(one: Pixels, other: Pixels) -> int:
     assert one.shape == other.shape
-    return int((one.int() - other.int()).abs().max())
+    return int(np.abs(one.astype(int) - other).max())
 
 
 @pytest.mark.parametrize(
@@ -93,13 +98,13 @@ def test_other_modes_become_rgb(mode: str) -> None:
 def test_cmyk_becomes_rgb() -> None:
     image = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
     red = decoded(encoded(image, quality=95))
-    assert red[0].min() > 240 and red[1:].max() < 15
+    assert red[..., 0].min() > 240 and red[..., 1:].max() < 15
 
 
 def test_sixteen_bit_is_scaled_and_not_clipped() -> None:
     values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     image = decoded(encoded(Image.fromarray(values), "PNG"))
-    assert torch.equal(image[0], torch.arange(256).reshape(16, 16).to(torch.uint8))
+    assert np.array_equal(image[..., 0], np.arange(256).reshape(16, 16))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -141,7 +146,7 @@ def test_a_bomb_is_refused_before_its_pixels_are_allocated(
 ) -> None:
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for side in (5_001, 9_000, 15_000, 16_000):
-        assert decode_image(claiming(side, side)) is FaultReason.TOO_MANY_PIXELS
+        assert decode_rgb(claiming(side, side)) is FaultReason.TOO_MANY_PIXELS
         assert inspect_image(claiming(side, side)) is FaultReason.TOO_MANY_PIXELS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 50_000
 
@@ -157,7 +162,7 @@ def test_a_picture_cut_anywhere_is_truncated_and_never_an_image() -> None:
     for container in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
         data = encoded(picture(), container)
         for length in [*range(12, len(data), 37), len(data) - 2, len(data) - 1]:
-            assert isinstance(decode_image(data[:length]), FaultReason), (container, length)
+            assert isinstance(decode_rgb(data[:length]), FaultReason), (container, length)
 
 
 def test_no_exception_escapes_from_mutated_pictures() -> None:
@@ -169,8 +174,8 @@ def test_no_exception_escapes_from_mutated_pictures() -> None:
         for _ in range(rng.randint(1, 8)):
             data[rng.randrange(min(len(data), 700))] = rng.randrange(256)
         data = data[: rng.randrange(len(data))] if rng.random() < 0.3 else data
-        for verdict in (inspect_image(bytes(data)), decode_image(bytes(data), max_pixels=100_000)):
-            assert isinstance(verdict, torch.Tensor | ImageFacts | FaultReason)
+        for verdict in (inspect_image(bytes(data)), decode_rgb(bytes(data), max_pixels=100_000)):
+            assert isinstance(verdict, np.ndarray | ImageFacts | FaultReason)
 
 
 def mutated_jpegs(count: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""A pair is read where its profile says it lies, and is the pair that was profiled, whatever happens to the file."""
+"""A pair is read where its profile says, and is what was profiled, whatever happens to the file."""
 
 import multiprocessing
 import os
@@ -223,7 +223,10 @@ def test_a_line_edited_in_place_is_never_read(
     with source.tsv.open("r+b") as file:
         file.seek(data.index(old))
         file.write(new)
-    message = rf"train\.tsv line {line}: not the line that was profiled, so the file changed; validate it again"
+    message = (
+        rf"train\.tsv line {line}: not the line that was profiled, "
+        "so the file changed; validate it again"
+    )
     with pytest.raises(DataError, match=message):
         index.read(line - 4)
     with pytest.raises(DataError, match=message):

@@ -15,10 +15,10 @@ from model.pairs.near_duplicates import (
     THUMB_BYTES,
     Signatures,
     earlier_duplicates,
+    image_places,
     image_signature,
-    is_same_picture,
+    looks_the_same,
     near_duplicates,
-    picture_places,
 )
 from tests.golden import picture
 
@@ -131,8 +131,8 @@ def test_a_copy_saved_again_is_the_same_picture_and_another_is_not(
     found = near_duplicates(
         theirs,
         ours,
-        lambda row, other: is_same_picture(
-            picture_places(copies[row]), picture_places(originals[other])
+        lambda row, other: looks_the_same(
+            image_places(copies[row]), image_places(originals[other])
         ),
     )
     assert found.tolist() == list(range(6))
@@ -150,5 +150,5 @@ def test_a_detail_that_a_thumbnail_does_not_show_makes_another_picture() -> None
     plain = np.full((224, 224, 3), 240, np.uint8)
     other = plain.copy()
     other[100:108, 100:108] = 0
-    assert is_same_picture(picture_places(plain), picture_places(plain))
-    assert not is_same_picture(picture_places(plain), picture_places(other))
+    assert looks_the_same(image_places(plain), image_places(plain))
+    assert not looks_the_same(image_places(plain), image_places(other))

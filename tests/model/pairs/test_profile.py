@@ -1,4 +1,4 @@
-"""A profile has a row for every line, the faulty ones are put aside to the byte, and any number of processes agrees."""
+"""A profile has a row for every line, faulty ones are put aside to the byte, by any processes."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ from model.pairs.profile import (
     write_profile,
 )
 from model.pairs.splits import read_side_table
-from model.pairs.tsv import Columns, count_lines, detect_columns, read_lines
+from model.pairs.tsv import LineColumns, count_lines, detect_columns, read_lines
 from model.pairs.words import words_of
 from tests.golden import Golden, encoded, golden_lines, jpeg, picture
 from tests.model.pairs.test_tsv import BOM, pair_line, write_tsv
@@ -45,7 +45,7 @@ def files_of(tsv: Path) -> ProfileFiles:
 
 
 def profile(
-    tsv: Path, columns: Columns = "pair", limits: DataConfig = LIMITS
+    tsv: Path, columns: LineColumns = "pair", limits: DataConfig = LIMITS
 ) -> tuple[ProfileSummary, Path, Path]:
     files = files_of(tsv)
     return write_profile(tsv, files, limits, columns), files.table, files.quarantine
@@ -230,7 +230,7 @@ def test_the_words_of_accepted_captions_are_counted(tmp_path: Path) -> None:
 def test_rare_words_are_forgotten_before_they_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.pairs.profile.MAX_WORDS", 100)
+    monkeypatch.setattr("model.pairs.profile.MAX_COUNTED_WORDS", 100)
     tsv = write_tsv(tmp_path, b"".join(b"dress number%d\n" % n for n in range(500)))
     profile(tsv, "text")
     assert pq.read_table(files_of(tsv).words).to_pylist() == [{"word": "dress", "count": 500}]

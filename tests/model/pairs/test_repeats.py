@@ -1,4 +1,4 @@
-"""Every accepted line that says again what an earlier line or test says is named with what it repeats."""
+"""Every accepted line that repeats an earlier one, or one of test, is named with that line."""
 
 import os
 from collections import Counter

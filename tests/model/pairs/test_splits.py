@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from model.pairs.splits import Splits, find_splits, read_side_table
+from model.pairs.splits import Splits, find_split_files, read_side_table
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -19,14 +19,16 @@ def test_the_nested_layout_is_found(tmp_path: Path) -> None:
     touch(tmp_path, "pretrain/b.tsv", "pretrain/a.tsv", "pretrain/a.products.csv")
     touch(home, "train.tsv", "valid.tsv", "test.tsv")
     pretrain = (tmp_path / "pretrain" / "a.tsv", tmp_path / "pretrain" / "b.tsv")
-    assert find_splits(tmp_path) == Splits(
+    assert find_split_files(tmp_path) == Splits(
         pretrain, home / "train.tsv", home / "valid.tsv", home / "test.tsv"
     )
 
 
 def test_the_flat_layout_has_no_pretraining_and_may_lack_valid(tmp_path: Path) -> None:
     touch(tmp_path, "train.tsv", "test.tsv")
-    assert find_splits(tmp_path) == Splits((), tmp_path / "train.tsv", None, tmp_path / "test.tsv")
+    assert find_split_files(tmp_path) == Splits(
+        (), tmp_path / "train.tsv", None, tmp_path / "test.tsv"
+    )
 
 
 def test_a_missing_split_is_named_with_both_layouts(tmp_path: Path) -> None:
@@ -35,9 +37,9 @@ def test_a_missing_split_is_named_with_both_layouts(tmp_path: Path) -> None:
         DataError,
         match=r"no train\.tsv and no test\.tsv; expected pretrain/\*\.tsv with finetune/.* or",
     ):
-        find_splits(tmp_path)
+        find_split_files(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        find_splits(tmp_path / "none")
+        find_split_files(tmp_path / "none")
 
 
 def test_a_side_table_is_read_as_text(tmp_path: Path) -> None:

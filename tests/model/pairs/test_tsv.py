@@ -1,4 +1,4 @@
-"""Every line gets one verdict, every byte has one place, and nothing a shop's feed holds makes the reader raise."""
+"""Every line gets one verdict, every byte has one place, and nothing in a feed makes us raise."""
 
 import base64
 import os
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.errors import DataError, FaultReason
 from model.pairs.tsv import (
-    Columns,
+    LineColumns,
     Pair,
     check_file,
     chunk_bounds,
@@ -67,7 +67,7 @@ def test_valid_captions_and_images_round_trip(caption: str, image: bytes) -> Non
 
 
 @given(st.binary(), st.sampled_from(["pair", "text", "image"]))
-def test_any_bytes_are_a_pair_or_a_fault(raw: bytes, columns: Columns) -> None:
+def test_any_bytes_are_a_pair_or_a_fault(raw: bytes, columns: LineColumns) -> None:
     verdict = parse_line(raw, columns)
     assert isinstance(verdict, FaultReason | Pair)
     if isinstance(verdict, Pair):
@@ -218,6 +218,6 @@ def test_what_is_no_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     ],
 )
 def test_columns_are_detected_from_the_first_lines(
-    tmp_path: Path, lines: list[bytes], columns: Columns
+    tmp_path: Path, lines: list[bytes], columns: LineColumns
 ) -> None:
     assert detect_columns(write_tsv(tmp_path, BOM + b"\r\n".join(lines))) == columns

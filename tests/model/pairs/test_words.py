@@ -71,5 +71,8 @@ def test_words_put_side_by_side_are_cut_as_they_were(text: str) -> None:
 
 
 def test_captions_without_chinese_need_no_segmenter() -> None:
-    code = "import sys; from model.pairs.words import spellings; spellings('Café Robe'); assert 'rjieba' not in sys.modules"
+    code = (
+        "import sys; from model.pairs.words import spellings; "
+        "spellings('Café Robe'); assert 'rjieba' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""A cached array is the array that was made, made once, by one process, and only where the disk has room."""
+"""A cached array is the one that was made, made once, by one process, where the disk has room."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""The Chinese text tower is transformers' BERT with [CLS] times a matrix, and its tokeniser BERT's."""
+"""The Chinese text tower is transformers' BERT, [CLS] times a matrix, its tokeniser BERT's."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ from model.batches.loading import pair_input
 from model.batches.tokens import token_ids, tokenizer_identity
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.evaluation.judge import judge
-from model.towers.bert import WordPieces, build_bert_clip
+from model.evaluation.split import evaluate_split
+from model.towers.bert import WordPieces, bert_config, build_bert_clip, with_context_length
 from model.towers.create import create_towers
 from model.towers.folder import load_towers, save_towers
 from model.towers.layers import place_parameters
 from model.towers.passes import cut_tokens
 from model.towers.towers import Towers, encode_texts, encode_tokens
-from model.training.flops import flops_a_pair
 from model.training.loop import train
+from model.training.meter import PairFlops
 from model.training.optimizer import make_optimizer
 from model.training.stage import Callbacks, Stage
 from tests.chinese import (
@@ -189,6 +189,16 @@ def test_an_architecture_that_is_none_is_refused(tmp_path: Path) -> None:
         create_towers(write_chinese_model(tmp_path, num_attention_heads=5), "cpu")
 
 
+@pytest.mark.parametrize(("kind", "most"), [("bert", 512), ("roberta", 511)])
+def test_what_an_architecture_leaves_out_is_transformers_default(kind: str, most: int) -> None:
+    architecture = {"text_cfg": {"bert": {"model_type": kind, "vocab_size": 90}}}
+    config = bert_config(architecture)
+    assert (config.vocab_size, config.hidden_size, config.pad_token_id) == (90, 768, 0)
+    assert with_context_length(architecture, most)["text_cfg"]["context_length"] == most
+    with pytest.raises(ConfigError, match=f"this text tower reads 3 to {most} tokens"):
+        with_context_length(architecture, most + 1)
+
+
 def test_layers_of_the_text_tower_have_their_places(chinese_towers: Towers) -> None:
     places = place_parameters(chinese_towers.clip)
     layer = "text.transformer.encoder.layer"
@@ -257,7 +267,6 @@ def chinese_data(tmp_path_factory: pytest.TempPathFactory) -> TinyData:
 EVERY_MEANS = {
     "micro_batch_size": 8,
     "freeze": "image",
-    "frozen_epochs": 1,
     "ema_decay": 0.9,
     "distill_weight": 0.1,
     "interpolation": (0.5,),
@@ -280,7 +289,7 @@ def test_chinese_towers_learn_and_come_back(
     )
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid, 32, 32, workers=0).metrics()
+        return evaluate_split(towers, valid, 32, 32, workers=0).metrics()
 
     before = validate(chinese_towers)["mean_recall"]
     stage = Stage(tiny_stage_config(**changes), pairs, validate, tmp_path, 0, 0)
@@ -325,7 +334,7 @@ def test_flops_of_a_bert_tower_are_counted_by_its_own_sizes(chinese_towers: Towe
     tokens, width = 16, bert["hidden_size"]
     block = tokens * (4 * width**2 + 2 * width * bert["intermediate_size"] + 2 * tokens * width)
     text = bert["num_hidden_layers"] * block + width * config["embed_dim"]
-    image = (flops_a_pair(chinese_towers, tokens) or 0) / 6 - text
+    image = (PairFlops(chinese_towers)(tokens) or 0) / 6 - text
     patches = (SIDE // 8) ** 2
     wide = config["vision_cfg"]["width"]
     blocks = (patches + 1) * (12 * wide**2 + 2 * (patches + 1) * wide)

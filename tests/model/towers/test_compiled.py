@@ -1,4 +1,4 @@
-"""Compiled passes give the plain ones' values; where compiling fails, training goes on with a sentence."""
+"""Compiled passes give the plain ones' values; where compiling fails, training goes on."""
 
 import logging
 from collections.abc import Callable

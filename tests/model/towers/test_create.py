@@ -1,4 +1,4 @@
-"""Runs start from imported models by name, at the config's resolution, positions interpolated as open_clip does."""
+"""Runs start from imported models by name, at the config's resolution, as open_clip does it."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from model.towers.create import base_towers, resize_towers
 from model.towers.folder import load_towers, save_towers
 from model.towers.towers import Towers, encode_images
 from model.zoo.importing import import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from tests.published import SIGLIP_TRUNK, clip_architecture, siglip_architecture, write_open_clip
 
 
@@ -27,7 +27,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("tiny-siglip", siglip_architecture()),
     ):
         write_open_clip(home / "published" / name, architecture)
-        import_model(home / "published" / name, home / "models" / name, Told())
+        import_model(home / "published" / name, home / "models" / name, Given())
     return home / "models"
 
 

@@ -1,4 +1,4 @@
-"""Each parameter of each kind of tower has its place: embeddings at the bottom, projections on top."""
+"""Each parameter of each kind of tower has its place: embeddings below, projections on top."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from model.config.sections import ModelConfig
 from model.towers.create import create_towers
-from model.towers.layers import Place, place_parameters
+from model.towers.layers import TowerPlace, place_parameters
 
 RESNET = {
     "embed_dim": 16,
@@ -17,14 +17,14 @@ RESNET = {
 }
 
 
-def places_of(folder: Path, architecture: dict[str, object], name: str) -> dict[str, Place]:
+def places_of(folder: Path, architecture: dict[str, object], name: str) -> dict[str, TowerPlace]:
     path = folder / f"{name}.json"
     path.write_text(json.dumps(architecture))
     return place_parameters(create_towers(ModelConfig(name=str(path)), "cpu").clip)
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
+def vit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TowerPlace]:
     text = RESNET["text_cfg"] | {"layers": 3}  # type: ignore[operator]
     vision = {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
     architecture = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
@@ -52,7 +52,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Place]:
     ],
 )
 def test_a_vision_transformer_and_its_text_tower_are_placed(
-    vit: dict[str, Place], name: str, tower: str | None, above: int
+    vit: dict[str, TowerPlace], name: str, tower: str | None, above: int
 ) -> None:
     assert vit[name] == (tower, above)
 
@@ -74,7 +74,7 @@ def test_each_block_of_a_resnet_is_a_layer_between_its_stem_and_its_pooling(tmp_
 
 
 class Encoder(torch.nn.Module):
-    """A text tower in the form of a Hugging Face model: embeddings, numbered layers, a projection of numbered parts."""
+    """A text tower of Hugging Face's form: embeddings, numbered layers, a projection of parts."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The short passes give open_clip's values and gradients; towers of another make go open_clip's own way."""
+"""The short passes give open_clip's values and gradients; other towers go open_clip's own way."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Towers are what open_clip makes of them, whole on disk, and no weights file can do more than hold numbers."""
+"""Towers are what open_clip makes of them, whole on disk, and a weights file only holds numbers."""
 
 import io
 import json
@@ -7,7 +7,9 @@ import pickle
 import random
 import shutil
 from collections.abc import Callable
+from http.client import IncompleteRead
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import open_clip
@@ -118,7 +120,7 @@ def test_open_clip_itself_reads_the_folder_and_gives_the_same_embeddings(
 
 
 @torch.inference_mode()
-def test_an_encoded_picture_gets_the_embedding_that_open_clip_gives_it(
+def test_an_encoded_image_gets_the_embedding_that_open_clip_gives_it(
     towers: Towers, folder: Path
 ) -> None:
     buffers = [io.BytesIO() for _ in range(4)]
@@ -198,7 +200,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_one(
         ('{"embed_dim": 4, "text_cfg": {}}', "not an open_clip config, vision_cfg missing"),
         (
             json.dumps(TINY_MODEL | {"vision_cfg": {"widht": 32}}),
-            "open_clip cannot build broken .*widht.*mend its JSON",
+            "open_clip cannot build broken .*widht.*correct its JSON",
         ),
         (
             json.dumps(TINY_MODEL | {"text_cfg": {**TINY_MODEL["text_cfg"], "heads": 5}}),
@@ -388,6 +390,26 @@ def test_weights_that_cannot_be_downloaded_are_a_service_s_fault(
     with pytest.raises(
         ServiceError, match=r"'openai' cannot be downloaded \(ConnectionError\); check the network"
     ):
+        create_towers(with_weights(tiny_model, "openai"), "cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        URLError("unknown host"),
+        IncompleteRead(b""),
+        RuntimeError("Model has been downloaded but the SHA256 checksum does not match"),
+        TypeError("int() argument must be a string, not 'NoneType'"),
+    ],
+)
+def test_whatever_breaks_a_download_is_a_service_s_fault(
+    tiny_model: ModelConfig, published: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(config: dict[str, str]) -> str:
+        raise error
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    with pytest.raises(ServiceError, match=rf"\({type(error).__name__}\); check the network"):
         create_towers(with_weights(tiny_model, "openai"), "cpu")
 
 

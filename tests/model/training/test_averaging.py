@@ -1,12 +1,14 @@
 """The average against a slow twin, its place in the model, and mixtures of weights."""
 
+import copy
+
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.towers.towers import Towers
 from model.training.averaging import (
     WeightAverage,
-    averaged,
     choose_coefficient,
     copy_weights,
     interpolate,
@@ -38,6 +40,38 @@ def test_the_average_equals_a_slow_twin_in_float64(decay: float) -> None:
         torch.testing.assert_close(value.double(), twin[name], rtol=1e-5, atol=1e-5)
 
 
+def test_torch_s_averaged_model_of_the_same_update_has_the_same_bits_resumed_or_not() -> None:
+    """So ours may change into it; its own decay, one from the first step on, gives other weights."""
+
+    def warm(averages: list[torch.Tensor], weights: list[torch.Tensor], averaged: int) -> None:
+        decay = min(0.9, int(averaged) / (9 + int(averaged)))
+        get_ema_multi_avg_fn(decay)(averages, weights, None)
+
+    model = torch.nn.Linear(3, 2)
+    ours = WeightAverage(model, 0.9)
+    torchs = {
+        "same": AveragedModel(model, multi_avg_fn=warm),
+        "own": AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
+    }
+    torchs["same"].n_averaged.fill_(1)  # else the first step's weights take the start's place
+    for step in range(30):
+        disturb(model, step)
+        ours.update(step)
+        for averaged_model in torchs.values():
+            averaged_model.update_parameters(model)
+        if step == 12:  # both go on from what a checkpoint holds
+            state = {name: value.clone() for name, value in ours.state_dict().items()}
+            ours = WeightAverage(model, 0.9)
+            ours.load_state_dict(state)
+            state = copy.deepcopy(torchs["same"].state_dict())
+            torchs["same"] = AveragedModel(model, multi_avg_fn=warm)
+            torchs["same"].load_state_dict(state)
+
+    for name, value in torchs["same"].module.named_parameters():
+        assert torch.equal(ours.state_dict()[name], value)
+        assert not torch.equal(torchs["own"].module.get_parameter(name), value)
+
+
 def test_the_model_has_the_average_for_its_weights_within_the_block_alone_and_nothing_is_copied() -> (
     None
 ):
@@ -49,7 +83,7 @@ def test_the_model_has_the_average_for_its_weights_within_the_block_alone_and_no
         {name: value.clone() for name, value in average.state_dict().items()},
     )
     storages = {value.data_ptr() for value in (*model.parameters(), *average.state_dict().values())}
-    with pytest.raises(RuntimeError, match="half-way"), averaged(average):
+    with pytest.raises(RuntimeError, match="half-way"), average.in_place():
         assert all(torch.equal(value, mean[name]) for name, value in model.state_dict().items())
         raise RuntimeError("half-way")
     assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())

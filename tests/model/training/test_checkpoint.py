@@ -18,14 +18,14 @@ import torch
 
 from model.errors import CheckpointError
 from model.storage.sealed import MANIFEST, fault_point, require_space, sealed_folder, verify_sealed
-from model.training.checkpoint import Tensors, load_latest, save_checkpoint
+from model.training.checkpoint import NamedTensors, load_latest, save_checkpoint
 from tests.tiny import names
 
 FLIPS = 200
 CUTS = 50
 
 
-def tensors(seed: int) -> dict[str, Tensors]:
+def tensors(seed: int) -> dict[str, NamedTensors]:
     generator = torch.Generator().manual_seed(seed)
     return {
         "weights": {

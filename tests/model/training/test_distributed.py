@@ -27,7 +27,7 @@ from model.training.distributed import (
     rank_of_world,
     require_same_step,
 )
-from model.training.objective import Embedded, Objective
+from model.training.objective import EmbeddedPairs, Objective
 from tests.ranks import Job, ended, run_job, start_ranks, train_together
 from tests.tiny import TinyData, tiny_stage_config
 
@@ -39,12 +39,7 @@ def jobs(
     tiny_model: ModelConfig, tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Job]:
     """The same 20 steps for one process and for two, of which each embeds its eight pairs in parts."""
-    terms = {
-        "distill_weight": 0.5,
-        "distill_form": "similarity",
-        "nearest_weight": 0.2,
-        "term_warmup": True,
-    }
+    terms = {"distill_weight": 0.5, "nearest_weight": 0.2}
     rest = {"ema_decay": 0.9, "lr": 1e-3, "interpolation": [0.5]}
     data, folder = (tiny_data.train, tiny_data.valid), tmp_path_factory.mktemp("ranks")
     made = {}
@@ -106,7 +101,7 @@ def measured_terms(rank: int, world: int) -> dict[str, torch.Tensor]:
     objective = Objective(towers, tiny_stage_config(queue_size=9), vocabulary)
     scale = torch.tensor(9.0, requires_grad=True)
     terms = objective(
-        Embedded(image, text, torch.arange(12).reshape(6, 2)[part], concepts[part]), scale
+        EmbeddedPairs(image, text, torch.arange(12).reshape(6, 2)[part], concepts[part]), scale
     )
     terms["loss"].backward()
     gradients = {"scale": scale.grad, "concept_scale": objective.log_scale.grad}

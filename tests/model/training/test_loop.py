@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from model.batches.loading import pair_input
 from model.config.sections import ModelConfig, StageConfig
 from model.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.storage.sealed import WEIGHTS_FILE, weights_sha256
 from model.towers.create import create_towers
 from model.towers.folder import load_towers
@@ -75,7 +75,9 @@ class Bench:
             pair_input(towers.input_spec, index)
             for index in (self.data.train_index(), self.data.valid_index())
         )
-        judged = validate or (lambda towers: judge(towers, valid, 32, 32, workers=0).metrics())
+        judged = validate or (
+            lambda towers: evaluate_split(towers, valid, 32, 32, workers=0).metrics()
+        )
         return Stage(config, train, judged, self.folder / name, seed, workers=0)
 
     def run(self, stage: Stage, log: Log | None = None, precision: str = "fp32") -> TrainState:
@@ -134,7 +136,8 @@ def test_the_learning_rate_equals_a_slow_twin(
     half_circle = np.linspace(0, np.pi, steps - warmup + 1, dtype=np.float64)[:-1]
     expected = np.concatenate([ramp, min_lr + (lr - min_lr) * (1 + np.cos(half_circle)) / 2])
     rates = [learning_rate(step, steps, config) for step in range(steps)]
-    np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-18)
+    # Near the cosine's end 1 + cos loses the digits that cancel.
+    np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-15 * lr)
     assert max(rates) == pytest.approx(lr) and min(rates[warmup:]) >= min_lr
     assert all(rate > 0 for rate in rates), "no step is wasted"
 

@@ -15,7 +15,6 @@ from model.training.losses import (
     find_duplicates,
     info_nce,
     sigmoid_matching,
-    similarity_divergence,
 )
 
 SIZES = [(2, 3), (5, 4), (13, 7), (1, 2)]
@@ -215,34 +214,6 @@ def test_a_batch_of_one_caption_alone_has_nothing_to_tell_apart() -> None:
     )
     loss.backward()
     assert float(loss.detach()) == 0 and image.grad is not None and not bool(image.grad.any())
-
-
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_the_divergence_from_a_teacher_is_the_mean_of_its_parts(ranks: int) -> None:
-    image, text, teacher_image, teacher_text = (unit_rows(6, 5, seed) for seed in range(4))
-    scales = (torch.tensor(9.0, dtype=torch.float64), torch.tensor(12.0, dtype=torch.float64))
-    image.requires_grad_()
-    whole = similarity_divergence(image, text, scales[0], teacher_image, teacher_text, scales[1])
-    parts = [
-        similarity_divergence(
-            image[part],
-            text[part],
-            scales[0],
-            teacher_image[part],
-            teacher_text[part],
-            scales[1],
-            image,
-            text,
-            teacher_image,
-            teacher_text,
-        )
-        for part in (slice(first, first + 6 // ranks) for first in range(0, 6, 6 // ranks))
-    ]
-    torch.testing.assert_close(torch.stack(parts).mean(), whole)
-    gradients = [
-        torch.autograd.grad(value, image)[0] for value in (torch.stack(parts).mean(), whole)
-    ]
-    torch.testing.assert_close(*gradients)
 
 
 def test_info_nce_of_a_batch_without_information_is_the_logarithm_of_its_size() -> None:

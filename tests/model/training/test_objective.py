@@ -8,14 +8,14 @@ from model.concepts.mining import MAX_CONCEPTS_A_CAPTION, Vocabulary
 from model.config.sections import ModelConfig
 from model.towers.create import create_towers
 from model.training.losses import info_nce
-from model.training.objective import Embedded, Objective
+from model.training.objective import EmbeddedPairs, Objective
 from tests.tiny import WIDTH, tiny_stage_config
 
 VOCABULARY = Vocabulary(("blue", "red", "shoe"), (3, 3, 4), 10, ())
 SCALE = torch.tensor(10.0)
 
 
-def embedded(pairs: int, seed: int) -> Embedded:
+def embedded(pairs: int, seed: int) -> EmbeddedPairs:
     """Return pairs of captions that are all different from those of any other seed."""
     generator = torch.Generator().manual_seed(seed)
     image, text = (
@@ -24,7 +24,7 @@ def embedded(pairs: int, seed: int) -> Embedded:
     concepts = torch.full((pairs, MAX_CONCEPTS_A_CAPTION), -1)
     concepts[:, 0] = torch.randint(0, 3, (pairs,), generator=generator)
     ids = torch.arange(2 * pairs).view(pairs, 2) + 1000 * seed
-    return Embedded(image, text, ids, concepts)
+    return EmbeddedPairs(image, text, ids, concepts)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,3 @@ def test_an_empty_queue_makes_nearest_neighbour_supervision_plain_info_nce_witho
         terms["nearest"], [image, text], allow_unused=True
     )
     assert text_gradient is None and float(image_gradient.abs().sum()) > 0
-
-
-def test_with_warm_up_the_terms_weigh_as_much_as_the_queue_was_filled(
-    tiny_model: ModelConfig,
-) -> None:
-    chosen = objective(
-        tiny_model, nearest_weight=0.5, concept_weight=2.0, term_warmup=True, queue_size=24
-    )
-    for pairs, share in ((embedded(6, 1), 0.0), (embedded(6, 2), 0.25), (embedded(6, 3), 0.5)):
-        terms = chosen(pairs, SCALE)
-        added = share * (0.5 * terms["nearest"] + 2.0 * terms["concept"])
-        torch.testing.assert_close(terms["loss"], terms["info_nce"] + added)

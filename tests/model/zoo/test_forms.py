@@ -1,5 +1,8 @@
-"""A published model gives the same embeddings here as in its own library, and comes back from us to the bit."""
+"""A published model gives the embeddings of its own library, and comes back to the bit."""
 
+import base64
+import gzip
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -9,8 +12,12 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from torch.nn.functional import normalize
+from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
+from model.batches.crops import Resizing, centre_crop, decode_image
 from model.batches.loading import Crop
 from model.embeddings.embed import embed_encoded_images
 from model.errors import CheckpointError, ConfigError
@@ -20,7 +27,7 @@ from model.towers.towers import normalise as pixels_of
 from model.zoo.forms import bpe
 from model.zoo.forms.easynlp_english import truncating_as_theirs
 from model.zoo.importing import convert_model, import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from tests.published import (
     CAPTIONS,
     PATCH,
@@ -46,15 +53,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("forms")
 
 
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randint(
         0, 256, (4, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(4)
     )
 
 
-def imported(path: Path, told: Told | None = None, name: str = "ours") -> Towers:
+def imported(path: Path, given: Given | None = None, name: str = "ours") -> Towers:
     folder = path.parent / f"{path.name}-{name}"
-    import_model(path, folder, told or Told())
+    import_model(path, folder, given or Given())
     towers = load_towers(folder, "cpu")
     towers.clip.eval()
     return towers
@@ -62,7 +69,7 @@ def imported(path: Path, told: Told | None = None, name: str = "ours") -> Towers
 
 @torch.no_grad()
 def assert_same_embeddings(towers: Towers, image: torch.Tensor, text: torch.Tensor) -> None:
-    assert float((encode_images(towers, pictures()) - image).abs().max()) <= TOLERANCE
+    assert float((encode_images(towers, images()) - image).abs().max()) <= TOLERANCE
     assert float((encode_texts(towers, CAPTIONS) - text).abs().max()) <= TOLERANCE
 
 
@@ -70,7 +77,7 @@ def assert_same_embeddings(towers: Towers, image: torch.Tensor, text: torch.Tens
 def as_open_clip(folder: Path, clip: Any, towers: Towers) -> tuple[torch.Tensor, torch.Tensor]:
     ids = open_clip.get_tokenizer(f"local-dir:{folder}")(CAPTIONS)
     assert torch.equal(towers.tokenizer(CAPTIONS), ids)
-    return clip.encode_image(pixels_of(towers, pictures()), normalize=True), clip.encode_text(
+    return clip.encode_image(pixels_of(towers, images()), normalize=True), clip.encode_text(
         ids, normalize=True
     )
 
@@ -85,7 +92,7 @@ def test_a_folder_of_open_clip_gives_the_embeddings_of_open_clip(
     assert_same_embeddings(towers, *as_open_clip(folder, clip, towers))
 
 
-def test_a_siglip_of_open_clip_gives_its_embeddings_and_sees_squashed_pictures(home: Path) -> None:
+def test_a_siglip_of_open_clip_gives_its_embeddings_and_sees_squashed_images(home: Path) -> None:
     folder = home / "marqo"
     preprocess = {
         "mean": [0.5] * 3,
@@ -116,7 +123,7 @@ def test_a_text_tower_of_transformers_is_built_from_the_config_that_lies_beside_
 
 
 @pytest.mark.parametrize("suffix", ["pt", "bin", "safetensors"])
-def test_a_bare_file_of_weights_needs_its_towers_and_its_activation_told(
+def test_a_bare_file_of_weights_needs_its_towers_and_its_activation_named(
     home: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = write_open_clip(tmp_path / "folder", clip_architecture(True))
@@ -132,22 +139,24 @@ def test_a_bare_file_of_weights_needs_its_towers_and_its_activation_told(
     monkeypatch.setattr(
         "open_clip.get_model_config", lambda name: clip_architecture("quick" in name)
     )
+
     with pytest.raises(ConfigError, match="does not say of which towers it is; pass --towers"):
-        import_model(path, tmp_path / "x", Told())
+        import_model(path, tmp_path / "x", Given())
     with pytest.raises(ConfigError, match=r"trained with gelu or quickgelu.*pass --activation"):
-        import_model(path, tmp_path / "x", Told("ViT-B-32"))
-    told = [
-        Told("ViT-B-32", "quickgelu"),
-        Told("ViT-B-32-quickgelu"),
-        Told("ViT-B-32/openai"),
-        Told("vit-b-32-openai"),
+        import_model(path, tmp_path / "x", Given("ViT-B-32"))
+
+    named = [
+        Given("ViT-B-32", "quickgelu"),
+        Given("ViT-B-32-quickgelu"),
+        Given("ViT-B-32/openai"),
+        Given("vit-b-32-openai"),
     ]
-    for number, said in enumerate(told if suffix == "pt" else told[:1]):
-        towers = imported(path, said, str(number))
+    for number, given in enumerate(named if suffix == "pt" else named[:1]):
+        towers = imported(path, given, str(number))
         assert_same_embeddings(towers, *as_open_clip(tmp_path / "folder", clip, towers))
     with pytest.raises(ConfigError, match="--activation gelu: ViT-B-32-quickgelu says quickgelu"):
-        import_model(path, tmp_path / "x", Told("ViT-B-32-quickgelu", "gelu"))
-    assert not imported(path, Told("ViT-B-32/laion2b_s34b_b79k"), "gelu").config["model_cfg"][
+        import_model(path, tmp_path / "x", Given("ViT-B-32-quickgelu", "gelu"))
+    assert not imported(path, Given("ViT-B-32/laion2b_s34b_b79k"), "gelu").config["model_cfg"][
         "quick_gelu"
     ]
 
@@ -159,7 +168,7 @@ def test_easynlps_english_models_give_the_embeddings_of_its_own_towers(home: Pat
     towers = imported(folder)
     tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
     with torch.no_grad():
-        image = easynlp_image(tensors, pixels_of(towers, pictures()), PATCH)
+        image = easynlp_image(tensors, pixels_of(towers, images()), PATCH)
         text = easynlp_text(
             tensors, open_clip.tokenize(CAPTIONS), architecture["text_cfg"]["heads"]
         )
@@ -170,17 +179,16 @@ def test_easynlps_english_models_give_the_embeddings_of_its_own_towers(home: Pat
 def test_fashion_clips_form_gives_the_embeddings_of_transformers(
     home: Path, hidden_act: str
 ) -> None:
-    from transformers import AutoTokenizer
-
     folder = home / f"fashion-clip-{hidden_act}"
     model = write_hugging_face_clip(folder, hidden_act)
     towers = imported(folder)
+
     theirs = AutoTokenizer.from_pretrained(folder)
     ids = theirs(
         CAPTIONS, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
-        image = model.get_image_features(pixel_values=pixels_of(towers, pictures())).pooler_output
+        image = model.get_image_features(pixel_values=pixels_of(towers, images())).pooler_output
         text = model.get_text_features(input_ids=ids).pooler_output
     assert_same_embeddings(towers, normalize(image, dim=-1), normalize(text, dim=-1))
     # The ids are the same up to the end of text, after which CLIP's own pad with 0 and transformers
@@ -190,18 +198,17 @@ def test_fashion_clips_form_gives_the_embeddings_of_transformers(
 
 
 def test_siglip_2_gives_the_embeddings_and_the_tokens_of_transformers(home: Path) -> None:
-    from transformers import AutoTokenizer
-
     folder = home / "siglip2"
     model = write_siglip2(folder)
     towers = imported(folder)
+
     theirs = AutoTokenizer.from_pretrained(folder)
     ids = theirs(
         CAPTIONS, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
     ).input_ids
     assert torch.equal(towers.tokenizer(CAPTIONS), ids) and int(ids.max()) > 260
     with torch.no_grad():
-        image = model.get_image_features(pixel_values=pixels_of(towers, pictures())).pooler_output
+        image = model.get_image_features(pixel_values=pixels_of(towers, images())).pooler_output
         text = model.get_text_features(input_ids=ids).pooler_output
     assert_same_embeddings(towers, normalize(image, dim=-1), normalize(text, dim=-1))
     assert torch.equal(towers.clip.logit_scale, model.logit_scale[0]) and torch.equal(
@@ -237,12 +244,13 @@ def test_a_round_trip_through_a_published_form_changes_no_bit(
     before = imported(tmp_path / "theirs")
     convert_model(tmp_path / "theirs-ours", form, tmp_path / "out")
     after = imported(tmp_path / "out")
+
     ours, again = before.clip.state_dict(), after.clip.state_dict()
     assert ours.keys() == again.keys() and all(
         torch.equal(ours[name], again[name]) for name in ours
     )
     with torch.no_grad():
-        assert torch.equal(encode_images(before, pictures()), encode_images(after, pictures()))
+        assert torch.equal(encode_images(before, images()), encode_images(after, images()))
     cleaned = [
         caption
         for caption in CAPTIONS
@@ -273,8 +281,6 @@ def test_a_form_without_place_for_the_towers_says_so(tmp_path: Path, form: str) 
 
 
 def test_what_is_converted_is_read_by_the_librarys_own_loader(tmp_path: Path) -> None:
-    from transformers import CLIPModel, SiglipModel
-
     clip = write_open_clip(tmp_path / "a", clip_architecture(True))
     imported(tmp_path / "a")
     convert_model(tmp_path / "a-ours", "open_clip", tmp_path / "b")
@@ -282,10 +288,12 @@ def test_what_is_converted_is_read_by_the_librarys_own_loader(tmp_path: Path) ->
     assert all(
         torch.equal(value, clip.state_dict()[name]) for name, value in again.state_dict().items()
     )
+
     convert_model(tmp_path / "a-ours", "huggingface", tmp_path / "c")
     assert torch.equal(
         CLIPModel.from_pretrained(tmp_path / "c").visual_projection.weight.T, clip.visual.proj
     )
+
     theirs = write_siglip2(tmp_path / "s")
     imported(tmp_path / "s")
     convert_model(tmp_path / "s-ours", "huggingface", tmp_path / "t")
@@ -304,22 +312,16 @@ def test_half_precision_becomes_single_and_loses_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_squashed_pictures_are_those_of_open_clips_transform(interpolation: str) -> None:
-    import io
-
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-    from PIL import Image
-
-    from model.batches.crops import Resizing, centre_crop, decode_image
-
+def test_squashed_images_are_those_of_open_clips_transform(interpolation: str) -> None:
     jpeg = drawn_jpeg("red shoe", 1, side=90)
-    picture = Image.open(io.BytesIO(jpeg)).crop((0, 0, 90, 50))
+    image = Image.open(io.BytesIO(jpeg)).crop((0, 0, 90, 50))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    said = PreprocessCfg(
+    image.save(buffer, "PNG")
+    config = PreprocessCfg(
         SIDE, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, resize_mode="squash"
     )
-    theirs = image_transform_v2(said, is_train=False)(picture) * 255
+    theirs = image_transform_v2(config, is_train=False)(image) * 255
+
     decoded = decode_image(buffer.getvalue())
     assert isinstance(decoded, torch.Tensor)
     ours = centre_crop(decoded, SIDE, Resizing(True, interpolation)).float()
@@ -329,8 +331,6 @@ def test_squashed_pictures_are_those_of_open_clips_transform(interpolation: str)
 
 @pytest.mark.real
 def test_real_pairs_get_the_embeddings_of_transformers(home: Path) -> None:
-    import base64
-
     folder = home / "real"
     model = write_hugging_face_clip(folder, "gelu")
     towers = imported(folder)
@@ -338,7 +338,6 @@ def test_real_pairs_get_the_embeddings_of_transformers(home: Path) -> None:
     with open(tsv, "rb") as file:
         lines = [next(file).rstrip(b"\n").split(b"\t") for _ in range(16)]
     images = [base64.b64decode(line[1]) for line in lines]
-    from model.batches.crops import centre_crop, decode_image
 
     cropped = [centre_crop(decode_image(image), SIDE) for image in images]  # type: ignore[arg-type]
     with torch.no_grad():
@@ -363,12 +362,14 @@ def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(
     write_easynlp(tmp_path / "pai", clip, architecture)
     towers = imported(tmp_path / "pai")
     theirs = truncating_as_theirs(towers)
+
     long, short = CAPTIONS[-1], CAPTIONS[0]
     tokens = open_clip.get_tokenizer("ViT-B-32")
     whole = [tokens.sot_token_id, *tokens.encode(long), tokens.eot_token_id]
     ids = theirs.tokenizer([long, short])
     assert ids[0].tolist() == whole[:77] and tokens.eot_token_id not in ids[0]
     assert torch.equal(ids[1], towers.tokenizer([short])[0])
+
     tensors = torch.load(tmp_path / "pai/pytorch_model.bin", weights_only=True)
     with torch.no_grad():
         assert (
@@ -378,6 +379,7 @@ def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(
         assert (
             float((encode_texts(theirs, [long]) - encode_texts(towers, [long])).abs().max()) > 1e-3
         )
+
     siglip = tmp_path / "siglip"
     write_siglip2(siglip)
     with pytest.raises(ConfigError, match="these towers do not read CLIP's byte pairs"):
@@ -385,15 +387,13 @@ def test_easynlps_truncation_gives_its_own_ids_and_embeddings_of_long_captions(
 
 
 def test_an_easynlp_folder_with_other_merges_is_refused(tmp_path: Path) -> None:
-    import gzip
-
     clip = write_open_clip(tmp_path / "source", clip_architecture(True))
     write_easynlp(tmp_path / "pai", clip, clip_architecture(True))
     merges = gzip.decompress(bpe.own_merges()).decode().split("\n")
     merges[5], merges[6] = merges[6], merges[5]
     (tmp_path / "pai/vocab.txt").write_bytes(gzip.compress("\n".join(merges).encode()))
     with pytest.raises(CheckpointError, match=r"vocab\.txt: other merges than CLIP's"):
-        import_model(tmp_path / "pai", tmp_path / "ours", Told())
+        import_model(tmp_path / "pai", tmp_path / "ours", Given())
     (tmp_path / "pai/vocab.txt").write_bytes(b"plain text")
     with pytest.raises(CheckpointError, match=r"vocab\.txt: not the gzipped merges of CLIP"):
-        import_model(tmp_path / "pai", tmp_path / "ours", Told())
+        import_model(tmp_path / "pai", tmp_path / "ours", Given())

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import pytest
 import yaml
 
-from flows.cli.evaluation import label_rows, rank_rows
-from flows.cli.evaluation import query_rows as queries_shown
+from flows.cli.evaluation import label_rows, query_score_rows, rank_rows
 from model.config.load import RunConfig
 from model.evaluation.slices import Slice
 from tasks.evaluation.charts import confusion_chart
@@ -205,7 +204,7 @@ def test_the_terminal_has_a_row_a_model_and_a_row_a_kind_of_query(figures: dict[
         rows
     ) == 3 * 2
     assert rows[0]["mean"] and not rows[0]["Rank@1"] and rows[2]["Rank@1"] and not rows[2]["mean"]
-    assert {row["queries"]: row["nDCG@10"] == "" for row in queries_shown(figures)} == {
+    assert {row["queries"]: row["nDCG@10"] == "" for row in query_score_rows(figures)} == {
         "concepts → image": False,
         "fields → image": False,
         "captions → image": True,

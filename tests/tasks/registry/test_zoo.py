@@ -8,7 +8,7 @@ import pytest
 from flows.__main__ import main
 from model.config.load import RunConfig
 from model.errors import CheckpointError, ConfigError
-from model.zoo.family import FAMILY, Row, find_row, licence_of
+from model.zoo.family import FAMILY, PublishedModel, find_published, licence_of
 from tasks.registry.zoo import convert, import_published, licence_of_model
 from tasks.runtime.environment import models_folder
 from tasks.runtime.lineage import architecture_id, base_weights_id
@@ -33,14 +33,14 @@ def test_names_are_unique_and_make_good_names_of_imported_models() -> None:
     names = [row.name for row in FAMILY]
     assert len(set(names)) == len(names)
     for row in FAMILY:
-        assert RunConfig(name=row.name).name == row.name and find_row(row.name) is row
+        assert RunConfig(name=row.name).name == row.name and find_published(row.name) is row
         assert row.licence == licence_of(row.name) and row.source and row.verified
 
 
 @pytest.mark.parametrize(
     "row", [row for row in ENGLISH if row.architecture], ids=lambda row: row.name
 )
-def test_a_row_says_the_size_and_resolution_of_its_towers(row: Row) -> None:
+def test_a_row_says_the_size_and_resolution_of_its_towers(row: PublishedModel) -> None:
     import open_clip
     import torch
 
@@ -52,10 +52,10 @@ def test_a_row_says_the_size_and_resolution_of_its_towers(row: Row) -> None:
 
 @pytest.mark.parametrize("row", ENGLISH, ids=lambda row: row.name)
 def test_every_row_is_imported_judged_and_fine_tuned(
-    row: Row, tmp_path: Path, pairs: TinyData
+    row: PublishedModel, tmp_path: Path, pairs: TinyData
 ) -> None:
     from model.batches.loading import pair_input
-    from model.evaluation.judge import judge
+    from model.evaluation.split import evaluate_split
     from model.towers.create import base_towers
     from model.towers.folder import load_towers
     from model.training.loop import train
@@ -73,13 +73,13 @@ def test_every_row_is_imported_judged_and_fine_tuned(
     train_pairs, valid = (
         pair_input(towers.input_spec, index) for index in (pairs.train_index(), pairs.valid_index())
     )
-    before = judge(towers, valid, 32, 32, workers=0).mean_recall
+    before = evaluate_split(towers, valid, 32, 32, workers=0).mean_recall
     settings = tiny_stage_config(epochs=1, lr=1e-3, concept_weight=0.0)
     losses: list[dict[str, float]] = []
     stage = Stage(
         settings,
         train_pairs,
-        lambda t: judge(t, valid, 32, 32, 0).metrics(),
+        lambda t: evaluate_split(t, valid, 32, 32, 0).metrics(),
         tmp_path / "run",
         0,
         workers=0,

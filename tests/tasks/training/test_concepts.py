@@ -10,7 +10,7 @@ from PIL import Image
 
 from model.batches.loading import PairInput, pair_input
 from model.concepts.mining import Vocabulary, mine_concepts
-from model.concepts.nearest_pictures import nearest_pictures, spread_pairs, weightiest_concepts
+from model.concepts.nearest_images import nearest_images, spread_pairs, weightiest_concepts
 from model.concepts.table import write_concepts
 from model.config.load import RunConfig
 from model.config.sections import ModelConfig
@@ -71,7 +71,7 @@ def input_of(towers: Towers, folder: Path, name: str) -> PairInput:
     )
 
 
-def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig, Path]) -> None:
+def test_the_nearest_images_are_those_of_the_slow_twin(tiny: tuple[ModelConfig, Path]) -> None:
     model, folder = tiny
     towers = create_towers(model, device="cpu")
     train, valid = (input_of(towers, folder, name) for name in ("train", "valid"))
@@ -81,9 +81,7 @@ def test_the_nearest_pictures_are_those_of_the_slow_twin(tiny: tuple[ModelConfig
     labels = vocabulary.label(made_of.index.captions())
     concepts = weightiest_concepts(vocabulary, labels, 5)
     assert len(concepts) == 5
-    found = nearest_pictures(
-        towers, made_of, labels, searched, concepts, 3, batch_size=7, workers=0
-    )
+    found = nearest_images(towers, made_of, labels, searched, concepts, 3, batch_size=7, workers=0)
     text, image = (side.double() for side in embed_pairs(towers, made_of, 32, 0))
     pictures = embed_pairs(towers, searched, 32, 0)[1].double()
     for near, concept in zip(found, concepts, strict=True):

@@ -8,7 +8,7 @@ import pytest
 from model.config.load import RunConfig
 from model.config.sections import DataConfig
 from model.pairs.profile import profile_files, write_profile
-from model.pairs.splits import find_splits, read_side_table, side_table_path
+from model.pairs.splits import find_split_files, read_side_table, side_table_path
 from tasks.pages.text import format_retention
 from tasks.runtime.records import DataVersion, Evaluation, Retention, Run, Validation
 from tasks.validation.accepted import split_index, tsv_files
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataVersion, Validat
     )
     splits = {
         name: Split(tsv, read_side_table(tsv, False))
-        for name, tsv in tsv_files(find_splits(folder)).items()
+        for name, tsv in tsv_files(find_split_files(folder)).items()
     }
     for name, split in splits.items():
         write_profile(split.tsv, profile_files(profiles, name), DataConfig(), processes=1)

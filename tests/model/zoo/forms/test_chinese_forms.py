@@ -1,4 +1,4 @@
-"""Chinese models as published come in, give the embeddings of their own libraries, and go out as they came."""
+"""Chinese models come in with the embeddings of their own libraries, and go out as they came."""
 
 import base64
 import json
@@ -18,16 +18,16 @@ from model.batches.loading import pair_input
 from model.config.sections import ModelConfig
 from model.embeddings.embed import embed_captions, embed_encoded_images
 from model.errors import CheckpointError, CommerceClipError
-from model.evaluation.judge import judge
+from model.evaluation.split import evaluate_split
 from model.towers.bert import build_bert_clip
 from model.towers.create import base_towers
 from model.towers.folder import load_towers
 from model.towers.towers import Towers, encode_images, encode_texts, normalise
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage
-from model.zoo.family import FAMILY, Row
+from model.zoo.family import FAMILY, PublishedModel
 from model.zoo.importing import convert_model, import_model
-from model.zoo.published import Told
+from model.zoo.published import Given
 from tests.chinese import HARD_CAPTIONS, vocabulary
 from tests.chinese_forms import (
     FORMS,
@@ -43,7 +43,7 @@ from tests.chinese_forms import (
 )
 from tests.tiny import SIDE, WIDTH, TinyData, tiny_stage_config
 
-NOBODY = Told()
+NOBODY = Given()
 
 
 def images() -> torch.Tensor:
@@ -62,7 +62,7 @@ def compare(folder: Path, embed: Embed) -> Towers:
     for mine, theirs in zip(ours, (text, image), strict=True):
         unit = torch.nn.functional.normalize(theirs, dim=-1)
         torch.testing.assert_close(mine, unit, rtol=0, atol=1e-5)
-        assert mine.std(dim=0).mean() > 0.003, "captions and images are told apart"
+        assert mine.std(dim=0).mean() > 0.003, "captions and images differ"
     return towers
 
 
@@ -123,8 +123,8 @@ def test_transformers_reads_what_we_write(tmp_path: Path) -> None:
     path, embed = easynlp(tmp_path / "published")
     import_model(path, tmp_path / "ours", NOBODY)
     convert_model(tmp_path / "ours", "huggingface", tmp_path / "theirs")
-    model, told = ChineseCLIPModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
-    assert not told["missing_keys"] and not told["unexpected_keys"]
+    model, report = ChineseCLIPModel.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
     towers = load_towers(tmp_path / "ours", "cpu")
     tokens, pixels = towers.tokenizer(HARD_CAPTIONS), normalise(towers, images())
     text, image = embed(tokens, pixels)
@@ -191,14 +191,14 @@ def test_a_vocabulary_may_lie_inside_tokenizer_json(tmp_path: Path) -> None:
     assert compare(tmp_path / "ours", embed).files["vocab.txt"] == vocabulary()
 
 
-def test_a_folder_says_how_pictures_are_made_ready_in_and_out(tmp_path: Path) -> None:
+def test_a_folder_says_how_images_are_made_ready_in_and_out(tmp_path: Path) -> None:
     path, _ = huggingface(tmp_path / "published")
-    said = {
+    images_json = {
         "size": {"height": SIDE, "width": SIDE},
         "image_mean": [0.5, 0.4, 0.3],
         "image_std": [0.1, 0.2, 0.3],
     }
-    (path / "preprocessor_config.json").write_text(json.dumps(said))
+    (path / "preprocessor_config.json").write_text(json.dumps(images_json))
     (path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert import_model(path, tmp_path / "ours", NOBODY)["licence"] == "apache-2.0"
     convert_model(tmp_path / "ours", "huggingface", tmp_path / "theirs")
@@ -209,71 +209,93 @@ def test_a_folder_says_how_pictures_are_made_ready_in_and_out(tmp_path: Path) ->
         convert_model(tmp_path / "ours", "easynlp", tmp_path / "easynlp")
 
 
-def with_config(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    config = json.loads((path / "config.json").read_text())
-    change(config)
-    (path / "config.json").write_text(json.dumps(config))
+Spoil = Callable[[Path], object]
 
 
-def with_tensors(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    tensors = torch.load(path, weights_only=True)
-    change(tensors)
-    torch.save(tensors, path)
+def in_config(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    def spoil(path: Path) -> None:
+        config = json.loads((path / "config.json").read_text())
+        change(config)
+        (path / "config.json").write_text(json.dumps(config))
+
+    return spoil
 
 
-BIN, POSITIONS = "pytorch_model.bin", "embeddings.position_embeddings.weight"
+def in_tensors(change: Callable[[dict[str, Any]], object]) -> Spoil:
+    def spoil(path: Path) -> None:
+        weights = path if path.is_file() else path / BIN
+        tensors = torch.load(weights, weights_only=True)
+        change(tensors)
+        torch.save(tensors, weights)
+
+    return spoil
 
 
-@pytest.mark.parametrize(
-    ("form", "spoil", "sentence"),
-    [
-        ("easynlp", lambda p: (p / "vocab.txt").unlink(), "no vocab.txt"),
-        ("easynlp", lambda p: (p / "vocab.txt").write_bytes(b"[PAD]\n"), r"\[UNK\], \[CLS\], \[SEP\] missing"),
-        ("easynlp", lambda p: with_config(p, lambda c: c.pop("text_hidden_size")), "text_hidden_size missing"),
-        ("easynlp", lambda p: with_config(p, lambda c: c.update(text_hidden_size="x")), "hidden_size"),
-        ("easynlp", lambda p: with_config(p, lambda c: c.update(vision_width=-1)), "vision_width is -1"),
-        ("easynlp", lambda p: with_config(p, lambda c: c.update(vision_layers=3)), "another architecture"),
-        (
-            "easynlp",
-            lambda p: with_tensors(p / BIN, lambda t: t.pop("chinese_clip.text_projection")),
-            r"missing \(text\.proj\.weight\)",
+def without(name: str) -> Spoil:
+    return in_config(lambda config: config.pop(name))
+
+
+BIN, POSITIONS = "pytorch_model.bin", "module.bert.embeddings.position_embeddings.weight"
+SPOILED: list[tuple[str, Spoil, str]] = [
+    ("easynlp", lambda path: (path / "vocab.txt").unlink(), "no vocab.txt"),
+    (
+        "easynlp",
+        lambda path: (path / "vocab.txt").write_bytes(b"[PAD]\n"),
+        r"\[UNK\], \[CLS\], \[SEP\] missing",
+    ),
+    ("easynlp", without("text_hidden_size"), "text_hidden_size missing"),
+    ("easynlp", in_config(lambda config: config.update(text_hidden_size="x")), "hidden_size"),
+    ("easynlp", in_config(lambda config: config.update(vision_width=-1)), "vision_width is -1"),
+    ("easynlp", in_config(lambda config: config.update(vision_layers=3)), "another architecture"),
+    (
+        "easynlp",
+        in_tensors(lambda tensors: tensors.pop("chinese_clip.text_projection")),
+        r"missing \(text\.proj\.weight\)",
+    ),
+    (
+        "easynlp",
+        in_tensors(lambda tensors: tensors.update({"chinese_clip.bert.extra": torch.ones(1)})),
+        r"unknown \(text\.transformer\.extra\)",
+    ),
+    (
+        "huggingface",
+        in_config(lambda config: config["vision_config"].update(hidden_act="relu")),
+        "vision_config.hidden_act is 'relu', known are quick_gelu and gelu",
+    ),
+    (
+        "huggingface",
+        in_config(lambda config: config["vision_config"].update(hidden_size="64")),
+        "vision_config.hidden_size is '64', no positive number",
+    ),
+    (
+        "huggingface",
+        lambda path: (path / "tokenizer_config.json").write_text('{"do_lower_case": false}'),
+        "keeps capital letters",
+    ),
+    (
+        "easynlp-first",
+        in_tensors(lambda tensors: tensors.pop("text_projection.weight")),
+        "so it is not",
+    ),
+    (
+        "easynlp-first",
+        in_tensors(
+            lambda tensors: tensors.pop(next(name for name in tensors if "q_proj.weight" in name))
         ),
-        (
-            "easynlp",
-            lambda p: with_tensors(p / BIN, lambda t: t.update({"chinese_clip.bert.extra": torch.ones(1)})),
-            r"unknown \(text\.transformer\.extra\)",
-        ),
-        (
-            "huggingface",
-            lambda p: with_config(p, lambda c: c["vision_config"].update(hidden_act="relu")),
-            "vision_config.hidden_act is 'relu', known are quick_gelu and gelu",
-        ),
-        (
-            "huggingface",
-            lambda p: with_config(p, lambda c: c["vision_config"].update(hidden_size="64")),
-            "vision_config.hidden_size is '64', no positive number",
-        ),
-        (
-            "huggingface",
-            lambda p: (p / "tokenizer_config.json").write_text('{"do_lower_case": false}'),
-            "keeps capital letters",
-        ),
-        ("easynlp-first", lambda p: with_tensors(p / BIN, lambda t: t.pop("text_projection.weight")), "so it is not"),
-        (
-            "easynlp-first",
-            lambda p: with_tensors(p / BIN, lambda t: t.pop(next(name for name in t if "q_proj.weight" in name))),
-            "another architecture",
-        ),
-        ("chinese-clip", lambda p: (p.parent / "vocab.txt").unlink(), "no vocab.txt"),
-        (
-            "chinese-clip",
-            lambda p: with_tensors(p, lambda t: t["state_dict"].pop(f"module.bert.{POSITIONS}")),
-            "another architecture",
-        ),
-    ],
-)  # fmt: skip
+        "another architecture",
+    ),
+    ("chinese-clip", lambda path: (path.parent / "vocab.txt").unlink(), "no vocab.txt"),
+    (
+        "chinese-clip",
+        in_tensors(lambda tensors: tensors["state_dict"].pop(POSITIONS)),
+        "another architecture",
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "spoil", "sentence"), SPOILED)
 def test_a_folder_that_is_not_whole_is_refused_in_a_sentence(
-    tmp_path: Path, form: str, spoil: Callable[[Path], object], sentence: str
+    tmp_path: Path, form: str, spoil: Spoil, sentence: str
 ) -> None:
     path, _ = FORMS[form](tmp_path / "published")
     spoil(path)
@@ -323,7 +345,7 @@ def test_a_form_without_a_place_for_the_towers_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_imported_chinese_model_is_judged_and_fine_tuned(
+def test_an_imported_chinese_model_is_evaluated_and_fine_tuned(
     tmp_path: Path, tiny_data: TinyData, form: str
 ) -> None:
     path, _ = FORMS[form](tmp_path / "published")
@@ -338,7 +360,7 @@ def test_an_imported_chinese_model_is_judged_and_fine_tuned(
     )
 
     def validate(towers: Towers) -> dict[str, float]:
-        return judge(towers, valid, 32, 32, workers=0).metrics()
+        return evaluate_split(towers, valid, 32, 32, workers=0).metrics()
 
     stage = Stage(tiny_stage_config(epochs=1, lr=1e-4), pairs, validate, tmp_path / "run", 0, 0)
     state = train(towers, stage, Callbacks())
@@ -351,7 +373,7 @@ CHINESE = [row for row in FAMILY if row.language == "Chinese"]
 
 
 @pytest.mark.parametrize("row", CHINESE, ids=lambda row: row.name)
-def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: Row) -> None:
+def test_a_chinese_row_says_its_form_and_the_size_of_its_towers(row: PublishedModel) -> None:
     assert row.form in FORMS and row.activation == "quickgelu"
     name = "vit-l-14" if "ViT-L-14" in row.towers else row.towers.split(",")[0].lower()
     architecture = json.loads(

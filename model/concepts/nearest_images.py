@@ -1,9 +1,8 @@
-"""Which pictures lie nearest to each concept: what training made of the concepts, seen from
-outside.
+"""Which images lie nearest to each concept: what training made of the concepts, seen from outside.
 
-A prototype is made of some pairs as `model.concepts.prototypes` makes it of the queue's, and
-pictures of other pairs are ranked by it, so that no picture is near because it is a part of what it
-is compared with.
+A prototype is made of some pairs as `model.concepts.prototypes` makes it of the queue's, and images
+of other pairs are ranked by it, so that no image is near because it is a part of what it is
+compared with.
 """
 
 from typing import NamedTuple
@@ -20,14 +19,14 @@ from model.towers.towers import Towers
 
 
 class Nearest(NamedTuple):
-    """A concept's number and the rows of the pictures nearest to its prototype, nearest first."""
+    """A concept's number and the rows of the images nearest to its prototype, nearest first."""
 
     concept: int
     rows: list[int]
 
 
 def spread_pairs(pairs: PairInput, most: int) -> PairInput:
-    """Return at most so many pairs, spread evenly over all."""
+    """Choose at most so many pairs, spread evenly over all."""
     rows = np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(np.int64)
     decoded = None if pairs.decoded is None else pairs.decoded[rows]
     return PairInput(pairs.index.take(rows), pairs.tokens[rows], decoded)
@@ -36,8 +35,7 @@ def spread_pairs(pairs: PairInput, most: int) -> PairInput:
 def weightiest_concepts(
     vocabulary: Vocabulary, labels: npt.NDArray[np.int32], most: int
 ) -> list[int]:
-    """Return the concepts that weigh most in the concept loss of the labelled pairs: by members
-    times idf.
+    """Rank the concepts by their weight in the concept loss of the labelled pairs: members × idf.
 
     Only those that have a prototype: two pairs at least name them, and not all do.
     """
@@ -47,7 +45,7 @@ def weightiest_concepts(
     return [int(number) for number in order if weights[number] > 0]
 
 
-def nearest_pictures(
+def nearest_images(
     towers: Towers,
     made_of: PairInput,
     labels: npt.NDArray[np.int32],
@@ -57,17 +55,19 @@ def nearest_pictures(
     batch_size: int,
     workers: int,
 ) -> list[Nearest]:
-    """Return for each concept the rows of ``searched`` whose pictures its prototype is nearest to.
+    """Find for each concept the rows of ``searched`` whose images its prototype is nearest to.
 
     ``labels``, int32 [N, M], are those of the N pairs that prototypes are made of.
 
     Raises:
         DataError: a line cannot be decoded any more.
     """
+    # The prototypes of all concepts, from a queue that holds every pair once.
     text_ND, image_ND = embed_pairs(towers, made_of, batch_size, workers)
     queue = FeatureQueue(len(labels), int(labels.max(initial=0)) + 1, towers.embed_dim)
     queue.push(image_ND, text_ND, torch.from_numpy(labels).long(), torch.arange(len(labels)))
-    _, picture_PD = embed_pairs(towers, searched, batch_size, workers)
-    similarity_CP = queue.prototypes()[concepts] @ (picture_PD - queue.means()[0]).T
+
+    _, image_PD = embed_pairs(towers, searched, batch_size, workers)
+    similarity_CP = queue.prototypes()[concepts] @ (image_PD - queue.means()[0]).T
     order = similarity_CP.argsort(dim=1, descending=True, stable=True)[:, :most]
     return [Nearest(concept, rows) for concept, rows in zip(concepts, order.tolist(), strict=True)]

@@ -16,6 +16,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flows.processes import load
 from tasks.runtime.environment import ROOT
 from tests.integration.conftest import Shell
@@ -77,10 +79,10 @@ class Stack:
         """The process of a part and all that it started, each before what it started."""
         process = load(self.shell.state / "stack" / f"{name}.json")
         assert process is not None
-        found = [process.pid]
-        for pid in found:
-            found += _children(pid)
-        return found
+        return [
+            process.pid,
+            *(child.pid for child in psutil.Process(process.pid).children(recursive=True)),
+        ]
 
     def start_again(self, name: str) -> None:
         """Start a part as `make up` did."""
@@ -105,11 +107,6 @@ def wait_for(what: Callable[[], Any], why: str, patience_s: float = PATIENCE_S) 
                 return found
         time.sleep(0.5)
     raise AssertionError(f"waited in vain for {why}")
-
-
-def _children(pid: int) -> list[int]:
-    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for line in found for child in line]
 
 
 def request(url: str, body: dict[str, Any] | None = None) -> Any:
@@ -141,7 +138,8 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running_stack(folder: Path, root: Path = ROOT, **more: str) -> Iterator[Stack]:
-    """Start servers and worker for a checkout with a state folder of their own, and stop them in the end."""
+    """Start servers and worker for a checkout with a state folder of their own, and stop them in
+    the end."""
     prefect, mlflow = free_ports(2)
     ports = {"COMMERCE_CLIP_PREFECT_PORT": str(prefect), "COMMERCE_CLIP_MLFLOW_PORT": str(mlflow)}
     # Elsewhere than in the repository's state/, so the profile that `up` writes has to be named.

@@ -1,4 +1,7 @@
-"""Rank@K of towers on a split: what training asks after every epoch."""
+"""Rank@K of towers on a split, from pairs to ranks: what training asks for after every epoch.
+
+Embedding takes nearly all of the time; ranking 1,000 pairs both ways takes less than 0.1 s.
+"""
 
 from collections.abc import Callable
 
@@ -8,7 +11,7 @@ from model.evaluation.retrieval import RetrievalResult, evaluate_retrieval, rela
 from model.towers.towers import Towers
 
 
-def judge(
+def evaluate_split(
     towers: Towers,
     pairs: PairInput,
     batch_size: int,
@@ -16,7 +19,7 @@ def judge(
     workers: int,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> RetrievalResult:
-    """Return Rank@K of the towers on a split, exact over all its distinct captions and images."""
+    """Evaluate the towers on a split, exactly, over all its distinct captions and images."""
     text_ND, image_ND = embed_pairs(towers, pairs, batch_size, workers, on_rows)
     related = relate(pairs.index.caption_hash.tolist(), pairs.index.image_hash.tolist())
     return evaluate_retrieval(

@@ -1,0 +1,80 @@
+"""The commands: what each calls, and how its outcome is printed."""
+
+import argparse
+import inspect
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from flows.cli.arguments import Command, read_function
+
+JSON = "flows.cli.report:print_json"
+COMMANDS = {
+    "retrain": Command("flows.retrain:retrain", "flows.cli.report:print_report"),
+    "validate": Command("flows.stages:validate", "flows.cli.report:print_validation"),
+    "pretrain": Command("flows.stages:pretrain", JSON),
+    "finetune": Command("flows.stages:finetune", JSON),
+    "evaluate": Command("flows.stages:evaluate", "flows.cli.evaluation:print_evaluation"),
+    # A change of the champion waits for no flow run to begin; the registry's history keeps who
+    # made it and why.
+    "promote": Command("flows.by_hand:promote", JSON, starts_run=False),
+    "rollback": Command("flows.by_hand:rollback", JSON, starts_run=False),
+    "drift-check": Command("flows.stages:drift_check", JSON),
+    "export": Command("flows.stages:export", JSON),
+    "history": Command("flows.cli.history:print_history"),
+    "ingest": Command("flows.ingest:ingest", "flows.cli.report:print_ingested"),
+    "data log": Command("flows.cli.data:print_versions"),
+    "data status": Command("flows.cli.data:print_status"),
+    "data pull": Command("flows.cli.data:pull_data"),
+    "data diff": Command("flows.cli.data:print_difference"),
+    "import": Command("flows.cli.imports:import_data_set"),
+    "models list": Command("flows.cli.models:print_family"),
+    "models show": Command("flows.cli.models:print_model"),
+    "models import": Command("flows.cli.models:import_model"),
+    "models convert": Command("flows.cli.models:convert_model"),
+    "predict": Command("flows.cli.predict:predict_file"),
+    "up": Command("flows.stack:up"),
+    "down": Command("flows.stack:down"),
+    "automate": Command("flows.cli.automate:automate"),
+}
+GROUPS = {
+    "data": "Look at data versions.",
+    "models": "Look at models of others, take them in and give them back.",
+}
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Call what the parsed options name; nothing of it is imported before."""
+    command, given = options.command, vars(options)
+    if command.printer is None:
+        _call(_load(command.function), command.function, given)
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
+        _load("tasks.cluster.torchrun:lead_or_help")(lambda: _run_flow(command, given))
+    else:
+        _run_flow(command, given)
+
+
+def _run_flow(command: Command, given: Mapping[str, Any]) -> None:
+    assert command.printer is not None, "a flow prints nothing by itself"
+    _load("flows.stack:require_running")()
+    flow = _load(command.function)
+    outcome = _call(flow if command.starts_run else flow.fn, command.function, given)
+    _call(_load(command.printer), command.printer, given, outcome)
+
+
+def _load(reference: str) -> Any:
+    """Return the object that ``module:name`` stands for."""
+    module, name = reference.split(":")
+    return getattr(import_module(module), name)
+
+
+def _call(
+    function: Callable[..., Any], reference: str, given: Mapping[str, Any], *first: Any
+) -> Any:
+    """Call a function with those of the given values that its signature names, after the first."""
+    signature = inspect.signature(read_function(reference, skip=len(first)))
+    chosen = OrderedDict((name, given[name]) for name in signature.parameters)
+    arguments = inspect.BoundArguments(signature, chosen)
+    return function(*first, *arguments.args, **arguments.kwargs)

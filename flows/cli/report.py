@@ -1,0 +1,56 @@
+"""What commands that run a flow print when it has ended."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from flows.cli.terminal import print_facts, print_line, print_table, shorten_paths
+from tasks.pages.text import count_rows
+from tasks.runtime.environment import served
+from tasks.runtime.records import Validation
+
+if TYPE_CHECKING:
+    from flows.ingest import Ingested
+    from flows.report import Report
+
+
+def print_report(report: "Report") -> None:
+    """Print the outcome of a retraining: Rank@K, where everything lies, and the gate's checks."""
+    headline = report.headline
+    if report.ranks:
+        figures = tuple(report.ranks[0])[2:]  # all but direction and measure
+        print_table(f"{headline}: Rank@K on test, %", report.ranks, figures, group="direction")
+        headline = ""
+    print_facts(headline, {name: shorten_paths(value) for name, value in report.facts.items()})
+
+    if report.checks:
+        print_table("The gate", report.checks, right=("measured", "limit"))
+    if not served():
+        print_line()
+        print_line("Next: `make up` starts Prefect and MLflow and prints their addresses.")
+
+
+def print_validation(validation: Validation) -> None:
+    """Print what validation found in each split."""
+    rows = count_rows(validation.counts, "split")
+    title = f"All {validation.expectations} expectations are met"
+    print_table(title, rows, right=("lines", "accepted"))
+
+    folders = {"Data Docs": validation.docs, "profiles": validation.profiles}
+    print_facts("", {name: shorten_paths(str(path)) for name, path in folders.items()})
+    for warning in validation.warnings:
+        print_line(f"warning: {warning}")
+
+
+def print_ingested(ingested: "Ingested") -> None:
+    """Print the outcome of an ingest and what is left to do."""
+    print_facts(ingested.headline, ingested.facts)
+    for number, step in enumerate(ingested.next_steps, 1):
+        print_line(f"next {number}: {step}")
+
+
+def print_json(outcome: BaseModel | None) -> None:
+    """Print an outcome as JSON, for people and for programs."""
+    text = "null" if outcome is None else outcome.model_dump_json(indent=2)
+    sys.stdout.write(f"{text}\n")

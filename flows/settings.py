@@ -1,0 +1,72 @@
+"""The config of a flow run, and its name."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.runtime import flow_run
+
+from model.config.load import RunConfig, load_config
+from tasks.runtime.environment import ROOT
+from tasks.runtime.log import log_sentences
+
+UNCHOSEN = (None, "config")
+
+
+def read_config(
+    config: str,
+    overrides: Sequence[str] = (),
+    data: str | None = None,
+    device: str = "config",
+    precision: str = "config",
+    epochs: int | None = None,
+) -> RunConfig:
+    """Return the validated config of a flow run: file, then environment, then parameters.
+
+    ``config`` is a path or a name in configs/.
+
+    Raises:
+        ConfigError: the file is missing, or a key or value is wrong.
+    """
+    log_sentences()
+
+    # The parameters become overrides, so that their values are validated as all others are.
+    chosen = {
+        "data.path": data,
+        "device": device,
+        "precision": precision,
+        "finetune.epochs": epochs,
+    }
+    given = [
+        f"{key}={yaml.safe_dump(value).splitlines()[0]}"
+        for key, value in chosen.items()
+        if value not in UNCHOSEN
+    ]
+
+    is_name = Path(config).name == config and not config.endswith(".yaml")
+    path = ROOT / "configs" / f"{config}.yaml" if is_name else Path(config)
+    return load_config(path, [*overrides, *given], os.environ)
+
+
+def protocol_overrides(protocols: str | None) -> list[str]:
+    """Return the override that protocols, comma between them, stand for."""
+    if not protocols:
+        return []
+    return [f"evaluate.protocols=[{','.join(map(repr, protocols.split(',')))}]"]
+
+
+def run_name() -> str:
+    """Return the name of a flow run: its config, and its folder or the version in data.dvc."""
+    parameters: dict[str, Any] = flow_run.parameters or {}
+    config, data = Path(str(parameters.get("config", "run"))), parameters.get("data")
+    return f"{config.stem}-{Path(str(data)).name if data else _tracked_version()}"
+
+
+def _tracked_version() -> str:
+    try:
+        outs = yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"]
+        return f"data-{outs[0]['md5'][:8]}"
+    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
+        return "no-data-version"

@@ -1,0 +1,35 @@
+"""Which tests run where and when: files on every core, the longest first.
+
+A file stays in one process, for its tests share fixtures; so does a folder whose files share a
+stack of servers.
+"""
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+# Folders whose tests share a fixture of the session.
+ONE_PROCESS = ("tests/integration/stack/",)
+
+# The files that take longest, from --durations=0. A long one that begins last keeps one core
+# waiting for the other.
+LONGEST = (
+    "tests/integration/stack/test_first_run.py",
+    "tests/integration/stack/test_outages.py",
+    "tests/integration/test_embedded.py",
+    "tests/faults/test_interrupted_run.py",
+)
+
+
+class ByFixture(LoadFileScheduling):
+    """Hands out files, and folders that share a fixture, as one piece."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = next((folder for folder in ONE_PROCESS if nodeid.startswith(folder)), None)
+        return folder or str(super()._split_scope(nodeid))
+
+
+def longest_first(item: pytest.Item) -> int:
+    """Return the place of a test's file in LONGEST; files that are not there come after, in their
+    order."""
+    file = item.nodeid.split("::", 1)[0]
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)

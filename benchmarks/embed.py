@@ -24,8 +24,11 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.support.measure import core_seconds, print_bar, print_rates, times_faster
 from benchmarks.support.peers import open_clip_input, our_normalised_input
 from benchmarks.support.pictures import captioned_pictures, lines_of
+from model.batches.loading import pair_input
 from model.config.sections import DataConfig, ModelConfig
 from model.embeddings.embed import embed_products
+from model.pairs.index import PairSource, index_pairs
+from model.pairs.profile import profile_files, write_profile
 from model.towers.create import create_towers
 from model.towers.towers import Towers
 
@@ -113,7 +116,10 @@ def bench_embed(folder: Path, rows: int, rounds: int) -> None:
 @torch.inference_mode()
 def ours(towers: Towers, tsv: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return text and image embeddings as export makes them."""
-    batches = list(embed_products(towers, tsv, "pair", DataConfig(), BATCH, workers=0))
+    files = profile_files(tsv.parent, tsv.stem)
+    write_profile(tsv, files, DataConfig(), processes=1)
+    pairs = pair_input(towers.input_spec, index_pairs([PairSource(tsv, files.table)]))
+    batches = list(embed_products(towers, pairs, BATCH, workers=0))
     texts, images = zip(*((batch.texts, batch.images) for batch in batches), strict=True)
     return torch.cat(texts), torch.cat(images)
 

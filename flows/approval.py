@@ -11,8 +11,7 @@ from flows.report import markdown_table
 from model.config.load import RunConfig
 from model.errors import ConfigError
 from tasks.pages.text import escaped
-from tasks.promotion.gate import check_table
-from tasks.promotion.promote import publish
+from tasks.promotion.promote import check_table, publish_decision
 from tasks.registry.versions import CHALLENGER
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Decision, Run
@@ -84,5 +83,5 @@ def _held_back(decision: Decision, why: str) -> Decision:
         "reason": f"{why}; the gate would promote it ({decision.reason})",
     }
     held = decision.model_copy(update=update)
-    publish(held)
+    publish_decision(held)
     return held

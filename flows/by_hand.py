@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.parameters import NO_REASON, OUR_MODEL, Reason, RegisteredModel, VersionNumber
-from tasks.promotion.promote import announce, promote_by_hand, roll_back
+from tasks.promotion.promote import announce_decision, promote_by_hand, roll_back
 from tasks.runtime.log import log_sentences
 from tasks.runtime.records import Decision
 
@@ -18,7 +18,7 @@ def promote(
     log_sentences()
     decision = promote_by_hand(registered_model, version, reason)
     if decision.is_promoted:
-        announce(registered_model, decision)
+        announce_decision(registered_model, decision)
     return decision
 
 
@@ -28,5 +28,5 @@ def rollback(reason: Reason = NO_REASON, registered_model: RegisteredModel = OUR
     log_sentences()
     decision = roll_back(registered_model, reason)
     if decision.is_promoted:
-        announce(registered_model, decision)
+        announce_decision(registered_model, decision)
     return decision

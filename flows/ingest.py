@@ -24,14 +24,14 @@ from model.errors import ConfigError
 from tasks.data.card import VersionCard, rows_text
 from tasks.data.status import commit_command
 from tasks.ingest.ingest import (
-    adopt,
-    announce,
+    announce_version,
+    commit_version,
     current_card,
     current_version,
     ingesting,
-    judge,
     push_version,
     stage_pairs,
+    validate_drop,
 )
 from tasks.ingest.staging import Drop, Staged, staged_version
 from tasks.runtime.records import Record
@@ -66,11 +66,15 @@ def ingest(
         staged = stage_pairs(drop, current, settings.data)
         version = staged_version(staged)
         is_new = current is None or version.version != current.version
-        card = adopt(staged, current, judge(version, settings)) if is_new else current_card(current)
+        card = (
+            commit_version(staged, current, validate_drop(version, settings))
+            if is_new
+            else current_card(current)
+        )
 
         # What an earlier try did not push or announce goes out now.
         unpushed = push_version(version.version)
-        announce(card)
+        announce_version(card)
     return _outcome(staged, version.version, card, is_new, unpushed)
 
 
@@ -104,7 +108,7 @@ def read_drop(
         name=name,
         **paths,
         pretrain=tuple(map(Path, pretrain)),
-        mend=None if mend is None else Path(mend),
+        quarantine=None if mend is None else Path(mend),
     )
 
 

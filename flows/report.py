@@ -8,9 +8,9 @@ from model.config.load import RunConfig
 from tasks.evaluation.report import REPORT_FILE
 from tasks.evaluation.tables import rank_table
 from tasks.pages.text import escaped, format_retention
-from tasks.promotion.gate import check_table
+from tasks.promotion.promote import check_table
 from tasks.registry.versions import aliases_of
-from tasks.runtime.page import show_text
+from tasks.runtime.page import publish_text
 from tasks.runtime.records import (
     DataVersion,
     Decision,
@@ -88,7 +88,7 @@ def full_report(
     )
     lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
     page = f"# {report.headline}\n\n{markdown_table(report.ranks)}\n\n{lines}\n"
-    show_text(page, key="retrain-report", description=report.headline)
+    publish_text(page, key="retrain-report", description=report.headline)
     return report
 
 

@@ -1,5 +1,4 @@
-"""The main job: a data version in, a judged and registered model version, its embeddings, and a
-decision on it out.
+"""The main job: from a data version to a registered model version, embeddings and a decision.
 
 A run with nothing new (same data, code, config and base weights as a registered version) ends in
 seconds. A run that was stopped goes on where it stopped: finished stages are picked up, training
@@ -29,6 +28,7 @@ from tasks.evaluation.report import report_version
 from tasks.promotion.promote import decide, promote
 from tasks.registry.register import find_registered, register
 from tasks.run import begin_run, retraining, tracked
+from tasks.runtime.lineage import trace_lineage
 from tasks.training.train import finetune, pretrain
 from tasks.validation.validate import validate
 
@@ -48,13 +48,18 @@ def retrain(
         config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs
     )
     require_approver(settings)
+
     with retraining(settings, when_busy == "wait") as holder:
         if holder is not None:
             return skipped(settings, holder)
+
+        # What the run is made of is hashed once, and says whether there is anything to do.
         version = materialise_data(settings)
-        if registered := find_registered(settings, version):
+        lineage = trace_lineage(settings, version)
+        if registered := find_registered(settings, lineage.fingerprint):
             return nothing_new(settings, version, registered)
-        run = begin_run(settings, version)
+
+        run = begin_run(settings, version, lineage)
         with tracked(run):
             validation = validate(run)
             pretrained = pretrain(run, validation)
@@ -63,6 +68,8 @@ def retrain(
             registered = register(run, validation, finetuned, evaluation)
             embeddings = export(run, registered)
             decision = decide(run, validation, registered, evaluation)
+
+    # A person may take a day to approve; that holds neither data nor lock (DECISIONS 26).
     decision = promote(run, registered, approved(run, decision))
     report_version(run, validation, evaluation, registered, decision)
     return full_report(run, validation, evaluation, registered, decision, embeddings)

@@ -11,6 +11,7 @@ from tasks.evaluation.report import report_version
 from tasks.registry.files import registered_model
 from tasks.registry.versions import find_version
 from tasks.run import begin_evaluation, begin_run, tracked
+from tasks.runtime.lineage import trace_lineage
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Evaluation, Export, Run, TrainedModel, Validation, Version
 from tasks.training.train import finetune as finetune_model
@@ -79,17 +80,17 @@ def drift_check(
     config: Config = SAMPLE_CONFIG, data: Data = None, overrides: Overrides = ()
 ) -> Drift | None:
     """Compare a data version with the champion's; where it is far off, ask for a retraining."""
-    settings = read_config(config, overrides, data=data)
-    reference = champion_reference(settings.registered_model)
-    run = begin_run(settings, materialise_data(settings))
+    run = _begin(config, data, overrides)
     with tracked(run):
+        reference = champion_reference(run.config.registered_model)
         validate_data(run)
+
         drift = None if reference is None else measure_drift(run.data.version, reference)
         if drift is None:
             run_logger().warning("there is no champion with known data to compare with")
             return None
-        publish_drift(drift, settings.data)
-        announce_drift(drift, settings.data)
+        publish_drift(drift, run.config.data)
+        announce_drift(drift, run.config.data)
     return drift
 
 
@@ -108,7 +109,8 @@ def export(
 
 def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
     settings = read_config(config, overrides, data=data)
-    return begin_run(settings, materialise_data(settings))
+    version = materialise_data(settings)
+    return begin_run(settings, version, trace_lineage(settings, version))
 
 
 def _begin_with(

@@ -1,14 +1,14 @@
 """Begin and end a run: its fingerprint, its folder, its MLflow run."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from prefect.runtime import flow_run
 
 from model.config.load import RunConfig
 from model.errors import ServiceError
-from tasks.data.version import reading
+from tasks.data.version import reading_pairs
 from tasks.registry.metric_log import send_rest
 from tasks.registry.tracking import (
     begin_mlflow_run,
@@ -18,77 +18,73 @@ from tasks.registry.tracking import (
     tracking_client,
 )
 from tasks.runtime.environment import state_folder
-from tasks.runtime.lineage import fingerprint, lineage_tags
+from tasks.runtime.lineage import lineage_tags, trace_lineage
 from tasks.runtime.locks import locked_or_busy
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_link
-from tasks.runtime.records import DataVersion, Run, Version
+from tasks.runtime.page import publish_link
+from tasks.runtime.records import DataVersion, Lineage, Run, Version
 from tasks.runtime.stage import service_task
 
 TRAINING_STAGES = ("pretrain", "finetune")
 
 
-@contextmanager
-def retraining(config: RunConfig, wait: bool) -> Iterator[str | None]:
-    """Train one model at a time: yield None while nobody else does, or who does where ``wait`` is
-    False.
+def retraining(config: RunConfig, wait: bool) -> AbstractContextManager[str | None]:
+    """Train one model at a time: yield None while nobody else does; without ``wait``, who does.
 
     The lock ends with its process, so a run that was killed never keeps it.
     """
     what = f"run {flow_run.name or config.name}"
-    with locked_or_busy(f"retrain-{config.registered_model}", what, wait) as holder:
-        yield holder
+    return locked_or_busy(f"retrain-{config.registered_model}", what, wait)
 
 
 @service_task("begin")
-def begin_run(config: RunConfig, data: DataVersion) -> Run:
-    """Return the run of this fingerprint, taking up the folder and MLflow run of an earlier try.
+def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
+    """Begin the run of a lineage, taking up the folder and MLflow run of an earlier try.
 
     Raises:
         ServiceError: MLflow does not answer.
     """
-    mark = fingerprint(config, data)
-    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
-    name = f"{config.name}-{data.short}"
-    run_id = begin_mlflow_run(
-        tracking_client(), mark, name, flat_params(config), lineage_tags(config, data)
-    )
+    mark, name = lineage.fingerprint, f"{config.name}-{data.short}"
+    tags = lineage_tags(config, data, lineage)
+    run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), tags)
+
     if page := run_page(run_id):
-        show_link(
+        publish_link(
             page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
         )
-    return Run(config=config, data=data, fingerprint=mark, folder=folder, mlflow_run_id=run_id)
+    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
+    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
 
 
 @service_task("begin evaluation")
 def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> Run:
-    """Return a run of its own in which a registered version is judged or used on a data version.
+    """Begin a run in which a registered version is evaluated or used on a data version.
 
     Raises:
         ServiceError: MLflow does not answer.
     """
-    name = f"{version.name}-v{version.number}-on-{data.short}"
-    tags = lineage_tags(config, data) | {"commerce_clip.judged_version": str(version.number)}
-    run_id = begin_mlflow_run(
-        tracking_client(), f"evaluation:{name}:{config.digest()}", name, {}, tags
-    )
+    lineage, name = trace_lineage(config, data), f"{version.name}-v{version.number}-on-{data.short}"
+    tags = lineage_tags(config, data, lineage)
+    tags["commerce_clip.judged_version"] = str(version.number)
+    mark = f"evaluation:{name}:{config.digest()}"
+    run_id = begin_mlflow_run(tracking_client(), mark, name, {}, tags)
     folder = state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}"
-    return Run(config=config, data=data, fingerprint="", folder=folder, mlflow_run_id=run_id)
+    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
 
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """Keep the run's pairs in place while the block runs, then end the MLflow run as FINISHED or
-    FAILED.
+    """Keep the run's pairs in place for the block, then end the MLflow run as FINISHED or FAILED.
 
     An unreachable MLflow does not hide the error.
     """
     status = "FAILED"
     try:
-        with reading(run.data, f"run {run.folder.name}"):
+        with reading_pairs(run.data, f"run {run.folder.name}"):
             yield
         status = "FINISHED"
     finally:
+        # What a stage could not send while it ran.
         try:
             send = metric_sender(run.mlflow_run_id)
             for stage in TRAINING_STAGES:
@@ -99,11 +95,10 @@ def tracked(run: Run) -> Iterator[None]:
 
 
 def flat_params(config: RunConfig) -> dict[str, Any]:
-    """Return every knob of the resolved config by its dotted name."""
-    flat: dict[str, Any] = {}
-    for key, value in config.model_dump(mode="json").items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()}
-        else:
-            flat[key] = value
-    return flat
+    """Return the knobs of the resolved config by their dotted names."""
+    values = config.model_dump(mode="json")
+    sections = {name: section for name, section in values.items() if isinstance(section, dict)}
+    knobs = {name: value for name, value in values.items() if name not in sections}
+    for name, section in sections.items():
+        knobs |= {f"{name}.{knob}": value for knob, value in section.items()}
+    return knobs

@@ -29,7 +29,7 @@ def git(project: Path, *arguments: str) -> str:
 
 
 def make_project(folder: Path, pairs: Path) -> Path:
-    """Make a repository whose ``data/`` is tracked, pushed to the folder ``remote`` beside it, and committed."""
+    """Make a repository whose ``data/`` is tracked, committed and pushed to ``remote`` beside."""
     project = folder / "project"
     project.mkdir()
     git(project, "init", "--quiet", "--initial-branch=main")

@@ -7,7 +7,7 @@ from flows.parameters import Described
 from model.errors import ServiceError
 from tasks.data.card import rows_text
 from tasks.data.dvc import data_folder
-from tasks.data.history import current_version_or_none, find_version, known_versions
+from tasks.data.history import current_version_or_none, find_data_version, known_versions
 from tasks.data.status import data_status
 from tasks.data.version import materialise
 from tasks.validation.difference import difference
@@ -60,7 +60,7 @@ def print_difference(
     /,
 ) -> None:
     """Print what changed from one data version to another."""
-    before, after = find_version(reference), find_version(current)
+    before, after = find_data_version(reference), find_data_version(current)
     found = difference(before, after)
 
     rows = [
@@ -82,7 +82,7 @@ def print_difference(
             "column": column.column,
             "drift": f"{column.psi:.3f}",
             "chance": f"{column.noise:.3f}",
-            "moved most": ", ".join(column.movers),
+            "moved most": ", ".join(map(str, column.movers)),
         }
         for split in found
         for column in split.drifted

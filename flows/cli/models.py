@@ -7,7 +7,7 @@ from flows.cli.terminal import print_facts, print_line, print_table
 from flows.parameters import Described
 from model.errors import ConfigError, nearest
 from model.zoo.family import FAMILY, find_published
-from tasks.registry.zoo import convert, import_published
+from tasks.registry.zoo import export_published, import_published
 
 
 def print_family() -> None:
@@ -94,4 +94,4 @@ def convert_model(
     out: Annotated[str, Described("New folder.", metavar="FOLDER")],
 ) -> None:
     """Write a registered version, an imported model or a model folder as others publish models."""
-    print_line(f"{source} as {to}: {convert(source, to, Path(out))}")
+    print_line(f"{source} as {to}: {export_published(source, to, Path(out))}")

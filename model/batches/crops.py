@@ -70,7 +70,7 @@ def random_crop(
     if min_scale >= 1:
         cropped = centre_crop(image, side, resizing)
     else:
-        top, left, height, width = _random_box(*image.shape[1:], min_scale, draws)
+        top, left, height, width = _random_box(image.shape[1], image.shape[2], min_scale, draws)
         cut = image[:, top : top + height, left : left + width]
         cropped = _resize(cut, side, side, resizing.interpolation)
 

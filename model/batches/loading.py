@@ -64,6 +64,8 @@ def pair_input(
         DataError: a line is not the one that was profiled.
         CheckpointError: the disk lacks room or the folder cannot be written.
     """
+    if index.columns == "image":
+        return PairInput(index, np.empty((len(index), 0), np.uint16))
     tokens = token_ids(index, spec.tokenizer, folder, lambda rows: on_rows("tokens", rows))
     if folder is None or not is_decoded:
         return PairInput(index, tokens)
@@ -96,6 +98,8 @@ class Crop:
 class Batch(NamedTuple):
     """Decoded pairs: their rows, uint8 images [B, 3, side, side] and token ids int64 [B, L].
 
+    Of captions alone the images are [B, 0], of images alone the tokens.
+
     ``ids``, int64 [B, 2], stand for each pair's caption and its encoded image: equal where those
     are.
     """
@@ -112,13 +116,17 @@ def load_batch(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
     Raises:
         DataError: a line is not the one that was profiled, or cannot be decoded any more.
     """
-    # Stacked by numpy, because torch would take the cores from the training for it (DECISIONS 18).
-    images = np.stack([_input_image(pairs, int(row), crop).numpy() for row in rows])
-    tokens = pairs.tokens[rows].astype(np.int64)
+    if pairs.index.columns == "text":
+        images = torch.empty(len(rows), 0, dtype=torch.uint8)
+    else:
+        # Stacked by numpy, because torch would take the cores from the training for it.
+        images = torch.from_numpy(
+            np.stack([_input_image(pairs, int(row), crop).numpy() for row in rows])
+        )
+    tokens = torch.from_numpy(pairs.tokens[rows].astype(np.int64))
     # The bits of the hashes will do: torch can gather signed integers only.
     hashes = np.stack([pairs.index.caption_hash[rows], pairs.index.image_hash[rows]], axis=1)
-    arrays = (images, tokens, hashes.view(np.int64))
-    return Batch(rows, *(torch.from_numpy(each) for each in arrays))
+    return Batch(rows, images, tokens, torch.from_numpy(hashes.view(np.int64)))
 
 
 def pinned(batch: Batch) -> Batch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.errors import ConfigError
-from model.pairs.index import Rows
+from model.pairs.arrays import Rows
 
 
 @dataclass(frozen=True)

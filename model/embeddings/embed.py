@@ -5,21 +5,24 @@ Shapes: N pairs, D embedding width.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from model.batches.crops import centre_crop, decode_image
-from model.batches.loading import Crop, PairInput, load_batch
+from model.batches.loading import Batch, Crop, PairInput, load_batch
 from model.batches.prefetch import prefetch
-from model.config.sections import DataConfig
 from model.errors import FaultReason
-from model.pairs.images import inspect_image
-from model.pairs.tsv import LineColumns, RawLine, parse_line, read_lines
 from model.towers.towers import Towers, encode_images, encode_texts, encode_tokens
+
+
+class Products(NamedTuple):
+    """Lines of a TSV (1-based) and their embeddings [N, D], None for a column that it lacks."""
+
+    lines: list[int]
+    texts: torch.Tensor | None
+    images: torch.Tensor | None
 
 
 @torch.inference_mode()
@@ -30,11 +33,10 @@ def embed_pairs(
     workers: int,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the text and the image embeddings of a split, float32 L2-normalised on the CPU, [N, D]
-    each.
+    """Return the text and the image embeddings of a split.
 
-    Captions of equal tokens are embedded once: beside other captions their last bits would differ,
-    and no tie be one.
+    Both are [N, D], float32, L2-normalised, on the CPU. Captions of equal tokens are embedded once:
+    beside other captions their last bits would differ, and ties would be lost.
 
     Raises:
         DataError: a line cannot be decoded any more.
@@ -43,15 +45,43 @@ def embed_pairs(
     distinct, text_row = np.unique(pairs.tokens, axis=0, return_inverse=True)
     parts = torch.split(torch.from_numpy(distinct.astype(np.int64)), batch_size)
     texts = torch.cat([encode_tokens(towers, part).cpu() for part in parts])
-    crop, images = Crop(towers.image_size, resizing=towers.resizing), []
-    batches = [
-        np.arange(start, min(start + batch_size, len(pairs)))
-        for start in range(0, len(pairs), batch_size)
-    ]
-    for batch in prefetch(batches, lambda rows: load_batch(pairs, rows, crop), workers):
+
+    images = []
+    for batch in _batches(towers, pairs, batch_size, workers):
         images.append(encode_images(towers, batch.images).cpu())
         on_rows(len(batch.rows))
     return texts[torch.from_numpy(text_row.reshape(-1))], torch.cat(images)
+
+
+@torch.inference_mode()
+def embed_products(
+    towers: Towers,
+    pairs: PairInput,
+    batch_size: int,
+    workers: int,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> Iterator[Products]:
+    """Yield the embeddings of the accepted lines of one TSV, a batch at a time, in their order.
+
+    Raises:
+        DataError: a line cannot be decoded any more.
+    """
+    towers.clip.eval()
+    index = pairs.index
+    for batch in _batches(towers, pairs, batch_size, workers):
+        has_texts, has_images = index.columns != "image", index.columns != "text"
+        yield Products(
+            index.line[batch.rows].tolist(),
+            encode_tokens(towers, batch.tokens).cpu() if has_texts else None,
+            encode_images(towers, batch.images).cpu() if has_images else None,
+        )
+        on_rows(len(batch.rows))
+
+
+def _batches(towers: Towers, pairs: PairInput, batch_size: int, workers: int) -> Iterator[Batch]:
+    crop = Crop(towers.image_size, resizing=towers.resizing)
+    rows = np.split(np.arange(len(pairs)), range(batch_size, len(pairs), batch_size))
+    return prefetch(rows, lambda rows: load_batch(pairs, rows, crop), workers)
 
 
 @torch.inference_mode()
@@ -69,8 +99,9 @@ def embed_captions(towers: Towers, captions: list[str], batch_size: int = 256) -
 def embed_encoded_images(
     towers: Towers, images: list[bytes], batch_size: int = 256
 ) -> torch.Tensor:
-    """Return the embeddings of encoded images (JPEG, PNG, …), float32 L2-normalised on the CPU, [N,
-    D].
+    """Return the embeddings of encoded images (JPEG, PNG, …).
+
+    They are [N, D], float32, L2-normalised, on the CPU.
 
     Raises:
         ValueError: an image cannot be decoded; names its row and fault.
@@ -78,88 +109,12 @@ def embed_encoded_images(
     towers.clip.eval()
     embedded = [torch.empty(0, towers.embed_dim)]
     for start in range(0, len(images), batch_size):
-        decoded = [decode_image(image) for image in images[start : start + batch_size]]
-        for row, image in enumerate(decoded, start):
+        cropped = []
+        for row, encoded in enumerate(images[start : start + batch_size], start):
+            image = decode_image(encoded)
             if isinstance(image, FaultReason):
                 raise ValueError(f"image in row {row}: {image}")
-        side, resizing = towers.image_size, towers.resizing
-        cropped = [
-            centre_crop(image, side, resizing)
-            for image in decoded
-            if not isinstance(image, FaultReason)
-        ]
+            cropped.append(centre_crop(image, towers.image_size, towers.resizing))
+
         embedded.append(encode_images(towers, torch.stack(cropped)).cpu())
     return torch.cat(embedded)
-
-
-class Products(NamedTuple):
-    """Lines of a TSV (1-based) and their embeddings [N, D], None for a column that the TSV does not have."""
-
-    lines: list[int]
-    texts: torch.Tensor | None
-    images: torch.Tensor | None
-
-
-class _Decoded(NamedTuple):
-    lines: list[int]
-    captions: list[str]
-    images: list[torch.Tensor]
-
-
-def embed_products(
-    towers: Towers,
-    tsv: Path,
-    columns: LineColumns,
-    limits: DataConfig,
-    batch_size: int,
-    workers: int,
-    on_rows: Callable[[int], None] = lambda rows: None,
-) -> Iterator[Products]:
-    """Yield the embeddings of a TSV's lines in order, passing over faulty lines; ``on_rows`` counts lines read."""
-
-    def decode(lines: list[RawLine]) -> tuple[int, _Decoded]:
-        return len(lines), _decode_lines(lines, columns, towers, limits)
-
-    for read, decoded in prefetch(
-        _in_batches(read_lines(tsv, limits.max_line_bytes), batch_size), decode, workers
-    ):
-        on_rows(read)
-        if not decoded.lines:
-            continue
-        texts = embed_captions(towers, decoded.captions) if columns != "image" else None
-        images = _embed_images(towers, decoded.images) if columns != "text" else None
-        yield Products(decoded.lines, texts, images)
-
-
-def _in_batches(lines: Iterator[RawLine], size: int) -> Iterator[list[RawLine]]:
-    while batch := list(islice(lines, size)):
-        yield batch
-
-
-def _decode_lines(
-    lines: list[RawLine], columns: LineColumns, towers: Towers, limits: DataConfig
-) -> _Decoded:
-    decoded = _Decoded([], [], [])
-    for line in lines:
-        pair = FaultReason.LINE_TOO_LONG if line.data is None else parse_line(line.data, columns)
-        if isinstance(pair, FaultReason):
-            continue
-        if pair.image is not None:
-            facts = inspect_image(pair.image, limits.max_pixels, limits.min_image_side)
-            image = (
-                facts
-                if isinstance(facts, FaultReason)
-                else decode_image(pair.image, limits.max_pixels)
-            )
-            if isinstance(image, FaultReason):
-                continue
-            decoded.images.append(centre_crop(image, towers.image_size, towers.resizing))
-        decoded.lines.append(line.line)
-        decoded.captions.append(pair.caption or "")
-    return decoded
-
-
-@torch.inference_mode()
-def _embed_images(towers: Towers, images: list[torch.Tensor]) -> torch.Tensor:
-    towers.clip.eval()
-    return encode_images(towers, torch.stack(images)).cpu()

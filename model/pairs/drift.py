@@ -10,6 +10,7 @@ million lines about 6 s.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +36,17 @@ MOVERS = 3
 DEVIATE = 3.0902
 
 
-class Mover(NamedTuple):
+@dataclass(frozen=True)
+class Mover:
     """A value with its shares before and after, 0 to 1."""
 
     value: str
     before: float
     after: float
+
+    def __str__(self) -> str:
+        """Return ``red 10.0% → 20.0%``."""
+        return f"{self.value} {self.before:.1%} → {self.after:.1%}"
 
 
 class ColumnDrift(NamedTuple):

@@ -25,7 +25,7 @@ from model.pairs.arrays import Hashes, Rows
 from model.pairs.holdout import group_rows, hold_out
 from model.pairs.line_facts import caption_hash, content_hash
 from model.pairs.profile import read_profile
-from model.pairs.tsv import Pair, parse_line
+from model.pairs.tsv import LineColumns, Pair, parse_line
 
 INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
@@ -37,15 +37,18 @@ CAPTION_HEAD_BYTES = 4096
 
 
 class PairSource(NamedTuple):
-    """A TSV, and the profile by which its pairs are found."""
+    """A TSV, the profile that says where its pairs lie, and the columns that both have."""
 
     tsv: Path
     profile: Path
+    columns: LineColumns = "pair"
 
 
 @dataclass(eq=False)
 class PairIndex:
     """Where the accepted pairs of a split lie: a row a pair, N rows.
+
+    Of a TSV of captions or of images alone, the hashes of the other column are 0.
 
     Threads share an index; processes may fork with it or get it sent, and then open the files by
     themselves.
@@ -58,6 +61,7 @@ class PairIndex:
     length: Rows
     caption_hash: Hashes
     image_hash: Hashes
+    columns: LineColumns = "pair"
     _descriptors: dict[int, int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -76,6 +80,7 @@ class PairIndex:
             length=self.length[rows],
             caption_hash=self.caption_hash[rows],
             image_hash=self.image_hash[rows],
+            columns=self.columns,
         )
 
     def digest(self) -> str:
@@ -107,12 +112,13 @@ class PairIndex:
         Raises:
             DataError: the line is not the one that was profiled, or the file cannot be read.
         """
-        pair = parse_line(self._bytes(row, int(self.length[row])))
-        if (
-            isinstance(pair, FaultReason)
-            or content_hash(pair.image or b"") != int(self.image_hash[row])
-            or caption_hash(pair.caption or "") != int(self.caption_hash[row])
-        ):
+        pair = parse_line(self._bytes(row, int(self.length[row])), self.columns)
+        if isinstance(pair, FaultReason):
+            raise self._changed(row)
+        # A column that the TSV does not have is hashed as 0.
+        image = 0 if pair.image is None else content_hash(pair.image)
+        caption = 0 if pair.caption is None else caption_hash(pair.caption)
+        if image != int(self.image_hash[row]) or caption != int(self.caption_hash[row]):
             raise self._changed(row)
         return pair
 
@@ -126,7 +132,8 @@ class PairIndex:
         raw = self._bytes(row, min(length, CAPTION_HEAD_BYTES))
         if b"\t" not in raw:
             raw = self._bytes(row, length)
-        caption = raw.partition(b"\t")[0].decode("utf-8", "replace")
+        # No accepted caption ends in a CR; a line of captions alone may.
+        caption = raw.partition(b"\t")[0].removesuffix(b"\r").decode("utf-8", "replace")
         if caption_hash(caption) != int(self.caption_hash[row]):
             raise self._changed(row)
         return caption
@@ -138,7 +145,7 @@ class PairIndex:
     def encoded_image(self, row: int) -> bytes:
         """Return the encoded image (JPEG, PNG, …) of a row."""
         image = self.read(row).image
-        assert image is not None, "an index is built over pairs"
+        assert image is not None, "the TSV has images"
         return image
 
     def _bytes(self, row: int, length: int) -> bytes:
@@ -179,7 +186,7 @@ class Captions:
 
 
 def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
-    """Return the index of the accepted lines of the sources, in the order of the files.
+    """Return the index of the accepted lines of the sources, of equal columns, in their order.
 
     Raises:
         DataError: a profile is missing or damaged, a TSV is not of the size that its profile saw,
@@ -195,6 +202,7 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
         length=_column(profiles, "length"),
         caption_hash=_column(profiles, "caption_hash"),
         image_hash=_column(profiles, "image_hash"),
+        columns=sources[0].columns,
     )
 
     # A file whose content changed is refused before hours are spent on it.
@@ -230,7 +238,7 @@ def _accepted(source: PairSource) -> _Accepted:
 def _column(profiles: Sequence[_Accepted], name: str) -> npt.NDArray[Any]:
     # Arrow's own to_numpy imports pandas, which costs more than all the rest of opening.
     chunks = [chunk for profile in profiles for chunk in profile.table[name].chunks]
-    return np.concatenate([np.from_dlpack(chunk) for chunk in chunks])
+    return np.concatenate([np.from_dlpack(chunk.fill_null(0)) for chunk in chunks])
 
 
 def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:

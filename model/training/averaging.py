@@ -35,7 +35,8 @@ class WeightAverage:
 
     def update(self, step: int) -> None:
         """Add the weights after a 0-based step; the decay grows as (1 + step) / (10 + step)."""
-        average = get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))
+        decay = min(self._decay, (1 + step) / (10 + step))
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         weights = [value.detach() for value in self._parameters.values()]
         average(list(self._average.values()), weights, None)
 

@@ -1,16 +1,19 @@
-"""A run in several processes, as torchrun starts them: the first one is the run, the others help it
-to train.
+"""A run in several processes, as torchrun starts them: the first is the run, the others help.
 
     torchrun --nproc-per-node 8 -m flows retrain --config configs/fashion-products.yaml
 
 Helpers know neither Prefect nor MLflow. They wait until the first process calls them to a stage,
-train it with that one, and end when it ends; where it fails, they lose it and say so.
+train it with that one, and end when it ends; where it fails, they lose it and report that.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+from model.towers.folder import load_towers
+from model.towers.towers import compile_towers
 from model.training.distributed import broadcast_object, is_main, launched_group
+from model.training.loop import train
+from model.training.stage import Callbacks, Stage
 from tasks.runtime.records import Record, Run, Validation
 from tasks.runtime.signals import stop_by_signal
 from tasks.validation.inputs import split_input
@@ -46,33 +49,15 @@ def call_helpers(work: Work) -> None:
 
 
 def _help(work: Work) -> None:
-    from model.towers.folder import load_towers
-    from model.towers.towers import compile_towers
-    from model.training.loop import train
-    from model.training.stage import Callbacks, Stage
-
-    run, config = (
-        work.run,
-        {"pretrain": work.run.config.pretrain, "finetune": work.run.config.finetune}[work.name],
-    )
+    run, config = work.run, getattr(work.run.config, work.name)
     towers = load_towers(work.start, run.config.device, run.config.precision)
-    pairs = split_input(
-        run, work.validation, work.name, towers, crops_centre=config.crop_scale >= 1
-    )
-    # The first process validates for all.
-    stage = Stage(
-        config,
-        pairs,
-        lambda towers: {},
-        run.folder / work.name,
-        run.config.seed,
-        run.config.workers,
-    )
-    with (
-        stop_by_signal() as stop
-    ):  # a launcher tells all processes, and they stop after the same step
-        train(
-            compile_towers(towers) if run.config.compile else towers,
-            stage,
-            Callbacks(should_stop=stop),
-        )
+    crops_centre = config.crop_scale >= 1
+    pairs = split_input(run, work.validation, work.name, towers, crops_centre)
+
+    # The first process validates for all. A launcher signals all processes, and they stop after the
+    # same step.
+    folder, workers = run.folder / work.name, run.config.workers
+    stage = Stage(config, pairs, lambda towers: {}, folder, run.config.seed, workers)
+    with stop_by_signal() as stop:
+        compiled = compile_towers(towers) if run.config.compile else towers
+        train(compiled, stage, Callbacks(should_stop=stop))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from model.errors import DataError
 from model.storage.files import atomic_write
@@ -20,7 +19,7 @@ from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.records import Record
 
 META_KEY = "commerce_clip"
-SAMPLE = "sample"
+SAMPLE_NAME = "sample"
 CARD_FILE, EVENT_FILE = "version.json", "event.json"
 VERSION = re.compile(r"\A[0-9a-f]{32}\Z")
 
@@ -53,12 +52,11 @@ class VersionCard(Record):
 
 
 def card_in(text: str) -> VersionCard | None:
-    """Return the card in the text of a ``.dvc`` file, None where there is none of the version that the file names."""
+    """Return the card in the text of a ``.dvc`` file, None without one of the version it names."""
     try:
         version = version_in(text)
-        card = VersionCard.model_validate(
-            {"version": version, **yaml.safe_load(text)["meta"][META_KEY]}
-        )
+        described = yaml.safe_load(text)["meta"][META_KEY]
+        card = VersionCard.model_validate({"version": version, **described})
     except (ValueError, KeyError, TypeError):
         return None
     return card if card.version == version else None
@@ -66,11 +64,8 @@ def card_in(text: str) -> VersionCard | None:
 
 def read_card(version: str) -> VersionCard | None:
     """Return the card that an ingest on this machine left, or None."""
-    try:
-        card = VersionCard.model_validate_json((report_folder(version) / CARD_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return card if card.version == version else None
+    card = VersionCard.read(report_folder(version) / CARD_FILE)
+    return card if card and card.version == version else None
 
 
 def local_cards() -> list[VersionCard]:
@@ -81,10 +76,9 @@ def local_cards() -> list[VersionCard]:
     return sorted((card for card in found if card is not None), key=lambda card: card.created)
 
 
-def write_card(card: VersionCard) -> None:
+def write_version_card(card: VersionCard) -> None:
     """Leave the card beside the version's profiles."""
-    with atomic_write(report_folder(card.version) / CARD_FILE) as file:
-        file.write(card.model_dump_json(indent=2).encode())
+    card.write(report_folder(card.version) / CARD_FILE)
 
 
 def annotate(tracked: Path, card: VersionCard) -> None:
@@ -96,20 +90,20 @@ def annotate(tracked: Path, card: VersionCard) -> None:
     text = tracked.read_text(encoding="utf-8")
     if version_in(text) != card.version:
         raise DataError(
-            f"{tracked}: does not name {card.version}; restore it with `git checkout {tracked.name}`"
+            f"{tracked}: does not name {card.version}; "
+            f"restore it with `git checkout {tracked.name}`"
         )
+
+    # The card first, so that a person who opens the file reads it before DVC's own keys.
     content: dict[str, Any] = yaml.safe_load(text)
     meta = {**(content.get("meta") or {}), META_KEY: card.model_dump(mode="json")}
-    described = {"desc": _description(card), "meta": meta}
+    pairs = sum(rows.accepted for rows in card.splits.values())
+    described = {"desc": f"{card.name}, {card.created}, {pairs:,} pairs", "meta": meta}
     content = described | {key: value for key, value in content.items() if key not in described}
     with atomic_write(tracked) as file:
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode())
 
 
-def _description(card: VersionCard) -> str:
-    return f"{card.name}, {card.created}, {sum(rows.accepted for rows in card.splits.values()):,} pairs"
-
-
 def rows_text(splits: Mapping[str, SplitRows]) -> str:
-    """Return ``train 1,000, valid 100``: the accepted pairs by split."""
+    """Return the accepted pairs by split: ``train 1,000, valid 100``."""
     return ", ".join(f"{name} {rows.accepted:,}" for name, rows in splits.items())

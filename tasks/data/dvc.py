@@ -1,25 +1,34 @@
-"""The repository in which data versions live: git and DVC, by their command lines; no other file
-calls them for data.
+"""Git and DVC, by their command lines, as far as data versions go; no other file calls DVC.
 
 ``data/`` is the tracked folder and ``data.dvc`` beside it names its version. A call of DVC costs
-about two seconds, most of it imports.
+about two seconds, most of it imports. Hashing a folder costs about 1.5 s a gigabyte.
 """
 
+import hashlib
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from model.errors import CommerceClipError, DataError, ServiceError
+from model.errors import DataError, ServiceError
+from model.storage.files import file_digest
 from tasks.runtime.environment import ROOT
 from tasks.runtime.locks import held_descriptors
 
 DVC_FILE = "data.dvc"
 COMMAND_TIMEOUT_S = 24 * 3600
 GIT_TIMEOUT_S = 60
+NAMED_FILES = 3
+# What a killed `dvc pull` leaves beside the file that it was writing.
+DVC_TEMPORARY = re.compile(r"\A\.[A-Za-z0-9_-]{22}\.tmp\Z")
+WAS_PUSHED = "and that the data version was pushed with `dvc push`"
 
 
 class Remote(NamedTuple):
@@ -34,31 +43,110 @@ class Remote(NamedTuple):
         return "://" not in self.url
 
 
+@dataclass(frozen=True)
+class TrackedFolder:
+    """A folder of pairs with the ``.dvc`` file that names its version, and DVC's cache.
+
+    Neither the folder nor the file need be there.
+    """
+
+    folder: Path
+
+    @property
+    def tracked(self) -> Path:
+        """The ``.dvc`` file that tracks the folder."""
+        return self.folder.with_name(f"{self.folder.name}.dvc")
+
+    @property
+    def cache(self) -> Path:
+        """The folder in which DVC keeps its copies of all versions."""
+        return cache_folder(self.folder.parent)
+
+    def promised(self) -> str:
+        """Return the data version that the ``.dvc`` file names.
+
+        Raises:
+            DataError: the file is no ``.dvc`` file of a folder.
+        """
+        try:
+            text = self.tracked.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise DataError(
+                f"{self.tracked}: not a readable .dvc file; "
+                f"restore it with `git checkout {self.tracked.name}`"
+            ) from None
+
+        try:
+            return version_in(text)
+        except ValueError as error:
+            raise DataError(f"{self.tracked}: {error}") from None
+
+    def promised_or_none(self) -> str | None:
+        """Return the data version of the ``.dvc`` file, None where it is missing or names none."""
+        try:
+            return self.promised()
+        except DataError:
+            return None
+
+    def add(self) -> None:
+        """Run ``dvc add``: files go to DVC's cache, their version into the ``.dvc`` file.
+
+        Raises:
+            DataError: DVC could not.
+        """
+        done = dvc("add", self.folder.name, cwd=self.folder.parent)
+        if done.returncode:
+            raise DataError(
+                f"{self.folder}: `dvc add` failed ({_complaint(done)}); mend that and run again"
+            )
+
+    def pull(self) -> None:
+        """Run ``dvc pull``.
+
+        Raises:
+            DataError: a local remote lacks the objects.
+            ServiceError: a remote on the network failed.
+        """
+        self._transfer("pull", WAS_PUSHED)
+
+    def fetch(self) -> None:
+        """Run ``dvc fetch``: a pull into DVC's cache alone.
+
+        Raises:
+            DataError: a local remote lacks the objects.
+            ServiceError: a remote on the network failed.
+        """
+        self._transfer("fetch", WAS_PUSHED)
+
+    def push(self) -> None:
+        """Run ``dvc push``; what an interrupted push has sent is not sent again.
+
+        Raises:
+            DataError: a remote in a folder failed.
+            ServiceError: a remote on the network failed.
+        """
+        self._transfer("push", "then type `dvc push` or run again: what was sent is not sent twice")
+
+    def _transfer(self, verb: str, advice: str) -> None:
+        done = dvc(verb, self.tracked.name, cwd=self.tracked.parent)
+        if not done.returncode:
+            return
+        remote = default_remote(self.tracked.parent)
+        error = ServiceError if remote is not None and not remote.is_folder else DataError
+        raise error(
+            f"{self.tracked}: `dvc {verb}` failed ({_complaint(done)}); "
+            f"check the remote with `dvc remote list`, {advice}"
+        )
+
+
 def data_folder(path: str = "data") -> Path:
     """Return a folder of pairs, taken relative to the repository."""
     return (ROOT / path).resolve()
 
 
-def tracked_file(folder: Path) -> Path:
-    """Return the ``.dvc`` file that would track a folder."""
-    return folder.with_name(f"{folder.name}.dvc")
-
-
-def promised_version(tracked: Path) -> str:
-    """Return the data version that a ``.dvc`` file names.
-
-    Raises:
-        DataError: the file is no ``.dvc`` file of a folder.
-    """
-    try:
-        return version_in(tracked.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        pass
-    except ValueError as error:
-        raise DataError(f"{tracked}: {error}") from None
-    raise DataError(
-        f"{tracked}: not a readable .dvc file; restore it with `git checkout {tracked.name}`"
-    )
+def current_pairs() -> TrackedFolder:
+    """Return the tracked folder of the repository: ``data/``."""
+    return TrackedFolder(data_folder())
 
 
 def version_in(text: str) -> str:
@@ -74,6 +162,7 @@ def version_in(text: str) -> str:
         raise ValueError(
             "not a .dvc file with one output; restore it with `git checkout`"
         ) from None
+
     if not digest.endswith(".dir"):
         raise ValueError(
             f"tracks a file, expected a folder of pairs; run `dvc add {path}` on the folder"
@@ -81,54 +170,52 @@ def version_in(text: str) -> str:
     return digest.removesuffix(".dir")
 
 
-def add(folder: Path) -> None:
-    """Run ``dvc add`` on a folder: its files go to DVC's cache, its version into the ``.dvc`` file.
+# ---- what a version holds ----
 
-    Raises:
-        DataError: DVC could not.
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Return the MD5 (DVC's hash) of every file under a folder, by its relative path."""
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and not DVC_TEMPORARY.match(path.name)
+    )
+    return {path.relative_to(folder).as_posix(): file_digest(path, "md5") for path in files}
+
+
+def version_of(file_md5: dict[str, str]) -> str:
+    """Return DVC's hash of a folder (without its ``.dir`` suffix).
+
+    Source: DVC stores a folder as the JSON list of its files' MD5 and paths, named by that list's
+    MD5.
     """
-    done = dvc("add", folder.name, cwd=folder.parent)
-    if done.returncode:
-        raise DataError(f"{folder}: `dvc add` failed ({_said(done)}); mend that and run again")
+    entries = [{"md5": file_md5[path], "relpath": path} for path in sorted(file_md5)]
+    listed = json.dumps(entries, sort_keys=True).encode()
+    return hashlib.md5(listed, usedforsecurity=False).hexdigest()
 
 
-def pull(tracked: Path) -> None:
-    """Run ``dvc pull`` for one ``.dvc`` file.
+def object_path(store: Path, md5: str) -> Path:
+    """Return where a cache or a remote in a folder keeps the bytes of an MD5.
 
-    Raises:
-        DataError: a local remote lacks the objects.
-        ServiceError: a remote on the network failed.
+    An MD5 that ends in ``.dir`` is that of the list of a folder's files.
     """
-    _transfer("pull", tracked, "and that the data version was pushed with `dvc push`")
+    return store / "files" / "md5" / md5[:2] / md5[2:]
 
 
-def fetch(tracked: Path) -> None:
-    """Run ``dvc fetch`` for one ``.dvc`` file: a pull into DVC's cache alone.
-
-    Raises:
-        DataError: a local remote lacks the objects.
-        ServiceError: a remote on the network failed.
-    """
-    _transfer("fetch", tracked, "and that the data version was pushed with `dvc push`")
-
-
-def push(tracked: Path) -> None:
-    """Run ``dvc push`` for one ``.dvc`` file; what an interrupted push has sent is not sent again.
-
-    Raises:
-        DataError: a remote in a folder failed.
-        ServiceError: a remote on the network failed.
-    """
-    _transfer("push", tracked, "then type `dvc push` or run again: what was sent is not sent twice")
+def expected_files(store: Path, version: str) -> dict[str, str] | None:
+    """Return the MD5 of each file of a version, None where a store has no whole list of them."""
+    try:
+        listed = object_path(store, f"{version}.dir").read_bytes()
+        listing = {entry["relpath"]: entry["md5"] for entry in json.loads(listed)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return listing if version_of(listing) == version else None
 
 
-def _transfer(verb: str, tracked: Path, advice: str) -> None:
-    done = dvc(verb, tracked.name, cwd=tracked.parent)
-    if done.returncode:
-        raise _remote_error(
-            tracked.parent,
-            f"{tracked}: `dvc {verb}` failed ({_said(done)}); check the remote with `dvc remote list`, {advice}",
-        )
+def first_paths(paths: Collection[str]) -> str:
+    """Return the first few paths, for a sentence."""
+    return ", ".join(list(paths)[:NAMED_FILES]) + (", …" if len(paths) > NAMED_FILES else "")
+
+
+# ---- the repository ----
 
 
 def require_repository(cwd: Path) -> None:
@@ -139,12 +226,13 @@ def require_repository(cwd: Path) -> None:
     """
     if not (cwd / ".dvc").is_dir():
         raise DataError(
-            f"{cwd}: DVC knows nothing of this folder; work in a clone, or make it one with `dvc init`"
+            f"{cwd}: DVC knows nothing of this folder; work in a clone, "
+            "or make it one with `dvc init`"
         )
     if git("rev-parse", cwd=cwd) is None and _config(cwd).get("core.no_scm") != "true":
         raise DataError(
-            f"{cwd}: not a git repository, so a data version could not be recorded; work in a clone, "
-            "or tell DVC to do without by `dvc config core.no_scm true`"
+            f"{cwd}: not a git repository, so a data version could not be recorded; "
+            "work in a clone, or tell DVC to do without by `dvc config core.no_scm true`"
         )
 
 
@@ -176,11 +264,6 @@ def cache_folder(cwd: Path) -> Path:
     return Path(dvc("cache", "dir", cwd=cwd).stdout.strip())
 
 
-def object_path(cache: Path, md5: str) -> Path:
-    """Return where a cache or a remote in a folder keeps the bytes of an MD5 (``….dir`` is the list of a folder)."""
-    return cache / "files" / "md5" / md5[:2] / md5[2:]
-
-
 def dvc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command of DVC; while it runs it keeps the locks of this process."""
     return subprocess.run(
@@ -197,7 +280,7 @@ def dvc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def git(*arguments: str, cwd: Path) -> str | None:
-    """Return what a command of git prints, None where it fails: no git, no repository, or the answer is no."""
+    """Return what a command of git prints, None where it fails or there is no git."""
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -210,17 +293,9 @@ def git(*arguments: str, cwd: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
+
     return done.stdout if done.returncode == 0 else None
 
 
-def _said(done: subprocess.CompletedProcess[str]) -> str:
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(done.stderr.split()).removeprefix("ERROR: ")[-300:]
-
-
-def _remote_error(cwd: Path, sentence: str) -> CommerceClipError:
-    remote = default_remote(cwd)
-    return (
-        ServiceError(sentence)
-        if remote is not None and not remote.is_folder
-        else DataError(sentence)
-    )

@@ -4,11 +4,12 @@ machine.
 Reading them costs one git command a commit that changed ``data.dvc``.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from model.errors import DataError, nearest
 from tasks.data.card import VersionCard, card_in, local_cards
-from tasks.data.dvc import DVC_FILE, data_folder, git, tracked_file, version_in
+from tasks.data.dvc import DVC_FILE, current_pairs, git, version_in
 from tasks.runtime.records import Record
 
 CURRENT = "current"
@@ -17,7 +18,10 @@ UNDATED = "~"  # sorts behind every date
 
 
 class KnownVersion(Record):
-    """A data version with what is known of it; ``created`` (UTC) is its card's or first commit's, "" without both."""
+    """A data version with what is known of it.
+
+    ``created`` (UTC) is its card's or its first commit's, and empty without both.
+    """
 
     version: str
     created: str
@@ -32,7 +36,7 @@ class KnownVersion(Record):
 def known_versions() -> list[KnownVersion]:
     """Return all known data versions, oldest first."""
     known: dict[str, KnownVersion] = {}
-    for created, text in [*_committed(), *_in_work_tree()]:
+    for created, text in _recorded():
         try:
             version = version_in(text)
         except ValueError:
@@ -42,6 +46,8 @@ def known_versions() -> list[KnownVersion]:
             known[version] = KnownVersion(
                 version=version, created=card.created if card else created, card=card
             )
+
+    # An ingest that nobody has committed is known by its card alone.
     for card in local_cards():
         if card.version not in known or known[card.version].card is None:
             known[card.version] = KnownVersion(
@@ -50,23 +56,31 @@ def known_versions() -> list[KnownVersion]:
     return sorted(known.values(), key=lambda found: found.created or UNDATED)
 
 
-def find_version(which: str) -> str:
+def find_data_version(which: str) -> str:
     """Return the data version that a name, the beginning of a hash, or ``current`` means.
 
     Raises:
         DataError: none or several.
     """
-    known = known_versions()
     if which == CURRENT:
-        return _current_version()
+        version, tracked = current_version_or_none(), current_pairs().tracked
+        if version is None:
+            raise DataError(
+                f"{tracked}: names no data version; `git checkout {DVC_FILE}` restores it"
+            )
+        return version
+
+    known = known_versions()
     found = {each.version for each in known if each.name == which}
     if not found and len(which) >= MIN_PREFIX:
         found = {each.version for each in known if each.version.startswith(which)}
     if len(found) == 1:
         return found.pop()
+
     if found:
         raise DataError(
-            f"{which}: means {len(found)} data versions ({', '.join(sorted(found))}); give more of the hash"
+            f"{which}: means {len(found)} data versions ({', '.join(sorted(found))}); "
+            "give more of the hash"
         )
     hint = nearest(which, [each.name for each in known] + [CURRENT])
     raise DataError(f"{which}: no such data version{hint}; `python -m flows data log` lists them")
@@ -79,38 +93,24 @@ def version_of_name(name: str) -> str | None:
 
 def current_version_or_none() -> str | None:
     """Return the version that ``data.dvc`` names, or None where it names none."""
-    try:
-        return version_in(tracked_file(data_folder()).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    return current_pairs().promised_or_none()
 
 
-def _current_version() -> str:
-    version = current_version_or_none()
-    if version is None:
-        raise DataError(
-            f"{tracked_file(data_folder())}: names no data version; `git checkout {DVC_FILE}` restores it"
-        )
-    return version
+def _recorded() -> list[tuple[str, str]]:
+    """Return the texts of ``data.dvc`` with the times of their commits, oldest first.
 
-
-def _committed() -> list[tuple[str, str]]:
-    """Return when each commit that changed ``data.dvc`` was made and the file's text in it, oldest first."""
-    cwd = data_folder().parent
+    The last one is the work tree's, without a time.
+    """
+    found, tracked = [], current_pairs().tracked
+    cwd = tracked.parent
     log = git("log", "--reverse", "--format=%H %ct", "--", DVC_FILE, cwd=cwd) or ""
-    found = []
     for line in log.splitlines():
         commit, _, seconds = line.partition(" ")
         text = git("show", f"{commit}:./{DVC_FILE}", cwd=cwd)
         if text is not None:
-            found.append(
-                (datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds"), text)
-            )
+            created = datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
+            found.append((created, text))
+
+    with suppress(OSError, UnicodeDecodeError):
+        found.append(("", tracked.read_text(encoding="utf-8")))
     return found
-
-
-def _in_work_tree() -> list[tuple[str, str]]:
-    try:
-        return [("", tracked_file(data_folder()).read_text(encoding="utf-8"))]
-    except (OSError, UnicodeDecodeError):
-        return []

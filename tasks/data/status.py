@@ -1,34 +1,34 @@
-"""How it stands with the current data version: `python -m flows data status`.
+"""The state of the current data version: `python -m flows data status`.
 
 Costs one hash of the folder (1.5 s a gigabyte) and one question to the remote.
 """
 
 import json
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import NamedTuple
 
 from model.errors import DataError
 from tasks.data.card import card_in, read_card
 from tasks.data.dvc import (
-    cache_folder,
-    data_folder,
+    TrackedFolder,
+    current_pairs,
     default_remote,
     dvc,
+    expected_files,
+    first_paths,
     git,
+    hash_folder,
     object_path,
-    promised_version,
     require_repository,
-    tracked_file,
+    version_of,
 )
-from tasks.data.version import expected_files, hash_folder, named, version_of
 from tasks.runtime.environment import report_folder, state_folder
-from tasks.runtime.records import Record, Validation
+from tasks.runtime.records import Validation
 
 UNSENT = ("new", "missing")
 
 
-class Fact(Record):
+class Fact(NamedTuple):
     """One line of the status: what was asked, the answer, and whether it is as it should be."""
 
     what: str
@@ -42,127 +42,104 @@ def data_status() -> list[Fact]:
     Raises:
         DataError: there is no ``data.dvc``, or it names no version.
     """
-    tracked = tracked_file(data_folder())
+    pairs = current_pairs()
+    tracked = pairs.tracked
     require_repository(tracked.parent)
     if not tracked.is_file():
         raise DataError(
-            f"{tracked}: not there; restore it with `git checkout {tracked.name}`, or ingest a version"
+            f"{tracked}: not there; restore it with `git checkout {tracked.name}`, "
+            "or ingest a version"
         )
-    version = promised_version(tracked)
+
+    version = pairs.promised()
     card = card_in(tracked.read_text(encoding="utf-8")) or read_card(version)
     name = f"{card.name}, {card.created}" if card else "no name"
     return [
-        Fact(what="version", answer=f"{version} ({name})", is_good=True),
-        _folder_fact(tracked, version),
-        _git_fact(tracked),
-        _remote_fact(tracked),
+        Fact("version", f"{version} ({name})", True),
+        _folder_fact(pairs),
+        _git_fact(pairs),
+        _remote_fact(pairs),
         _validation_fact(version),
     ]
 
 
-def _folder_fact(tracked: Path, version: str) -> Fact:
-    folder = data_folder()
-    if not folder.is_dir():
-        return Fact(what="folder", answer="not here; `python -m flows data pull`", is_good=False)
-    found = hash_folder(folder)
+def _folder_fact(pairs: TrackedFolder) -> Fact:
+    if not pairs.folder.is_dir():
+        return Fact("folder", "not here; `python -m flows data pull`", False)
+    version, found = pairs.promised(), hash_folder(pairs.folder)
     if version_of(found) == version:
-        return Fact(
-            what="folder", answer=f"just that: {len(found)} files, every MD5 right", is_good=True
-        )
-    expected = expected_files(cache_folder(tracked.parent), version)
+        return Fact("folder", f"just that: {len(found)} files, every MD5 right", True)
+    expected = expected_files(pairs.cache, version)
     if expected is None:
-        return Fact(
-            what="folder", answer="differs, and DVC's cache does not know in what", is_good=False
-        )
+        return Fact("folder", "differs, and DVC's cache does not know in what", False)
+
     changed = sorted(path for path in found if expected.get(path) != found[path])
     missing = sorted(set(expected) - set(found))
     parts = [
-        f"{word} {named(paths)}"
+        f"{word} {first_paths(paths)}"
         for word, paths in (("changed", changed), ("missing", missing))
         if paths
     ]
-    way = (
-        f"`dvc checkout --force {tracked.name}` goes back"
-        if changed
-        else "`python -m flows data pull`"
-    )
-    return Fact(what="folder", answer=f"{'; '.join(parts)}; {way}", is_good=False)
+    # A pull refuses to touch what a person changed.
+    back = f"`dvc checkout --force {pairs.tracked.name}` goes back"
+    way = back if changed else "`python -m flows data pull`"
+    return Fact("folder", f"{'; '.join(parts)}; {way}", False)
 
 
-def _git_fact(tracked: Path) -> Fact:
-    said = git("status", "--porcelain", "--", tracked.name, cwd=tracked.parent)
-    if said is None:
-        return Fact(what="git", answer="no git repository here", is_good=True)
-    if said.strip():
-        return Fact(
-            what="git",
-            answer=f"{tracked.name} is not committed; {commit_command('...')}",
-            is_good=False,
-        )
-    return Fact(what="git", answer=f"{tracked.name} is committed", is_good=True)
+def _git_fact(pairs: TrackedFolder) -> Fact:
+    name = pairs.tracked.name
+    uncommitted = git("status", "--porcelain", "--", name, cwd=pairs.tracked.parent)
+    if uncommitted is None:
+        return Fact("git", "no git repository here", True)
+    if uncommitted.strip():
+        return Fact("git", f"{name} is not committed; {commit_command('...')}", False)
+    return Fact("git", f"{name} is committed", True)
 
 
 def commit_command(message: str) -> str:
     """Return the command that makes a data version part of git's history."""
-    tracked = tracked_file(data_folder())
-    return f'git commit {tracked.name} -m "{message}"'
+    return f'git commit {current_pairs().tracked.name} -m "{message}"'
 
 
-def _remote_fact(tracked: Path) -> Fact:
-    remote = default_remote(tracked.parent)
+def _remote_fact(pairs: TrackedFolder) -> Fact:
+    remote = default_remote(pairs.tracked.parent)
     if remote is None:
-        return Fact(
-            what="remote", answer="none; `dvc remote add --default NAME URL`", is_good=False
-        )
-    unsent = (
-        _unsent_to_folder(tracked, Path(remote.url))
-        if remote.is_folder
-        else _unsent_by_dvc(tracked)
-    )
+        return Fact("remote", "none; `dvc remote add --default NAME URL`", False)
+    if remote.is_folder:
+        unsent = _unsent_to_folder(pairs, Path(remote.url))
+    else:
+        unsent = _unsent_by_dvc(pairs)
+
     if unsent is None:
-        return Fact(what="remote", answer=f"{remote.url} does not answer", is_good=False)
+        return Fact("remote", f"{remote.url} does not answer", False)
     if unsent:
-        return Fact(
-            what="remote", answer=f"{remote.url} lacks {named(unsent)}; `dvc push`", is_good=False
-        )
-    return Fact(what="remote", answer=f"{remote.url} has all of it", is_good=True)
+        return Fact("remote", f"{remote.url} lacks {first_paths(unsent)}; `dvc push`", False)
+    return Fact("remote", f"{remote.url} has all of it", True)
 
 
-def _unsent_to_folder(tracked: Path, remote: Path) -> list[str] | None:
+def _unsent_to_folder(pairs: TrackedFolder, remote: Path) -> list[str] | None:
     """Look for each object; DVC itself believes that all are there once the list of files is."""
-    version = promised_version(tracked)
+    version = pairs.promised()
     expected = expected_files(remote, version)
     if expected is None:
         return [f"the list of files, files/md5/{version[:2]}/{version[2:]}.dir"]
     return [path for path, md5 in expected.items() if not object_path(remote, md5).is_file()]
 
 
-def _unsent_by_dvc(tracked: Path) -> list[str] | None:
+def _unsent_by_dvc(pairs: TrackedFolder) -> list[str] | None:
     """Ask DVC, None where the remote does not answer."""
+    tracked = pairs.tracked
     done = dvc("status", "--cloud", "--json", tracked.name, cwd=tracked.parent)
     try:
-        return sorted(
-            path for path, state in dict(json.loads(done.stdout)).items() if state in UNSENT
-        )
+        states = dict(json.loads(done.stdout))
+        return sorted(path for path, state in states.items() if state in UNSENT)
     except (ValueError, TypeError):
         return None
 
 
 def _validation_fact(version: str) -> Fact:
-    if read_card(version) is not None or _was_validated_by_a_run(version):
-        return Fact(
-            what="validated", answer=f"yes; reports in {report_folder(version)}", is_good=True
-        )
-    return Fact(
-        what="validated", answer="not on this machine; `python -m flows validate`", is_good=False
-    )
-
-
-def _was_validated_by_a_run(version: str) -> bool:
-    for path in (state_folder() / "runs").glob("*/validate/result.json"):
-        try:
-            if Validation.model_validate_json(path.read_bytes()).profiles == report_folder(version):
-                return True
-        except (OSError, ValidationError):
-            continue
-    return False
+    reports = report_folder(version)
+    by_runs = map(Validation.read, (state_folder() / "runs").glob("*/validate/result.json"))
+    if read_card(version) or any(found and found.profiles == reports for found in by_runs):
+        return Fact("validated", f"yes; reports in {reports}", True)
+    return Fact("validated", "not on this machine; `python -m flows validate`", False)

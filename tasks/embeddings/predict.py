@@ -1,33 +1,33 @@
 """Embeddings of one file's captions or images, as Parquet or in EasyNLP's form, by any model that
 is here.
 
-EasyNLP's predictor writes one row a line, in the order of the lines and without a head: the floats
-of an embedding, each as numpy writes a float32, between tabs. Such a row has no name, so a line
-that cannot be embedded stops the prediction and nothing is written; Parquet has line numbers and
-passes over it.
+EasyNLP's predictor writes one row a line, in the order of the lines and without a header: the
+floats of an embedding, each as numpy writes a float32, between tabs. Such a row has no name, so a
+line that cannot be embedded stops the prediction and nothing is written; Parquet has line numbers
+and passes over it.
 
 Source: EasyNLP's easynlp/appzoo/clip/predictor.py (postprocess) and easynlp/core/predictor.py.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from tempfile import TemporaryDirectory
+from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from model.config.sections import DataConfig
-from model.embeddings.columns import fixed_lists
+from model.embeddings.columns import write_products
 from model.errors import DataError
-from model.pairs.tsv import LineColumns, count_lines, detect_columns
+from model.pairs.index import PairIndex
+from model.pairs.profile import profile_files
+from model.pairs.tsv import LineColumns, detect_columns
 from model.storage.files import atomic_write
+from model.towers.create import lengthen_towers
+from model.towers.folder import load_towers
+from model.zoo.forms.easynlp_english import truncating_as_theirs
+from tasks.embeddings.products import accepted_lines, embed_lines
 from tasks.registry.zoo import folder_of
-from tasks.runtime.progress import progress
-
-if TYPE_CHECKING:
-    from model.embeddings.embed import Products
-    from model.towers.towers import Towers
 
 Form = Literal["parquet", "easynlp"]
 Truncation = Literal["open_clip", "easynlp"]
@@ -49,93 +49,65 @@ class Predicted:
 
 
 def predict(
-    tsv: Path, model: str, out: Path, form: Form = "parquet", device: str = "auto", precision: str = "fp32",
-    batch_size: int = 256, workers: int = 1, truncate: Truncation = "open_clip", context_length: int | None = None,
-) -> Predicted:  # fmt: skip
-    """Write the embeddings of a TSV of captions, of images or of pairs, by a registered version or
-    an imported model.
+    tsv: Path,
+    model: str,
+    out: Path,
+    form: Form = "parquet",
+    device: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = 256,
+    workers: int = 1,
+    truncate: Truncation = "open_clip",
+    context_length: int | None = None,
+) -> Predicted:
+    """Write the embeddings of a TSV of captions, of images or of pairs.
 
-    ``truncate`` says how captions of too many tokens are cut: EasyNLP leaves out the end of text.
-    ``context_length`` is how many tokens of a caption a BERT text tower reads, by default as many
-    as it was trained on.
+    The model is a registered version, an imported model or a folder. ``truncate`` says how captions
+    of too many tokens are cut: EasyNLP leaves out the end of text. ``context_length`` is how many
+    tokens of a caption a BERT text tower reads, by default as many as it was trained on. Profile
+    and token ids lie in a temporary folder (TMPDIR) meanwhile.
 
     Raises:
         ConfigError: the model is unknown, reads another number of tokens, or no captions that
             EasyNLP's truncation is for.
         DataError: the TSV has no line that can be embedded; in EasyNLP's form, it holds pairs or a
-        faulty line.
+            faulty line.
         CheckpointError: the model is damaged, or ``out`` cannot be written.
     """
-    from model.embeddings.embed import embed_products
-    from model.towers.create import lengthen_towers
-    from model.towers.folder import load_towers
-    from model.zoo.forms.easynlp_english import truncating_as_theirs
-
-    columns, lines = detect_columns(tsv), count_lines(tsv)
+    columns = detect_columns(tsv)
     if form == "easynlp" and columns == "pair":
         raise DataError(
-            f"{tsv}: has captions and images, but a row of EasyNLP's form is one embedding; keep one column"
+            f"{tsv}: has captions and images, but a row of EasyNLP's form is one embedding; "
+            "keep one column"
         )
     towers = load_towers(folder_of(model), device, precision)
     if truncate == "easynlp":
         towers = truncating_as_theirs(towers)
     if context_length is not None:
         towers = lengthen_towers(towers, context_length)
-    with progress("predict", lines, "lines") as shown, atomic_write(out) as file:
-        products = embed_products(
-            towers, tsv, columns, DataConfig(), batch_size, workers, shown.advance
+
+    with atomic_write(out) as file, TemporaryDirectory(prefix="commerce-clip-") as scratch:
+        index, lines = accepted_lines(tsv, profile_files(Path(scratch), "tsv"), DataConfig())
+        if form == "easynlp":
+            _require_every_line(tsv, index, lines)
+        products = embed_lines("predict", towers, index, Path(scratch), batch_size, workers)
+        if form == "parquet":
+            facts, width = {"model": model}, towers.embed_dim
+            write_products(file, products, columns, width, facts, tsv.stem)
+        else:
+            for batch in products:
+                embeddings = batch.texts if batch.images is None else batch.images
+                assert embeddings is not None, "one column"
+                for row in embeddings.numpy():
+                    file.write("\t".join(map(str, row)).encode() + b"\n")
+    return Predicted(columns, lines, len(index), towers.embed_dim)
+
+
+def _require_every_line(tsv: Path, index: PairIndex, lines: int) -> None:
+    if len(index) < lines:
+        # The first line whose number is not among those of the accepted.
+        first = np.setdiff1d(np.arange(1, lines + 1), index.line)[0]
+        raise DataError(
+            f"{tsv}: line {first} cannot be embedded, so rows would not be lines; "
+            "repair or remove it"
         )
-        write = {"parquet": _write_parquet, "easynlp": _write_easynlp}[form]
-        rows = write(file, products, _Source(tsv, model, columns, towers))
-        if not rows:
-            raise DataError(
-                f"{tsv}: none of its {lines:,} lines can be embedded; validate the data to see why"
-            )
-        if form == "easynlp" and rows < lines:
-            raise DataError(
-                f"{tsv}: line {rows + 1} cannot be embedded, so rows would not be lines; mend or remove it"
-            )
-    return Predicted(columns, lines, rows, towers.embed_dim)
-
-
-@dataclass(frozen=True)
-class _Source:
-    tsv: Path
-    model: str
-    columns: LineColumns
-    towers: "Towers"
-
-
-def _write_easynlp(file: IO[bytes], products: "Iterator[Products]", source: _Source) -> int:
-    written = 0
-    for batch in products:
-        embeddings = batch.texts if batch.images is None else batch.images
-        assert embeddings is not None
-        for line, row in zip(batch.lines, embeddings.numpy(), strict=True):
-            written += 1
-            if line != written:
-                raise DataError(
-                    f"{source.tsv}: line {written} cannot be embedded, so rows would not be lines; mend or remove it"
-                )
-            file.write("\t".join(map(str, row)).encode() + b"\n")
-    return written
-
-
-def _write_parquet(file: IO[bytes], products: "Iterator[Products]", source: _Source) -> int:
-    kinds = {"pair": ("text", "image"), "text": ("text",), "image": ("image",)}[source.columns]
-    embedding = pa.list_(pa.float32(), source.towers.embed_dim)
-    fields = [("id", pa.string()), ("line", pa.int64()), ("model", pa.string())]
-    schema = pa.schema([*fields, *((f"{kind}_embedding", embedding) for kind in kinds)])
-    written = 0
-    with pq.ParquetWriter(file, schema) as writer:
-        for batch in products:
-            columns = {
-                "id": [f"{source.tsv.stem}-{line}" for line in batch.lines],
-                "line": batch.lines,
-                "model": [source.model] * len(batch.lines),
-                "text_embedding": fixed_lists(batch.texts),
-                "image_embedding": fixed_lists(batch.images),
-            }
-            writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
-            written += len(batch.lines)
-    return written

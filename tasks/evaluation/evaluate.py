@@ -17,9 +17,9 @@ from tasks.evaluation.tables import (
     zero_shot_rows,
 )
 from tasks.pages.text import format_retention
-from tasks.registry.champion import champion_model
+from tasks.registry.files import champion_model
 from tasks.registry.tracking import log_results
-from tasks.runtime.page import show_link, show_table
+from tasks.runtime.page import publish_link, publish_table
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation
 from tasks.runtime.stage import stage
 from tasks.training.base_weights import base_weights
@@ -82,9 +82,9 @@ def _publish(
     }
     for key, (rows, description) in tables.items():
         if rows:
-            show_table(rows, key=key, description=description)
+            publish_table(rows, key=key, description=description)
     gallery = evaluation.gallery.as_uri()
-    show_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
+    publish_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
 
     # MLflow compares runs by metric, so each model's have a prefix of their own.
     by_prefix = {

@@ -25,7 +25,7 @@ from tasks.pages.html import render
 from tasks.pages.text import count_rows, format_retention
 from tasks.registry.tracking import attach
 from tasks.runtime.lineage import git_commit
-from tasks.runtime.page import show_link
+from tasks.runtime.page import publish_link
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
 
 REPORT_FILE = "report.html"
@@ -57,7 +57,7 @@ def report_version(
     with atomic_write(path) as file:
         file.write(page.encode())
     attach(run.mlflow_run_id, [path], "evaluation")
-    show_link(path.as_uri(), text="Report", key="report", description=title)
+    publish_link(path.as_uri(), text="Report", key="report", description=title)
     return path
 
 

@@ -1,5 +1,4 @@
-"""Stage a drop: a folder in the project's layout, beside the current version and without touching
-it.
+"""Stage a drop: a folder in the project's layout beside the current version, which stays as it is.
 
 Files of the drop are copied (one read, one write, hashed on the way), files of the current version
 are hard links where the disk allows, so a drop of one split costs that split. A source that changes
@@ -15,30 +14,33 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from model.config.sections import Name
-from model.errors import CheckpointError, DataError
+from model.errors import DataError
 from model.pairs.splits import side_table_path
 from model.pairs.tsv import check_file
 from model.storage.files import atomic_write
-from tasks.data.dvc import cache_folder, data_folder
-from tasks.data.version import version_of
+from model.storage.sealed import require_space
+from tasks.data.dvc import current_pairs, version_of
 from tasks.runtime.environment import state_folder
 from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion, Record
 
-CHUNK_BYTES = 1 << 22
-SPLITS = ("train", "valid", "test")
-NAME = TypeAdapter(Name)
+COPY_BYTES = 1 << 22
+_SPLITS = ("train", "valid", "test")
+_NAME = TypeAdapter(Name)
 
 
 class Drop(Record):
-    """What a person hands in: TSVs by split (side tables are found beside them), or a quarantine with mended lines."""
+    """What a person hands in: TSVs by split, or a quarantine with corrected lines.
+
+    Side tables are found beside their TSVs.
+    """
 
     name: str
     train: Path | None = None
     valid: Path | None = None
     test: Path | None = None
     pretrain: tuple[Path, ...] = ()
-    mend: Path | None = None
+    quarantine: Path | None = None
 
     def tsv_files(self) -> dict[str, Path]:
         """Return the TSVs by their place in the project's layout.
@@ -46,8 +48,10 @@ class Drop(Record):
         Raises:
             DataError: two pretraining files have one name, or a name cannot be used.
         """
-        given = {f"finetune/{split}.tsv": getattr(self, split) for split in SPLITS}
+        given = {f"finetune/{split}.tsv": getattr(self, split) for split in _SPLITS}
         files = {place: path for place, path in given.items() if path is not None}
+
+        # Pretraining files keep their names, so two folders may bring the same one.
         for path in self.pretrain:
             place = f"pretrain/{require_name(path.stem, str(path))}.tsv"
             if place in files:
@@ -76,67 +80,66 @@ def staged_version(staged: Staged) -> DataVersion:
     )
 
 
-def stage(drop: Drop, current: DataVersion | None) -> Staged:
-    """Copy a drop into the project's layout; what it leaves out is taken over from the current
-    version.
+def stage_drop(drop: Drop, current: DataVersion | None) -> Staged:
+    """Copy a drop into the project's layout; the current version gives what it leaves out.
 
     Raises:
         DataError: a file is no TSV, a link elsewhere, or changed under the copy; or train or test
         is missing.
         CheckpointError: less is free than the copies and DVC's cache need.
     """
-    given = _with_side_tables(drop.tsv_files())
-    kept = {
-        place: path for place, path in _places(current).items() if not _is_replaced(place, given)
-    }
+    given: dict[str, Path] = {}
+    for place, path in drop.tsv_files().items():
+        given[place] = require_source(path)
+        if side_table_path(path).exists():
+            given[side_table_path(Path(place)).as_posix()] = require_source(side_table_path(path))
+    old = {} if current is None else places_of(current)
+    kept = {place: path for place, path in old.items() if not _is_replaced(place, given)}
     _require_splits(set(given) | set(kept), current)
+
     folder = fresh_folder(drop.name)
     size = sum(path.stat().st_size for path in given.values())
-    require_room({folder: size, cache_folder(data_folder().parent): size})
-    digests = {}
-    with progress("stage", size, "B") as shown:
-        for place, path in given.items():
-            digests[place] = copy_file(path, folder / place, shown.advance)
-    digests |= take_over(current, kept, folder)
+    require_room(folder, size)
+    with progress("stage", size, "B") as bar:
+        digests = {
+            place: copy_file(path, folder / place, bar.advance) for place, path in given.items()
+        }
+    if current is not None:
+        digests |= take_over(current, kept, folder)
     return Staged(
         name=drop.name, folder=folder, file_md5=digests, taken_over=sorted(kept), notes=[]
     )
 
 
-def take_over(
-    current: DataVersion | None, kept: Mapping[str, Path], folder: Path
-) -> dict[str, str]:
-    """Link files of the current version into a staged folder and return their MD5, as it was checked."""
+def take_over(current: DataVersion, kept: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """Give files of the current version a second place, and return their known MD5.
+
+    They are hard links where both places lie on one disk, so they cost nothing.
+    """
     digests = {}
     for place, path in kept.items():
-        assert current is not None
-        link_or_copy(path, folder / place)
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)  # DVC may have made the file a link to its cache
+        except OSError:
+            copy_file(path, target, lambda _: None)
         digests[place] = current.file_md5[path.relative_to(current.folder).as_posix()]
     return digests
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a file appear in a second place, at no cost where both lie on one disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)  # DVC may have made the file a link to its cache
-    except OSError:
-        copy_file(source, target, lambda _: None)
-
-
 def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> str:
-    """Copy a file and return its MD5; ``on_bytes`` is called with the bytes done since its last
-    call.
+    """Copy a file and return its MD5; ``on_bytes`` gets the bytes done since its last call.
 
     Raises:
         DataError: the source changed while it was copied.
         CheckpointError: the disk is full.
     """
     before, digest = _stamp(source), hashlib.md5(usedforsecurity=False)
+    size, _ = before
     with open(source, "rb") as read, atomic_write(target) as written:
-        while (chunk := read.read(CHUNK_BYTES)) and written.tell() <= before[
-            0
-        ]:  # it may grow as fast as we read
+        # A source may grow as fast as it is read.
+        while (chunk := read.read(COPY_BYTES)) and written.tell() <= size:
             digest.update(chunk)
             written.write(chunk)
             on_bytes(len(chunk))
@@ -154,10 +157,11 @@ def require_name(name: str, where: str) -> str:
         DataError: it may not.
     """
     try:
-        return str(NAME.validate_python(name))
+        return str(_NAME.validate_python(name))
     except ValidationError:
         raise DataError(
-            f"{where}: {name!r} cannot be a name; use lower-case letters, digits, '.', '_' and '-', at most 64"
+            f"{where}: {name!r} cannot be a name; "
+            "use lower-case letters, digits, '.', '_' and '-', at most 64"
         ) from None
 
 
@@ -175,26 +179,20 @@ def require_source(path: Path) -> Path:
     return path
 
 
-def require_room(needed: Mapping[Path, int]) -> None:
-    """Check, before any copy, that the bytes for each folder fit on the disks that they go to.
+def require_room(folder: Path, size: int) -> None:
+    """Check, before any copy, that a staged copy and the one in DVC's cache fit on their disks.
 
     Raises:
         CheckpointError: less is free than is needed.
     """
-    wanted: dict[int, int] = {}
-    places: dict[int, Path] = {}
-    for folder, size in needed.items():
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        disk = existing.stat().st_dev
-        wanted[disk] = wanted.get(disk, 0) + size
-        places.setdefault(disk, existing)
-    for disk, size in wanted.items():
-        free = shutil.disk_usage(places[disk]).free
-        if free < size:
-            raise CheckpointError(
-                f"{places[disk]}: {free / 1e6:,.1f} MB free, but the copy of the pairs and the one in DVC's cache need "
-                f"{size / 1e6:,.1f} MB; free some space and run again"
-            )
+    cache = current_pairs().cache
+    existing = [
+        next(path for path in (place, *place.parents) if path.exists()) for place in (folder, cache)
+    ]
+    disks = {path.stat().st_dev: path for path in existing}
+    for path in disks.values():
+        needed = 2 * size // len(disks)
+        require_space(path, needed, "the copy of the pairs and the one in DVC's cache")
 
 
 def staging_folder(name: str) -> Path:
@@ -211,42 +209,30 @@ def fresh_folder(name: str) -> Path:
 
 
 def places_of(version: DataVersion) -> dict[str, Path]:
-    """Return the files of a data version by their place in the project's layout, also where its folder is flat."""
+    """Return the files of a data version, flat ones too, by their place in the project's layout."""
     is_flat = not (version.folder / "finetune").is_dir()
     return {
         f"finetune/{path}" if is_flat else path: version.folder / path for path in version.file_md5
     }
 
 
-def _places(current: DataVersion | None) -> dict[str, Path]:
-    return {} if current is None else places_of(current)
-
-
 def _is_replaced(place: str, given: Mapping[str, Path]) -> bool:
-    """Return whether the drop brings this file's split; side tables go with their TSVs, pretraining files together."""
+    """Return whether the drop brings this file's split.
+
+    Side tables go with their TSVs, pretraining files together.
+    """
     if place.startswith("pretrain/"):
         return any(other.startswith("pretrain/") for other in given)
     return any(place in (tsv, side_table_path(Path(tsv)).as_posix()) for tsv in given)
-
-
-def _with_side_tables(tsv_files: Mapping[str, Path]) -> dict[str, Path]:
-    files = {}
-    for place, path in tsv_files.items():
-        files[place] = require_source(path)
-        if side_table_path(path).exists():
-            files[side_table_path(Path(place)).as_posix()] = require_source(side_table_path(path))
-    return files
 
 
 def _require_splits(places: set[str], current: DataVersion | None) -> None:
     missing = [split for split in ("train", "test") if f"finetune/{split}.tsv" not in places]
     if missing:
         options = " and ".join(f"--{split}" for split in missing)
-        why = (
-            "there is no version to take over from"
-            if current is None
-            else f"{current.folder} has none"
-        )
+        why = "there is no version to take over from"
+        if current is not None:
+            why = f"{current.folder} has none"
         raise DataError(f"{' and '.join(missing)}: not in the drop, and {why}; give {options}")
 
 

@@ -1,50 +1,46 @@
-"""Whether a challenger becomes champion: checks with a name, what was measured, its limit and its
-verdict.
+"""Whether a challenger becomes champion: named checks, each with a value, a limit and a verdict.
 
 Champion and challenger are scored in the same run on the same pairs (`tasks.promotion.scoring`).
 What cannot be measured does not pass: a NaN, a missing metric, figures of other queries or of
 another data version never promote. Two checks guard against chance: the 95 % interval of the
 difference has to lie above the margin, and exchanging the two models' results product by product
 may be as good in 2.5 % of the cases. The first alone promotes an equal model in up to 3.6 % of the
-cases where products are few or uneven, both together in 2.5 % at most.
+cases where products are few or uneven, both together in 2.5 % at most. Imports torch.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config.sections import GateConfig
+from model.evaluation.bootstrap import exchanged_share, mean_recall_difference
+from model.evaluation.retrieval import DIRECTIONS, RetrievalResult
 from tasks.pages.text import visible
 from tasks.registry.versions import CHALLENGER, CHAMPION
 from tasks.runtime.records import Check, Decision, Evaluation, Validation
 
-if TYPE_CHECKING:
-    from model.evaluation.retrieval import RetrievalResult
-
 MAX_CHANCE = 0.025
 SAME_FIGURE = 0.002  # of mean recall: what another batch size may change in bf16
-
-Labels = npt.NDArray[np.str_]
 
 
 class Scored(NamedTuple):
     """A version's result on the test split of a data version."""
 
-    result: "RetrievalResult"
+    result: RetrievalResult
     data_version: str
 
 
 class SliceLabels(NamedTuple):
     """The value of a side-table column for each caption [Q] and each image [C] of test."""
 
-    text_to_image: Labels
-    image_to_text: Labels
+    text_to_image: npt.NDArray[np.str_]
+    image_to_text: npt.NDArray[np.str_]
 
 
-Columns = Mapping[str, SliceLabels]
+SliceColumns = Mapping[str, SliceLabels]
 
 
 def decide_first(version: int, checks: list[Check], had_champion: bool) -> Decision:
@@ -55,19 +51,16 @@ def decide_first(version: int, checks: list[Check], had_champion: bool) -> Decis
             "there was a champion, but its alias or version was removed; choose one with "
             f"`python -m flows rollback` or `python -m flows promote --version {version}`"
         )
-    passed = "first champion: " + next(
-        check.note for check in checks if check.name == "base weights"
-    )
-    return _decision(version, None, checks, failed, passed)
+    beaten = next(check.note for check in checks if check.name == "base weights")
+    return _decision(version, None, checks, failed, f"first champion: {beaten}")
 
 
 def decide_against(version: int, champion: int, checks: list[Check]) -> Decision:
     """Return the decision on a version that was compared with the champion."""
     figures = next((check.note for check in checks if check.name == "difference"), "")
     failed = _failed(checks)
-    return _decision(
-        version, champion, checks, failed and f"not better: {failed}", f"better: {figures}"
-    )
+    worse = failed and f"not better: {failed}"
+    return _decision(version, champion, checks, worse, f"better: {figures}")
 
 
 def _decision(
@@ -97,29 +90,28 @@ def check_alone(
     evaluation: Evaluation,
     validation: Validation,
     new: Scored | None,
-    columns: Columns,
+    columns: SliceColumns,
 ) -> list[Check]:
-    """Return the checks that need no champion: expectations, base weights, floors and worst slices."""
-    recall, base = (
-        _metric(evaluation.metrics, "mean_recall"),
-        _metric(evaluation.base_metrics, "mean_recall"),
-    )
+    """Return the checks that need no champion: expectations, base weights, floors, worst slices."""
+    recall = _metric(evaluation.metrics, "mean_recall")
+    base = _metric(evaluation.base_metrics, "mean_recall")
     beaten = f"mean recall {_share(recall)} against {_share(base)} of its base weights"
     met = validation.expectations
     checks = [
         _at_least("expectations", float(met), 1, f"{met} expectations about the data are met"),
         _above("base weights", recall, base, beaten),
     ]
+
     for name, floor in sorted(gate.floors.items()):
         value = _metric(evaluation.metrics, name)
         known = "" if value is not None else f"; known: {', '.join(sorted(evaluation.metrics))}"
-        checks.append(_at_least(name, value, floor, f"{_figure(value)}, floor {floor:g}{known}"))
+        figure = "not measured" if value is None else f"{value:g}"
+        checks.append(_at_least(name, value, floor, f"{figure}, floor {floor:g}{known}"))
+
     for column, floor in sorted(gate.min_slice_recall.items()):
-        recalls = (
-            {}
-            if new is None or column not in columns
-            else _slice_recalls(new.result, columns[column], gate)
-        )
+        recalls = dict[str, float]()
+        if new is not None and column in columns:
+            recalls = _slice_recalls(new.result, columns[column], gate)
         worst = min(recalls, key=lambda value: recalls[value], default=None)
         lowest = None if worst is None else recalls[worst]
         note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"
@@ -132,55 +124,43 @@ def check_against(
     evaluation: Evaluation,
     new: Scored,
     old: Scored,
-    columns: Columns,
+    columns: SliceColumns,
     seed: int,
     champion: str,
 ) -> list[Check]:
-    """Return the checks of a challenger's result against the champion's; ``champion`` names it in sentences."""
-    note = _incomparable(new, old)
-    checks = [
-        Check(
-            name="same test",
-            value=None,
-            limit=None,
-            passed=not note,
-            note=note or "the same pairs and K",
-        )
-    ]
-    if note:
-        return checks
-    said = _metric(evaluation.metrics, "mean_recall")
-    apart = None if said is None else abs(said - new.result.mean_recall)
-    note = f"evaluated {_share(said)}, scored again {new.result.mean_recall:.2%}"
-    checks.append(_at_most("same figure", apart, SAME_FIGURE, note))
-    return [
-        *checks,
-        *_check_difference(gate, new, old, seed, champion),
-        *_check_slices(gate, new, old, columns),
-    ]
+    """Return the checks of a challenger's result against that of the champion, named for notes."""
+    fault = _incomparable(new, old)
+    note = fault or "the same pairs and K"
+    same_test = Check(name="same test", value=None, limit=None, passed=not fault, note=note)
+    if fault:
+        return [same_test]
 
+    # What the evaluation measured is what is measured here.
+    ours, theirs = new.result.mean_recall, old.result.mean_recall
+    evaluated = _metric(evaluation.metrics, "mean_recall")
+    apart = None if evaluated is None else abs(evaluated - ours)
+    note = f"evaluated {_share(evaluated)}, scored again {ours:.2%}"
+    same_figure = _at_most("same figure", apart, SAME_FIGURE, note)
 
-def _check_difference(
-    gate: GateConfig, new: Scored, old: Scored, seed: int, champion: str
-) -> Iterator[Check]:
-    from model.evaluation.bootstrap import exchanged_share, mean_recall_difference
-
+    # It is better by more than chance (DECISIONS 11).
     interval = mean_recall_difference(new.result, old.result, gate.draws, seed)
-    figures = (
-        f"mean recall {new.result.mean_recall:.2%} against {old.result.mean_recall:.2%} of {champion} on data version "
-        f"{new.data_version[:8]} (95 % interval of the difference {interval.low:+.2%} to {interval.high:+.2%})"
+    note = (
+        f"mean recall {ours:.2%} against {theirs:.2%} of {champion} on data version "
+        f"{new.data_version[:8]} "
+        f"(95 % interval of the difference {interval.low:+.2%} to {interval.high:+.2%})"
     )
-    yield _above("difference", interval.low, gate.margin, figures)
+    difference = _above("difference", interval.low, gate.margin, note)
     share = exchanged_share(new.result, old.result, gate.draws, seed)
-    yield _at_most(
-        "chance",
-        share,
-        MAX_CHANCE,
-        f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}",
-    )
+    note = f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}"
+    chance = _at_most("chance", share, MAX_CHANCE, note)
+
+    slices = _check_slices(gate, new, old, columns)
+    return [same_test, same_figure, difference, chance, *slices]
 
 
-def _check_slices(gate: GateConfig, new: Scored, old: Scored, columns: Columns) -> Iterator[Check]:
+def _check_slices(
+    gate: GateConfig, new: Scored, old: Scored, columns: SliceColumns
+) -> Iterator[Check]:
     for column, limit in sorted(gate.max_slice_fall.items()):
         if column not in columns:
             yield _at_least(column, None, -limit, f"test's side table has no column {column}")
@@ -190,15 +170,12 @@ def _check_slices(gate: GateConfig, new: Scored, old: Scored, columns: Columns) 
         )
         for value in sorted(after):
             note = f"{before[value]:.2%} → {after[value]:.2%}, may fall by {limit:.2%}"
-            yield _at_least(
-                f"{column} {visible(value)}", after[value] - before[value], -limit, note
-            )
+            change = after[value] - before[value]
+            yield _at_least(f"{column} {visible(value)}", change, -limit, note)
 
 
 def _incomparable(new: Scored, old: Scored) -> str:
-    """Say why two results cannot be compared, or nothing."""
-    from model.evaluation.retrieval import DIRECTIONS
-
+    """Return why two results cannot be compared, or nothing."""
     if new.data_version != old.data_version:
         return f"measured on data versions {new.data_version[:8]} and {old.data_version[:8]}"
     for name in DIRECTIONS:
@@ -215,11 +192,9 @@ def _incomparable(new: Scored, old: Scored) -> str:
 
 
 def _slice_recalls(
-    result: "RetrievalResult", labels: SliceLabels, gate: GateConfig
+    result: RetrievalResult, labels: SliceLabels, gate: GateConfig
 ) -> dict[str, float]:
     """Return the mean recall of each value of a column that has enough captions."""
-    from model.evaluation.retrieval import DIRECTIONS
-
     sides = []
     for name in DIRECTIONS:
         side, label_Q = getattr(result, name), getattr(labels, name)
@@ -229,6 +204,7 @@ def _slice_recalls(
         sides.append(
             {str(v): (float(m), int(c)) for v, m, c in zip(values, means, count, strict=True) if v}
         )
+
     text, image = sides
     enough = [value for value in text if value in image and text[value][1] >= gate.min_slice_pairs]
     return {value: (text[value][0] + image[value][0]) / 2 for value in enough}
@@ -246,34 +222,14 @@ def _above(name: str, value: float | None, limit: float | None, note: str) -> Ch
 
 
 def _at_least(name: str, value: float | None, limit: float, note: str) -> Check:
-    return Check(
-        name=name, value=value, limit=limit, passed=value is not None and value >= limit, note=note
-    )
+    passed = value is not None and value >= limit
+    return Check(name=name, value=value, limit=limit, passed=passed, note=note)
 
 
 def _at_most(name: str, value: float | None, limit: float, note: str) -> Check:
-    return Check(
-        name=name, value=value, limit=limit, passed=value is not None and value <= limit, note=note
-    )
+    passed = value is not None and value <= limit
+    return Check(name=name, value=value, limit=limit, passed=passed, note=note)
 
 
 def _share(value: float | None) -> str:
     return "not a number" if value is None else f"{value:.2%}"
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:g}"
-
-
-def check_table(decision: Decision) -> list[dict[str, str]]:
-    """Return the checks of a decision as rows for terminal and page."""
-    return [
-        {
-            "check": check.name,
-            "measured": "" if check.value is None else f"{check.value:.4g}",
-            "limit": "" if check.limit is None else f"{check.limit:.4g}",
-            "verdict": "ok" if check.passed else "failed",
-            "note": check.note,
-        }
-        for check in decision.checks
-    ]

@@ -3,7 +3,7 @@
 Before an alias moves the champion is read again under the registry's lock
 (`tasks.registry.aliases`); a decision that was made against another one is not carried out. A read
 that fails is a ServiceError and never "there is no champion", and an alias that a person set in
-MLflow's page is the champion to beat.
+MLflow UI is the champion to beat.
 """
 
 import os
@@ -15,15 +15,6 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from model.errors import PromotionRefused
-from tasks.promotion.gate import (
-    Scored,
-    check_against,
-    check_alone,
-    check_table,
-    decide_against,
-    decide_first,
-)
-from tasks.promotion.scoring import score, slice_columns
 from tasks.registry.aliases import (
     change_champion,
     finish_change,
@@ -47,7 +38,7 @@ from tasks.registry.versions import (
     read_version,
     unreachable,
 )
-from tasks.runtime.page import show_table
+from tasks.runtime.page import publish_table
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
 from tasks.runtime.stage import service_task
 
@@ -59,8 +50,7 @@ ALREADY_CHAMPION = "is the champion already"
 
 @service_task("gate")
 def decide(run: Run, validation: Validation, version: Version, evaluation: Evaluation) -> Decision:
-    """Decide on a new version by the checks of the gate, the champion scored again in this very
-    run.
+    """Decide on a new version by the checks of the gate; the champion is scored again in this run.
 
     Raises:
         ServiceError: the registry does not answer; nothing was promoted.
@@ -69,6 +59,7 @@ def decide(run: Run, validation: Validation, version: Version, evaluation: Evalu
     client = tracking_client()
     with registry_lock(version.name, f"gate of version {version.number}"):
         finish_change(client, version.name)
+
     champion = read_alias(client, version.name, CHAMPION)
     is_champion = champion is not None and int(champion.version) == version.number
     known = read_version(client, version.name, version.number)
@@ -89,54 +80,61 @@ def decide(run: Run, validation: Validation, version: Version, evaluation: Evalu
             reason=ALREADY_CHAMPION,
             champion=version.number,
         )
-    decision = _judge(run, validation, version, evaluation, champion)
-    publish(decision)
+
+    decision = _pass_gate(run, validation, version, evaluation, champion)
+    publish_decision(decision)
     return decision
 
 
-def _judge(
+def _pass_gate(
     run: Run,
     validation: Validation,
     version: Version,
     evaluation: Evaluation,
     champion: ModelVersion | None,
 ) -> Decision:
-    client, gate = tracking_client(), run.config.gate
+    # A rollback must not wait for torch.
+    from tasks.promotion import gate, scoring
+
+    client, limits = tracking_client(), run.config.gate
     had_one = had_champion(client, version.name)
-    columns = slice_columns(run, validation, {*gate.max_slice_fall, *gate.min_slice_recall})
-    is_scored = champion is not None or bool(gate.min_slice_recall)
-    new = (
-        _score(run, validation, read_version(client, version.name, version.number))
-        if is_scored
-        else None
-    )
-    checks = check_alone(gate, evaluation, validation, new, columns)
+    wanted = {*limits.max_slice_fall, *limits.min_slice_recall}
+    columns = scoring.slice_columns(run, validation, wanted)
+
+    # Without a champion and without floors of slices, the evaluation's figures are enough.
+    new = None
+    if champion is not None or limits.min_slice_recall:
+        registered = read_version(client, version.name, version.number)
+        new = scoring.score_version(run, validation, registered)
+    checks = gate.check_alone(limits, evaluation, validation, new, columns)
     if champion is None or new is None:
-        return decide_first(version.number, checks, had_one)
-    old, named = _score(run, validation, champion), f"champion version {champion.version}"
-    checks += check_against(gate, evaluation, new, old, columns, run.config.seed, named)
-    return decide_against(version.number, int(champion.version), checks)
+        return gate.decide_first(version.number, checks, had_one)
+
+    old = scoring.score_version(run, validation, champion)
+    named, seed = f"champion version {champion.version}", run.config.seed
+    checks += gate.check_against(limits, evaluation, new, old, columns, seed, named)
+    return gate.decide_against(version.number, int(champion.version), checks)
 
 
-def _score(run: Run, validation: Validation, version: ModelVersion) -> Scored:
-    folder = loadable_folder(version)
-    try:
-        return score(run, validation, folder)
-    except ValueError as error:
-        raise PromotionRefused(
-            f"{version.name} version {version.version} cannot be scored ({error}); choose another version, or go back "
-            "with `python -m flows rollback`"
-        ) from error
-
-
-def publish(decision: Decision) -> None:
-    """Show the checks on Prefect's page."""
+def publish_decision(decision: Decision) -> None:
+    """Publish the checks in Prefect UI."""
     verdict = "promote" if decision.is_promoted else "do not promote"
-    show_table(
-        check_table(decision),
-        key="gate",
-        description=f"Version {decision.version}: {verdict}. {decision.reason}",
-    )
+    title = f"Version {decision.version}: {verdict}. {decision.reason}"
+    publish_table(check_table(decision), key="gate", description=title)
+
+
+def check_table(decision: Decision) -> list[dict[str, str]]:
+    """Return the checks of a decision as rows for terminal and page."""
+    return [
+        {
+            "check": check.name,
+            "measured": "" if check.value is None else f"{check.value:.4g}",
+            "limit": "" if check.limit is None else f"{check.limit:.4g}",
+            "verdict": "ok" if check.passed else "failed",
+            "note": check.note,
+        }
+        for check in decision.checks
+    ]
 
 
 # ---- carrying it out ----
@@ -154,14 +152,23 @@ def promote(run: Run, version: Version, decision: Decision) -> Decision:
         return decision
     if not carry_out(version, decision, run.fingerprint):
         raise PromotionRefused(
-            f"{version.name}: the champion changed while version {version.number} was decided on; run again"
+            f"{version.name}: the champion changed while version {version.number} was decided on; "
+            "run again"
         )
-    _keep_decision(run, decision)
-    announce(version.name, decision)
+
+    outcome = "promoted" if decision.is_promoted else "held back"
+    client, run_id = tracking_client(), run.mlflow_run_id
+    try:
+        client.log_text(run_id, decision.model_dump_json(indent=2), "gate/decision.json")
+        client.set_tag(run_id, "commerce_clip.gate", outcome)
+        client.set_tag(run_id, "commerce_clip.gate_reason", decision.reason[:4000])
+    except MlflowException as error:
+        raise unreachable("could not keep the decision", error) from error
+    announce_decision(version.name, decision)
     return decision
 
 
-def announce(name: str, decision: Decision) -> None:
+def announce_decision(name: str, decision: Decision) -> None:
     """Emit the Prefect event that notifications wait for, where there is a server to wait on."""
     if not (flow_run.id or os.environ.get("PREFECT_API_URL")):
         return
@@ -180,41 +187,37 @@ def announce(name: str, decision: Decision) -> None:
 
 
 def carry_out(version: Version, decision: Decision, mark: str) -> bool:
-    """Set aliases and tags as decided, whole or not at all; return False where the champion is
-    another by now.
+    """Set aliases and tags as decided, or return False where the champion is another by now.
 
     Raises:
         ServiceError: the registry does not answer.
     """
-    client = tracking_client()
+    client, name, number = tracking_client(), version.name, version.number
     try:
-        with registry_lock(version.name, f"promotion of version {version.number}"):
-            finish_change(client, version.name)
-            champion = number_of(read_alias(client, version.name, CHAMPION))
-            is_done = (
-                decision.is_promoted and champion == version.number
-            )  # by a try that did not get to the end
+        with registry_lock(name, f"promotion of version {number}"):
+            finish_change(client, name)
+            champion = number_of(read_alias(client, name, CHAMPION))
+            # An earlier try may have ended between the alias and the tags.
+            is_done = decision.is_promoted and champion == number
             if champion != decision.champion and not is_done:
                 return False
+
+            reason = decision.reason
             if decision.is_promoted and not is_done:
-                change_champion(
-                    client, version.name, champion, version.number, decision.reason, decision.checks
-                )
+                change_champion(client, name, champion, number, reason, decision.checks)
             elif CHALLENGER in decision.aliases:
-                client.set_registered_model_alias(version.name, CHALLENGER, str(version.number))
+                client.set_registered_model_alias(name, CHALLENGER, str(number))
             if decision.is_promoted:
-                mark_champion(client, version.name, version.number)
-            leave_reason(client, version.name, version.number, decision.reason)
-            client.set_model_version_tag(
-                version.name, str(version.number), decided_tag(mark), "true"
-            )
+                mark_champion(client, name, number)
+            leave_reason(client, name, number, reason)
+            client.set_model_version_tag(name, str(number), decided_tag(mark), "true")
     except MlflowException as error:
         raise unreachable("could not set aliases", error) from error
     return True
 
 
 def promote_by_hand(name: str, number: int, reason: str) -> Decision:
-    """Make a version champion because a person says so.
+    """Make a version champion because a person wants it.
 
     Raises:
         PromotionRefused: there is no such version, or its files are not what was registered.
@@ -228,8 +231,8 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
 def roll_back(name: str, reason: str) -> Decision:
     """Make the version before the champion the champion again.
 
-    That is ``previous``, or where a person moved the alias in MLflow's page, the one that was
-    champion until then.
+    That is ``previous``, or where a person moved the alias in MLflow UI, the one that was champion
+    until then.
 
     Raises:
         PromotionRefused: there is no such version, or its files are not what was registered.
@@ -241,19 +244,19 @@ def roll_back(name: str, reason: str) -> Decision:
     previous = _before(client, name)
     if previous is None:
         raise PromotionRefused(
-            f"{name}: no version has the alias {PREVIOUS}; name one with `python -m flows promote --version N`"
+            f"{name}: no version has the alias {PREVIOUS}; "
+            "name one with `python -m flows promote --version N`"
         )
     loadable_folder(previous)
     return _move(client, name, int(previous.version), f"by hand: rollback, {reason}")
 
 
 def _before(client: MlflowClient, name: str) -> ModelVersion | None:
-    champion, last = (
-        read_alias(client, name, CHAMPION),
-        model_tags(client, name).get(WAS_CHAMPION_TAG),
-    )
+    champion = read_alias(client, name, CHAMPION)
+    last = model_tags(client, name).get(WAS_CHAMPION_TAG)
     if champion is not None and last != str(champion.version):
-        for version in find_versions(client, name, {}):  # it may have been deleted
+        # The last champion may have been deleted.
+        for version in find_versions(client, name, {}):
             if str(version.version) == last:
                 return version
     return read_alias(client, name, PREVIOUS)
@@ -272,6 +275,7 @@ def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision
                     reason=ALREADY_CHAMPION,
                     champion=champion,
                 )
+
             change_champion(client, name, champion, number, reason, [])
             leave_reason(client, name, number, reason)
     except MlflowException as error:
@@ -279,21 +283,3 @@ def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision
     return Decision(
         version=number, is_promoted=True, aliases=[CHAMPION], reason=reason, champion=champion
     )
-
-
-# ---- what is kept of it ----
-
-
-def _keep_decision(run: Run, decision: Decision) -> None:
-    """Attach the checks to the MLflow run, and leave what they measured as tags."""
-    client = tracking_client()
-    try:
-        client.log_text(run.mlflow_run_id, decision.model_dump_json(indent=2), "gate/decision.json")
-        client.set_tag(
-            run.mlflow_run_id,
-            "commerce_clip.gate",
-            "promoted" if decision.is_promoted else "held back",
-        )
-        client.set_tag(run.mlflow_run_id, "commerce_clip.gate_reason", decision.reason[:4000])
-    except MlflowException as error:
-        raise unreachable("could not keep the decision", error) from error

@@ -1,5 +1,4 @@
-"""A stage's metrics on their way to MLflow: spooled at once, sent by a thread, never lost and never
-waited for.
+"""A stage's metrics on their way to MLflow: spooled at once, sent by a thread, never lost.
 
 Training appends a line to ``metrics.jsonl`` in the stage's folder (about 20 µs) and goes on. A
 thread sends the lines in order and remembers in ``metrics.sent`` how far it came, so a server that
@@ -38,13 +37,13 @@ Send = Callable[[list[Measured]], None]
 
 
 class MetricLog:
-    """The metrics of one stage; each step is logged once, even when a killed stage repeats steps."""
+    """The metrics of one stage; each step is logged once, even if a killed stage repeats steps."""
 
     def __init__(self, stage: str, folder: Path, send: Send) -> None:
         """Take up the spool of an earlier try and start sending."""
         self._stage, self._folder = stage, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._last = _mend_spool(folder / SPOOL)
+        self._last = _repair_spool(folder / SPOOL)
         self._file = (folder / SPOOL).open("ab")
         self._sender = _Sender(folder, send)
 
@@ -57,13 +56,15 @@ class MetricLog:
         self._append("epoch", step, {f"valid_{name}": value for name, value in values.items()})
 
     def go_back(self, step: int) -> None:
-        """Log the steps after this one again: training went back to it, and on with other values."""
+        """Log the steps after this one again: training went back to it and takes other steps."""
         self._last = {kind: min(last, step) for kind, last in self._last.items()}
 
     def _append(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         if step <= self._last.get(kind, -1):
             return
         self._last[kind] = step
+
+        # MLflow takes no NaN.
         named = {
             f"{self._stage}/{name}": value for name, value in values.items() if math.isfinite(value)
         }
@@ -87,13 +88,14 @@ def send_rest(folder: Path, send: Send) -> int:
     lines = 0
     for group, end in _unsent(folder):
         send(group)
-        _remember(folder, end)
+        with atomic_write(folder / SENT) as file:
+            file.write(str(end).encode())
         lines += len(group)
     return lines
 
 
 class _Sender:
-    """The thread that reads the spool and sends it, with growing pauses while the server is away."""
+    """The thread that reads the spool and sends it, in growing pauses while the server is away."""
 
     def __init__(self, folder: Path, send: Send) -> None:
         self._folder, self._send = folder, send
@@ -102,7 +104,7 @@ class _Sender:
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that the spool has grown."""
+        """Tell the thread that the spool has grown."""
         self._news.set()
 
     def close(self, timeout_s: float) -> None:
@@ -112,7 +114,8 @@ class _Sender:
         self._thread.join(timeout_s)
         if next(_unsent(self._folder), None) is not None:
             run_logger().warning(
-                "MLflow does not take metrics; they wait in %s and are sent when the run ends or goes on",
+                "MLflow does not take metrics; they wait in %s and are sent when the run ends "
+                "or goes on",
                 self._folder / SPOOL,
             )
 
@@ -122,6 +125,7 @@ class _Sender:
             self._news.wait()
             self._news.clear()
             is_last = self._stopping.is_set()
+
             try:
                 send_rest(self._folder, self._send)
                 pause_s = PAUSE_S
@@ -130,22 +134,25 @@ class _Sender:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             if is_last:
                 return
+
             # A pause gathers steps into one request, and spares a server that is away.
             self._stopping.wait(pause_s)
 
 
-def _mend_spool(spool: Path) -> dict[str, int]:
+def _repair_spool(spool: Path) -> dict[str, int]:
     """Cut the line that a kill left half-written, and return the last step spooled of each kind."""
     last: dict[str, int] = {}
     if not spool.exists():
         return last
+
     whole = 0
     with spool.open("rb+") as file:
         for line in file:
             entry = _parse(line)
             if entry is None:
                 break
-            last[entry["kind"]] = entry["step"]  # below an earlier one where training went back
+            # The last is below an earlier one where training went back.
+            last[entry["kind"]] = entry["step"]
             whole += len(line)
         file.truncate(whole)
     return last
@@ -167,6 +174,7 @@ def _unsent(folder: Path) -> Iterator[tuple[list[Measured], int]]:
         at = 0
     if not (folder / SPOOL).exists():
         return
+
     with (folder / SPOOL).open("rb") as file:
         file.seek(at)
         group: list[Measured] = []
@@ -178,8 +186,3 @@ def _unsent(folder: Path) -> Iterator[tuple[list[Measured], int]]:
                 group = []
         if group:
             yield group, at
-
-
-def _remember(folder: Path, end: int) -> None:
-    with atomic_write(folder / SENT) as file:
-        file.write(str(end).encode())

@@ -1,19 +1,18 @@
-"""The MLflow model registry: register versions, find them, read their files.
-`tasks.promotion.promote` moves its aliases.
+"""Register a model as a new version, once, with its lineage.
 
 Aliases, never stages: ``challenger`` is the newest candidate, ``champion`` serves, ``previous`` is
-where a rollback goes. A read that fails is a ServiceError and never "there is no champion".
+where a rollback goes; `tasks.promotion.promote` moves them.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from model.config.load import RunConfig
 from model.errors import CheckpointError
 from model.storage.sealed import weights_sha256
 from tasks.registry.tracking import FINGERPRINT_TAG, log_model, tracking_client
@@ -24,45 +23,35 @@ from tasks.registry.versions import (
     find_versions,
     unreachable,
 )
-from tasks.runtime.lineage import fingerprint, lineage_tags
+from tasks.runtime.lineage import lineage_tags
 from tasks.runtime.locks import locked
-from tasks.runtime.records import DataVersion, Evaluation, Run, TrainedModel, Validation, Version
+from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation, Version
 from tasks.runtime.stage import stage
-
-if TYPE_CHECKING:
-    from model.config.load import RunConfig
 
 MEAN_RECALL_TAG = "commerce_clip.test_mean_recall"
 EXPORT_TAG = "commerce_clip.embeddings"
 
 
-def find_registered(config: "RunConfig", data: DataVersion) -> Version | None:
-    """Return the version that this data, code, config and base weights have already led to, or
-    None.
+def find_registered(config: RunConfig, mark: str) -> Version | None:
+    """Return the version of a fingerprint whose run exported embeddings and decided on it, or None.
+
+    None means that there is something to do.
 
     Raises:
         ServiceError: the registry does not answer.
     """
-    return find_registered_fingerprint(config, fingerprint(config, data))
-
-
-def find_registered_fingerprint(config: "RunConfig", mark: str) -> Version | None:
-    """Return the version of a fingerprint if its run exported embeddings and decided on it; None: go on."""
     client, name = tracking_client(), config.registered_model
-    found = find_versions(client, name, {FINGERPRINT_TAG: mark}) or _of_run(client, name, mark)
-    finished = [
-        version for version in found if {EXPORT_TAG, decided_tag(mark)} <= version.tags.keys()
+    # A version that another run registered may be this one's, too.
+    found = find_versions(client, name, {FINGERPRINT_TAG: mark}) or [
+        version for version in find_versions(client, name, {}) if run_tag(mark) in version.tags
     ]
+    wanted = {EXPORT_TAG, decided_tag(mark)}
+    finished = [version for version in found if wanted <= version.tags.keys()]
     return as_version(finished[-1]) if finished else None
 
 
-def _of_run(client: MlflowClient, name: str, mark: str) -> list[ModelVersion]:
-    """Return the versions that a run of this fingerprint led to, though another run registered them."""
-    return [version for version in find_versions(client, name, {}) if run_tag(mark) in version.tags]
-
-
 def record_export(version: Version, folder: Path, rows: int) -> None:
-    """Leave as a tag of the version where its embeddings lie.
+    """Tag a version with the folder of its embeddings.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -79,8 +68,7 @@ def record_export(version: Version, folder: Path, rows: int) -> None:
 def register(
     run: Run, validation: Validation, model: TrainedModel, evaluation: Evaluation
 ) -> Version:
-    """Register the model folder as a new version with its lineage; once for the same weights,
-    however often it is run.
+    """Register the model folder as a new version; once for the same weights, however often it runs.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -91,13 +79,15 @@ def register(
         raise CheckpointError(
             f"{model.folder}: the weights are not those that were evaluated; run again"
         )
-    tags = lineage_tags(run.config, run.data) | {
+
+    tags = lineage_tags(run.config, run.data, run.lineage) | {
         FINGERPRINT_TAG: run.fingerprint,
         WEIGHTS_TAG: model.weights_sha256,
         MEAN_RECALL_TAG: f"{evaluation.metrics['mean_recall']:.6f}",
         "commerce_clip.base_weights_sha256": evaluation.base_weights_sha256,
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
+
     try:
         with registry_lock(name, f"run {run.folder.name}"):
             known = _known(client, run, model.weights_sha256)
@@ -109,26 +99,25 @@ def register(
                 known = client.create_model_version(
                     name, source, run_id=run.mlflow_run_id, tags=tags, model_id=model_id
                 )
-            client.set_model_version_tag(
-                name, known.version, run_tag(run.fingerprint), run.mlflow_run_id
-            )
+            tag = run_tag(run.fingerprint)
+            client.set_model_version_tag(name, known.version, tag, run.mlflow_run_id)
     except MlflowException as error:
         raise unreachable("could not register a version", error) from error
     return as_version(known)
 
 
 def run_tag(mark: str) -> str:
-    """Return the tag by which a version names a run that led to it; several do where they only judged differently."""
+    """Return the tag by which a version names a run that led to it, one of several perhaps."""
     return f"commerce_clip.run.{mark}"
 
 
 def decided_tag(mark: str) -> str:
-    """Return the tag by which a version says that the run of a fingerprint decided on its promotion."""
+    """Return the tag of a version whose promotion was decided by the run of a fingerprint."""
     return f"commerce_clip.decided.{mark}"
 
 
 def _known(client: MlflowClient, run: Run, digest: str) -> ModelVersion | None:
-    """Return the version of this fingerprint or of these weights, the newest; None where there is none."""
+    """Return the newest version of this fingerprint or else of these weights, or None."""
     name = run.config.registered_model
     for tags in ({FINGERPRINT_TAG: run.fingerprint}, {WEIGHTS_TAG: digest}):
         if found := find_versions(client, name, tags):
@@ -138,7 +127,7 @@ def _known(client: MlflowClient, run: Run, digest: str) -> ModelVersion | None:
 
 @contextmanager
 def registry_lock(name: str, what: str) -> Iterator[None]:
-    """Hold the lock under which versions are registered and aliases move; it ends with its process."""
+    """Hold the lock under which versions are registered and aliases move."""
     with locked(f"registry-{name}", what, wait=True):
         yield
 

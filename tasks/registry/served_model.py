@@ -11,14 +11,15 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from model.embeddings.embed import embed_captions, embed_encoded_images
+from model.towers.folder import load_towers
+
 
 class EmbeddingModel(PythonModel):
     """Embeds captions and images with the registered towers."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the towers after checking the SHA-256 of their files."""
-        from model.towers.folder import load_towers
-
         self.towers = load_towers(Path(context.artifacts["model"]))
 
     def predict(
@@ -27,14 +28,14 @@ class EmbeddingModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Return ``text_embedding`` for a ``caption`` column (str) and ``image_embedding`` for
-        ``image`` (bytes).
+        """Return the embeddings of the captions, of the images, or of both.
 
-        Embeddings are lists of D floats, L2-normalised. Raises ValueError for other columns or an
-        unreadable image.
+        ``text_embedding`` is there for a ``caption`` column (str), ``image_embedding`` for
+        ``image`` (bytes): lists of D floats, L2-normalised.
+
+        Raises:
+            ValueError: there is neither column, or an image cannot be read.
         """
-        from model.embeddings.embed import embed_captions, embed_encoded_images
-
         embedded = pd.DataFrame(index=model_input.index)
         if "caption" in model_input and model_input["caption"].notna().all():
             embedded["text_embedding"] = embed_captions(

@@ -26,14 +26,13 @@ from model.errors import ServiceError
 from tasks.pages.text import without_credentials
 from tasks.registry.metric_log import Measured, Send
 from tasks.runtime.environment import ROOT, artifact_root, tracking_uri
+from tasks.runtime.log import run_logger
 
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
 HEALTH_TIMEOUT_S = 5
 MAX_METRICS = 1000  # MLflow takes no more in one request
 MAX_PARAM_CHARS = 500
-
-log = logging.getLogger(__name__)
 
 
 def tracking_client() -> MlflowClient:
@@ -42,10 +41,10 @@ def tracking_client() -> MlflowClient:
     Raises:
         ServiceError: the server does not answer.
     """
+    # The first two would list every migration, the last talks of the input example.
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
-        logging.getLogger(name).setLevel(
-            logging.WARNING
-        )  # one would list every migration, one talks of the input example
+        logging.getLogger(name).setLevel(logging.WARNING)
+
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
         _require_health(uri)
@@ -64,8 +63,8 @@ def _require_health(uri: str) -> None:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = without_credentials(str(error)) or type(error).__name__
     raise ServiceError(
-        f"MLflow at {without_credentials(uri)} does not answer ({reason}); start it with `make up`, or unset "
-        "MLFLOW_TRACKING_URI"
+        f"MLflow at {without_credentials(uri)} does not answer ({reason}); "
+        "start it with `make up`, or unset MLFLOW_TRACKING_URI"
     )
 
 
@@ -85,23 +84,19 @@ def begin_mlflow_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> str:
-    """Return the id of the fingerprint's MLflow run: the one that an earlier try began, or a new one."""
+    """Return the id of the fingerprint's MLflow run, which an earlier try may have begun."""
     experiment = experiment_id(client)
     query = f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
     found = client.search_runs([experiment], query, max_results=1)
+
     if found:
         run_id = str(found[0].info.run_id)
         client.update_run(run_id, status="RUNNING")
     else:
-        run_id = str(
-            client.create_run(
-                experiment, run_name=name, tags={FINGERPRINT_TAG: fingerprint}
-            ).info.run_id
-        )
-        client.log_batch(
-            run_id,
-            params=[Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()],
-        )
+        first_tags = {FINGERPRINT_TAG: fingerprint}
+        run_id = str(client.create_run(experiment, run_name=name, tags=first_tags).info.run_id)
+        short = [Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()]
+        client.log_batch(run_id, params=short)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 
@@ -124,13 +119,12 @@ def end_mlflow_run(run_id: str, status: str) -> None:
     try:
         tracking_client().set_terminated(run_id, status)
     except MlflowException as error:
-        raise ServiceError(
-            f"MLflow could not end run {run_id} ({error.error_code}); run again"
-        ) from error
+        message = f"MLflow could not end run {run_id} ({error.error_code}); run again"
+        raise ServiceError(message) from error
 
 
 def metric_sender(run_id: str) -> Send:
-    """Return what sends spooled metrics to a run, for `tasks.registry.metric_log`.
+    """Return the function by which `tasks.registry.metric_log` sends spooled metrics to a run.
 
     Raises (when called):
         ServiceError: MLflow does not answer.
@@ -147,37 +141,34 @@ def metric_sender(run_id: str) -> Send:
             for start in range(0, len(metrics), MAX_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
         except MlflowException as error:
-            raise ServiceError(
-                f"MLflow did not take metrics of run {run_id} ({error.error_code})"
-            ) from error
+            message = f"MLflow did not take metrics of run {run_id} ({error.error_code})"
+            raise ServiceError(message) from error
 
     return send
 
 
 def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], folder: str) -> None:
     """Log final metrics and attach files under an artifact folder of the run."""
-    client = tracking_client()
-    now_ms = int(time.time() * 1000)
-    client.log_batch(
-        run_id, metrics=[Metric(name, value, now_ms, 0) for name, value in metrics.items()]
-    )
+    client, now_ms = tracking_client(), int(time.time() * 1000)
+    values = [Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+    client.log_batch(run_id, metrics=values)
     for file in files:
         client.log_artifact(run_id, str(file), folder)
 
 
 def attach(run_id: str, files: list[Path], folder: str) -> None:
-    """Attach files under an artifact folder of the run; where MLflow is away, say so and go on without."""
+    """Attach files under an artifact folder of the run, or warn where MLflow is away."""
     try:
         client = tracking_client()
         for file in files:
             client.log_artifact(run_id, str(file), folder)
     except (ServiceError, MlflowException, OSError) as error:
         names = ", ".join(str(file) for file in files)
-        log.warning("MLflow did not take %s (%s); they stay on disk", names, error)
+        run_logger().warning("MLflow did not take %s (%s); they stay on disk", names, error)
 
 
 def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:
-    """Return the copy of an artifact folder of a run, None where the run or its artifacts are gone."""
+    """Return the copy of an artifact folder of a run, None where either is gone."""
     tracking_client()
     destination.mkdir(parents=True, exist_ok=True)
     try:
@@ -191,7 +182,7 @@ def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:
 
 
 def log_model(run_id: str, config: RunConfig, folder: Path) -> str:
-    """Log the model folder, loadable by `mlflow.pyfunc`, to the run and return MLflow's id of it."""
+    """Log the model folder to the run, loadable by `mlflow.pyfunc`; return MLflow's id of it."""
     embedding = Array(DataType.float)
     signature = ModelSignature(
         inputs=Schema(
@@ -207,6 +198,8 @@ def log_model(run_id: str, config: RunConfig, folder: Path) -> str:
             ]
         ),
     )
+
+    # The code of today goes along, so that a version is loaded years later as it was evaluated.
     with mlflow.start_run(run_id=run_id):
         mlflow.log_dict(json.loads(config.model_dump_json()), "config.json")
         info = mlflow.pyfunc.log_model(

@@ -1,4 +1,7 @@
-"""Registered versions: found, read, and what their tags and aliases tell."""
+"""Registered versions: find them, read them, and what their tags and aliases mean.
+
+A read that fails is a ServiceError and never "there is no champion".
+"""
 
 from typing import Any
 
@@ -28,8 +31,6 @@ OUTAGES = {
     ErrorCode.Name(code)
     for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED)
 }
-
-
 # MLflow answers "invalid parameter" for an alias that is not there.
 NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
 
@@ -53,23 +54,24 @@ def find_version(name: str, which: str) -> Version:
 
 def aliases_of(version: Version) -> list[str]:
     """Return the aliases that point to a version."""
-    client = tracking_client()
-    return [name for name in (CHAMPION, CHALLENGER, PREVIOUS) if _points_to(client, version, name)]
+    client, aliases = tracking_client(), []
+    for alias in (CHAMPION, CHALLENGER, PREVIOUS):
+        found = read_alias(client, version.name, alias)
+        if found is not None and int(found.version) == version.number:
+            aliases.append(alias)
+    return aliases
 
 
 def champion_origin(name: str) -> tuple[str, Version] | None:
-    """Return the data version that the champion was trained on, and the champion, or None where
-    there is none.
+    """Return the data version that the champion was trained on, and the champion, or None.
 
     Raises:
         ServiceError: the registry does not answer.
     """
     champion = read_alias(tracking_client(), name, CHAMPION)
-    return (
-        None
-        if champion is None
-        else (str(champion.tags.get(DATA_VERSION_TAG, "")), as_version(champion))
-    )
+    if champion is None:
+        return None
+    return str(champion.tags.get(DATA_VERSION_TAG, "")), as_version(champion)
 
 
 def trained_on() -> dict[str, list[str]]:
@@ -91,13 +93,8 @@ def trained_on() -> dict[str, list[str]]:
     return found
 
 
-def _points_to(client: MlflowClient, version: Version, alias: str) -> bool:
-    found = read_alias(client, version.name, alias)
-    return found is not None and int(found.version) == version.number
-
-
 def had_champion(client: MlflowClient, name: str) -> bool:
-    """Return whether a model ever had a champion, also where that version was deleted since."""
+    """Return whether a model ever had a champion, even if that version was deleted since."""
     return WAS_CHAMPION_TAG in model_tags(client, name) or bool(
         find_versions(client, name, {WAS_CHAMPION_TAG: "true"})
     )
@@ -139,14 +136,12 @@ def read_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
     except MlflowException as error:
         if error.error_code not in NOT_FOUND:
             raise unreachable("could not read a version", error) from error
-        known = (
-            ", ".join(str(version.version) for version in find_versions(client, name, {})) or "none"
-        )
-        raise PromotionRefused(f"{name}: no version {number}; known: {known}") from None
+        known = ", ".join(str(version.version) for version in find_versions(client, name, {}))
+        raise PromotionRefused(f"{name}: no version {number}; known: {known or 'none'}") from None
 
 
 def read_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """Return the version of an alias, None where there is none; only "not found" means not found."""
+    """Return the version of an alias; None only where MLflow answers that it is not found."""
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
@@ -157,16 +152,15 @@ def read_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
 
 def as_version(version: Any) -> Version:
     """Return MLflow's version as the record that stages hand on."""
-    return Version(
-        name=version.name, number=int(version.version), mlflow_run_id=str(version.run_id or "")
-    )
+    run_id = str(version.run_id or "")
+    return Version(name=version.name, number=int(version.version), mlflow_run_id=run_id)
 
 
 def unreachable(what: str, error: MlflowException) -> ServiceError:
-    """Return an outage as the error that is retried; anything else is a bug of ours and goes up as it is."""
+    """Return an outage as the error that is retried; raise anything else, our bug, as it is."""
     if error.error_code not in OUTAGES:
         raise error
-    said = without_credentials(str(error).splitlines()[0])[:200]
+    reason = without_credentials(str(error).splitlines()[0])[:200]
     return ServiceError(
-        f"MLflow registry {what} ({error.error_code}: {said}); check the server and run again"
+        f"MLflow registry {what} ({error.error_code}: {reason}); check the server and run again"
     )

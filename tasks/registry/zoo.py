@@ -1,4 +1,4 @@
-"""Models of others on this machine: imported under a name that ``model.pretrained`` takes, and given back."""
+"""Models of others on this machine: imported under a name for ``model.pretrained``, or exported."""
 
 import json
 import re
@@ -24,16 +24,15 @@ def import_published(
     sha256: str | None,
     licence: str | None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Import a published model under a name; return its folder and where it is from.
+    """Import a published model under a name; return its folder and its origin.
 
     A name of the table of models takes over its licence.
 
     Raises:
-        ConfigError: the name is none, or what the user must say is missing.
+        ConfigError: the name is invalid, or the user must state what the files leave open.
         CheckpointError: the published files cannot be used, or the name is taken.
     """
-    from model.zoo.importing import import_model
-    from model.zoo.published import Given
+    from model.zoo import importing, published
 
     try:
         TypeAdapter(Name).validate_python(name)
@@ -41,17 +40,19 @@ def import_published(
         raise ConfigError(
             f"--as {name!r}: a name has small letters, digits, '.', '_' and '-', 64 at most"
         ) from None
+
     folder = models_folder() / name
     if folder.exists():
         raise CheckpointError(
             f"{folder}: there is a model of that name; choose another, or remove the folder"
         )
     listed = licence or licence_of(towers or "") or licence_of(name)
-    return folder, import_model(path, folder, Given(towers, activation), sha256, listed)
+    given = published.Given(towers, activation)
+    return folder, importing.import_model(path, folder, given, sha256, listed)
 
 
 def licence_of_model(folder: Path) -> str | None:
-    """Return the licence of the published weights that a model folder began with, None where it is not known."""
+    """Return the licence of the published weights that a model folder began with, if known."""
     try:
         origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -60,34 +61,36 @@ def licence_of_model(folder: Path) -> str | None:
     return licence if isinstance(licence, str) and licence != "unknown" else None
 
 
-def convert(source: str, to: str, out: Path) -> Path:
-    """Write a registered version (``models:/name@alias``), an imported model or a model folder in a
-    published form.
+def export_published(source: str, to: str, out: Path) -> Path:
+    """Write a model in a published form.
+
+    The source is a registered version (``models:/name@alias``), an imported model or a folder.
 
     Raises:
         ConfigError: the source or the form is unknown.
         CheckpointError: the source is damaged, or the form has no place for its towers.
         ServiceError: MLflow does not answer.
     """
-    from model.zoo.importing import convert_model
+    from model.zoo import importing
 
-    convert_model(folder_of(source), to, out)
+    importing.convert_model(folder_of(source), to, out)
     return out
 
 
 def folder_of(source: str) -> Path:
-    """Return the folder of a registered version (``models:/name@alias``), of an imported model, or
-    of a path.
+    """Return the folder of a version (``models:/name@alias``), an imported model or a path.
 
     Raises:
         ConfigError: the registry has no such version.
         ServiceError: MLflow does not answer.
     """
     registered = REGISTERED.fullmatch(source)
-    if registered:
-        from tasks.registry.files import registered_model
-        from tasks.registry.versions import find_version
+    if not registered:
+        folder = models_folder() / source
+        return folder if folder.is_dir() else Path(source)
 
-        return registered_model(find_version(registered["name"], registered["which"])).folder
-    folder = models_folder() / source
-    return folder if folder.is_dir() else Path(source)
+    # A folder must not wait for MLflow.
+    from tasks.registry import files, versions
+
+    version = versions.find_version(registered["name"], registered["which"])
+    return files.registered_model(version).folder

@@ -1,4 +1,4 @@
-"""Where a run leaves its traces, and what the services that it starts may not do.
+"""Where a run leaves its files, and what the services that it starts may not do.
 
 Everything lies under one folder, ``state/`` (moved by the environment variable
 COMMERCE_CLIP_STATE). `prepare` fills in environment variables that are not set yet; it must run
@@ -22,7 +22,7 @@ NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 # Of a run's life on its server; an automation marks as crashed what has missed three
-# (flows/automations.py).
+# (flows/automations.py, DECISIONS 27).
 HEARTBEAT_S = 30
 TIMEOUTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
@@ -66,7 +66,7 @@ def served_file() -> Path:
 
 
 def served() -> dict[str, str]:
-    """Return the environment variables that name the servers of `make up`, none where it was not called."""
+    """Return the environment variables that name the servers of `make up`, none without them."""
     try:
         return dict(json.loads(served_file().read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -74,12 +74,12 @@ def served() -> dict[str, str]:
 
 
 def tracking_uri() -> str:
-    """Return the MLflow address: the environment's (`prepare` puts `make up`'s there), or the embedded default."""
+    """Return the MLflow address of the environment, where `prepare` puts `make up`'s, or SQLite."""
     return os.environ.get("MLFLOW_TRACKING_URI") or embedded_tracking_uri()
 
 
 def embedded_tracking_uri() -> str:
-    """Return the address of the SQLite file that the embedded default and the server of `make up` share."""
+    """Return the SQLite file that the embedded MLflow and the server of `make up` share."""
     return f"sqlite:///{state_folder() / 'mlflow.db'}"
 
 

@@ -1,4 +1,8 @@
-"""From which code, data and weights a model came: what its tags say and what the fingerprint is made of."""
+"""Where a model comes from: the code, data and weights behind its tags, fingerprint and stage keys.
+
+Code counts by wings. A changed page, table or registry is "nothing new"; a changed loss is, and a
+changed measure of the evaluation gives a new fingerprint, but trains nothing again.
+"""
 
 import ast
 import hashlib
@@ -16,79 +20,79 @@ from model.storage.files import file_digest
 from model.storage.sealed import MANIFEST
 from model.towers.imported import find_imported, recorded_weights_sha256
 from tasks.runtime.environment import ROOT, models_folder, report_folder
-from tasks.runtime.records import DataVersion, Run
+from tasks.runtime.records import DataVersion, Lineage, Run
 
-CODE_FOLDERS = ("model", "tasks")
-# What shows, logs or stores results without changing them, and what is named by its values instead.
-NO_RESULTS = {
-    "model.errors",
-    "model.config.sections",
-    "tasks.pages.answers",
-    "tasks.training.curves",
-    "tasks.pages.drawing",
-    "tasks.runtime.environment",
-    "tasks.pages.fonts",
-    "tasks.pages.gallery",
-    "tasks.registry.metric_log",
-    "tasks.registry.zoo",
-    "tasks.runtime.progress",
-    "tasks.runtime.records",
-    "tasks.pages.text",
-    "tasks.runtime.signals",
-    "tasks.runtime.stage",
-    "tasks.registry.tracking",
-    "tasks.training.report",
+# The doors of the stages: the code behind them is the code of a run.
+DOORS = (
+    "tasks.validation.validate",
+    "tasks.training.train",
+    "tasks.evaluation.evaluate",
+    "tasks.embeddings.export",
+    "tasks.promotion.promote",
+)
+# Whether the code of a part of tasks/ makes results, or runs, carries, keeps and shows them.
+MAKES_RESULTS = {
+    "cluster": False,  # any number of processes trains the same weights
+    "data": False,  # a data version is named by its hash
+    "embeddings": True,
+    "evaluation": True,
+    "ingest": False,
+    "pages": False,
+    "promotion": True,
+    "registry": False,
+    "run": False,
+    "runtime": False,
+    "training": True,
+    "validation": True,
 }
+# Files of the wings that make results which only show them.
+SHOWING = {"charts", "curves", "model_card", "report", "tables"}
+# Parts of model/ that change no result: messages, and a config whose values are hashed.
+HASHED_OTHERWISE = {"errors", "config"}
 
 
 @cache
-def code_version() -> str:
-    """Return the SHA-256 (hex) of the sources that results depend on; a changed README is no new code."""
-    digest = hashlib.sha256()
-    for folder in CODE_FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(f"{path.relative_to(ROOT).as_posix()}:{file_digest(path)}\n".encode())
-    return digest.hexdigest()
-
-
-@cache
-def stage_code_version(module: str) -> str:
-    """Return the SHA-256 (hex) of the sources that a stage's results depend on."""
+def code_version(*doors: str) -> str:
+    """Return the SHA-256 (hex) of the sources that the results of some doors depend on."""
     content = "".join(
-        f"{name}:{file_digest(path)}\n" for name, path in sorted(stage_sources(module).items())
+        f"{name}:{file_digest(path)}\n" for name, path in sorted(stage_sources(*doors).items())
     )
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def stage_sources(module: str) -> dict[str, Path]:
-    """Return a module and every one of ours that it imports, however deep, by name with its file.
+def stage_sources(*doors: str) -> dict[str, Path]:
+    """Return the modules that make the results of some doors, by name with their files.
 
-    Imports inside functions count; modules that change no result do not. Reading 60 files takes 0.2
-    s.
+    These are the doors and what they import from there on, also inside functions. Imports of a
+    module that makes no result are not followed. Reading 60 files takes 0.2 s.
     """
     sources: dict[str, Path] = {}
-    waiting = [module]
+    waiting = list(doors)
     while waiting:
         name = waiting.pop()
-        path = _source(name)
-        if path is not None and name not in sources and name not in NO_RESULTS:
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        if name not in sources and _makes_results(name) and path.is_file():
             sources[name] = path
             waiting += _imported(path)
     return sources
 
 
-def _source(module: str) -> Path | None:
-    """Return the file of a module of ours, None for a name in one and for other people's."""
-    package, *rest = module.split(".")
-    if package not in CODE_FOLDERS:
-        return None
-    path = ROOT.joinpath(package, *rest)
-    return next(
-        (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None
-    )
+def _makes_results(module: str) -> bool:
+    """Return whether a module's code changes results; False for a package, whose file is empty.
+
+    Raises:
+        KeyError: the module's wing is not classed.
+    """
+    package, *inside = module.split(".")
+    if not inside or package not in ("model", "tasks"):
+        return False
+    if package == "model":
+        return inside[0] not in HASHED_OTHERWISE
+    return MAKES_RESULTS[inside[0]] and inside[-1] not in SHOWING
 
 
 def _imported(path: Path) -> list[str]:
+    """Return every name that a file imports, and those in it, which may be modules."""
     names = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -109,19 +113,30 @@ def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence
         name: config[name]
         for name in sorted({"data", "seed", "device", "precision", "compile", *sections})
     }
-    base = (architecture_id(run.config.model), base_weights_id(run.config), concepts_id(run.config))
+
     parts = (
         run.data.version,
-        stage_code_version(module),
+        code_version(module),
         json.dumps(read, sort_keys=True),
-        *base,
+        *run.lineage.start,
         *upstream,
     )
+    return _digest(parts)
+
+
+def trace_lineage(config: RunConfig, data: DataVersion) -> Lineage:
+    """Hash what a run is made of, once for all who ask: weights of 1 GB take about a second."""
+    start = (architecture_id(config.model), base_weights_id(config), concepts_id(config))
+    parts = (data.version, code_version(*DOORS), config.digest(), *start)
+    return Lineage(fingerprint=_digest(parts), start=start)
+
+
+def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def base_weights_id(config: RunConfig) -> str:
-    """Return what names the start weights before they are loaded: a file's SHA-256, a tag, or the seed."""
+    """Return what names the start weights unloaded: a file's SHA-256, a tag, or the seed."""
     model = config.model
     if model.pretrained is None:
         return f"random:{config.seed}"
@@ -133,7 +148,7 @@ def base_weights_id(config: RunConfig) -> str:
 
 
 def architecture_id(model: ModelConfig) -> str:
-    """Return the model's name and the SHA-256 of its JSON and vocabulary, if any; an imported one's manifest."""
+    """Return the model's name with the SHA-256 of its JSON and vocabulary, or of its manifest."""
     imported = find_imported(model.pretrained, models_folder())
     if imported is not None:
         return f"imported:{file_digest(imported / MANIFEST)}"
@@ -143,29 +158,17 @@ def architecture_id(model: ModelConfig) -> str:
 
 def concepts_id(config: RunConfig) -> str:
     """Return the SHA-256 of each stage's table of concepts where the config names one."""
-    paths = [
-        Path(stage.concepts)
-        for stage in (config.pretrain, config.finetune)
-        if stage.concepts is not None
-    ]
+    named = (config.pretrain.concepts, config.finetune.concepts)
+    paths = [Path(table) for table in named if table is not None]
     return " ".join(file_digest(path) for path in paths if path.is_file())
 
 
-def fingerprint(config: RunConfig, data: DataVersion) -> str:
-    """Return the SHA-256 (hex) of data version, code version, config, base weights and edited tables of concepts."""
-    base = (architecture_id(config.model), base_weights_id(config))
-    parts = (data.version, code_version(), config.digest(), *base, concepts_id(config))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 def git_commit() -> tuple[str, bool]:
-    """Return the commit of this checkout and whether files differ from it; ('unknown', True) outside git."""
+    """Return this checkout's commit and whether files differ; ('unknown', True) outside git."""
     head = _git("rev-parse", "HEAD")
-    return (
-        (head, bool(_git("status", "--porcelain", "--untracked-files=no")))
-        if head
-        else ("unknown", True)
-    )
+    if not head:
+        return "unknown", True
+    return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
 def _git(*arguments: str) -> str:
@@ -178,18 +181,20 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def lineage_tags(config: RunConfig, data: DataVersion) -> dict[str, str]:
-    """Return the tags by which a person gets from a run or version back to its data, code and flow run."""
+def lineage_tags(config: RunConfig, data: DataVersion, lineage: Lineage) -> dict[str, str]:
+    """Return the tags that lead from a run or version back to its data, code and flow run."""
     commit, is_dirty = git_commit()
+    docs = report_folder(data.version) / "docs" / "index.html"
+
     return {
         "commerce_clip.config": config.name,
         "commerce_clip.config_sha256": config.digest(),
         "commerce_clip.data_version": data.version,
-        "commerce_clip.data_docs": (report_folder(data.version) / "docs" / "index.html").as_uri(),
+        "commerce_clip.data_docs": docs.as_uri(),
         "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
-        "commerce_clip.code_version": code_version(),
+        "commerce_clip.code_version": code_version(*DOORS),
         "commerce_clip.git_commit": commit,
         "commerce_clip.git_is_dirty": str(is_dirty).lower(),
-        "commerce_clip.base_weights": base_weights_id(config),
+        "commerce_clip.base_weights": lineage.base_weights,
         "commerce_clip.prefect_flow_run": str(flow_run.id or "none"),
     }

@@ -1,5 +1,4 @@
-"""Locks on what a machine shares: one ingest at a time, and nobody replaces pairs that a run is
-reading.
+"""Locks on what a machine shares: one ingest at a time, and no new pairs under a run that reads.
 
 They are the kernel's locks on files in ``state/locks``, so they end with their process, `kill -9`
 included; a lock costs two system calls. A command that a process started keeps the lock of that
@@ -21,15 +20,13 @@ from tasks.runtime.environment import state_folder
 from tasks.runtime.log import run_logger
 
 DATA, INGEST = "data", "ingest"
-READERS = "readers"
 
 _held: set[int] = set()
 
 
 @contextmanager
 def locked(name: str, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock for the block; ``what`` tells others who holds it, ``wait`` waits for them
-    instead of refusing.
+    """Hold a lock for the block; ``what`` names the holder, ``wait`` waits instead of refusing.
 
     Raises:
         DataError: another process holds it and ``wait`` is False; names that process.
@@ -42,8 +39,8 @@ def locked(name: str, what: str, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def locked_or_busy(name: str, what: str, wait: bool) -> Iterator[str | None]:
-    """Hold a lock for the block and yield None, or, where another holds it and ``wait`` is False, yield who does."""
-    path = _folder() / f"{name}.lock"
+    """Hold a lock for the block and yield None; without ``wait``, yield who else holds it."""
+    path = state_folder() / "locks" / f"{name}.lock"
     descriptor = _open(path)
     try:
         if not _take(descriptor):
@@ -52,6 +49,8 @@ def locked_or_busy(name: str, what: str, wait: bool) -> Iterator[str | None]:
                 return
             run_logger().info("waiting for %s", _holder(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+        # From here on, commands that this process starts keep the lock, too.
         _sign(descriptor, what)
         _held.add(descriptor)
         yield None
@@ -61,7 +60,7 @@ def locked_or_busy(name: str, what: str, wait: bool) -> Iterator[str | None]:
 
 
 def held_descriptors() -> tuple[int, ...]:
-    """Return the file descriptors of the locks that this process holds, for the commands that it starts."""
+    """Return the descriptors of the locks of this process, for the commands that it starts."""
     return tuple(sorted(_held))
 
 
@@ -70,9 +69,7 @@ def register_reader(what: str) -> int:
 
     Without DATA, `refuse_while_read` could take the new file for what a dead reader left.
     """
-    readers = _folder() / READERS
-    readers.mkdir(parents=True, exist_ok=True)
-    descriptor = _open(readers / f"{uuid4()}.lock")
+    descriptor = _open(_readers() / f"{uuid4()}.lock")
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     _sign(descriptor, what)
     return descriptor
@@ -89,14 +86,12 @@ def refuse_while_read() -> None:
     Raises:
         DataError: names the runs.
     """
-    busy = [
-        _holder(path)
-        for path in sorted((_folder() / READERS).glob("*.lock"))
-        if not _is_stale(path)
-    ]
+    paths = sorted(_readers().glob("*.lock"))
+    busy = [_holder(path) for path in paths if not _is_stale(path)]
     if busy:
         raise DataError(
-            f"{', '.join(busy)}: still reads the current data version; run the same command again when it has ended"
+            f"{', '.join(busy)}: still reads the current data version; "
+            "run the same command again when it has ended"
         )
 
 
@@ -112,8 +107,8 @@ def _is_stale(path: Path) -> bool:
     return is_free
 
 
-def _folder() -> Path:
-    return state_folder() / "locks"
+def _readers() -> Path:
+    return state_folder() / "locks" / "readers"
 
 
 def _open(path: Path) -> int:
@@ -130,12 +125,11 @@ def _take(descriptor: int) -> bool:
 
 
 def _sign(descriptor: int, what: str) -> None:
-    """Write down who holds the lock; in place, because a rename would leave the lock on a file without a name."""
+    """Write down who holds the lock; in place, for a rename would leave it on a nameless file."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
+    signed = {"what": what, "pid": os.getpid(), "since": since}
     os.ftruncate(descriptor, 0)
-    os.pwrite(
-        descriptor, json.dumps({"what": what, "pid": os.getpid(), "since": since}).encode(), 0
-    )
+    os.pwrite(descriptor, json.dumps(signed).encode(), 0)
 
 
 def _holder(path: Path) -> str:

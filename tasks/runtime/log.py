@@ -1,4 +1,4 @@
-"""The log of a run: the logger of the current flow or task, errors as one sentence, lines beside progress bars."""
+"""The log of a run: its flow's or task's logger, errors as one sentence, lines beside bars."""
 
 import logging
 import sys
@@ -31,7 +31,7 @@ class _SentenceFilter(logging.Filter):
 
 
 def log_sentences() -> None:
-    """Make Prefect's log handlers show our errors as their sentence, without a trace, and spare progress bars."""
+    """Make Prefect's log handlers print our errors without a trace, and spare progress bars."""
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(existing, _SentenceFilter) for existing in handler.filters):

@@ -1,8 +1,8 @@
-"""What a run shows on Prefect's page: tables, links, texts and progress.
+"""What a run publishes in the Prefect UI: tables, links, texts and progress.
 
-They are shown to people and decide nothing, so a Prefect server that goes away in the middle of a
-run costs a warning and what the page would have shown. It never ends a stage, and progress never
-holds one up.
+People read them and they decide nothing, so a Prefect server that goes away in the middle of a run
+costs a warning and what the UI would have shown. It never ends a stage, and progress never holds
+one up.
 """
 
 import threading
@@ -11,6 +11,7 @@ from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -18,28 +19,32 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 
 from tasks.runtime.log import run_logger
 
+# What Prefect's client raises: httpx's errors (and its own for a status, which is one of them),
+# objects that are gone, an embedded server that does not start, replies that cannot be read.
+REFUSALS = (httpx.HTTPError, PrefectException, OSError, RuntimeError, ValueError)
 UPDATE_EVERY_S = 2.0
 LAST_UPDATE_S = 5.0
 
 
-def show_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
-    """Show rows as a table."""
+def publish_table(rows: list[dict[str, Any]], key: str, description: str) -> None:
+    """Publish rows as a table."""
     _try(f"the table {key}", lambda: create_table_artifact(rows, key=key, description=description))
 
 
-def show_link(address: str, text: str, key: str, description: str) -> None:
-    """Show a link."""
+def publish_link(address: str, text: str, key: str, description: str) -> None:
+    """Publish a link."""
     _try(
         f"the link {key}",
         lambda: create_link_artifact(address, link_text=text, key=key, description=description),
     )
 
 
-def show_text(markdown: str, key: str, description: str) -> None:
-    """Show a text in Markdown."""
+def publish_text(markdown: str, key: str, description: str) -> None:
+    """Publish a text in Markdown."""
     _try(
         f"the text {key}",
         lambda: create_markdown_artifact(markdown, key=key, description=description),
@@ -50,9 +55,9 @@ class ProgressArtifact:
     """A progress artifact of the current task run that a thread of its own keeps up to date."""
 
     def __init__(self, what: str) -> None:
-        """Begin to show; ``what`` is its description and, hyphenated, its key."""
+        """Begin to publish; ``what`` is its description and, hyphenated, its key."""
         self.percent = 0.0
-        self._what, self._shown, self._is_warned = what, -1.0, False
+        self._what, self._published, self._is_warned = what, -1.0, False
         self._id: UUID | None = None
         self._closed = threading.Event()
         # The artifact belongs to the task run, which Prefect knows by the context of this thread.
@@ -62,7 +67,7 @@ class ProgressArtifact:
         self._thread.start()
 
     def close(self) -> None:
-        """Show the last percentage; a server that does not answer is not waited for any longer."""
+        """Publish the last percentage; do not wait any longer for a server that does not answer."""
         self._closed.set()
         self._thread.join(LAST_UPDATE_S)
 
@@ -83,24 +88,20 @@ class ProgressArtifact:
             made = create_progress_artifact(percent, key=key, description=self._what)
             assert isinstance(made, UUID)  # no coroutine: this thread has no event loop
             self._id = made
-        elif percent != self._shown:
+        elif percent != self._published:
             update_progress_artifact(self._id, percent)
-        self._shown = percent
+        self._published = percent
 
 
-def _try(what: str, show: Callable[[], object], is_quiet: bool = False) -> bool:
-    """Return whether it was shown; say so where it was not."""
+def _try(what: str, publish: Callable[[], object], is_quiet: bool = False) -> bool:
+    """Return whether Prefect took something; log a warning where it did not."""
     try:
-        show()
-    except (
-        Exception
-    ) as error:  # Prefect's client passes on what httpx, the server and its own checks raise
+        publish()
+    except REFUSALS as error:
         if not is_quiet:
+            name = type(error).__name__
             run_logger().warning(
-                "Prefect did not take %s (%s: %s); the run goes on",
-                what,
-                type(error).__name__,
-                error,
+                "Prefect did not take %s (%s: %s); the run goes on", what, name, error
             )
         return False
     return True

@@ -1,4 +1,4 @@
-"""Progress that is seen twice: a bar in the terminal and a progress artifact on Prefect's page."""
+"""Progress that is seen twice: a bar in the terminal and a progress artifact in the Prefect UI."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,10 @@ from tqdm import tqdm
 from tasks.runtime.page import ProgressArtifact
 
 QUIET_EVERY_S = 10.0
-PLAIN_LINE = "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+PLAIN_LINE = (
+    "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} "
+    "[{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+)
 
 
 class Progress:
@@ -27,30 +30,26 @@ class Progress:
         self._bar.initial = self._bar.n = done
         self._bar.refresh()
 
-    def advance(self, units: int = 1, **shown: str) -> None:
-        """Count units as done; ``shown`` stands behind the bar."""
-        if shown:
-            self._bar.set_postfix(shown, refresh=False)
+    def advance(self, units: int = 1, **measured: str) -> None:
+        """Count units as done; ``measured`` stands behind the bar."""
+        if measured:
+            self._bar.set_postfix(measured, refresh=False)
         self._bar.update(units)
         if self._artifact:
             self._artifact.percent = min(100.0, 100 * self._bar.n / max(self._bar.total or 1, 1))
 
-    def close(self) -> None:
-        """End the bar and bring the artifact up to date."""
-        self._bar.close()
-        if self._artifact:
-            self._artifact.close()
-
 
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
-    """Show a bar with rate and time left; outside a terminal it prints a line every ten seconds."""
+    """Draw a bar with rate and time left; outside a terminal print a line every ten seconds."""
     terminal = {"mininterval": 0.2, "dynamic_ncols": True}
     log_file = {"mininterval": QUIET_EVERY_S, "bar_format": PLAIN_LINE}
     shape: dict[str, Any] = terminal if sys.stderr.isatty() else log_file
     bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", **shape)
-    shown = Progress(bar, ProgressArtifact(what) if TaskRunContext.get() is not None else None)
+    artifact = ProgressArtifact(what) if TaskRunContext.get() is not None else None
     try:
-        yield shown
+        yield Progress(bar, artifact)
     finally:
-        shown.close()
+        bar.close()
+        if artifact:
+            artifact.close()

@@ -1,10 +1,12 @@
 """What stages hand to each other: small frozen records, JSON on disk and in Prefect, no tensors."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.config.load import RunConfig
+from model.storage.files import atomic_write
 from model.storage.sealed import MANIFEST, WEIGHTS_FILE
 
 
@@ -13,12 +15,29 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Return the record that a file holds, None where it is missing or damaged."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Leave the record in a file.
+
+        Raises:
+            CommerceClipError: the disk is full or the folder cannot be written.
+        """
+        with atomic_write(path) as file:
+            file.write(self.model_dump_json(indent=2).encode())
+
     def files(self) -> list[Path]:
         """Return what must still be on disk for the record to count as finished."""
         return [value for value in self.__dict__.values() if isinstance(value, Path)]
 
     def identity(self) -> str:
-        """Return what tells this result from others for the stages after it; nothing where the data version does."""
+        """Return what later stages know this result by, nothing where the data version says it."""
         return ""
 
 
@@ -36,22 +55,42 @@ class DataVersion(Record):
         return self.version[:8]
 
 
+class Lineage(Record):
+    """What a run is made of, hashed once: all of it, and what names the model that it starts from.
+
+    ``start`` names the architecture, the base weights and the edited tables of concepts.
+    """
+
+    fingerprint: str
+    start: tuple[str, str, str]
+
+    @property
+    def base_weights(self) -> str:
+        """The base weights by a file's SHA-256, a tag or the seed."""
+        return self.start[1]
+
+
 class Run(Record):
     """What every stage of one run shares."""
 
     config: RunConfig
     data: DataVersion
-    fingerprint: str
+    lineage: Lineage
     folder: Path
     mlflow_run_id: str
 
+    @property
+    def fingerprint(self) -> str:
+        """The hash by which a run of the same data, code, config and base weights is known."""
+        return self.lineage.fingerprint
+
 
 class SplitCounts(Record):
-    """What validation found in one TSV: lines = accepted + quarantined; ``leaked`` of the accepted
-    share with test.
+    """What validation found in one TSV: lines = accepted + quarantined.
 
-    ``repeats`` counts accepted lines by what of an earlier line they repeat, each once; ``leaks``
-    by what they share with test, where a line may count several times.
+    ``leaked`` of the accepted share something with test. ``repeats`` counts accepted lines by what
+    of an earlier line they repeat, each once; ``leaks`` by what they share with test, where a line
+    may count several times.
     """
 
     name: str
@@ -65,7 +104,10 @@ class SplitCounts(Record):
 
 
 class Validation(Record):
-    """Where the profiles and the Data Docs of a data version lie, and what they say; ``warnings`` are sentences."""
+    """Where profiles and Data Docs of a data version lie, and what they say.
+
+    ``warnings`` are sentences.
+    """
 
     profiles: Path
     docs: Path
@@ -75,7 +117,7 @@ class Validation(Record):
 
 
 class Retention(Record):
-    """Mean recall on pretraining pairs that nothing was trained on: of a stage's start weights, and of its best."""
+    """Mean recall, before and after a stage, on pretraining pairs that nothing was trained on."""
 
     pairs: int
     before: float
@@ -106,8 +148,7 @@ class TrainedModel(Record):
 
 
 class Evaluation(Record):
-    """Test metrics of the new model, of its base weights and of the champion beside it, and the
-    files that show them.
+    """Test metrics of the new model, its base weights and the champion, and their files.
 
     ``figures`` holds all that was measured with intervals, ``card`` is the model card beside
     weights of this run.
@@ -133,7 +174,7 @@ class Version(Record):
 
 
 class Check(Record):
-    """One condition of the gate: what was measured (None where it could not be), its limit, the verdict."""
+    """One condition of the gate: what was measured (None if it could not be), limit, verdict."""
 
     name: str
     value: float | None

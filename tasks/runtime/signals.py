@@ -6,7 +6,7 @@ Prefect see fit.
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -16,34 +16,26 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Says, when called, whether a signal has asked to stop."""
+    """A request to stop; returns, when called, whether a signal has made it."""
 
     def __init__(self) -> None:
-        """Begin without a request."""
+        """Take the place of all handlers but those that ignore a signal, as in background jobs."""
         self.number: int | None = None
         self._before: dict[int, Any] = {}
+        with suppress(ValueError):  # not the main thread
+            for number in STOPPING:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._take)
 
     def __call__(self) -> bool:
         """Return whether a signal came."""
         return self.number is not None
-
-    def listen(self) -> None:
-        """Take the place of the handlers, but of those that ignore their signal (jobs in the background do)."""
-        for number in STOPPING:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                self._before[number] = signal.signal(number, self._take)
 
     def leave(self) -> None:
         """Put the handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
-
-    def deliver(self) -> None:
-        """Let the handlers that were there before have the signal that came."""
-        self.leave()
-        if self.number is not None:
-            signal.raise_signal(self.number)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.number = number
@@ -52,27 +44,25 @@ class StopRequest:
 
 @contextmanager
 def stop_by_signal() -> Iterator[StopRequest]:
-    """Yield what tells of a signal; when the block ends, well or with TrainingStopped, the signal
-    is delivered again.
+    """Yield what knows of a signal; deliver the signal again when the block ends.
 
-    It then does what it always does: Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash
-    or a cancellation.
+    That is when it ends well or with TrainingStopped. The signal then does what it always does:
+    Ctrl-C raises KeyboardInterrupt, Prefect makes SIGTERM a crash or a cancellation.
 
     Raises:
         TrainingStopped: the block stopped without a signal, or the signal's handler lets the
         process live.
     """
-    request = StopRequest()
-    try:
-        request.listen()
-    except ValueError:  # not the main thread
-        request.leave()
+    request, stopped = StopRequest(), None
     try:
         yield request
-    except TrainingStopped:
-        request.deliver()
-        raise
-    else:
-        request.deliver()
+    except TrainingStopped as error:
+        stopped = error
     finally:
         request.leave()
+
+    # The handlers of before are back, so they get the signal that came.
+    if request.number is not None:
+        signal.raise_signal(request.number)
+    if stopped is not None:
+        raise stopped

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from model.errors import CheckpointError
+from model.storage.sealed import weights_sha256
 from tasks.runtime.environment import models_folder
 from tasks.runtime.records import Run
 
@@ -15,19 +16,15 @@ def base_weights(run: Run) -> Path:
         CheckpointError: the weights file is damaged.
         ServiceError: the weights cannot be downloaded.
     """
-    # Importing torch and open_clip takes seconds that a run with nothing new to do should not
-    # spend.
-    from model.storage.sealed import weights_sha256
-    from model.towers.create import base_towers
-    from model.towers.folder import save_towers
+    from model.towers import create, folder
 
-    folder = run.folder / "base"
+    made = run.folder / "base"
     try:
-        weights_sha256(folder)
+        weights_sha256(made)
     except CheckpointError:
         config = run.config
-        towers = base_towers(
+        towers = create.base_towers(
             config.model, models_folder(), config.device, config.precision, config.seed
         )
-        save_towers(towers, folder)
-    return folder
+        folder.save_towers(towers, made)
+    return made

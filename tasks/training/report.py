@@ -16,7 +16,7 @@ from tasks.pages.gallery import GalleryQuery
 from tasks.pages.html import render
 from tasks.pages.text import ARROWS
 from tasks.registry.tracking import attach
-from tasks.runtime.page import show_link
+from tasks.runtime.page import publish_link
 from tasks.runtime.records import Run
 from tasks.training.concepts import PICTURE_FILE
 from tasks.training.curves import Series, curves_png, read_series
@@ -50,7 +50,7 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: Pai
             file.write(content)
     attach(run.mlflow_run_id, [folder / PAGE_FILE, folder / CURVES_FILE], name)
     link = (folder / PAGE_FILE).as_uri()
-    show_link(link, text="Training report", key=f"training-{name}", description=title)
+    publish_link(link, text="Training report", key=f"training-{name}", description=title)
 
 
 def training_html(

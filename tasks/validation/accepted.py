@@ -1,23 +1,27 @@
-"""Which accepted pairs a stage reads: how profiles, splits, leaks and the carved valid fit together."""
+"""Which accepted pairs a stage reads, by profiles, splits, leaks and the carved valid."""
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from model.errors import DataError
+from model.pairs.holdout import group_rows, hold_out
+from model.pairs.index import (
+    PairIndex,
+    PairSource,
+    Rows,
+    carve_valid,
+    index_pairs,
+    without_leaks,
+)
 from model.pairs.profile import profile_files
 from model.pairs.repeats import read_repeats
 from model.pairs.splits import Splits, find_split_files, read_side_table
 from tasks.runtime.records import Run, Validation
 
-if TYPE_CHECKING:
-    from model.pairs.arrays import Rows
-    from model.pairs.index import PairIndex
-
-# What stands in names of reports, in pages and in terminals.
+# What may be part of names of reports, of pages and of lines in a terminal.
 STEM = re.compile(r"\w[\w.-]{0,63}")
 PRETRAIN = "pretrain-"
 RETENTION = "retention"
@@ -25,7 +29,7 @@ HELD_OUT_FROM = ("pretrain", RETENTION)
 
 
 def tsv_files(splits: Splits) -> dict[str, Path]:
-    """Return the TSVs of the splits by the name under which they are profiled.
+    """Return the TSVs of the splits by the names of their profiles.
 
     Raises:
         DataError: a pretraining file has a name that no report can have.
@@ -52,48 +56,46 @@ def leaks_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.leaks.parquet"
 
 
-def split_index(run: Run, validation: Validation, name: str) -> "PairIndex":
-    """Return the index of a split: ``pretrain``, ``finetune`` (train less a carved valid),
-    ``valid`` or ``test``.
+def split_index(run: Run, validation: Validation, name: str) -> PairIndex:
+    """Return the index of a split.
 
-    Pairs that share an image, a look-alike, words or a product with test are in no other split;
-    unless data.on_leak is drop, there are none. ``retention`` are the pretraining pairs that no
-    stage trains on; it may be empty.
+    Splits are ``pretrain``, ``finetune`` (train less a carved valid), ``valid``, ``test``, and
+    ``retention``: the pretraining pairs that no stage trains on, perhaps none. Pairs that share an
+    image, a look-alike, words or a product with test are in no other split; unless data.on_leak is
+    drop, there are none.
 
     Raises:
         DataError: the split has no accepted pair.
     """
-    from model.pairs.index import PairSource, carve_valid, index_pairs, without_leaks
-
     splits = find_split_files(run.data.folder)
     tsvs, folder = tsv_files(splits), validation.profiles
     names = [key for key in tsvs if _holds(key, name, splits.valid is None)]
     index = index_pairs([PairSource(tsvs[key], profile_path(folder, key)) for key in names])
+
     if splits.valid is None and names == ["train"]:
         carved = carve_valid(index, run.config.data.valid_share, run.config.seed)
         index = carved[1] if name == "valid" else carved[0]
     if name in HELD_OUT_FROM:
         is_held = np.isin(np.arange(len(index)), _held_out(run, validation, index))
         index = index.take(np.flatnonzero(is_held if name == RETENTION else ~is_held))
+
     if name != "test":
-        index = without_leaks(
-            index, [read_repeats(leaks_path(folder, key))["line"].to_numpy() for key in names]
-        )
+        leaking = [read_repeats(leaks_path(folder, key))["line"].to_numpy() for key in names]
+        index = without_leaks(index, leaking)
     if not len(index) and name != RETENTION:
         raise DataError(f"{run.data.folder}: no accepted pair in {name}; see {validation.docs}")
     return index
 
 
-def _held_out(run: Run, validation: Validation, pretrain: "PairIndex") -> "Rows":
-    """Return the rows of the pretraining pairs that are held out; nothing of them is in the train split either."""
-    from model.pairs.holdout import group_rows, hold_out
-    from model.pairs.index import PairSource, index_pairs
-
+def _held_out(run: Run, validation: Validation, pretrain: PairIndex) -> Rows:
+    """Return the rows of the pretraining pairs that are held out; train has nothing of them."""
     wanted = round(run.config.data.pretrain_valid_share * len(pretrain))
     if not wanted:
         return np.empty(0, np.int64)
     tsvs = tsv_files(find_split_files(run.data.folder))
     train = index_pairs([PairSource(tsvs["train"], profile_path(validation.profiles, "train"))])
+
+    # Pairs of equal captions, images or products go together.
     ids = pa.chunked_array(
         [chunk for index in (pretrain, train) for chunk in _product_ids(index).chunks], pa.string()
     )
@@ -106,8 +108,8 @@ def _held_out(run: Run, validation: Validation, pretrain: "PairIndex") -> "Rows"
     return hold_out(group, np.arange(len(group)) >= len(pretrain), wanted, run.config.seed)
 
 
-def _product_ids(index: "PairIndex") -> "pa.ChunkedArray":
-    """Return the product id of each pair as text; a pair of a TSV without side table has an id of its own."""
+def _product_ids(index: PairIndex) -> pa.ChunkedArray:
+    """Return the product id of each pair; a pair of a TSV without side table gets its own."""
     ids = []
     for number, tsv in enumerate(index.files):
         lines, products = index.line[index.file == number], read_side_table(tsv, required=False)

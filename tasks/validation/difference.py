@@ -1,45 +1,39 @@
 """What changed between two data versions, read from what validation left of them: rows in and out,
 and drift.
 
-A row is known by its caption's and its picture's hash, 64 bits a row in memory; two million rows a
-split take seconds.
+A row is known by the hashes of its caption and its image, 64 bits a row in memory; two million rows
+a split take seconds.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
 from model.errors import DataError
-from model.pairs.drift import Mover, drift, read_counts
+from model.pairs.drift import ColumnDrift, drift, read_counts
 from model.pairs.profile import read_profile
 from model.pairs.repeats import pair_hashes
 from tasks.runtime.environment import report_folder
-from tasks.runtime.records import Record
 from tasks.validation.leaks import comparison_files
 
 PROFILE_SUFFIX = ".profile.parquet"
 
 
-class Drift(Record):
-    """A column that moved by more than chance: its index, what chance alone gives, and the values that moved most."""
+class SplitDifference(NamedTuple):
+    """Accepted rows of a split in two versions, how many came and went, and what drifted.
 
-    column: str
-    psi: float
-    noise: float
-    movers: list[str]
-
-
-class SplitDifference(Record):
-    """Accepted rows of a split in two versions, and how many came and went; a row that stands twice counts twice."""
+    A row that is there twice counts twice; only drift beyond chance is listed.
+    """
 
     split: str
     before: int
     after: int
     rows_in: int
     rows_out: int
-    drifted: list[Drift]
+    drifted: list[ColumnDrift]
 
 
 def difference(reference: str, current: str) -> list[SplitDifference]:
@@ -49,11 +43,25 @@ def difference(reference: str, current: str) -> list[SplitDifference]:
         DataError: a version was not validated on this machine.
     """
     before, after = _profiles(reference), _profiles(current)
-    drifted = {name: _drifted(reference, current, name) for name in before.keys() & after.keys()}
-    return [
-        _rows_in_and_out(name, before.get(name), after.get(name), drifted.get(name, []))
-        for name in sorted(before.keys() | after.keys())
-    ]
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, old_counts = _rows(before.get(name))
+        new, new_counts = _rows(after.get(name))
+        _, in_old, in_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
+        kept = int(np.minimum(old_counts[in_old], new_counts[in_new]).sum())
+        total_old, total_new = int(old_counts.sum()), int(new_counts.sum())
+
+        drifted = list[ColumnDrift]()
+        if name in before and name in after:
+            counts = [
+                read_counts(comparison_files(report_folder(version), name).counts)
+                for version in (reference, current)
+            ]
+            drifted = [column for column in drift(*counts) if column.excess > 0]
+        found.append(
+            SplitDifference(name, total_old, total_new, total_new - kept, total_old - kept, drifted)
+        )
+    return found
 
 
 def _profiles(version: str) -> dict[str, Path]:
@@ -63,53 +71,15 @@ def _profiles(version: str) -> dict[str, Path]:
     }
     if not found:
         raise DataError(
-            f"{folder}: no profiles of data version {version}; check it out (`git checkout COMMIT data.dvc`) and make "
-            "them with `python -m flows validate --data data`"
+            f"{folder}: no profiles of data version {version}; check it out "
+            "(`git checkout COMMIT data.dvc`) and make them with "
+            "`python -m flows validate --data data`"
         )
     return found
 
 
-def _drifted(reference: str, current: str, split: str) -> list[Drift]:
-    old, new = (
-        read_counts(comparison_files(report_folder(version), split).counts)
-        for version in (reference, current)
-    )
-    return [
-        Drift(
-            column=each.column,
-            psi=each.psi,
-            noise=each.noise,
-            movers=[_told(mover) for mover in each.movers],
-        )
-        for each in drift(old, new)
-        if each.excess > 0
-    ]
-
-
-def _told(mover: Mover) -> str:
-    return f"{mover.value} {mover.before:.1%} → {mover.after:.1%}"
-
-
-def _rows_in_and_out(
-    name: str, before: Path | None, after: Path | None, drifted: list[Drift]
-) -> SplitDifference:
-    old, old_counts = _rows(before)
-    new, new_counts = _rows(after)
-    _, in_old, in_new = np.intersect1d(old, new, assume_unique=True, return_indices=True)
-    kept = int(np.minimum(old_counts[in_old], new_counts[in_new]).sum())
-    total_old, total_new = int(old_counts.sum()), int(new_counts.sum())
-    return SplitDifference(
-        split=name,
-        before=total_old,
-        after=total_new,
-        rows_in=total_new - kept,
-        rows_out=total_old - kept,
-        drifted=drifted,
-    )
-
-
 def _rows(profile: Path | None) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Return the distinct accepted rows of a profile, hashed to 64 bits, and how often each stands there."""
+    """Return the distinct accepted rows of a profile, hashed, and how often each is there."""
     if profile is None:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
     table = read_profile(profile, ["caption_hash", "image_hash", "fault"])

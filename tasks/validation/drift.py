@@ -11,7 +11,7 @@ import pyarrow as pa
 from prefect.events import emit_event
 
 from model.config.sections import DataConfig
-from model.pairs.drift import ColumnDrift, added, drift, read_counts
+from model.pairs.drift import Mover, added, drift, read_counts
 from model.storage.files import atomic_write
 from tasks.data.card import VERSION
 from tasks.pages.text import visible
@@ -19,7 +19,7 @@ from tasks.registry.tracking import fetch_artifacts, log_results
 from tasks.registry.versions import champion_origin
 from tasks.runtime.environment import report_folder
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import show_table
+from tasks.runtime.page import publish_table
 from tasks.runtime.records import Record, Run
 from tasks.validation.accepted import PRETRAIN
 from tasks.validation.leaks import COUNTS_SUFFIX
@@ -27,23 +27,15 @@ from tasks.validation.leaks import COUNTS_SUFFIX
 DRIFT_FILE = "drift.json"
 DRIFTED, RESOURCE = "data.version.drifted", "commerce-clip.data"
 ARTIFACTS = "data"
-SHOWN = 50
+MAX_ROWS = 50
 
 
 class Reference(Record):
-    """A data version to compare with, what it is in a sentence, and the MLflow run that keeps its counts."""
+    """A data version to compare with: its name in a sentence, the MLflow run with its counts."""
 
     version: str
     name: str
     mlflow_run_id: str
-
-
-class Moved(Record):
-    """A value with its shares before and after, 0 to 1."""
-
-    value: str
-    before: float
-    after: float
 
 
 class DriftedColumn(Record):
@@ -54,14 +46,15 @@ class DriftedColumn(Record):
     drift: float
     psi: float
     noise: float
-    moved: list[Moved]
+    moved: list[Mover]
+
+    def values(self) -> str:
+        """Return the values that moved most, with hidden characters spelled out."""
+        return visible(", ".join(map(str, self.moved)))
 
     def sentence(self) -> str:
-        """Return the figures and the values that moved most, fit to be shown."""
-        moved = ", ".join(
-            f"{visible(each.value)} {each.before:.1%} → {each.after:.1%}" for each in self.moved
-        )
-        return f"{self.split} {visible(self.column)}: {self.drift:.3f} ({moved})"
+        """Return the figure and the values that moved most, with hidden characters spelled out."""
+        return f"{self.split} {visible(self.column)}: {self.drift:.3f} ({self.values()})"
 
 
 class Drift(Record):
@@ -73,14 +66,12 @@ class Drift(Record):
 
     def over(self, limit: float) -> list[DriftedColumn]:
         """Return the columns that drifted farther than a limit, farthest first."""
-        return sorted(
-            (each for each in self.columns if each.drift > limit), key=lambda each: -each.drift
-        )
+        far = [each for each in self.columns if each.drift > limit]
+        return sorted(far, key=lambda each: -each.drift)
 
 
 def champion_reference(registered_model: str) -> Reference | None:
-    """Return the data version that a model's champion was trained on, None without a champion or
-    its tag.
+    """Return the data version that the champion was trained on, None without one or its tag.
 
     Raises:
         ServiceError: the registry does not answer.
@@ -99,14 +90,25 @@ def measure_drift(version: str, reference: Reference) -> Drift | None:
     Raises:
         DataError: counts are damaged.
     """
-    before, after = _reference_counts(reference), _counts(report_folder(version))
+    old = report_folder(reference.version)
+    if not _count_files(old) and reference.mlflow_run_id:
+        old = fetch_artifacts(reference.mlflow_run_id, ARTIFACTS, old / "fetched") or old
+    before, after = _counts(old), _counts(report_folder(version))
     if not before:
         return None
+
     columns = [
-        _record(split, column)
+        DriftedColumn(
+            split=split,
+            column=each.column,
+            drift=each.excess,
+            psi=each.psi,
+            noise=each.noise,
+            moved=list(each.movers),
+        )
         for split in after
         if split in before
-        for column in drift(before[split], after[split])
+        for each in drift(before[split], after[split])
     ]
     report = Drift(reference=reference, version=version, columns=columns)
     with atomic_write(report_folder(version) / DRIFT_FILE) as file:
@@ -115,16 +117,17 @@ def measure_drift(version: str, reference: Reference) -> Drift | None:
 
 
 def unmeasured(reference: Reference) -> str:
-    """Say that the counts of the reference are not here, and how to get them."""
+    """Return a sentence on counts of the reference that are not here, and how to get them."""
     return (
-        f"drift was not measured: the counts of data version {reference.version} ({reference.name}) are neither on "
-        "this machine nor in its MLflow run; check that version out (`git checkout COMMIT data.dvc`) and make them "
-        "with `python -m flows validate --data data`"
+        f"drift was not measured: the counts of data version {reference.version} "
+        f"({reference.name}) are neither on this machine nor in its MLflow run; check that version "
+        "out (`git checkout COMMIT data.dvc`) and make them with "
+        "`python -m flows validate --data data`"
     )
 
 
 def publish_drift(report: Drift, limits: DataConfig) -> None:
-    """Show the drift as a table on Prefect's page and what is over the limit in the log."""
+    """Publish the drift as a table in Prefect UI, and log what is over the limit."""
     against = f"data version {report.reference.version[:8]} ({report.reference.name})"
     rows = [
         {
@@ -133,26 +136,22 @@ def publish_drift(report: Drift, limits: DataConfig) -> None:
             "drift": f"{each.drift:.3f}",
             "index": f"{each.psi:.3f}",
             "chance": f"{each.noise:.3f}",
-            "moved most": ", ".join(
-                f"{visible(m.value)} {m.before:.1%} → {m.after:.1%}" for m in each.moved
-            ),
+            "moved most": each.values(),
         }
-        for each in sorted(report.columns, key=lambda each: (-each.drift, -each.psi))[:SHOWN]
+        for each in sorted(report.columns, key=lambda each: (-each.drift, -each.psi))[:MAX_ROWS]
     ]
-    show_table(
-        rows, key="drift", description=f"Drift of data version {report.version} against {against}"
-    )
-    over = report.over(limits.drift_warn)
+    title = f"Drift of data version {report.version} against {against}"
+    publish_table(rows, key="drift", description=title)
+
+    over, limit = report.over(limits.drift_warn), limits.drift_warn
     if not over:
-        run_logger().info(
-            "no column drifted by more than %g against %s", limits.drift_warn, against
-        )
+        run_logger().info("no column drifted by more than %g against %s", limit, against)
     for each in over:
         run_logger().warning("drift against %s: %s", against, each.sentence())
 
 
 def announce_drift(report: Drift, limits: DataConfig) -> bool:
-    """Emit the Prefect event that a retraining waits for where a column drifted over the limit; return whether."""
+    """Emit the event that a retraining waits for if a column is over the limit; return whether."""
     over = report.over(limits.drift_warn)
     if over:
         payload = {
@@ -170,36 +169,13 @@ def keep_with_run(run: Run, folder: Path) -> None:
     log_results(run.mlflow_run_id, {}, [file for file in files if file.exists()], ARTIFACTS)
 
 
-def _record(split: str, column: ColumnDrift) -> DriftedColumn:
-    moved = [
-        Moved(value=each.value, before=each.before, after=each.after) for each in column.movers
-    ]
-    return DriftedColumn(
-        split=split,
-        column=column.column,
-        drift=column.excess,
-        psi=column.psi,
-        noise=column.noise,
-        moved=moved,
-    )
-
-
-def _reference_counts(reference: Reference) -> dict[str, pa.Table]:
-    folder = report_folder(reference.version)
-    if not _count_files(folder) and reference.mlflow_run_id:
-        fetched = fetch_artifacts(reference.mlflow_run_id, ARTIFACTS, folder / "fetched")
-        folder = fetched or folder
-    return _counts(folder)
-
-
 def _counts(folder: Path) -> dict[str, pa.Table]:
     """Return the counts of a data version by split, the pretraining files together."""
     parts: dict[str, list[pa.Table]] = {}
     for path in _count_files(folder):
         name = path.name.removesuffix(COUNTS_SUFFIX)
-        parts.setdefault("pretrain" if name.startswith(PRETRAIN) else name, []).append(
-            read_counts(path)
-        )
+        split = "pretrain" if name.startswith(PRETRAIN) else name
+        parts.setdefault(split, []).append(read_counts(path))
     return {split: added(tables) for split, tables in parts.items()}
 
 

@@ -1,6 +1,6 @@
 """What data must satisfy, each expectation with the sentence that a user reads when it fails.
 
-The scripts of captions are judged, not their languages: of 7,583 English product titles two
+The scripts of captions are validated, not their languages: of 7,583 English product titles two
 language detectors took 57 and 55 % for English, at 1 to 4 ms a title.
 """
 
@@ -112,7 +112,8 @@ def _caption_expectations(limits: DataConfig) -> Iterator[Expectation]:
             max_value=most,
             mostly=1 - limits.max_fault_share,
             meta=_meta(
-                f"captions of less than {least} or more than {most} {unit} (data.max_caption_{unit})"
+                f"captions of less than {least} or more than {most} {unit} "
+                f"(data.max_caption_{unit})"
             ),
         )
     if limits.scripts:

@@ -1,4 +1,4 @@
-"""The pairs of a split as the towers take them, by caches that live and go with the data version's reports."""
+"""The pairs of a split as the towers take them, by caches beside the data version's reports."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def split_input(
     run: Run, validation: Validation, name: str, towers: "Towers", crops_centre: bool
 ) -> "PairInput":
-    """Return a split as the towers take it; a decoded cache is for splits whose images are cropped
-    at the centre only.
+    """Return a split as the towers take it.
+
+    Decoded images are cached only where the stage crops nothing but centres (``crops_centre``).
 
     Raises:
         DataError: the split has no accepted pair, or a file is not the one that was profiled.
@@ -37,15 +38,15 @@ def index_input(
     towers: "Towers",
     crops_centre: bool = True,
 ) -> "PairInput":
-    """Return an index that `split_index` gave as the towers take it, showing the progress of what must be made."""
-    from model.batches.decoded import decoded_layout
-    from model.batches.loading import pair_input
+    """Return an index of `split_index` as the towers take it; what must be made shows a bar."""
+    from model.batches import decoded, loading
 
     is_decoded = run.config.decoded_cache and crops_centre
     folder = validation.profiles / "cache"
     if is_decoded:
-        size_mb = decoded_layout(index, towers.image_size).bytes / 1e6
+        size_mb = decoded.decoded_layout(index, towers.image_size).bytes / 1e6
         run_logger().info("%s: decoded images take %.1f MB in %s", name, size_mb, folder)
+
     with ExitStack() as bars:
         shown: dict[str, Progress] = {}
 
@@ -54,4 +55,5 @@ def index_input(
                 shown[what] = bars.enter_context(progress(f"{what} of {name}", len(index), "pairs"))
             shown[what].advance(rows)
 
-        return pair_input(towers.input_spec, index, folder, is_decoded, run.config.workers, on_rows)
+        workers = run.config.workers
+        return loading.pair_input(towers.input_spec, index, folder, is_decoded, workers, on_rows)

@@ -1,10 +1,10 @@
-"""What validation keeps of each split beside its profile: repeats, leaks and counts, made once a
-data version.
+"""What validation keeps of each split beside its profile: repeats, leaks and counts.
 
-`<split>.repeats.parquet` and `<split>.leaks.parquet` name every line, `<split>.duplicates.tsv` the
-first ten thousand of both for people, `<split>.counts.parquet` is what drift is measured on. A seal
-says from which bytes they were made, and they are made again when one of them changed. Two million
-lines take two minutes of one core beside eleven of profiling.
+They are made once a data version. `<split>.repeats.parquet` and `<split>.leaks.parquet` name every
+line, `<split>.duplicates.tsv` the first ten thousand of both for people, `<split>.counts.parquet`
+is what drift is measured on. A seal records from which bytes they were made, and they are made
+again when one of them changed. Two million lines take two minutes of one core beside eleven of
+profiling.
 """
 
 import json
@@ -32,7 +32,7 @@ TEST = "test"
 
 
 class ComparisonFiles(NamedTuple):
-    """What is kept of a split, and the seal that says what it was made from."""
+    """What is kept of a split, and the seal that records what it was made from."""
 
     repeats: Path
     leaks: Path
@@ -41,7 +41,7 @@ class ComparisonFiles(NamedTuple):
     seal: Path
 
 
-class Split(NamedTuple):
+class SplitSource(NamedTuple):
     """A TSV of pairs with its side table, one row a line of it, or None."""
 
     tsv: Path
@@ -59,9 +59,8 @@ def comparison_files(folder: Path, name: str) -> ComparisonFiles:
     )
 
 
-def compare_splits(folder: Path, splits: Mapping[str, Split]) -> None:
-    """Leave the comparisons of every split, unless they were made of the same profiles and side
-    tables before.
+def compare_splits(folder: Path, splits: Mapping[str, SplitSource]) -> None:
+    """Write the comparisons of every split, unless these profiles and side tables led to them.
 
     Raises:
         DataError: a profile is damaged, or a TSV changed since it was profiled.
@@ -86,17 +85,20 @@ def first_repeats(folder: Path, name: str, most: int) -> list[dict[str, str]]:
     return _listed(name, read_repeats(files.leaks), read_repeats(files.repeats), most)
 
 
-def _compare(folder: Path, name: str, split: Split, test: Split, files: ComparisonFiles) -> None:
+def _compare(
+    folder: Path, name: str, split: SplitSource, test: SplitSource, files: ComparisonFiles
+) -> None:
     here = _profiled(folder, name, split)
     there = _profiled(folder, TEST, test)
     repeated = repeats(here)
     leaked = REPEATS_SCHEMA.empty_table() if name == TEST else leaks(here, there)
     words = pq.read_table(profile_files(folder, name).words)
+    counts = counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products)
     write_table(repeated, files.repeats)
     write_table(leaked, files.leaks)
-    write_table(
-        counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products), files.counts
-    )
+    write_table(counts, files.counts)
+
+    # The list for people: the first lines of both tables.
     total, rows = len(repeated) + len(leaked), _listed(name, leaked, repeated, LISTED)
     with atomic_write(files.listed) as file:
         file.write(
@@ -115,7 +117,7 @@ def _listed(name: str, leaked: pa.Table, repeated: pa.Table, most: int) -> list[
     return rows
 
 
-def _profiled(folder: Path, name: str, split: Split) -> Profiled:
+def _profiled(folder: Path, name: str, split: SplitSource) -> Profiled:
     profile, products = profile_path(folder, name), split.products
     # A table that is shorter or longer is refused by its own expectation; until then nobody knows
     # whose ids these are.
@@ -124,7 +126,7 @@ def _profiled(folder: Path, name: str, split: Split) -> Profiled:
     return Profiled(split.tsv, profile, products["id"])
 
 
-def _made_from(folder: Path, name: str, splits: Mapping[str, Split]) -> dict[str, Any]:
+def _made_from(folder: Path, name: str, splits: Mapping[str, SplitSource]) -> dict[str, Any]:
     """Return the hashes of everything that the comparisons of a split depend on."""
     inputs = [profile_files(folder, name).words]
     for each in (name, TEST):

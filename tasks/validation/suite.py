@@ -2,8 +2,8 @@
 
 Nothing passes because nothing was looked at: an exception inside a metric (a missing column, say),
 a column without a single value, and a table without an expectation are failures, and every suite
-begins with a row count. What a page shows is not escaped by GX, so no text of captions, side tables
-or file names may be in the tables unless it is.
+begins with a row count. GX escapes nothing in its pages, so no text of captions, side tables or
+file names may be in the tables unless it is escaped.
 """
 
 import logging
@@ -28,7 +28,7 @@ SITE = "data_docs"
 ORDER = "order"
 
 
-class Judged(NamedTuple):
+class CheckedTable(NamedTuple):
     """A table under a name that is safe in a page and a file name, and what it must satisfy."""
 
     name: str
@@ -38,7 +38,7 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the suites said: a sentence a failure and a warning, most telling first."""
+    """What the suites found: a sentence a failure and a warning, most telling first."""
 
     failures: list[str]
     warnings: list[str]
@@ -46,7 +46,7 @@ class Verdict:
     docs: Path
 
 
-def judge_tables(tables: Iterable[Judged], docs: Path) -> Verdict:
+def validate_tables(tables: Iterable[CheckedTable], docs: Path) -> Verdict:
     """Run every table's suite, one table in memory at a time, and write Data Docs into the folder
     ``docs``.
 
@@ -62,29 +62,26 @@ def judge_tables(tables: Iterable[Judged], docs: Path) -> Verdict:
         results = _results(context, source, table)
         count += len(results)
         for result in results:
-            sentence = _failure(table.name, result)
-            if sentence:
-                is_warning = (
-                    result.expectation_config
-                    and result.expectation_config.severity == FailureSeverity.WARNING
-                )
+            if sentence := _failure(table.name, result):
+                config = result.expectation_config
+                is_warning = config and config.severity == FailureSeverity.WARNING
                 (warnings if is_warning else failures).append(sentence)
+
     if not count:
         raise DataError(
-            f"{docs.parent}: there was nothing to judge, so nothing is known; validate again"
+            f"{docs.parent}: there was nothing to validate, so nothing is known; validate again"
         )
     context.build_data_docs(site_names=[SITE])
     return Verdict(failures, warnings, count, docs / "index.html")
 
 
 def _context(docs: Path) -> EphemeralDataContext:
-    """Return a context in memory whose one site is the folder; what an earlier judgement left there goes."""
-    for name in (
-        "great_expectations",
-        "great_expectations.data_context.types.base",
-    ):  # the latter sets its own level
+    """Return a context in memory whose one site is the folder, emptied."""
+    # The second logger sets a level of its own.
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):
         logging.getLogger(name).setLevel(logging.ERROR)
     shutil.rmtree(docs, ignore_errors=True)
+
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     site: Any = {  # GX types a site as one closed TypedDict a backend
@@ -99,7 +96,7 @@ def _context(docs: Path) -> EphemeralDataContext:
 
 
 def _results(
-    context: EphemeralDataContext, source: PandasDatasource, table: Judged
+    context: EphemeralDataContext, source: PandasDatasource, table: CheckedTable
 ) -> list[ExpectationValidationResult]:
     """Return a result for each expectation of a table, in their order; GX sorts them by kind."""
     for number, expectation in enumerate(table.expectations):
@@ -113,7 +110,7 @@ def _results(
         batch_parameters={"dataframe": table.frame}
     )
     results = sorted(run.results, key=lambda result: int(_meta(result)[ORDER]))
-    assert len(results) == len(table.expectations), "GX judged every expectation"
+    assert len(results) == len(table.expectations), "GX evaluated every expectation"
     return results
 
 
@@ -122,7 +119,10 @@ def _failure(name: str, result: ExpectationValidationResult) -> str:
     meta, raised, found = _meta(result), _exception_of(result.exception_info), result.result
     what, rows = meta["sentence"], meta.get("rows", "lines")
     if raised:
-        return f"{name}: could not be checked ({raised}), so perhaps {what}; the profile is damaged, validate again"
+        return (
+            f"{name}: could not be checked ({raised}), so perhaps {what}; "
+            "the profile is damaged, validate again"
+        )
     if "missing_count" in found and found["missing_count"] >= found["element_count"]:
         return f"{name}: could not be checked, because no line has a value, so perhaps {what}"
     if result.success:
@@ -138,7 +138,7 @@ def _meta(result: ExpectationValidationResult) -> dict[str, Any]:
 
 
 def _exception_of(info: Any) -> str:
-    """Return the message of the exception inside a result; GX nests it by metric when a metric failed."""
+    """Return the message of the exception inside a result; GX nests those of metrics."""
     if not info:
         return ""
     entries = [info] if "raised_exception" in info else list(info.values())

@@ -9,7 +9,7 @@ def main() -> None:
     from tasks.runtime.environment import prepare
 
     prepare()
-    from tasks.registry import aliases, register
+    from tasks.registry import aliases, register, versions
     from tasks.registry.tracking import tracking_client
     from tasks.registry.versions import CHAMPION
 
@@ -22,7 +22,7 @@ def main() -> None:
             client = tracking_client()
             with register.registry_lock(name, "the test"):
                 aliases.finish_change(client, name)
-                champion = aliases.number_of(register.read_alias(client, name, CHAMPION))
+                champion = aliases.number_of(versions.read_alias(client, name, CHAMPION))
                 aliases.change_champion(client, name, champion, int(number), "killed", [])
             os._exit(0)
         _, status = os.waitpid(child, 0)

@@ -14,8 +14,8 @@ import pytest
 
 from model.errors import DataError
 from model.storage.files import file_digest
-from tasks.data.dvc import promised_version, push
-from tasks.data.version import hash_folder, materialise, version_of
+from tasks.data.dvc import TrackedFolder, hash_folder, version_of
+from tasks.data.version import materialise
 from tasks.runtime.records import DataVersion
 from tests.gears import first_of
 from tests.projects import (
@@ -36,7 +36,7 @@ TRIALS = first_of(range(3))
 
 
 def promised(project: Path) -> str:
-    return promised_version(project / "data.dvc")
+    return TrackedFolder(project / "data").promised()
 
 
 def store(project: Path) -> Path:
@@ -113,7 +113,7 @@ def test_an_object_that_the_remote_lacks_is_named_and_comes_back_by_a_push(
     listing.unlink()
     shutil.rmtree(store(project), ignore_errors=True)
     shutil.copytree(tmp_path / "kept", store(project))
-    push(project / "data.dvc")
+    TrackedFolder(project / "data").push()
     forget(project)
     assert_whole(project)
 
@@ -188,7 +188,7 @@ def test_a_push_that_was_killed_is_completed_by_the_next(large: Path, trial: int
     shutil.rmtree(remote(large))
     wanted = (2, 20, 40)[trial]
     assert kill_when(start_dvc(large, "push"), lambda: len(objects(remote(large))) > wanted)
-    push(large / "data.dvc")
+    TrackedFolder(large / "data").push()
     assert set(objects(remote(large))) == whole
     for path in objects(remote(large)):
         assert file_digest(path, "md5") == (path.parent.name + path.name).removesuffix(".dir")

@@ -9,9 +9,9 @@ import pytest
 
 from model.errors import DataError
 from tasks.data.card import card_in
-from tasks.data.dvc import promised_version
-from tasks.data.version import hash_folder, materialise, version_of
-from tests.faults.killed_ingest import adopt_drop
+from tasks.data.dvc import TrackedFolder, hash_folder, version_of
+from tasks.data.version import materialise
+from tests.faults.killed_ingest import commit_drop
 from tests.gears import first_of
 
 pytestmark = pytest.mark.faults(kind="S13 ingest")
@@ -42,7 +42,7 @@ def test_tsv(miniature: Path, tmp_path: Path) -> Path:
 def ingest(project: Path, tsv: Path, fault: str | None = None) -> int:
     """Ingest in a child and return its exit code."""
     process = CONTEXT.Process(
-        target=adopt_drop, args=(project, project.parent / "state", tsv, fault)
+        target=commit_drop, args=(project, project.parent / "state", tsv, fault)
     )
     process.start()
     process.join(CHILD_LIMIT_S)
@@ -65,7 +65,7 @@ def leftovers(project: Path) -> list[str]:
 def test_a_killed_ingest_leaves_one_version_whole_and_can_be_repeated(
     project: Path, test_tsv: Path, point: str
 ) -> None:
-    old = promised_version(project / "data.dvc")
+    old = TrackedFolder(project / "data").promised()
     assert ingest(project, test_tsv, point) == -signal.SIGKILL
     healed = materialise(project / "data")
     assert healed.version == version_of(hash_folder(project / "data"))
@@ -73,7 +73,7 @@ def test_a_killed_ingest_leaves_one_version_whole_and_can_be_repeated(
     assert leftovers(project) == []
     if POINTS[point] == "old":
         assert ingest(project, test_tsv) == 0
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     card = card_in((project / "data.dvc").read_text())
     assert card is not None and (card.version, card.name) == (version, "autumn")
     assert version != old

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from model.errors import PromotionRefused, ServiceError
 from tasks.promotion import promote
-from tasks.registry import aliases, register
+from tasks.registry import aliases, register, versions
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import Decision, Version
@@ -48,7 +48,7 @@ def model(state: Path, request: pytest.FixtureRequest) -> str:
 
 
 def champion_of(client: MlflowClient, model: str) -> int | None:
-    return aliases.number_of(register.read_alias(client, model, "champion"))
+    return aliases.number_of(versions.read_alias(client, model, "champion"))
 
 
 def decided(number: int, champion: int | None) -> Decision:
@@ -112,7 +112,7 @@ def test_50_promoters_with_stale_reads_leave_one_champion_its_predecessor_and_an
     last = changes[-1]
     assert (
         champion_of(client, model),
-        aliases.number_of(register.read_alias(client, model, "previous")),
+        aliases.number_of(versions.read_alias(client, model, "previous")),
     ) == last[::-1]
 
 
@@ -143,7 +143,7 @@ def test_a_promotion_that_was_killed_anywhere_is_finished_or_was_never_begun(
         if point != "before_intent":
             champion, before = number, champion
             changes.append(number)
-        previous = aliases.number_of(register.read_alias(client, model, "previous"))
+        previous = aliases.number_of(versions.read_alias(client, model, "previous"))
         assert (champion_of(client, model), previous) == (champion, before), point
     promoter.communicate()
     assert [change.after for change in aliases.history(model)] == changes
@@ -174,17 +174,17 @@ def test_a_champion_that_is_gone_is_never_replaced_by_the_machine_and_a_rollback
     for number, champion in ((1, None), (2, 1)):
         assert promote.carry_out(_version(model, number), decided(number, champion), f"{number}")
     client.delete_registered_model_alias(model, "champion")
-    assert register.had_champion(client, model)
+    assert versions.had_champion(client, model)
     assert promote.roll_back(model, "its alias was removed").is_promoted
     assert champion_of(client, model) == 1
     assert promote.promote_by_hand(model, 3, "again").is_promoted
     client.delete_model_version(model, "3")  # takes the alias along
-    assert register.had_champion(client, model) and champion_of(client, model) is None
+    assert versions.had_champion(client, model) and champion_of(client, model) is None
     assert promote.roll_back(model, "its version was deleted").version == 1
     client.delete_model_version(model, "1")
     with pytest.raises(PromotionRefused, match="no version has the alias previous; name one with"):
         promote.roll_back(model, "nothing is left")
-    assert register.had_champion(client, model)
+    assert versions.had_champion(client, model)
 
 
 @pytest.mark.faults(kind="S9: champion gone", trials=2)
@@ -222,7 +222,7 @@ def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_o
             _version(model, number), decided(number, champion), f"turn {turn}"
         ), write
         assert champion_of(client, model) == number
-        assert aliases.number_of(register.read_alias(client, model, "previous")) == champion
+        assert aliases.number_of(versions.read_alias(client, model, "previous")) == champion
     assert [change.after for change in aliases.history(model)] == [1, 2, 1, 2, 1, 2]
 
 
@@ -234,7 +234,7 @@ def test_a_change_that_a_person_overtook_is_dropped(model: str) -> None:
     client.set_registered_model_alias(model, "champion", "4")
     aliases.finish_change(client, model)
     assert champion_of(client, model) == 4
-    assert aliases.CHANGE_TAG not in register.model_tags(client, model)
+    assert aliases.CHANGE_TAG not in versions.model_tags(client, model)
 
 
 @pytest.mark.faults(kind="X3: foreign source", trials=4)
@@ -267,7 +267,7 @@ def test_a_password_in_an_address_is_in_no_sentence(monkeypatch: pytest.MonkeyPa
     ) as away:
         tracking_client()
     error = MlflowException("API request to https://ada:CANARY@shop.example/api failed")
-    said = str(register.unreachable("could not read", error))
+    said = str(versions.unreachable("could not read", error))
     assert "https://shop.example/api failed" in said
     assert "CANARY" not in str(away.value) + said
 

@@ -12,7 +12,7 @@ from flows.report import Report
 from flows.retrain import retrain
 from model.config.load import RunConfig
 from tasks.runtime.environment import ROOT
-from tasks.runtime.records import DataVersion, Version
+from tasks.runtime.records import DataVersion, Lineage, Version
 from tests.gears import first_of
 
 pytestmark = [
@@ -50,12 +50,12 @@ class Job:
     def materialise(self, config: RunConfig) -> DataVersion:
         return DataVersion(folder=self.folder, version="v" * 32, is_tracked=False, file_md5={})
 
-    def find_registered(self, config: RunConfig, data: DataVersion) -> Version | None:
+    def find_registered(self, config: RunConfig, mark: str) -> Version | None:
         return (
             Version(name="commerce-clip", number=1, mlflow_run_id="") if self.registered else None
         )
 
-    def train(self, config: RunConfig, data: DataVersion) -> None:
+    def train(self, config: RunConfig, data: DataVersion, lineage: Lineage) -> None:
         self.trained += 1
         assert self.others_ended.wait(200)
         self.registered = True

@@ -18,6 +18,7 @@ from model.errors import ConfigError
 from tasks.registry.versions import CHALLENGER
 from tasks.runtime.records import Check, DataVersion, Decision, Run
 from tasks.runtime.stage import service_task
+from tests.runs import lineage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -48,7 +49,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     ) -> Decision:
         settings = {"name": "any", "gate": {"approval": "manual", "approval_timeout_s": timeout_s}}
         config = RunConfig.model_validate(settings)
-        run = Run(config=config, data=data, fingerprint="f", folder=tmp_path, mlflow_run_id="")
+        run = Run(config=config, data=data, lineage=lineage(), folder=tmp_path, mlflow_run_id="")
         started: list[UUID] = []
 
         @flow

@@ -10,8 +10,7 @@ import pytest
 
 from flows.__main__ import main
 from tasks.data.card import card_in
-from tasks.data.dvc import promised_version
-from tasks.data.version import hash_folder, version_of
+from tasks.data.dvc import TrackedFolder, hash_folder, version_of
 from tasks.runtime.environment import report_folder, state_folder
 from tasks.runtime.locks import DATA, INGEST, locked, register_reader, release_reader
 from tests.conftest import MINIATURE_SIZES
@@ -83,10 +82,10 @@ def refusal(done: tuple[int, str, str]) -> str:
 def test_a_drop_becomes_a_version_that_is_judged_pushed_and_announced(
     ingest: Command, project: Path, drop: Path, events: Events
 ) -> None:
-    old = promised_version(project / "data.dvc")
+    old = TrackedFolder(project / "data").promised()
     code, output, _ = ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT)
     assert code == 0
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     assert version == version_of(hash_folder(project / "data")) != old
     assert (project / "data" / "finetune" / "test.tsv").read_bytes() == (
         drop / "test.tsv"
@@ -107,7 +106,7 @@ def test_a_drop_becomes_a_version_that_is_judged_pushed_and_announced(
     assert 'git commit data.dvc -m "Data version autumn"' in output
     assert git(project, "status", "--porcelain").split() == ["M", "data.dvc"]
     again, output, _ = ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT)
-    assert (again, promised_version(project / "data.dvc"), len(events)) == (0, version, 1)
+    assert (again, TrackedFolder(project / "data").promised(), len(events)) == (0, version, 1)
     assert "nothing new" in output
 
 
@@ -115,7 +114,7 @@ def test_mended_lines_of_a_quarantine_make_a_version_of_their_own(
     ingest: Command, project: Path, drop: Path, events: Events
 ) -> None:
     assert ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT)[0] == 0
-    quarantine = report_folder(promised_version(project / "data.dvc")) / "test.quarantine.tsv"
+    quarantine = report_folder(TrackedFolder(project / "data").promised()) / "test.quarantine.tsv"
     mended = b"a mended caption\t" + base64.b64encode(jpeg())
     quarantine.write_bytes(quarantine.read_bytes().replace(b"no picture", mended))
     code, output, _ = ingest("--name", "autumn-b", "--mend", quarantine)
@@ -169,7 +168,8 @@ def test_a_name_belongs_to_one_version(
     assert ingest("--name", "autumn", "--test", drop / "test.tsv", *TOLERANT)[0] == 0
     sentence = refusal(ingest("--name", "autumn", "--test", miniature / "finetune" / "test.tsv"))
     assert (
-        f"is the name of data version {promised_version(project / 'data.dvc')} already" in sentence
+        f"is the name of data version {TrackedFolder(project / 'data').promised()} already"
+        in sentence
     )
 
 

@@ -48,13 +48,13 @@ NotifySendGrid.notify_url = os.environ["MAIL_SERVICE"]
 EVENTS = """
 from prefect.events import emit_event
 from tasks.ingest.ingest import EVENT, RESOURCE
-from tasks.promotion.promote import announce
+from tasks.promotion.promote import announce_decision
 from tasks.runtime.records import Decision
 
 held = Decision(version=4, is_promoted=False, aliases=[], reason="not better: a tie", champion=3)
-announce("commerce-clip", held)
+announce_decision("commerce-clip", held)
 promoted = {"version": 5, "is_promoted": True, "reason": "better: by far"}
-announce("commerce-clip", held.model_copy(update=promoted))
+announce_decision("commerce-clip", held.model_copy(update=promoted))
 emit_event(EVENT, resource={"prefect.resource.id": RESOURCE})
 """
 # A run that sends one heartbeat and is never heard of again; the automation has no minute and a

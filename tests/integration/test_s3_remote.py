@@ -9,8 +9,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from model.errors import DataError, ServiceError
+from tasks.data.dvc import hash_folder
 from tasks.data.status import data_status
-from tasks.data.version import hash_folder, materialise
+from tasks.data.version import materialise
 from tasks.ingest.ingest import push_version
 from tests.projects import dvc, forget
 

@@ -8,6 +8,7 @@ import pytest
 from model.config.load import RunConfig
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import DataVersion, Evaluation, Run, TrainedModel, Validation
+from tests.runs import lineage
 
 if TYPE_CHECKING:
     from tests.tasks.shop import Shop
@@ -113,7 +114,7 @@ def run_of(config: RunConfig, data: DataVersion, folder: Path, fingerprint: str)
     return Run(
         config=config,
         data=data,
-        fingerprint=fingerprint,
+        lineage=lineage(fingerprint),
         folder=folder / fingerprint,
         mlflow_run_id=run_id,
     )

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file, save_file
 from model.config.load import RunConfig
 from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
-from tasks.promotion import promote
+from tasks.promotion import promote, scoring
 from tasks.promotion.gate import Scored
-from tasks.registry import register
+from tasks.registry import register, versions
 from tasks.registry.tracking import experiment_id, tracking_client
 from tasks.runtime.records import DataVersion, Decision, TrainedModel, Validation, Version
 from tests.tasks.conftest import evaluation_of, run_of
@@ -73,9 +73,11 @@ class Shop:
         self.scores: dict[int, float] = {}
         self.data_versions: dict[int, str] = {}
         monkeypatch.setattr(
-            promote, "_score", lambda run, validation, version: self.scored(int(version.version))
+            scoring,
+            "score_version",
+            lambda run, validation, version: self.scored(int(version.version)),
         )
-        monkeypatch.setattr(promote, "publish", lambda decision: None)
+        monkeypatch.setattr(promote, "publish_decision", lambda decision: None)
         monkeypatch.setattr(register, "log_model", log_files)
 
     @property
@@ -127,7 +129,7 @@ class Shop:
         return self.promote(version, mean_recall, base)
 
     def alias(self, name: str) -> int | None:
-        found = register.read_alias(tracking_client(), self.name, name)
+        found = versions.read_alias(tracking_client(), self.name, name)
         return int(found.version) if found else None
 
     def aliases(self) -> tuple[int | None, int | None]:

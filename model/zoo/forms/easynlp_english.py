@@ -95,16 +95,16 @@ class TheirTruncation:
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         """Wrap open_clip's tokeniser."""
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     def __call__(self, captions: list[str]) -> torch.Tensor:
         """Return token ids int64 [B, L]."""
-        context = self._tokenizer.context_length
-        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        context = self.tokenizer.context_length
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
         ids_BL = torch.zeros(len(captions), context, dtype=torch.int64)
 
         for row, caption in enumerate(captions):
-            ids = [start, *self._tokenizer.encode(caption), end][:context]
+            ids = [start, *self.tokenizer.encode(caption), end][:context]
             ids_BL[row, : len(ids)] = torch.tensor(ids)
         return ids_BL
 

@@ -13,8 +13,8 @@ from model.config.sections import DataConfig
 from model.pairs.drift import counts_of
 from model.pairs.profile import profile_files, read_profile, write_profile
 from model.storage.tables import write_table
-from tasks.data.card import SplitRows, VersionCard, annotate, write_card
-from tasks.data.dvc import promised_version
+from tasks.data.card import SplitRows, VersionCard, annotate, write_version_card
+from tasks.data.dvc import TrackedFolder
 from tasks.runtime.environment import report_folder
 from tasks.validation.leaks import comparison_files
 from tests.golden import jpeg
@@ -31,7 +31,7 @@ def printed(
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(
         "flows.cli.data._trained_on",
-        lambda: {promised_version(project / "data.dvc"): ["commerce-clip 3"]},
+        lambda: {TrackedFolder(project / "data").promised(): ["commerce-clip 3"]},
     )
 
     def run(*arguments: object, code: int = 0) -> str:
@@ -54,16 +54,16 @@ def change_version(project: Path, name: str) -> str:
     tsv = project / "data" / "finetune" / "test.tsv"
     tsv.write_bytes(tsv.read_bytes().replace(b"\t", b" again\t"))
     dvc(project, "add", "data")
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     annotate(project / "data.dvc", card_of(version, name))
-    write_card(card_of(version, name))
+    write_version_card(card_of(version, name))
     return version
 
 
 def validated(project: Path) -> str:
     """Leave what validation leaves of the tracked version's test split, and return the version."""
     version, tsv = (
-        promised_version(project / "data.dvc"),
+        TrackedFolder(project / "data").promised(),
         project / "data" / "finetune" / "test.tsv",
     )
     files = profile_files(report_folder(version), "test")
@@ -81,7 +81,7 @@ def row_of(output: str, version: str) -> str:
 def test_log_lists_committed_and_local_versions_and_marks_the_current_one(
     project: Path, printed: Printed
 ) -> None:
-    first = promised_version(project / "data.dvc")
+    first = TrackedFolder(project / "data").promised()
     second = change_version(project, "autumn")
     output = printed("data", "log")
     assert "→" not in row_of(output, first)
@@ -100,7 +100,9 @@ def test_a_card_that_a_later_dvc_add_kept_is_not_taken_for_the_new_versions(
     (project / "data" / "finetune" / "mine.tsv").write_bytes(b"mine\n")
     dvc(project, "add", "data")
     assert "autumn" in (project / "data.dvc").read_text()
-    assert "autumn" not in row_of(printed("data", "log"), promised_version(project / "data.dvc"))
+    assert "autumn" not in row_of(
+        printed("data", "log"), TrackedFolder(project / "data").promised()
+    )
 
 
 def test_status_tells_what_is_right_and_what_is_not(project: Path, printed: Printed) -> None:
@@ -135,7 +137,7 @@ def test_pull_brings_a_fresh_clone_its_pairs_and_says_that_every_file_is_right(
     project: Path, printed: Printed
 ) -> None:
     forget(project)
-    assert f"data version {promised_version(project / 'data.dvc')}: 10 files" in printed(
+    assert f"data version {TrackedFolder(project / 'data').promised()}: 10 files" in printed(
         "data", "pull"
     )
 
@@ -168,13 +170,13 @@ def test_diff_of_a_version_that_was_not_validated_here_says_how_to_do_it(
 def test_a_version_that_nobody_knows_is_refused(
     project: Path, printed: Printed, which: str, sentence: str
 ) -> None:
-    write_card(card_of("a" * 32, "autumn"))
+    write_version_card(card_of("a" * 32, "autumn"))
     assert sentence in printed("data", "diff", which, "current", code=1)
 
 
 def test_a_name_of_two_versions_asks_for_the_hash(project: Path, printed: Printed) -> None:
-    write_card(card_of("a" * 32, "autumn"))
-    write_card(card_of("b" * 32, "autumn"))
+    write_version_card(card_of("a" * 32, "autumn"))
+    write_version_card(card_of("b" * 32, "autumn"))
     assert "means 2 data versions" in printed("data", "diff", "autumn", "current", code=1)
 
 

@@ -16,9 +16,10 @@ from model.embeddings.embed import (
     embed_pairs,
     embed_products,
 )
+from model.errors import DataError
 from model.evaluation.retrieval import evaluate_retrieval, relate
 from model.evaluation.split import evaluate_split
-from model.pairs.index import index_pairs
+from model.pairs.index import PairSource, index_pairs
 from model.pairs.profile import profile_files, write_profile
 from model.pairs.tsv import LineColumns, count_lines
 from model.towers.towers import Towers, encode_images, encode_texts
@@ -139,9 +140,15 @@ def test_a_picture_that_cannot_be_decoded_is_named_by_its_row(still: Towers) -> 
 def embedded_products(
     towers: Towers, tsv: Path, columns: LineColumns, batch_size: int = 2, workers: int = 1
 ) -> tuple[list[Products], int]:
-    read: list[int] = []
-    products = list(embed_products(towers, tsv, columns, LIMITS, batch_size, workers, read.append))
-    return products, sum(read)
+    """Embed the accepted lines of a TSV; return them and how many rows were counted."""
+    files = profile_files(tsv.parent, "products")
+    write_profile(tsv, files, LIMITS, columns)
+    pairs = pair_input(
+        towers.input_spec, index_pairs([PairSource(tsv, files.table, columns)]), tsv.parent
+    )
+    counted: list[int] = []
+    products = list(embed_products(towers, pairs, batch_size, workers, counted.append))
+    return products, sum(counted)
 
 
 @pytest.mark.parametrize("columns", ["pair", "text", "image"])
@@ -151,10 +158,10 @@ def test_every_line_is_embedded_or_faulty_and_its_number_is_kept(
 ) -> None:
     tsv = tmp_path / "products.tsv"
     tsv.write_bytes(b"\n".join(LINES[columns]) + b"\n")
-    products, read = embedded_products(still, tsv, columns, batch_size, workers)
+    products, counted = embedded_products(still, tsv, columns, batch_size, workers)
     lines = [line for batch in products for line in batch.lines]
     assert lines == ACCEPTED[columns]
-    assert read == count_lines(tsv) == len(LINES[columns])
+    assert counted == len(lines) and count_lines(tsv) == len(LINES[columns])
     for batch in products:
         for wanted, embedding in (
             (columns != "image", batch.texts),
@@ -173,6 +180,34 @@ def test_export_and_validation_agree_on_what_is_faulty(
     summary = write_profile(tsv, profile_files(tmp_path, "products"), LIMITS, columns)
     products, _ = embedded_products(still, tsv, columns)
     assert sum(len(batch.lines) for batch in products) == summary.accepted
+
+
+@pytest.mark.parametrize(("columns", "field"), [("text", 0), ("image", 1)])
+def test_captions_or_images_alone_get_the_bits_that_they_have_in_pairs(
+    still: Towers, tmp_path: Path, columns: LineColumns, field: int
+) -> None:
+    pairs = [LINES["pair"][row] for row in (0, 2, 13)]
+    (tmp_path / "pairs.tsv").write_bytes(b"\n".join(pairs))
+    alone = b"".join(line.split(b"\t")[field] + b"\r\n" for line in pairs)
+    (tmp_path / "alone.tsv").write_bytes(alone)
+    whole, _ = embedded_products(still, tmp_path / "pairs.tsv", "pair")
+    part, _ = embedded_products(still, tmp_path / "alone.tsv", columns)
+    for one, both in zip(part, whole, strict=True):
+        assert one.lines == both.lines
+        assert (one.images is None) == (columns == "text") != (one.texts is None)
+        found, wanted = (one[1 + field], both[1 + field])
+        assert found is not None and wanted is not None and torch.equal(found, wanted)
+
+
+def test_a_file_of_captions_that_changed_since_it_was_profiled_is_refused(
+    still: Towers, tmp_path: Path
+) -> None:
+    tsv, files = tmp_path / "texts.tsv", profile_files(tmp_path, "texts")
+    tsv.write_bytes(b"red shirt\nblue bag\n")
+    write_profile(tsv, files, LIMITS, "text")
+    tsv.write_bytes(b"red shirt\nteal bag\n")
+    with pytest.raises(DataError, match=r"texts.tsv line 2: not the line that was profiled"):
+        index_pairs([PairSource(tsv, files.table, "text")])
 
 
 def test_a_product_s_embeddings_are_those_of_its_own_line(still: Towers, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tasks.cluster.torchrun import Work, call_helpers, lead_or_help
 from tasks.runtime.records import DataVersion, Run, Validation
 from tasks.validation.inputs import split_input
 from tests.ranks import ended, start_ranks
+from tests.runs import lineage
 from tests.tiny import write_data, write_model
 
 # Each process imports Prefect, which a busy machine takes long for.
@@ -84,7 +85,7 @@ def test_helpers_train_every_stage_and_end_with_the_first_process(tmp_path: Path
         }
     )
     data = DataVersion(folder=tmp_path, version="d" * 32, is_tracked=False, file_md5={})
-    run = Run(config=config, data=data, fingerprint="f", folder=tmp_path, mlflow_run_id="")
+    run = Run(config=config, data=data, lineage=lineage(), folder=tmp_path, mlflow_run_id="")
     validation = Validation(profiles=tmp_path, docs=tmp_path, counts=[], expectations=5)
     work = Work(run=run, validation=validation, name="finetune", start=tmp_path / "start")
     assert ended(start_ranks(2, lead_two_stages, work), IMPORT_LIMIT_S) == [0, 0]

@@ -5,8 +5,8 @@ import pytest
 
 from model.config.load import RunConfig
 from model.errors import DataError, ServiceError
-from tasks.data.dvc import promised_version
-from tasks.data.version import expected_files, hash_folder, materialise_data, reading, version_of
+from tasks.data.dvc import TrackedFolder, expected_files, hash_folder, version_of
+from tasks.data.version import materialise_data, reading_pairs
 from tasks.runtime.locks import DATA, locked, refuse_while_read
 from tasks.runtime.records import DataVersion
 from tests.projects import dvc, flip_a_bit, forget, object_of
@@ -35,7 +35,7 @@ def test_an_untracked_folder_gets_the_hash_that_dvc_would_give_it(
     config = CONFIG.model_validate({"name": "any", "data": {"path": str(miniature)}})
     untracked = materialise_data.fn(config)
     assert (untracked.version, untracked.is_tracked) == (
-        promised_version(project / "data.dvc"),
+        TrackedFolder(project / "data").promised(),
         False,
     )
 
@@ -127,7 +127,7 @@ def test_the_version_depends_on_names_and_bytes_alone() -> None:
 def test_pairs_that_a_run_reads_are_not_replaced_until_it_ends(project: Path) -> None:
     data = tracked_version(project)
     with (
-        reading(data, "run 1"),
+        reading_pairs(data, "run 1"),
         locked(DATA, "ingest"),
         pytest.raises(DataError, match=r"run 1 .*still reads"),
     ):
@@ -140,17 +140,17 @@ def test_a_run_does_not_begin_on_pairs_that_were_replaced_since_it_looked(projec
     data = tracked_version(project).model_copy(update={"version": "0" * 32})
     with (
         pytest.raises(DataError, match="a new data version came in"),
-        reading(data, "run sample-1"),
+        reading_pairs(data, "run sample-1"),
     ):
         pass
 
 
 def test_a_folder_of_ones_own_may_be_read_at_any_time(project: Path, tmp_path: Path) -> None:
     own = DataVersion(folder=tmp_path, version="0" * 32, is_tracked=False, file_md5={})
-    with reading(own, "run mine"), locked(DATA, "ingest autumn"):
+    with reading_pairs(own, "run mine"), locked(DATA, "ingest autumn"):
         refuse_while_read()
 
 
 def tracked_version(project: Path) -> DataVersion:
-    version = promised_version(project / "data.dvc")
+    version = TrackedFolder(project / "data").promised()
     return DataVersion(folder=project / "data", version=version, is_tracked=True, file_md5={})

@@ -11,6 +11,7 @@ from model.towers.folder import load_towers
 from tasks.embeddings import export as module
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import DataVersion, Export, Run, TrainedModel, Version
+from tests.runs import lineage
 
 VERSION = Version(name="shop", number=3, mlflow_run_id="")
 
@@ -35,7 +36,7 @@ def export(
     data = DataVersion(
         folder=folder, version=folder.parent.name.ljust(32, "0"), is_tracked=False, file_md5={}
     )
-    run = Run(config=config, data=data, fingerprint="f", folder=state / "run", mlflow_run_id="")
+    run = Run(config=config, data=data, lineage=lineage(), folder=state / "run", mlflow_run_id="")
     result = module.export.fn(run, VERSION)
     return result, result.files_written[0]
 

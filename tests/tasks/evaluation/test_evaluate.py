@@ -10,6 +10,7 @@ from tasks.evaluation.charts import rank_chart
 from tasks.evaluation.compare import choose_captions
 from tasks.evaluation.tables import rank_table
 from tasks.runtime.records import DataVersion, Run
+from tests.runs import lineage
 from tests.tasks.evaluated import ask, split
 
 
@@ -68,7 +69,7 @@ def test_the_gallery_shows_captions_spread_over_test_or_those_of_the_lines_that_
     def chosen(**evaluate: object) -> list[int]:
         config = RunConfig.model_validate({"name": "tiny", "evaluate": evaluate})
         data = DataVersion(folder=tmp_path, version="d" * 32, is_tracked=False, file_md5={})
-        run = Run(config=config, data=data, fingerprint="", folder=tmp_path, mlflow_run_id="")
+        run = Run(config=config, data=data, lineage=lineage(), folder=tmp_path, mlflow_run_id="")
         return choose_captions(run, test, questions)
 
     assert chosen(gallery_queries=3) == [0, 15, 31]

@@ -39,6 +39,7 @@ from tasks.runtime.records import (
     Validation,
     Version,
 )
+from tests.runs import lineage
 from tests.tasks.evaluated import EVIL, ask, measured_model, split
 from tests.tasks.pages.test_gallery import Page, encoded
 
@@ -232,7 +233,7 @@ def test_every_published_figure_has_a_source_and_stands_in_the_documentation() -
 def run_in(folder: Path) -> Run:
     config = RunConfig.model_validate({"name": "tiny"})
     data = DataVersion(folder=folder, version="d" * 32, is_tracked=False, file_md5={})
-    return Run(config=config, data=data, fingerprint="", folder=folder, mlflow_run_id="")
+    return Run(config=config, data=data, lineage=lineage(), folder=folder, mlflow_run_id="")
 
 
 def test_the_model_card_has_a_yaml_head_that_a_hub_understands(
@@ -275,7 +276,9 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
     figures: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linked: list[str] = []
-    monkeypatch.setattr("tasks.evaluation.report.show_link", lambda link, **_: linked.append(link))
+    monkeypatch.setattr(
+        "tasks.evaluation.report.publish_link", lambda link, **_: linked.append(link)
+    )
     monkeypatch.setattr("tasks.evaluation.report.attach", lambda *_: None)
     (tmp_path / "finetune").mkdir()
     (tmp_path / "finetune" / "curves.png").write_bytes(encoded(file_format="PNG"))

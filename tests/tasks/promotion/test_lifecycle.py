@@ -18,12 +18,12 @@ import torch
 from model.config.sections import DataConfig
 from model.errors import DataError
 from model.evaluation.retrieval import RetrievalResult, evaluate_retrieval, relate
-from tasks.promotion import promote
+from tasks.promotion import promote, scoring
 from tasks.promotion.gate import Scored
 from tasks.registry import aliases, register
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import DataVersion, Validation, Version
-from tasks.validation.validate import judge_data
+from tasks.validation.validate import validate_data_version
 from tests.golden import jpeg
 from tests.tasks.conftest import evaluation_of, run_of
 from tests.tasks.shop import Shop
@@ -97,7 +97,9 @@ class Service:
     def run(self, week: int) -> Row:
         data, shop = self.pairs(week), self.shop
         try:
-            validation = judge_data(data, DataConfig(max_fault_share=0.1, min_image_side=2), 1)
+            validation = validate_data_version(
+                data, DataConfig(max_fault_share=0.1, min_image_side=2), 1
+            )
         except DataError as error:
             return self.row(week, "-", f"refused: {str(error).splitlines()[0]}")
         shop.data = data
@@ -113,8 +115,8 @@ class Service:
     def decide(self, week: int, version: Version, validation: Validation) -> Row:
         shop = self.shop
         self.monkeypatch.setattr(
-            promote,
-            "_score",
+            scoring,
+            "score_version",
             lambda run, _, found: Scored(self.result(int(found.version), week), run.data.version),
         )
         run = run_of(shop.config, shop.data, self.folder, f"{shop.name}-{week}")
@@ -141,7 +143,7 @@ class Service:
 def service(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pages: None
 ) -> Service:
-    for name in ("show_table", "show_link"):
+    for name in ("publish_table", "publish_link"):
         monkeypatch.setattr(f"tasks.validation.validate.{name}", lambda *_, **__: None)
     return Service(shop, tmp_path, monkeypatch)
 

@@ -5,7 +5,7 @@ from mlflow.exceptions import MlflowException
 
 from model.errors import CheckpointError, PromotionRefused, ServiceError
 from tasks.promotion import promote
-from tasks.registry import aliases, register
+from tasks.registry import aliases, files, register, versions
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import TrainedModel
 from tests.tasks.conftest import evaluation_of, run_of
@@ -92,7 +92,7 @@ def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_whe
     assert shop.promote(version, 0.3).is_promoted
     tags = tracking_client().get_model_version(shop.config.registered_model, "1").tags
     assert aliases.REASON_TAG in tags
-    assert tags[register.WAS_CHAMPION_TAG] == "true"
+    assert tags[versions.WAS_CHAMPION_TAG] == "true"
 
 
 def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported(
@@ -101,9 +101,9 @@ def test_a_version_counts_as_nothing_new_only_after_its_embeddings_were_exported
     version = shop.register(0.3, "f1")
     shop.promote(version, 0.3, fingerprint="f1")
     mark = f"{shop.config.registered_model}-f1"
-    assert register.find_registered_fingerprint(shop.config, mark) is None
+    assert register.find_registered(shop.config, mark) is None
     register.record_export(version, Path("embeddings"), 24)
-    assert register.find_registered_fingerprint(shop.config, mark) == version
+    assert register.find_registered(shop.config, mark) == version
 
 
 def test_a_removed_champion_is_never_replaced_by_the_machine(shop: Shop) -> None:
@@ -143,9 +143,9 @@ def test_the_same_weights_judged_by_other_settings_are_the_same_version_and_noth
     assert first == again
     register.record_export(first, Path("embeddings"), 24)
     for mark in ("f1", "f2"):
-        assert register.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") is None
+        assert register.find_registered(shop.config, f"{shop.name}-{mark}") is None
         shop.promote(first, 0.3, fingerprint=mark)
-        assert register.find_registered_fingerprint(shop.config, f"{shop.name}-{mark}") == first
+        assert register.find_registered(shop.config, f"{shop.name}-{mark}") == first
 
 
 def test_rollback_makes_previous_the_champion_and_leaves_the_reason(shop: Shop) -> None:
@@ -172,7 +172,7 @@ def test_promoting_a_version_that_is_not_there_names_those_that_are(shop: Shop) 
 def test_a_version_whose_weights_were_changed_is_not_promoted(shop: Shop) -> None:
     shop.add(0.3)
     second = shop.register(0.2, "f2")
-    folder = register.model_folder(
+    folder = files.model_folder(
         tracking_client().get_model_version(shop.config.registered_model, "2")
     )
     weights = folder / "open_clip_model.safetensors"
@@ -219,20 +219,15 @@ def test_ten_processes_that_register_at_once_get_ten_versions_each_with_its_own_
                 run_of(config, shop.data, shop.folder, f"{number}-{seed}")
                 for seed in range(PROCESSES)
             ]
-            versions = register_at_once(
+            registered = register_at_once(
                 [
                     (run, shop.validation, own, evaluation)
                     for run, own in zip(runs, weights, strict=True)
                 ]
             )
-            assert sorted(version.number for version in versions) == list(range(1, PROCESSES + 1))
-            for version, run, own in zip(versions, runs, weights, strict=True):
-                tags = (
-                    tracking_client()
-                    .get_model_version(config.registered_model, str(version.number))
-                    .tags
-                )
-                assert (tags[register.WEIGHTS_TAG], tags[register.FINGERPRINT_TAG]) == (
-                    own.weights_sha256,
-                    run.fingerprint,
-                )
+            assert sorted(version.number for version in registered) == list(range(1, PROCESSES + 1))
+            for version, run, own in zip(registered, runs, weights, strict=True):
+                its_number = str(version.number)
+                known = tracking_client().get_model_version(config.registered_model, its_number)
+                assert known.tags[versions.WEIGHTS_TAG] == own.weights_sha256
+                assert known.tags[register.FINGERPRINT_TAG] == run.fingerprint

@@ -9,10 +9,11 @@ from flows.__main__ import main
 from model.config.load import RunConfig
 from model.errors import CheckpointError, ConfigError
 from model.zoo.family import FAMILY, PublishedModel, find_published, licence_of
-from tasks.registry.zoo import convert, import_published, licence_of_model
+from tasks.registry.zoo import export_published, import_published, licence_of_model
 from tasks.runtime.environment import models_folder
 from tasks.runtime.lineage import architecture_id, base_weights_id
 from tests.published import clip_architecture, publish, write_open_clip
+from tests.runs import lineage
 from tests.tiny import TinyData, tiny_stage_config, write_data
 
 ENGLISH = [row for row in FAMILY if row.language in ("English", "many")]
@@ -92,7 +93,7 @@ def test_every_row_is_imported_judged_and_fine_tuned(
         tuned.files["origin.json"]
         and licence_of_model(stage.folder / state.best_folder) == row.licence
     )
-    convert(str(stage.folder / state.best_folder), row.form, tmp_path / "back")
+    export_published(str(stage.folder / state.best_folder), row.form, tmp_path / "back")
 
 
 def test_base_weights_are_named_by_their_sha256_and_towers_by_the_manifest(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_run_begins_with_the_imported_weights_and_carries_their_origin(tmp_pat
     )
     data = DataVersion(folder=tmp_path, version="v" * 32, is_tracked=False, file_md5={})
     base = base_weights(
-        Run(config=config, data=data, fingerprint="f", folder=tmp_path / "run", mlflow_run_id="")
+        Run(config=config, data=data, lineage=lineage(), folder=tmp_path / "run", mlflow_run_id="")
     )
     ours, theirs = (
         load_file(folder / "open_clip_model.safetensors") for folder in (base, imported)

@@ -47,9 +47,9 @@ def test_tables_links_and_texts_that_nobody_takes_cost_a_warning_each(
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
         caplog.at_level(logging.WARNING),
     ):
-        page.show_table([{"a": 1}], "numbers", "some")
-        page.show_link("file:///there", "there", "place", "some")
-        page.show_text("# words", "words", "some")
+        page.publish_table([{"a": 1}], "numbers", "some")
+        page.publish_link("file:///there", "there", "place", "some")
+        page.publish_text("# words", "words", "some")
     for what in ("the table numbers", "the link place", "the text words"):
         assert f"Prefect did not take {what}" in caplog.text
 

@@ -1,4 +1,4 @@
-"""The first signal is a wish to stop, the second ends at once, and afterwards everything is as it was."""
+"""The first signal asks to stop, the second ends at once; afterwards all handlers are as before."""
 
 import signal
 import threading

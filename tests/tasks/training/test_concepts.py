@@ -29,6 +29,7 @@ from tasks.training.concepts import (
     keyword_phrases,
     report_concepts,
 )
+from tests.runs import lineage
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_data, write_model
 
 
@@ -98,7 +99,7 @@ def run_in(folder: Path, model: ModelConfig, **finetune: object) -> Run:
         {"name": "tiny", "workers": 0, "model": model, "finetune": finetune}
     )
     data = DataVersion(folder=folder, version="v" * 32, is_tracked=False, file_md5={})
-    return Run(config=config, data=data, fingerprint="f", folder=folder, mlflow_run_id="none")
+    return Run(config=config, data=data, lineage=lineage(), folder=folder, mlflow_run_id="none")
 
 
 def test_a_stage_leaves_the_table_and_the_picture_and_attaches_both(

@@ -1,4 +1,4 @@
-"""What is held out of the pretraining pairs is trained on by no stage, under no other caption, picture or product."""
+"""What is held out of the pretraining pairs is trained on by no stage, in whatever pair it is."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from model.pairs.splits import find_split_files, read_side_table, side_table_pat
 from tasks.pages.text import format_retention
 from tasks.runtime.records import DataVersion, Evaluation, Retention, Run, Validation
 from tasks.validation.accepted import split_index, tsv_files
-from tasks.validation.leaks import Split, compare_splits
+from tasks.validation.leaks import SplitSource, compare_splits
+from tests.runs import lineage
 from tests.tiny import COLOURS, drawn_jpeg, profiled
 
 COLOUR_NAMES = list(COLOURS)
@@ -47,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataVersion, Validat
         folder / "finetune" / "test.tsv", [(f"{colour} bag", 40) for colour in COLOUR_NAMES]
     )
     splits = {
-        name: Split(tsv, read_side_table(tsv, False))
+        name: SplitSource(tsv, read_side_table(tsv, False))
         for name, tsv in tsv_files(find_split_files(folder)).items()
     }
     for name, split in splits.items():
@@ -63,7 +64,9 @@ def lines(
     config = RunConfig.model_validate(
         {"name": "any", "seed": seed, "data": {"pretrain_valid_share": share}}
     )
-    run = Run(config=config, data=data[0], fingerprint="", folder=data[0].folder, mlflow_run_id="")
+    run = Run(
+        config=config, data=data[0], lineage=lineage(), folder=data[0].folder, mlflow_run_id=""
+    )
     index = split_index(run, data[1], name)
     return {
         (index.files[file].stem, line)

@@ -1,4 +1,4 @@
-"""Caches lie with the data version's reports, are made once, and hold pictures only where the config asks for it."""
+"""Caches lie with the data version's reports, made once; images are cached only if asked for."""
 
 import logging
 from pathlib import Path
@@ -14,6 +14,7 @@ from model.towers.towers import Towers
 from tasks.runtime.records import DataVersion, Run, TrainedModel, Validation
 from tasks.validation import inputs
 from tasks.validation.inputs import index_input
+from tests.runs import lineage
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def index(miniature: Path, validation: Validation, config: RunConfig) -> PairInd
 
 def run_with(config: RunConfig, data: DataVersion, folder: Path, decoded_cache: bool) -> Run:
     chosen = config.model_copy(update={"decoded_cache": decoded_cache, "workers": 0})
-    return Run(config=chosen, data=data, fingerprint="f", folder=folder, mlflow_run_id="")
+    return Run(config=chosen, data=data, lineage=lineage(), folder=folder, mlflow_run_id="")
 
 
 @pytest.mark.parametrize(

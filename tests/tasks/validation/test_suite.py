@@ -15,10 +15,10 @@ from tasks.validation.expectations import (
     side_table_expectations,
     split_expectations,
 )
-from tasks.validation.suite import Judged, Verdict, judge_tables
+from tasks.validation.suite import CheckedTable, Verdict, validate_tables
 
 LINES = 40
-Judge = Callable[..., Verdict]
+Validate = Callable[..., Verdict]
 
 
 def good(lines: int = LINES) -> pd.DataFrame:
@@ -44,31 +44,31 @@ def fast(without_pages: None) -> None:
 
 
 @pytest.fixture
-def judge(tmp_path: Path) -> Judge:
-    """Judge one split's table by the limits that are given."""
+def validate(tmp_path: Path) -> Validate:
+    """Validate one split's table by the limits that are given."""
 
     def run(frame: pd.DataFrame, name: str = "train", **limits: object) -> Verdict:
         expected = list(split_expectations(name, DataConfig.model_validate(limits)))
-        return judge_tables([Judged(name, frame, expected)], tmp_path / "docs")
+        return validate_tables([CheckedTable(name, frame, expected)], tmp_path / "docs")
 
     return run
 
 
-def test_a_good_table_passes(judge: Judge) -> None:
-    verdict = judge(good(), scripts=("latin",))
+def test_a_good_table_passes(validate: Validate) -> None:
+    verdict = validate(good(), scripts=("latin",))
     assert verdict.failures == verdict.warnings == []
     assert verdict.expectations == 13
 
 
 @pytest.mark.faults
-def test_an_empty_table_fails(judge: Judge) -> None:
-    assert judge(good(0)).failures[0].startswith("train: there is no line")
+def test_an_empty_table_fails(validate: Validate) -> None:
+    assert validate(good(0)).failures[0].startswith("train: there is no line")
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("column", sorted(good().columns.drop("caption_script")))
-def test_a_missing_column_fails(judge: Judge, column: str) -> None:
-    failures = judge(good().drop(columns=column)).failures
+def test_a_missing_column_fails(validate: Validate, column: str) -> None:
+    failures = validate(good().drop(columns=column)).failures
     assert any("could not be checked" in sentence and column in sentence for sentence in failures)
 
 
@@ -76,23 +76,23 @@ def test_a_missing_column_fails(judge: Judge, column: str) -> None:
 @pytest.mark.parametrize(
     "column", ["caption_chars", "width", "verdict", "is_duplicate", "image_in_test", "is_accepted"]
 )
-def test_a_column_without_a_value_fails(judge: Judge, column: str) -> None:
+def test_a_column_without_a_value_fails(validate: Validate, column: str) -> None:
     frame = good()
     frame[column] = None
-    assert judge(frame).failures
+    assert validate(frame).failures
 
 
 @pytest.mark.faults
-def test_an_exception_inside_a_metric_fails(judge: Judge) -> None:
+def test_an_exception_inside_a_metric_fails(validate: Validate) -> None:
     frame = good()
     frame["caption_chars"] = ["twenty"] * LINES
-    assert any("could not be checked" in sentence for sentence in judge(frame).failures)
+    assert any("could not be checked" in sentence for sentence in validate(frame).failures)
 
 
 @pytest.mark.faults
-def test_nothing_to_judge_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing to judge"):
-        judge_tables([], tmp_path / "docs")
+def test_nothing_to_validate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing to validate"):
+        validate_tables([], tmp_path / "docs")
 
 
 def spoiled(**columns: tuple[int, object]) -> pd.DataFrame:
@@ -145,13 +145,13 @@ def spoiled(**columns: tuple[int, object]) -> pd.DataFrame:
     ],
 )
 def test_each_limit_has_its_sentence(
-    judge: Judge, frame: pd.DataFrame, limits: dict[str, object], sentence: str
+    validate: Validate, frame: pd.DataFrame, limits: dict[str, object], sentence: str
 ) -> None:
-    (failure,) = judge(frame, **limits).failures
+    (failure,) = validate(frame, **limits).failures
     assert re.search(sentence, failure)
 
 
-def test_within_a_limit_nothing_fails(judge: Judge) -> None:
+def test_within_a_limit_nothing_fails(validate: Validate) -> None:
     frame = spoiled(
         verdict=(2, "no_tab"),
         caption_script=(4, "cjk"),
@@ -159,13 +159,13 @@ def test_within_a_limit_nothing_fails(judge: Judge) -> None:
         image_in_test=(3, True),
     )
     limits = {"max_fault_share_by_reason": {FaultReason.BAD_BASE64: 0}, "max_fault_share": 0.05}
-    assert judge(frame, scripts=("latin",), on_leak="drop", **limits).failures == []
+    assert validate(frame, scripts=("latin",), on_leak="drop", **limits).failures == []
 
 
-def test_leaks_are_looked_for_everywhere_but_in_test(judge: Judge) -> None:
+def test_leaks_are_looked_for_everywhere_but_in_test(validate: Validate) -> None:
     frame = spoiled(image_in_test=(1, True))
-    assert judge(frame, "valid").failures and judge(frame, "pretrain-a").failures
-    assert not judge(frame, "test").failures
+    assert validate(frame, "valid").failures and validate(frame, "pretrain-a").failures
+    assert not validate(frame, "test").failures
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,9 @@ def test_a_side_table_must_fit_its_lines_and_have_its_columns(
     frame: pd.DataFrame, sentence: str, tmp_path: Path
 ) -> None:
     expected = list(side_table_expectations(4, DataConfig(side_table_columns=("category",))))
-    failures = judge_tables([Judged("train.products", frame, expected)], tmp_path / "docs").failures
+    failures = validate_tables(
+        [CheckedTable("train.products", frame, expected)], tmp_path / "docs"
+    ).failures
     assert any(re.search(sentence, failure) for failure in failures)
 
 
@@ -195,8 +197,8 @@ def test_drift_is_a_warning_until_a_limit_makes_it_a_failure(tmp_path: Path) -> 
     frame = pd.DataFrame({"drift": [0.0, 0.3], "over_warn": ["none", "train colour: 0.300"]})
     for max_drift, failures in ((None, 0), (0.25, 1), (0.5, 0)):
         expected = list(drift_expectations(DataConfig(max_drift=max_drift)))
-        verdict = judge_tables([Judged("drift", frame, expected)], tmp_path / "docs")
+        verdict = validate_tables([CheckedTable("drift", frame, expected)], tmp_path / "docs")
         assert verdict.warnings == ["drift: drift over data.drift_warn (0.1) (1 of 2 columns)"]
         assert len(verdict.failures) == failures
-    empty = [Judged("drift", frame.iloc[:0], list(drift_expectations(DataConfig())))]
-    assert judge_tables(empty, tmp_path / "docs").failures
+    empty = [CheckedTable("drift", frame.iloc[:0], list(drift_expectations(DataConfig())))]
+    assert validate_tables(empty, tmp_path / "docs").failures

@@ -1,4 +1,4 @@
-"""A data version is judged whole: profiles, side tables, what leaks from test, and its drift."""
+"""A data version is validated whole: profiles, side tables, what leaks from test, and its drift."""
 
 import base64
 import io
@@ -22,8 +22,9 @@ from tasks.validation import leaks
 from tasks.validation.accepted import split_index
 from tasks.validation.drift import Reference, champion_reference, keep_with_run
 from tasks.validation.leaks import comparison_files
-from tasks.validation.validate import judge_data
+from tasks.validation.validate import validate_data_version
 from tests.conftest import MINIATURE_SIZES
+from tests.runs import lineage
 from tests.tasks.conftest import run_of
 
 EVIL = "<script>alert(1)</script>|=cmd()\x1b[31m\u202e[x](javascript:y)"
@@ -32,15 +33,15 @@ ESCAPES = ("<script>alert", "\x1b", "\u202e")
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
-    """The tables that Prefect's page would show, by key; no server is needed."""
+    """The tables that Prefect UI would show, by key; no server is needed."""
     tables: dict[str, list[dict[str, Any]]] = {}
 
     def table(rows: list[dict[str, Any]], key: str, description: str) -> None:
         tables[key] = rows
 
     for module in ("tasks.validation.validate", "tasks.validation.drift"):
-        monkeypatch.setattr(f"{module}.show_table", table)
-    monkeypatch.setattr("tasks.validation.validate.show_link", lambda *_, **__: None)
+        monkeypatch.setattr(f"{module}.publish_table", table)
+    monkeypatch.setattr("tasks.validation.validate.publish_link", lambda *_, **__: None)
     return tables
 
 
@@ -63,10 +64,12 @@ def version_of(folder: Path, letter: str = "a") -> DataVersion:
     return DataVersion(folder=folder, version=letter * 32, is_tracked=False, file_md5={})
 
 
-def judge(
+def validated(
     folder: Path, letter: str = "a", reference: Reference | None = None, **limits: Any
 ) -> Validation:
-    return judge_data(version_of(folder, letter), DataConfig.model_validate(limits), 1, reference)
+    return validate_data_version(
+        version_of(folder, letter), DataConfig.model_validate(limits), 1, reference
+    )
 
 
 def reference_to(letter: str, run: str = "") -> Reference:
@@ -80,7 +83,7 @@ def swap_line(tsv: Path, line: int, new: bytes) -> None:
 
 
 def test_a_drawn_data_set_has_no_leak_and_every_count(whole: Path, shown: dict[str, Any]) -> None:
-    validation = judge(whole)
+    validation = validated(whole)
     page = validation.docs.read_text()
     assert "train.products" in page and "pretrain-products-1" in page
     assert {count.name: count.lines for count in validation.counts} == {
@@ -107,7 +110,7 @@ def test_a_product_of_test_in_train_stops_the_run_and_is_listed(pairs: Path) -> 
     with pytest.raises(
         DataError, match=r"train: test leaks: a product id of test .*\(1 of 48 lines\)"
     ) as refused:
-        judge(pairs)
+        validated(pairs)
     listed = Path(str(refused.value).split("listed in ")[1].split(";")[0])
     assert listed.read_text().splitlines() == [
         "# 1 repeats, 1 of them listed; leaks from test first",
@@ -125,7 +128,7 @@ def test_leaking_lines_may_be_dropped_and_are_in_no_split_then(
         train, 7, caption.upper() + b"!\t" + train.read_bytes().splitlines()[6].split(b"\t")[1]
     )
     swap_line(train, 9, b"words of its own\t" + image)
-    validation = judge(pairs, on_leak="drop")
+    validation = validated(pairs, on_leak="drop")
     (count,) = (count for count in validation.counts if count.name == "train")
     assert (count.leaks, count.leaked) == ({"caption": 1, "image": 1}, 2)
     assert {
@@ -137,7 +140,7 @@ def test_leaking_lines_may_be_dropped_and_are_in_no_split_then(
     run = Run(
         config=RunConfig.model_validate({"name": "any"}),
         data=version_of(pairs, "b"),
-        fingerprint="",
+        lineage=lineage(),
         folder=pairs,
         mlflow_run_id="",
     )
@@ -155,9 +158,13 @@ def test_without_valid_neither_part_of_train_holds_a_leak(pairs: Path) -> None:
     for line in range(1, 25):
         swap_line(pairs / "finetune" / "train.tsv", line, test[line - 1])
     config = RunConfig.model_validate({"name": "any", "data": {"valid_share": 0.5}})
-    validation = judge(pairs, on_leak="drop")
+    validation = validated(pairs, on_leak="drop")
     run = Run(
-        config=config, data=version_of(pairs, "b"), fingerprint="", folder=pairs, mlflow_run_id=""
+        config=config,
+        data=version_of(pairs, "b"),
+        lineage=lineage(),
+        folder=pairs,
+        mlflow_run_id="",
     )
     parts = [split_index(run, validation, name).line.tolist() for name in ("finetune", "valid")]
     assert sorted(parts[0] + parts[1]) == list(range(25, 49)) and all(parts)
@@ -185,13 +192,13 @@ def test_a_side_table_that_does_not_fit_is_refused(pairs: Path, spoil: Any, sent
     table = side_table_path(pairs / "finetune" / "train.tsv")
     table.write_text(spoil(table.read_text()))
     with pytest.raises(DataError, match=sentence):
-        judge(pairs, side_table_columns=("colour",))
+        validated(pairs, side_table_columns=("colour",))
 
 
 def test_what_was_compared_once_is_not_compared_again_until_a_byte_changes(
     pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validation, compared = judge(pairs), []
+    validation, compared = validated(pairs), []
     monkeypatch.setattr(
         leaks, "repeats", lambda split: compared.append(split.tsv.stem) or _repeats(split)
     )
@@ -200,29 +207,29 @@ def test_what_was_compared_once_is_not_compared_again_until_a_byte_changes(
         DataVersion(folder=pairs, version="a" * 32, is_tracked=False, file_md5={}),
         DataConfig(),
     )
-    assert judge_data(version, limits, 1).counts == validation.counts and compared == []
+    assert validate_data_version(version, limits, 1).counts == validation.counts and compared == []
     counts = comparison_files(report_folder(version.version), "train").counts
     kept = counts.read_bytes()
     counts.write_bytes(kept[:50] + bytes([kept[50] ^ 1]) + kept[51:])
-    judge_data(version, limits, 1)
+    validate_data_version(version, limits, 1)
     assert compared == ["train"] and counts.read_bytes() == kept
     table = side_table_path(pairs / "finetune" / "train.tsv")
     table.write_text(table.read_text().replace("\np", "\nq", 1))
-    judge_data(version, limits, 1)
+    validate_data_version(version, limits, 1)
     assert compared == ["train", "train"]
 
 
 def test_drift_is_warned_of_in_table_log_and_file(
     pairs: Path, shown: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    judge(pairs, "b")
+    validated(pairs, "b")
     for split in ("train", "test"):
         table = side_table_path(pairs / "finetune" / f"{split}.tsv")
         header, *rows = table.read_text().splitlines()
         table.write_text(
             "\n".join([header, *(row.rsplit(",", 1)[0] + ",tartan" for row in rows)]) + "\n"
         )
-    validation = judge(pairs, reference=reference_to("b"))
+    validation = validated(pairs, reference=reference_to("b"))
     assert validation.warnings == ["drift: drift over data.drift_warn (0.1) (2 of 28 columns)"]
     assert [(row["split"], row["column"]) for row in shown["drift"][:2]] == [
         ("train", "products.pattern"),
@@ -233,26 +240,26 @@ def test_drift_is_warned_of_in_table_log_and_file(
     report = json.loads((validation.profiles / "drift.json").read_text())
     assert report["reference"]["version"] == "b" * 32 and len(report["columns"]) == 28
     with pytest.raises(DataError, match=r"drift over data.max_drift \(1\)"):
-        judge(pairs, reference=reference_to("b"), max_drift=1.0)
+        validated(pairs, reference=reference_to("b"), max_drift=1.0)
 
 
 def test_the_same_data_do_not_drift_and_are_not_compared_with_themselves(
     pairs: Path, shown: dict[str, Any]
 ) -> None:
-    judge(pairs, "b")
-    assert judge(pairs, reference=reference_to("b")).warnings == []
+    validated(pairs, "b")
+    assert validated(pairs, reference=reference_to("b")).warnings == []
     assert all(row["drift"] == "0.000" for row in shown.pop("drift"))
-    judge(pairs, reference=reference_to("a"))
+    validated(pairs, reference=reference_to("a"))
     assert "drift" not in shown
 
 
 def test_a_reference_that_is_nowhere_is_said_and_refused_where_drift_is_limited(
     pairs: Path,
 ) -> None:
-    (warning,) = judge(pairs, reference=reference_to("c")).warnings
+    (warning,) = validated(pairs, reference=reference_to("c")).warnings
     assert "drift was not measured" in warning and "git checkout COMMIT data.dvc" in warning
     with pytest.raises(DataError, match=r"drift was not measured.*set data\.max_drift to null"):
-        judge(pairs, reference=reference_to("c"), max_drift=1.0)
+        validated(pairs, reference=reference_to("c"), max_drift=1.0)
 
 
 def test_foreign_text_acts_on_no_page_table_file_or_log(
@@ -264,7 +271,7 @@ def test_foreign_text_acts_on_no_page_table_file_or_log(
     }
     for table in tables.values():
         table.write_text(table.read_text().replace("pattern", EVIL, 1), encoding="utf-8")
-    judge(pairs, "b")
+    validated(pairs, "b")
     for split, table in tables.items():
         header, *rows = table.read_text(encoding="utf-8").splitlines()
         rows = [",".join([*row.split(",")[:-1], EVIL]) for row in rows]
@@ -272,7 +279,7 @@ def test_foreign_text_acts_on_no_page_table_file_or_log(
         tsv = pairs / "finetune" / f"{split}.tsv"
         image = tsv.read_bytes().splitlines()[0].split(b"\t")[1]
         swap_line(tsv, 1, EVIL.replace("\x1b", "").encode() + b"\t" + image)
-    validation = judge(pairs, reference=reference_to("b"), on_leak="drop")
+    validation = validated(pairs, reference=reference_to("b"), on_leak="drop")
     assert validation.warnings
     told = json.dumps(shown, ensure_ascii=False) + caplog.text + " ".join(validation.warnings)
     assert "\\x1b[31m" in told
@@ -285,10 +292,36 @@ def test_foreign_text_acts_on_no_page_table_file_or_log(
         assert "script" not in listed.read_text()
 
 
+@pytest.mark.parametrize(
+    ("encoding", "captions", "named"),
+    [
+        (
+            "gb18030",
+            "红色连衣裙 长袖",
+            "GB18030: convert it with `iconv -f GB18030 -t UTF-8 train.tsv",
+        ),
+        (
+            "cp1252",
+            "robe à manches évasées",
+            r"Windows-1252 \(latin-1\): convert it with `iconv -f",
+        ),
+    ],
+)
+def test_a_file_in_another_encoding_is_named_with_the_command_that_converts_it(
+    pairs: Path, encoding: str, captions: str, named: str
+) -> None:
+    train = pairs / "finetune" / "train.tsv"
+    images = [line.split(b"\t")[1] for line in train.read_bytes().splitlines()]
+    lines = [f"{captions} {row}".encode(encoding) + b"\t" + each for row, each in enumerate(images)]
+    train.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(DataError, match=rf"too many faulty .*train\.tsv is likely {named}"):
+        validated(pairs)
+
+
 def test_a_pretraining_file_whose_name_could_act_on_a_page_is_refused(whole: Path) -> None:
     (whole / "pretrain" / "products-1.tsv").rename(whole / "pretrain" / "<script>.tsv")
     with pytest.raises(DataError, match="rename it"):
-        judge(whole)
+        validated(whole)
 
 
 def test_a_picture_saved_again_from_test_is_a_leak(pairs: Path) -> None:
@@ -300,13 +333,13 @@ def test_a_picture_saved_again_from_test_is_a_leak(pairs: Path) -> None:
     image.convert("RGB").save(copy, "PNG")
     swap_line(train, 2, b"a copy\t" + base64.b64encode(copy.getvalue()))
     with pytest.raises(DataError, match="an image here looks the same as one of test"):
-        judge(pairs)
+        validated(pairs)
 
 
 def test_counts_that_are_gone_from_this_machine_come_from_the_champions_run(
     pairs: Path, config: RunConfig, tmp_path: Path, shown: dict[str, Any]
 ) -> None:
-    made = judge(pairs, "b")
+    made = validated(pairs, "b")
     run = run_of(config, version_of(pairs, "c"), tmp_path, "champions-run")
     assert champion_reference(run.config.registered_model) is None
     keep_with_run(run, made.profiles)
@@ -320,5 +353,5 @@ def test_counts_that_are_gone_from_this_machine_come_from_the_champions_run(
         version="b" * 32, name="champion version 1", mlflow_run_id=run.mlflow_run_id
     )
     shutil.rmtree(made.profiles)
-    assert judge(pairs, reference=reference).warnings == []
+    assert validated(pairs, reference=reference).warnings == []
     assert len(shown["drift"]) == 28

@@ -1,4 +1,4 @@
-"""The champion stands beside a new model where it can be had, and its lack stops nothing but is told."""
+"""The champion stands beside a new model where it can be had; its lack is logged, stops nothing."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from model.errors import CheckpointError, ServiceError
-from tasks.registry import champion
+from tasks.registry import files
 from tasks.runtime.records import TrainedModel, Version
 
 VERSION = Version(name="shop", number=4, mlflow_run_id="")
@@ -23,16 +23,16 @@ def registry(
         return MODEL
 
     monkeypatch.setattr(
-        champion, "champion_origin", lambda name: ("data", VERSION) if has_champion else None
+        files, "champion_origin", lambda name: ("data", VERSION) if has_champion else None
     )
-    monkeypatch.setattr(champion, "registered_model", load)
+    monkeypatch.setattr(files, "registered_model", load)
 
 
 def test_the_champion_is_a_model_and_its_absence_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     registry(monkeypatch)
-    assert champion.champion_model("shop") == MODEL
+    assert files.champion_model("shop") == MODEL
     registry(monkeypatch, has_champion=False)
-    assert champion.champion_model("shop") is None
+    assert files.champion_model("shop") is None
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_a_champion_whose_files_cannot_be_had_is_told_and_left_out(
 ) -> None:
     registry(monkeypatch, error)
     with caplog.at_level(logging.WARNING):
-        assert champion.champion_model("shop") is None
+        assert files.champion_model("shop") is None
     assert "champion version 4 is not shown" in caplog.text
 
 
 def test_a_registry_that_does_not_answer_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     registry(monkeypatch, ServiceError("away"))
     with pytest.raises(ServiceError):
-        champion.champion_model("shop")
+        files.champion_model("shop")

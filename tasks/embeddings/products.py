@@ -1,0 +1,99 @@
+"""From a TSV to the embeddings of its lines, for `export` and `predict`; imports torch.
+
+Lines take the road of training and evaluation: profile, index, batches. Profile and token ids lie
+on disk; the index takes 48 bytes a line.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from model.batches.loading import pair_input
+from model.config.sections import DataConfig
+from model.embeddings.columns import write_products
+from model.embeddings.embed import Products, embed_products
+from model.errors import DataError
+from model.pairs.index import PairIndex, PairSource, index_pairs
+from model.pairs.profile import ProfileFiles, existing_profile, profile_files, write_profile
+from model.pairs.splits import find_split_files, read_side_table
+from model.pairs.tsv import count_lines, detect_columns
+from model.storage.files import atomic_write
+from model.towers.folder import load_towers
+from model.towers.towers import Towers
+from tasks.runtime.environment import report_folder
+from tasks.runtime.progress import progress
+from tasks.runtime.records import Run, TrainedModel, Version
+from tasks.validation.accepted import tsv_files
+
+
+def accepted_lines(
+    tsv: Path, files: ProfileFiles, limits: DataConfig, processes: int | None = None
+) -> tuple[PairIndex, int]:
+    """Return the index of a TSV's lines that can be embedded, and how many lines it has.
+
+    The TSV is profiled unless ``files`` hold its profile by the same limits.
+
+    Raises:
+        DataError: it cannot be a TSV, or has no line that can be embedded.
+    """
+    columns = detect_columns(tsv)
+    summary = existing_profile(tsv, files, limits, columns)
+    if summary is None:
+        with progress("profile", count_lines(tsv), "lines") as shown:
+            summary = write_profile(tsv, files, limits, columns, shown.advance, processes)
+    if not summary.accepted:
+        raise DataError(
+            f"{tsv}: none of its {summary.lines:,} lines can be embedded; "
+            "validate the data to see why"
+        )
+    return index_pairs([PairSource(tsv, files.table, columns)]), summary.lines
+
+
+def embed_lines(
+    what: str, towers: Towers, index: PairIndex, cache: Path, batch_size: int, workers: int
+) -> Iterator[Products]:
+    """Yield the embeddings of an index in batches, with a progress bar named ``what``.
+
+    Raises:
+        DataError: a line is not the one that was profiled, or cannot be decoded any more.
+    """
+    pairs = pair_input(towers.input_spec, index, cache)
+    with progress(what, len(pairs), "lines") as shown:
+        yield from embed_products(towers, pairs, batch_size, workers, shown.advance)
+
+
+def export_files(
+    run: Run, version: Version, model: TrainedModel, folder: Path
+) -> Iterator[tuple[Path, int, int]]:
+    """Write a Parquet for each of the config's export files; yield its path, lines and rows.
+
+    A split is read by the profile that validation left, any other file by one of its own.
+
+    Raises:
+        DataError: a TSV is missing, or has no line that can be embedded.
+        CheckpointError: the model is damaged.
+    """
+    config, reports = run.config, report_folder(run.data.version)
+    towers = load_towers(model.folder, config.device, config.precision)
+    splits = find_split_files(run.data.folder)
+    names = {tsv: name for name, tsv in tsv_files(splits).items()}
+    facts = {
+        "model_version": f"{version.name}/{version.number}",
+        "data_version": run.data.version,
+    }
+
+    for tsv in (splits.test.parent / name for name in config.export.files):
+        files = (
+            profile_files(reports, names[tsv])
+            if tsv in names
+            else profile_files(reports / "export", tsv.stem)
+        )
+        index, lines = accepted_lines(tsv, files, config.data, config.profile_processes)
+        table = read_side_table(tsv, required=False, lines=lines)
+        ids = None if table is None else table["id"].to_pylist()
+
+        path = folder / f"{tsv.stem}.parquet"
+        batch_size, workers = config.export.batch_size, config.workers
+        products = embed_lines("export", towers, index, reports / "cache", batch_size, workers)
+        with atomic_write(path) as file:
+            write_products(file, products, index.columns, towers.embed_dim, facts, tsv.stem, ids)
+        yield path, lines, len(index)

@@ -81,7 +81,7 @@ def version_html(
     return render(
         "version.html.jinja",
         title=title,
-        headline=_headline(evaluation),
+        evaluation=evaluation,
         decision=decision,
         checks=[{key: _cell(value) for key, value in check.items()} for check in checks],
         lineage=_lineage(run, validation),
@@ -97,21 +97,9 @@ def version_html(
         zero_shot=zero_shot_rows(figures),
         pictures={path.stem: path.read_bytes() for path in evaluation.pictures},
         curves={stage: path.read_bytes() for stage, path in curves.items() if path.exists()},
-        gallery=evaluation.gallery.name,
         config_name=run.config.name,
         config_lines=config.splitlines(),
     )
-
-
-def _headline(evaluation: Evaluation) -> str:
-    value, low, high = (evaluation.metrics[f"mean_recall{end}"] for end in ("", "_low", "_high"))
-    text = (
-        f"Mean recall {value:.1%} (95 % interval {low:.1%} to {high:.1%}), "
-        f"base weights {evaluation.base_metrics['mean_recall']:.1%}"
-    )
-    if evaluation.champion_metrics is not None:
-        text += f", champion {evaluation.champion_metrics['mean_recall']:.1%}"
-    return f"{text}, full set of test."
 
 
 def _lineage(run: Run, validation: Validation) -> dict[str, str]:

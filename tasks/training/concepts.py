@@ -12,7 +12,7 @@ from pathlib import Path
 from model.batches.loading import PairInput
 from model.concepts.mining import Phrases, Vocabulary, mine_concepts
 from model.concepts.nearest_images import nearest_images, spread_pairs, weightiest_concepts
-from model.concepts.table import CONCEPTS_FILE, read_concepts, write_concepts
+from model.concepts.table import CONCEPTS_FILE, read_concepts
 from model.storage.files import atomic_write
 from model.towers.folder import load_towers
 from tasks.pages.pictures import Block, GridRow, Tile, grid_png
@@ -66,11 +66,6 @@ def concepts_png(title: str, rows: Sequence[ConceptRow]) -> bytes:
         "framed are those whose captions name it."
     )
     return grid_png(title, subtitle, heads, grid)
-
-
-def keep_concepts(vocabulary: Vocabulary, folder: Path) -> None:
-    """Leave the table of a stage's concepts in its folder."""
-    write_concepts(vocabulary, folder / CONCEPTS_FILE)
 
 
 def report_concepts(

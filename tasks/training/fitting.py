@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model.batches.loading import PairInput
 from model.concepts.mining import Vocabulary
+from model.concepts.table import CONCEPTS_FILE, write_concepts
 from model.config.sections import StageConfig
 from model.errors import TrainingStopped
 from model.evaluation.retrieval import RetrievalResult
@@ -31,7 +32,7 @@ from tasks.runtime.progress import Progress, progress
 from tasks.runtime.records import Retention, Run, TrainedModel, Validation
 from tasks.runtime.signals import StopRequest, stop_by_signal
 from tasks.training.base_weights import base_weights
-from tasks.training.concepts import keep_concepts, report_concepts
+from tasks.training.concepts import report_concepts
 from tasks.training.report import report_training
 from tasks.validation.accepted import RETENTION, split_index
 from tasks.validation.inputs import index_input, split_input
@@ -110,7 +111,7 @@ def _run_loop(
             return _evaluate(run, towers, valid, stop_between_batches).metrics()
 
         def on_concepts(vocabulary: Vocabulary) -> None:
-            keep_concepts(vocabulary, folder)
+            write_concepts(vocabulary, folder / CONCEPTS_FILE)
             concepts.append(vocabulary)
 
         steps = _StepLog(name, log, bar)

@@ -11,7 +11,7 @@ from PIL import Image
 from model.batches.loading import PairInput, pair_input
 from model.concepts.mining import Vocabulary, mine_concepts
 from model.concepts.nearest_images import nearest_images, spread_pairs, weightiest_concepts
-from model.concepts.table import write_concepts
+from model.concepts.table import CONCEPTS_FILE, write_concepts
 from model.config.load import RunConfig
 from model.config.sections import ModelConfig
 from model.embeddings.embed import embed_pairs
@@ -25,7 +25,6 @@ from tasks.training.concepts import (
     ConceptRow,
     NearImage,
     concepts_png,
-    keep_concepts,
     keyword_phrases,
     report_concepts,
 )
@@ -113,7 +112,7 @@ def test_a_stage_leaves_the_table_and_the_picture_and_attaches_both(
         save_towers(towers, tmp_path / name)
     train, valid = (input_of(towers, folder, name) for name in ("train", "valid"))
     vocabulary = mine_concepts(train.index.captions(), 5)
-    keep_concepts(vocabulary, tmp_path / "finetune")
+    write_concepts(vocabulary, tmp_path / "finetune" / CONCEPTS_FILE)
     report_concepts(
         run, "finetune", vocabulary, train, valid, tmp_path / "start", tmp_path / "best"
     )

@@ -106,7 +106,7 @@ def test_retention_is_told_in_one_line_and_kept_with_the_evaluation(tmp_path: Pa
         "metrics": {},
         "base_metrics": {},
         "base_weights_sha256": "0",
-        "table": tmp_path,
+        "figures": tmp_path,
         "gallery": tmp_path,
     }
     evaluation = Evaluation.model_validate({**values, "pictures": [], "retention": retention})

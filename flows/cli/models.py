@@ -58,7 +58,7 @@ def print_model(
     print_facts(row.name, facts)
 
 
-def import_model(
+def import_base_weights(
     path: Annotated[str, Described("Folder or weights file as published.")],
     /,
     *,
@@ -84,7 +84,7 @@ def import_model(
     print_line(f"next: python -m flows retrain --set model.pretrained={name}")
 
 
-def convert_model(
+def convert_to_form(
     source: Annotated[
         str, Described("models:/name@alias, models:/name/version, a name or a folder.")
     ],

@@ -68,7 +68,7 @@ def print_model(
     print_facts(row.name, facts)
 
 
-def import_model(
+def import_base_weights(
     path: PublishedPath,
     /,
     *,
@@ -84,7 +84,7 @@ def import_model(
     print_line(f"next: python -m flows retrain --set model.pretrained={name}")
 
 
-def convert_model(
+def convert_to_form(
     source: Model,
     /,
     *,

@@ -10,6 +10,8 @@ import pytest
 from prefect import Flow
 
 from flows.cli.arguments import Command, parse_arguments, read_signature
+from flows.__main__ import main
+
 from flows.cli.commands import COMMANDS, GROUPS
 from flows.parameters import Described
 from tasks.runtime.environment import ROOT
@@ -124,3 +126,13 @@ def test_a_command_line_that_cannot_be_is_refused(
     with pytest.raises(SystemExit, match="2"):
         parsed(line)
     assert complaint in capsys.readouterr().err
+
+
+def test_processes_of_torchrun_lead_or_help_where_a_flow_would_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    led = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("tasks.cluster.torchrun.lead_or_help", led.append)
+    assert main(["finetune"]) == 0
+    assert len(led) == 1

@@ -9,9 +9,8 @@ from typing import Any, get_args
 import pytest
 from prefect import Flow
 
-from flows.cli.arguments import Command, parse_arguments, read_signature
 from flows.__main__ import main
-
+from flows.cli.arguments import Command, parse_arguments, read_signature
 from flows.cli.commands import COMMANDS, GROUPS
 from flows.parameters import Described
 from tasks.runtime.environment import ROOT

@@ -75,7 +75,9 @@ class Bench:
             pair_input(towers.input_spec, index)
             for index in (self.data.train_index(), self.data.valid_index())
         )
-        validated = validate or (lambda towers: evaluate_split(towers, valid, 32, 32, workers=0).metrics())
+        validated = validate or (
+            lambda towers: evaluate_split(towers, valid, 32, 32, workers=0).metrics()
+        )
         return Stage(config, train, validated, self.folder / name, seed, workers=0)
 
     def run(self, stage: Stage, log: Log | None = None, precision: str = "fp32") -> TrainState:

@@ -86,7 +86,7 @@ def read_drop(
     pretrain: Sequence[str],
     mend: str | None,
 ) -> Drop:
-    """Return what is to be ingested.
+    """Return the drop to ingest.
 
     Raises:
         ConfigError: nothing is given, or files beside a quarantine.

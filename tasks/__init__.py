@@ -1,1 +1,4 @@
-"""One retriable unit of work a function: the only place where Prefect, MLflow, DVC and GX meet model/."""
+"""One retriable unit of work a function.
+
+The only place where Prefect, MLflow, DVC and Great Expectations meet `model/`.
+"""

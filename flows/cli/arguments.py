@@ -100,7 +100,7 @@ def read_signature(reference: str, skip: int = 0) -> tuple[inspect.Signature, st
 
 
 def _value(node: ast.expr | None) -> Any:
-    """Return what a name in flows/parameters.py stands for, a plain value, or that there is none."""
+    """Return the value of a name in flows/parameters.py, a plain value, or that there is none."""
     if node is None:
         return inspect.Parameter.empty
     return getattr(parameters, node.id) if isinstance(node, ast.Name) else ast.literal_eval(node)

@@ -30,8 +30,7 @@ class DataConfig(Section):
     )
     valid_share: Share = Field(
         0.1,
-        description="Share of the train pairs carved out as valid where the folder has no "
-        "valid.tsv, 0 to 1.",
+        description="Share of train carved out as valid where there is no valid.tsv, 0 to 1.",
     )
     pretrain_valid_share: Share = Field(
         0.05,
@@ -51,8 +50,7 @@ class DataConfig(Section):
     )
     max_duplicate_share: Share = Field(
         0.3,
-        description="Largest share of pairs in a split that repeat an earlier pair's words and "
-        "image, 0 to 1.",
+        description="Largest share of pairs that repeat an earlier pair's words and image, 0 to 1.",
     )
     on_leak: Literal["refuse", "drop"] = Field(
         "refuse",
@@ -66,19 +64,16 @@ class DataConfig(Section):
     max_caption_words: int = Field(
         200,
         ge=1,
-        description="Most words of a caption; a model reads about 60, and about 50 characters of "
-        "Chinese.",
+        description="Most words of a caption; a model reads about 60, or 50 characters of Chinese.",
     )
     max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
     scripts: tuple[ScriptName, ...] = Field(
         (),
-        description="Scripts that captions are written in (latin, cjk, cyrillic, …; none for "
-        "digits alone); empty for any.",
+        description="Scripts of captions (latin, cjk, …; none for digits alone); empty for any.",
     )
     min_script_share: Share = Field(
         0.9,
-        description="Smallest share of captions whose letters are mostly of the wanted scripts, 0 "
-        "to 1.",
+        description="Smallest share of captions mostly written in these scripts, 0 to 1.",
     )
     min_image_side: int = Field(16, ge=2, description="Shortest side an image may have, pixels.")
     max_pixels: int = Field(

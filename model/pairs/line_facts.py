@@ -69,7 +69,7 @@ def profile_piece(piece: Piece) -> ProfiledPiece:
 
 
 def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
-    """Return what is known of a line; ``fault`` is there only where it has one."""
+    """Return the facts of a line; ``fault`` is there only where it has one."""
     row: dict[str, Any] = {
         "line": line.line,
         "offset": line.offset,

@@ -278,7 +278,7 @@ def _identity(
     columns: LineColumns,
     summary: ProfileSummary,
 ) -> dict[str, Any]:
-    """Return what a profile was made from, and the hashes by which it is known to be whole."""
+    """Return the source of a profile and the hashes that prove it whole."""
     left = [files.table, files.words, *([files.quarantine] if summary.faults else [])]
     digests = {path.name: file_digest(path) for path in left}
     digests["counts"] = hashlib.sha256(json.dumps(asdict(summary)).encode()).hexdigest()

@@ -116,7 +116,7 @@ def leaks(split: Profiled, test: Profiled) -> pa.Table:
 
 
 def read_repeats(path: Path) -> pa.Table:
-    """Return what `repeats` or `leaks` found, as `model.storage.tables.write_table` left it.
+    """Return the line pairs that `repeats` or `leaks` found, as `write_table` left them.
 
     Raises:
         DataError: it is missing or damaged.

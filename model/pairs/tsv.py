@@ -277,7 +277,7 @@ def _is_url_safe(text: bytes) -> bool:
 
 
 def detect_columns(path: Path) -> LineColumns:
-    """Return what a TSV holds, by what most of its first lines look like.
+    """Return the columns of a TSV, by what most of its first lines look like.
 
     Raises:
         DataError: the file cannot be a TSV.

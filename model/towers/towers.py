@@ -22,6 +22,8 @@ from model.errors import ConfigError
 from model.towers.compiled import Compiled, Pass
 from model.towers.passes import cut_tokens, image_features, text_features
 
+# Weights by the names of their parameters.
+NamedTensors = dict[str, torch.Tensor]
 TEXT_GROUPS = 4  # in which a batch's captions go through the text tower on a CPU
 COMPILED_LENGTHS = 8  # compiled text towers see token lengths that are multiples of it
 

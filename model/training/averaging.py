@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from model.training.checkpoint import NamedTensors
+from model.towers.towers import NamedTensors
 
 # Two recalls that differ by less are equal: rounding is far below, one query of a million far
 # above.

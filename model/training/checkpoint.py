@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
 from model.storage.sealed import fault_point, sealed_folder, verify_sealed
+from model.towers.towers import NamedTensors
 
 STATE_FILE = "state.json"
 STEP_FOLDER = re.compile(r"^step-\d{9}$")
 
 log = logging.getLogger(__name__)
-
-NamedTensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,13 @@ from model.pairs.arrays import Rows
 from model.storage.sealed import fault_point, require_space
 from model.towers.folder import load_towers, save_towers
 from model.towers.passes import set_patch_dropout
-from model.towers.towers import Towers
+from model.towers.towers import NamedTensors, Towers
 from model.training.averaging import (
     WeightAverage,
     choose_coefficient,
     copy_weights,
     interpolate,
 )
-from model.training.checkpoint import NamedTensors
 from model.training.distillation import Teacher
 from model.training.distributed import (
     any_rank,

@@ -8,7 +8,7 @@ import torch
 
 from model.config.sections import StageConfig
 from model.towers.layers import is_in_layer, place_parameters, tower_modules
-from model.training.checkpoint import NamedTensors
+from model.towers.towers import NamedTensors
 from model.training.muon import Muon
 
 ADAM_BETA1 = 0.9

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from model.training.checkpoint import NamedTensors, load_latest, newest_checkpoint, save_checkpoint
+from model.towers.towers import NamedTensors
+from model.training.checkpoint import load_latest, newest_checkpoint, save_checkpoint
 
 # What a first save is taken to cost, until one was measured.
 SLOW_DISK_BYTES_PER_S = 200e6

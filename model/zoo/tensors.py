@@ -11,12 +11,12 @@ import zlib
 from collections.abc import Mapping
 from lzma import LZMAError
 from pathlib import Path
-from pickle import UnpicklingError  # what torch raises; nothing is unpickled here
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from model.errors import CheckpointError
 

@@ -280,7 +280,7 @@ def dvc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def git(*arguments: str, cwd: Path) -> str | None:
-    """Return what a command of git prints, None where it fails or there is no git."""
+    """Return the output of a git command, None where it fails or there is no git."""
     try:
         done = subprocess.run(
             ["git", *arguments],

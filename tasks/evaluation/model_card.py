@@ -1,12 +1,13 @@
 """The model card beside the weights, `README.md`: YAML head and text in the form of model hubs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from model.storage.files import atomic_write
-from model.towers.imported import find_imported
+from model.towers.imported import ORIGIN_FILE, find_imported
 from tasks.evaluation.tables import (
     NEW,
     RANKS,
@@ -17,7 +18,6 @@ from tasks.evaluation.tables import (
     slice_rows,
 )
 from tasks.pages.html import render
-from tasks.registry.zoo import licence_of_model
 from tasks.runtime.environment import models_folder
 from tasks.runtime.records import Run, TrainedModel
 
@@ -93,3 +93,13 @@ def _begin(run: Run) -> str:
         return f"{Path(begin).name} (imported)"
     name = Path(run.config.model.name).stem
     return f"{name} ({Path(begin).name})" if begin else f"{name} (random weights)"
+
+
+def licence_of_model(folder: Path) -> str | None:
+    """Return the licence of the published weights that a model folder began with, if known."""
+    try:
+        origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    licence = origin.get("licence") if isinstance(origin, dict) else None
+    return licence if isinstance(licence, str) and licence != "unknown" else None

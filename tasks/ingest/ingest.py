@@ -131,7 +131,6 @@ def validate_drop(staged: DataVersion, config: RunConfig) -> Validation:
         DataError: an expectation is not met.
         ServiceError: the registry does not answer.
     """
-
     return validate_data_version(
         staged, config.data, config.profile_processes, champion_reference(config.registered_model)
     )

@@ -1,6 +1,5 @@
 """Models of others on this machine: imported under a name for ``model.pretrained``, or exported."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.config.sections import Name
 from model.errors import CheckpointError, ConfigError
-from model.towers.imported import ORIGIN_FILE
 from model.zoo.family import licence_of
+from model.zoo.importing import convert_model, import_model
+from model.zoo.published import Given
+from tasks.registry.files import registered_model
+from tasks.registry.versions import find_version
 from tasks.runtime.environment import models_folder
 
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
@@ -32,8 +34,6 @@ def import_published(
         ConfigError: the name is invalid, or the user must state what the files leave open.
         CheckpointError: the published files cannot be used, or the name is taken.
     """
-    from model.zoo import importing, published
-
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
@@ -47,18 +47,8 @@ def import_published(
             f"{folder}: there is a model of that name; choose another, or remove the folder"
         )
     listed = licence or licence_of(towers or "") or licence_of(name)
-    given = published.Given(towers, activation)
-    return folder, importing.import_model(path, folder, given, sha256, listed)
-
-
-def licence_of_model(folder: Path) -> str | None:
-    """Return the licence of the published weights that a model folder began with, if known."""
-    try:
-        origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    licence = origin.get("licence") if isinstance(origin, dict) else None
-    return licence if isinstance(licence, str) and licence != "unknown" else None
+    given = Given(towers, activation)
+    return folder, import_model(path, folder, given, sha256, listed)
 
 
 def export_published(source: str, to: str, out: Path) -> Path:
@@ -71,9 +61,7 @@ def export_published(source: str, to: str, out: Path) -> Path:
         CheckpointError: the source is damaged, or the form has no place for its towers.
         ServiceError: MLflow does not answer.
     """
-    from model.zoo import importing
-
-    importing.convert_model(folder_of(source), to, out)
+    convert_model(folder_of(source), to, out)
     return out
 
 
@@ -89,8 +77,5 @@ def folder_of(source: str) -> Path:
         folder = models_folder() / source
         return folder if folder.is_dir() else Path(source)
 
-    # A folder must not wait for MLflow.
-    from tasks.registry import files, versions
-
-    version = versions.find_version(registered["name"], registered["which"])
-    return files.registered_model(version).folder
+    version = find_version(registered["name"], registered["which"])
+    return registered_model(version).folder

@@ -136,7 +136,7 @@ def _digest(parts: Sequence[str]) -> str:
 
 
 def base_weights_id(config: RunConfig) -> str:
-    """Return what names the start weights unloaded: a file's SHA-256, a tag, or the seed."""
+    """Return the name of the start weights unloaded: a file's SHA-256, a tag, or the seed."""
     model = config.model
     if model.pretrained is None:
         return f"random:{config.seed}"

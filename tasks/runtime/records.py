@@ -33,11 +33,11 @@ class Record(BaseModel):
             file.write(self.model_dump_json(indent=2).encode())
 
     def files(self) -> list[Path]:
-        """Return what must still be on disk for the record to count as finished."""
+        """Return the files without which the record does not count as finished."""
         return [value for value in self.__dict__.values() if isinstance(value, Path)]
 
     def identity(self) -> str:
-        """Return what later stages know this result by, nothing where the data version says it."""
+        """Return the name of this result for later stages, empty where the data version is one."""
         return ""
 
 

@@ -1,22 +1,20 @@
 """The pairs of a split as the towers take them, by caches beside the data version's reports."""
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
+from model.batches.decoded import decoded_layout
+from model.batches.loading import PairInput, pair_input
+from model.pairs.index import PairIndex
+from model.towers.towers import Towers
 from tasks.runtime.log import run_logger
 from tasks.runtime.progress import Progress, progress
 from tasks.runtime.records import Run, Validation
 from tasks.validation.accepted import split_index
 
-if TYPE_CHECKING:
-    from model.batches.loading import PairInput
-    from model.pairs.index import PairIndex
-    from model.towers.towers import Towers
-
 
 def split_input(
-    run: Run, validation: Validation, name: str, towers: "Towers", crops_centre: bool
-) -> "PairInput":
+    run: Run, validation: Validation, name: str, towers: Towers, crops_centre: bool
+) -> PairInput:
     """Return a split as the towers take it.
 
     Decoded images are cached only where the stage crops nothing but centres (``crops_centre``).
@@ -34,17 +32,15 @@ def index_input(
     run: Run,
     validation: Validation,
     name: str,
-    index: "PairIndex",
-    towers: "Towers",
+    index: PairIndex,
+    towers: Towers,
     crops_centre: bool = True,
-) -> "PairInput":
+) -> PairInput:
     """Return an index of `split_index` as the towers take it; what must be made shows a bar."""
-    from model.batches import decoded, loading
-
     is_decoded = run.config.decoded_cache and crops_centre
     folder = validation.profiles / "cache"
     if is_decoded:
-        size_mb = decoded.decoded_layout(index, towers.image_size).bytes / 1e6
+        size_mb = decoded_layout(index, towers.image_size).bytes / 1e6
         run_logger().info("%s: decoded images take %.1f MB in %s", name, size_mb, folder)
 
     with ExitStack() as bars:
@@ -56,4 +52,4 @@ def index_input(
             shown[what].advance(rows)
 
         workers = run.config.workers
-        return loading.pair_input(towers.input_spec, index, folder, is_decoded, workers, on_rows)
+        return pair_input(towers.input_spec, index, folder, is_decoded, workers, on_rows)

@@ -115,7 +115,7 @@ def _results(
 
 
 def _failure(name: str, result: ExpectationValidationResult) -> str:
-    """Return what is wrong in one sentence, empty where nothing is."""
+    """Return the failure in one sentence, empty where there is none."""
     meta, raised, found = _meta(result), _exception_of(result.exception_info), result.result
     what, rows = meta["sentence"], meta.get("rows", "lines")
     if raised:

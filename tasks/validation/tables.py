@@ -28,7 +28,7 @@ from tasks.validation.expectations import (
 from tasks.validation.leaks import SplitWithProducts, comparison_files
 from tasks.validation.suite import CheckedTable
 
-PROFILE_COLUMNS = ["caption_chars", "caption_words", "caption_script", "width", "height", "fault"]
+VALIDATED_COLUMNS = ["caption_chars", "caption_words", "caption_script", "width", "height", "fault"]
 
 
 def version_tables(
@@ -57,7 +57,7 @@ def version_tables(
 def _split_frame(folder: Path, name: str) -> pd.DataFrame:
     """Return a row a line: facts, verdict, whether it repeats a pair, what it shares with test."""
     files = comparison_files(folder, name)
-    frame: pd.DataFrame = read_profile(profile_path(folder, name), PROFILE_COLUMNS).to_pandas()
+    frame: pd.DataFrame = read_profile(profile_path(folder, name), VALIDATED_COLUMNS).to_pandas()
     fault = frame.pop("fault")
     frame["verdict"] = fault.fillna("accepted").astype("category")
     frame["is_accepted"] = fault.isna().astype(np.int64)

@@ -12,10 +12,9 @@ from transformers import BertConfig, ChineseCLIPVisionConfig
 
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE, is_bert
-from model.towers.towers import Towers
+from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code, require_sizes
 from model.zoo.forms.huggingface import VISION_FIELDS, defaults_of, towers_config
-from model.zoo.forms.keys import NamedTensors
 
 # What BERT's implementations keep beside the weights that the text feature depends on.
 IDLE = ("position_ids", "token_type_ids", "pooler.dense.weight", "pooler.dense.bias")

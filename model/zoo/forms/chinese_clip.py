@@ -15,7 +15,7 @@ import torch
 
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE
-from model.towers.towers import Towers
+from model.towers.towers import NamedTensors, Towers
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
     block_count,
@@ -28,7 +28,6 @@ from model.zoo.forms.bert_keys import (
     vocabulary_beside,
 )
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.forms.keys import NamedTensors
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import peek_names, read_tensors
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE, context_length
-from model.towers.towers import Towers
+from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import find_file, read_json, write_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
@@ -35,7 +35,7 @@ from model.zoo.forms.huggingface import (
     towers_config,
     write_folder,
 )
-from model.zoo.forms.keys import NamedTensors, Rule, to_ours, to_theirs, transposed, vision_rules
+from model.zoo.forms.keys import Rule, to_ours, to_theirs, transposed, vision_rules
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 

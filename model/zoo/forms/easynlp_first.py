@@ -17,7 +17,7 @@ import torch
 
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE
-from model.towers.towers import Towers
+from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import file_of, find_file, read_json, write_json
 from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
@@ -32,7 +32,7 @@ from model.zoo.forms.bert_keys import (
     vocabulary_beside,
 )
 from model.zoo.forms.huggingface import read_licence, towers_config
-from model.zoo.forms.keys import NamedTensors, to_ours, to_theirs, vision_rules
+from model.zoo.forms.keys import to_ours, to_theirs, vision_rules
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import peek_names, read_tensors
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from model.towers.towers import NamedTensors
 from model.zoo.folders import file_of, find_file, read_json, require_sizes, write_json
-from model.zoo.forms.keys import NamedTensors
 from model.zoo.tensors import read_tensors, write_tensors
 
 NAME = "huggingface"

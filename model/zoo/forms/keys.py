@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-NamedTensors = dict[str, torch.Tensor]
+from model.towers.towers import NamedTensors
+
 Conversion = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
 
 # A block of transformers' towers but for queries, keys and values; and open_clip's and timm's

@@ -18,7 +18,8 @@ import torch
 
 from model.errors import CheckpointError
 from model.storage.sealed import MANIFEST, fault_point, require_space, sealed_folder, verify_sealed
-from model.training.checkpoint import NamedTensors, load_latest, save_checkpoint
+from model.towers.towers import NamedTensors
+from model.training.checkpoint import load_latest, save_checkpoint
 from tests.tiny import names
 
 FLIPS = 200

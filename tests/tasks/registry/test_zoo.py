@@ -9,7 +9,8 @@ from flows.__main__ import main
 from model.config.load import RunConfig
 from model.errors import CheckpointError, ConfigError
 from model.zoo.family import FAMILY, PublishedModel, find_published, licence_of
-from tasks.registry.zoo import export_published, import_published, licence_of_model
+from tasks.evaluation.model_card import licence_of_model
+from tasks.registry.zoo import export_published, import_published
 from tasks.runtime.environment import models_folder
 from tasks.runtime.lineage import architecture_id, base_weights_id
 from tests.published import clip_architecture, publish, write_open_clip

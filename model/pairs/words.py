@@ -68,7 +68,7 @@ def _segmenter() -> "Jieba":
 
 @lru_cache(maxsize=1 << 16)
 def singular(word: str) -> str:
-    """Return the common form of a word's spellings: no plural s or es, ``y`` for ``ie`` and ``ies``.
+    """Return the common form of spellings: no plural s or es, ``y`` for ``ie`` and ``ies``.
 
     For comparing only: ``hoodie``, ``hoodies`` and ``hoody`` become hoody, ``canvas`` becomes
     canva.

@@ -462,6 +462,13 @@ def test_numbers_of_an_unknown_type_are_refused(tmp_path: Path, suffix: str) -> 
         read_tensors(path)
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_sparse_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"values": torch.eye(4).to_sparse()}, tmp_path / "theirs.pt")
+    with pytest.raises(CheckpointError, match="it has sparse tensors"):
+        read_tensors(tmp_path / "theirs.pt")
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_weights_are_mapped_and_not_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"theirs.{suffix}"

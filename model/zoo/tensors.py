@@ -73,6 +73,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         unknown = {tensor.dtype for tensor in tensors.values()}.difference(FLOATS, INTEGERS)
         if unknown:
             raise TypeError(f"it has tensors of {', '.join(sorted(map(str, unknown)))}")
+        if any(tensor.layout != torch.strided for tensor in tensors.values()):
+            raise TypeError("it has sparse tensors")
         return tensors
 
     except UnpicklingError:

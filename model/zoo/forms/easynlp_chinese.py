@@ -53,6 +53,7 @@ def read(path: Path, given: Given) -> ForeignModel:
     """
     weights = find_file(path, [WEIGHTS])
     architecture = check_activation(_architecture(path), given, "EasyNLP's code")
+
     files = {VOCABULARY_FILE: vocabulary_beside(path)}
     named = {
         name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()

@@ -12,8 +12,8 @@ from model.pairs.splits import find_split_files, read_side_table, side_table_pat
 from tasks.pages.text import format_retention
 from tasks.runtime.records import DataVersion, Evaluation, Retention, Run, Validation
 from tasks.validation.accepted import split_index, tsv_files
-from tests.runs import lineage
 from tasks.validation.leaks import SplitWithProducts, compare_splits
+from tests.runs import lineage
 from tests.tiny import COLOURS, drawn_jpeg, profiled
 
 COLOUR_NAMES = list(COLOURS)

@@ -232,7 +232,7 @@ def figure_png(figure: Figure) -> bytes:
 
 @contextmanager
 def legible() -> Iterator[None]:
-    """Draw foreign text without markup, in fonts that have its letters; warn once where none has."""
+    """Draw foreign text without markup, in fonts that have its letters; warn once if none has."""
     settings: dict[Any, Any] = {"font.family": font_families(), "text.parse_math": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph")

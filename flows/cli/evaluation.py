@@ -19,7 +19,7 @@ from tasks.evaluation.tables import (
     slice_rows,
     with_half,
 )
-from tasks.pages.text import ARROWS
+from tasks.pages.text import ARROWS, WORD_COLUMNS
 from tasks.runtime.records import Evaluation
 
 FILES = {
@@ -28,7 +28,6 @@ FILES = {
     "figures": "figures.json",
     "candidates": "candidates-101.parquet",
 }
-WORD_COLUMNS = ("protocol", "direction", "model", "queries", "column", "slice", "data set")
 SLICE_COLUMNS = ("column", "slice", "products", NEW, "gap", "p")
 
 

@@ -153,7 +153,7 @@ def grid_png(
 def _draw_block(
     figure: Figure, sheet: Axes, corner: tuple[int, int], block: Block, note_lines: int
 ) -> None:
-    """Draw tiles whose upper edge is at a corner's height, and the badge above them."""
+    """Draw the tiles of a block from its upper left corner, and the badge above them."""
     left, top = corner
     if block.badge:
         _draw_badge(sheet, (left + 6, top - BADGE // 2 - 3), block.badge, block.colours, "left")
@@ -232,7 +232,7 @@ def figure_png(figure: Figure) -> bytes:
 
 @contextmanager
 def legible() -> Iterator[None]:
-    """Draw foreign text as it is, in fonts that have its letters; say once where none has."""
+    """Draw foreign text without markup, in fonts that have its letters; warn once if none has."""
     settings: dict[Any, Any] = {"font.family": font_families(), "text.parse_math": False}
     with matplotlib.rc_context(settings), warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", "Glyph")

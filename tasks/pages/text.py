@@ -77,7 +77,7 @@ def count_rows(counts: Iterable[SplitCounts], head: str) -> list[dict[str, str]]
 
 
 def format_retention(retention: Retention) -> str:
-    """Say in a line what fine-tuning left of the mean recall on held-out pretraining pairs."""
+    """Put in a line what fine-tuning left of the mean recall on held-out pretraining pairs."""
     before, after = 100 * retention.before, 100 * retention.after
     return (
         f"mean recall on {retention.pairs:,} held-out pretraining pairs {before:.1f} % before, "

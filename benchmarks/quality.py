@@ -69,19 +69,19 @@ class Bench:
         self.pairs, self.seeds = Pairs(folder), seeds
 
     def run(self, epochs: int, changes: dict[str, Any], is_learned: bool = False) -> list[Result]:
-        """Return what a recipe ended with, a result a seed."""
+        """Train a recipe, a result a seed."""
         return [
             result_of(self.pairs, {**changes, "epochs": epochs}, seed, is_learned)
             for seed in self.seeds
         ]
 
     def try_out(self, epochs: int, changes: dict[str, Any]) -> Result:
-        """Return what a recipe ended with for the first seed: choices are made on its valid."""
+        """Train a recipe with the first seed alone: choices are made on its valid."""
         return result_of(self.pairs, {**changes, "epochs": epochs}, self.seeds[0], is_learned=False)
 
 
 def recall(results: Iterable[Result]) -> float:
-    """Return the mean of the mean recalls on test."""
+    """Average the mean recalls on test."""
     return statistics.mean(result.test for result in results)
 
 

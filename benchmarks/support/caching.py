@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def _drawn(towers: Towers, pairs: int) -> Batch:
-    """Return a batch of noise; every caption fills the context."""
+    """Draw a batch of noise; every caption fills the context."""
     generator = torch.Generator().manual_seed(0)
     side = towers.image_size
     images = torch.randint(0, 256, (pairs, 3, side, side), dtype=torch.uint8, generator=generator)

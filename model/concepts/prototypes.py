@@ -24,14 +24,18 @@ class FeatureQueue(torch.nn.Module):
     def __init__(self, size: int, concepts: int, width: int) -> None:
         """Make an empty queue of ``size`` rows for C concepts and embeddings of width D."""
         super().__init__()
-        self.register_buffer("features", torch.zeros(2, size, width))
-        self.register_buffer("concepts", torch.full((size, MAX_CONCEPTS_A_CAPTION), -1))
-        self.register_buffer("captions", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("sums", torch.zeros(2, concepts, width))
-        self.register_buffer("members", torch.zeros(concepts))
-        self.register_buffer("total", torch.zeros(2, width))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
+        buffers = {
+            "features": torch.zeros(2, size, width),
+            "concepts": torch.full((size, MAX_CONCEPTS_A_CAPTION), -1),
+            "captions": torch.zeros(size, dtype=torch.int64),
+            "sums": torch.zeros(2, concepts, width),
+            "members": torch.zeros(concepts),
+            "total": torch.zeros(2, width),
+            "filled": torch.zeros((), dtype=torch.int64),
+            "cursor": torch.zeros((), dtype=torch.int64),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
 
     features: torch.Tensor
     concepts: torch.Tensor

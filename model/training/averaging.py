@@ -54,7 +54,7 @@ class WeightAverage:
             parameter.data, self._average[name].data = self._average[name].data, parameter.data
 
     def state_dict(self) -> NamedTensors:
-        """Return the average by the parameters' names."""
+        """Name the average by the parameters' names."""
         return dict(self._average)
 
     def load_state_dict(self, tensors: NamedTensors) -> None:

@@ -1,4 +1,4 @@
-"""A frozen copy of the start weights, and what it makes of a batch: the towers shall stay near it.
+"""A frozen copy of the start weights, and what it makes of a batch: the towers stay near it.
 
 The teacher reads the crops and tokens that the towers read, in eval mode and without gradients:
 about a third of a step's time more, and the weights once more in memory.

@@ -61,14 +61,14 @@ def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
 
 
 def rank_of_world() -> tuple[int, int]:
-    """Return which of how many processes this is; one alone otherwise."""
+    """Return this process's rank and the number of processes, (0, 1) of one that is alone."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def is_main() -> bool:
-    """Return whether this process is the one that validates, writes and reports."""
+    """Decide whether this process is the one that validates, writes and reports."""
     return rank_of_world()[0] == 0
 
 
@@ -79,7 +79,7 @@ def barrier() -> None:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Return the main process's value in every process; it must be JSON's."""
+    """Give every process the main one's value, which must be JSON's: torch's own way is pickles."""
     if rank_of_world()[1] == 1:
         return value
 
@@ -95,25 +95,25 @@ def broadcast_object(value: Any) -> Any:
 
 
 def ask_main(question: Callable[[], _Answer]) -> _Answer:
-    """Return in every process what the main one answers (JSON's values), or raise its error."""
+    """Give every process the main one's answer (JSON's values), or raise its error in all."""
     if rank_of_world()[1] == 1:
         return question()
 
-    heard: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
     if is_main():
         try:
-            heard["answer"] = question()
+            reply["answer"] = question()
         except CommerceClipError as error:
-            heard.update(error=type(error).__name__, message=str(error))
-    heard = broadcast_object(heard)
-    if "error" in heard:
-        raise getattr(errors, heard["error"])(heard["message"])
-    answer: _Answer = heard["answer"]
+            reply.update(error=type(error).__name__, message=str(error))
+    reply = broadcast_object(reply)
+    if "error" in reply:
+        raise getattr(errors, reply["error"])(reply["message"])
+    answer: _Answer = reply["answer"]
     return answer
 
 
 def any_rank(*wishes: bool) -> tuple[bool, ...]:
-    """Return of each wish, in every process, whether one of them has it."""
+    """Decide of each wish, in every process alike, whether one of them has it."""
     if rank_of_world()[1] == 1:
         return wishes
     counts = torch.tensor(wishes, dtype=torch.int64, device=_message_device())

@@ -298,7 +298,7 @@ class _Loop:
         self.meter.start()
 
     def _check(self) -> None:
-        """Fetch, and check the weights too: no loss has shown yet what the last update did."""
+        """Fetch, and check the weights too: no loss has been computed since the last update."""
         self._fetch()
         finite = [parameter.isfinite().all() for parameter in self.update.parameters]
         if not bool(torch.stack(finite).all()):

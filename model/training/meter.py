@@ -100,12 +100,12 @@ class PairFlops:
         self._by_length: dict[int, int] = {}
 
     def __call__(self, tokens: int) -> float | None:
-        """Return the FLOPs at a caption of so many tokens; None of towers that ask for values."""
+        """Count at a caption of so many tokens; None for towers whose way depends on values."""
         try:
             if tokens not in self._by_length:
                 self._by_length[tokens] = self._hollow.flops(lambda clip: _read(clip, tokens))
             return 3.0 * (self._image_flops + self._by_length[tokens])
-        except RuntimeError:  # torch's own, where the way depends on a value
+        except RuntimeError:  # torch's own, where a value is asked for
             return None
 
     @cached_property

@@ -25,7 +25,7 @@ class Updater:
         config: StageConfig,
         teacher: Teacher | None = None,
     ) -> None:
-        """Take what is trained, what is minimised and how, and what the towers shall stay near.
+        """Take what is trained, what is minimised and how, and what the towers stay near.
 
         Raises:
             ConfigError: the towers have batch norm, which makes a batch in parts another than the

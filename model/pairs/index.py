@@ -31,7 +31,7 @@ INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
 SAMPLED_LINES = 32
 # Lines that a message about many names.
-NAMED_LINES = 5
+FIRST_LINES = 5
 # Room for a caption of 1,000 characters in any script; a longer one is read with its whole line.
 CAPTION_HEAD_BYTES = 4096
 
@@ -92,7 +92,7 @@ class PairIndex:
     def where_all(self, rows: Rows) -> str:
         """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
         rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
-        first = rows[:NAMED_LINES]
+        first = rows[:FIRST_LINES]
         named = []
         for file in np.unique(self.file[first]):
             lines = self.line[first[self.file[first] == file]]

@@ -56,15 +56,15 @@ def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSo
         DataError: there is no queries file, or one lacks its images file.
     """
     files = find_files(sources, (".jsonl", IMAGES_ENDING))
-    names = {path: match for path in files if (match := TEXTS_NAME.fullmatch(path.name))}
-    if not names:
+    named = [(path, match) for path in files if (match := TEXTS_NAME.fullmatch(path.name))]
+    if not named:
         raise DataError(
             f"{', '.join(path.name for path in files)}: no {{split}}_texts.jsonl or "
             "MR_{split}_queries.jsonl; name it or its folder"
         )
 
     found = []
-    for texts, match in names.items():
+    for texts, match in named:
         images_name = texts.name[: match.end(1)] + IMAGES_ENDING
         beside = texts.with_name(images_name)
         images = next((path for path in files if path.name == images_name), beside)

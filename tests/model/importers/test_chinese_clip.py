@@ -129,7 +129,7 @@ def test_crlf_a_bom_and_the_url_safe_alphabet_change_no_byte_of_an_image(
     assert [pair.image for pair in pairs] == list(IMAGES.values())
 
 
-def test_a_split_lacking_a_file_is_told(tmp_path: Path) -> None:
+def test_a_split_lacking_a_file_is_refused(tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "train_texts.jsonl", query(1, "包", 33))
     with pytest.raises(DataError, match=r"no train_imgs\.tsv beside it"):
         import_pairs("muge", [texts], tmp_path / "out")

@@ -64,7 +64,7 @@ def test_every_pose_becomes_a_pair_of_its_product(tmp_path: Path, accepted) -> N
     assert (split.split, split.rows, split.left_out) == ("train", 5, {"no_caption": (1, ("8",))})
 
 
-def test_the_picture_survives_the_encoding(tmp_path: Path, accepted) -> None:
+def test_the_image_survives_the_encoding(tmp_path: Path, accepted) -> None:
     path = write_h5(tmp_path / "train.h5")
     pairs, _ = accepted(import_pairs("fashion-gen", [path], tmp_path / "out")[0])
     for pair, source in zip(pairs, pixels(), strict=False):
@@ -75,7 +75,7 @@ def test_the_picture_survives_the_encoding(tmp_path: Path, accepted) -> None:
     assert len(low[0].image) < len(pairs[0].image)
 
 
-def test_the_validation_file_becomes_test_because_the_benchmark_is_judged_on_it(
+def test_the_validation_file_becomes_test_because_the_benchmark_uses_it(
     tmp_path: Path,
 ) -> None:
     write_h5(tmp_path / "fashiongen_256_256_train.h5")

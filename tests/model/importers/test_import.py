@@ -57,7 +57,7 @@ def test_a_hostile_split_name_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_missing_source_and_a_folder_without_one_are_told(kind: str, tmp_path: Path) -> None:
+def test_a_missing_source_and_a_folder_without_one_are_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         import_pairs(kind, [tmp_path / "none"], tmp_path / "out")
     with pytest.raises(DataError, match="no file that ends in"):
@@ -111,7 +111,7 @@ def test_a_name_cannot_carry_control_characters_to_a_terminal(tmp_path: Path) ->
     assert name.startswith("\\x1b[31m\\u202ered\\nx") and name.isprintable() and len(name) < 150
 
 
-def test_a_split_without_a_pair_leaves_no_file_and_an_import_without_one_says_why(
+def test_a_split_without_a_pair_leaves_no_file_and_an_import_without_one_is_refused_with_reasons(
     tmp_path: Path,
 ) -> None:
     split = write_split(source(LeftOut(LeftOutReason.NO_CAPTION, "p1")), tmp_path / "out")
@@ -153,7 +153,7 @@ def test_columns_may_appear_at_any_row(tmp_path: Path, accepted) -> None:
     assert table == {"id": ["1", "2", "3"], "title": ["Hat", "Cap", ""], "colour": ["", "red", ""]}
 
 
-def test_a_flood_of_columns_is_cut_and_told(tmp_path: Path, accepted) -> None:
+def test_a_flood_of_columns_is_cut_and_reported(tmp_path: Path, accepted) -> None:
     rows = [
         ImportedPair(str(row), "hat", IMAGE, {f"field {row}": "x"})
         for row in range(MAX_COLUMNS + 3)

@@ -158,14 +158,14 @@ def test_limits_are_inclusive() -> None:
     assert inspect_image(data, min_side=33) is FaultReason.TOO_SMALL
 
 
-def test_a_picture_cut_anywhere_is_truncated_and_never_an_image() -> None:
+def test_an_image_cut_anywhere_is_truncated_and_never_decoded() -> None:
     for container in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
         data = encoded(picture(), container)
         for length in [*range(12, len(data), 37), len(data) - 2, len(data) - 1]:
             assert isinstance(decode_rgb(data[:length]), FaultReason), (container, length)
 
 
-def test_no_exception_escapes_from_mutated_pictures() -> None:
+def test_no_exception_escapes_from_mutated_images() -> None:
     rng = random.Random(0)
     sources = [jpeg(), encoded(picture(), progressive=True), oriented_jpeg(5)]
     sources += [encoded(picture(), container) for container in ("PNG", "GIF", "WEBP", "BMP")]
@@ -188,7 +188,7 @@ def mutated_jpegs(count: int) -> Iterator[bytes]:
         yield bytes(data)
 
 
-def test_both_roads_give_the_same_picture_of_damaged_jpegs() -> None:
+def test_both_roads_give_the_same_pixels_of_damaged_jpegs() -> None:
     agreed = 0
     for data in mutated_jpegs(200):
         fast, slow = decode_rgb(data, max_pixels=100_000), images._decode_with_pillow(data, "JPEG")
@@ -249,7 +249,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded() -> None:
     )
 
 
-def test_flat_lower_rows_are_told_from_a_picture() -> None:
+def test_flat_lower_rows_are_noticed() -> None:
     image = decode_rgb(jpeg(40, 32))
     assert isinstance(image, np.ndarray) and not images._is_flat_below(image)
     image[30:] = 128

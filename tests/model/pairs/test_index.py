@@ -121,7 +121,7 @@ def test_a_caption_of_any_length_and_script_is_read_as_it_stands(
     assert index.caption(0) == index.read(0).caption == caption
 
 
-def test_the_digest_of_an_index_tells_pairs_and_their_order_apart(source: PairSource) -> None:
+def test_indexes_of_other_pairs_or_another_order_have_other_digests(source: PairSource) -> None:
     index = index_pairs([source])
     digests = {index.take(np.array(rows)).digest() for rows in ([0, 1, 2], [0, 2, 1], [0, 1], [1])}
     assert len(digests) == 4 and index.digest() in digests

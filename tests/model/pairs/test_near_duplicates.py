@@ -47,7 +47,7 @@ def crowded(images: int, seed: int) -> Signatures:
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**32), st.integers(1, 200))
 @settings(deadline=None, max_examples=60)
-def test_the_first_look_alike_of_every_picture_is_found(
+def test_the_first_look_alike_of_every_image_is_found(
     left: int, right: int, seed: int, candidates: int
 ) -> None:
     ours, theirs = crowded(left, seed), crowded(right, seed + 1)
@@ -62,7 +62,7 @@ def test_the_first_look_alike_of_every_picture_is_found(
 
 @given(st.integers(0, 5), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=60)
-def test_among_few_pictures_the_first_that_looks_the_same_is_found(images: int, seed: int) -> None:
+def test_among_few_images_the_first_that_looks_the_same_is_found(images: int, seed: int) -> None:
     signatures = crowded(images, seed)
     slow = [
         next(j for j in range(i + 1) if are_alike(signatures, i, signatures, j))
@@ -82,7 +82,7 @@ def test_four_bits_apart_is_found_wherever_they_are_and_five_is_not(bits: int) -
         ]
 
 
-def test_a_pair_is_put_before_a_judge_once_and_only_confirmed_ones_count() -> None:
+def test_a_pair_is_put_up_for_confirmation_once_and_only_confirmed_ones_count() -> None:
     same = Signatures(np.zeros(3, np.uint64), np.zeros((3, THUMB_BYTES), np.uint8))
     asked: list[tuple[int, int]] = []
 
@@ -118,7 +118,7 @@ def test_thousands_of_one_placeholder_cost_no_more_than_others(
     ("name", "options"),
     [("JPEG", {"quality": 30}), ("JPEG", {"quality": 85}), ("PNG", {}), ("WEBP", {"quality": 70})],
 )
-def test_a_copy_saved_again_is_the_same_picture_and_another_is_not(
+def test_a_copy_saved_again_is_the_same_image_and_another_is_not(
     name: str, options: dict[str, int]
 ) -> None:
     originals = [np.asarray(picture(224, 224, seed)) for seed in range(6)]
@@ -146,7 +146,7 @@ def signatures_of(pictures: list[np.ndarray]) -> Signatures:
     return Signatures(np.array([each.phash for each in drawn], np.uint64), thumbs)
 
 
-def test_a_detail_that_a_thumbnail_does_not_show_makes_another_picture() -> None:
+def test_a_detail_that_a_thumbnail_does_not_hold_makes_another_image() -> None:
     plain = np.full((224, 224, 3), 240, np.uint8)
     other = plain.copy()
     other[100:108, 100:108] = 0

@@ -133,7 +133,7 @@ def test_a_line_without_end_is_streamed_past_in_flat_memory(tmp_path: Path) -> N
     assert read_profile(table)["length"].to_pylist() == [2, length, 4]
 
 
-def test_a_profile_row_says_what_is_in_the_line(tmp_path: Path) -> None:
+def test_a_profile_row_describes_its_line(tmp_path: Path) -> None:
     image = encoded(picture(40, 32), "PNG")
     line = pair_line("robe d'e\u0301te\u0301", image)
     preview = preview_image(image)
@@ -246,7 +246,7 @@ def test_rare_words_are_forgotten_before_they_fill_the_memory(
         ("платье", "cyrillic"),
     ],
 )
-def test_the_script_of_most_letters_is_told(caption: str, script: str, tmp_path: Path) -> None:
+def test_the_script_of_most_letters_is_found(caption: str, script: str, tmp_path: Path) -> None:
     _, table, _ = profile(write_tsv(tmp_path, pair_line(caption)))
     assert read_profile(table)["caption_script"].to_pylist() == [script]
 

@@ -125,7 +125,7 @@ def test_a_look_alike_by_its_signature_alone_is_no_leak(tmp_path: Path) -> None:
     )
 
 
-def test_a_tsv_that_changed_since_its_profile_is_refused_when_its_pictures_are_looked_at(
+def test_a_tsv_that_changed_since_its_profile_is_refused_when_its_images_are_compared(
     tmp_path: Path,
 ) -> None:
     split = profiled(
@@ -156,7 +156,7 @@ def test_a_missing_damaged_or_foreign_table_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     "REAL_PAIRS" not in os.environ, reason="REAL_PAIRS names no folder of real pairs"
 )
-def test_of_real_pairs_titles_leak_and_no_picture_does(tmp_path: Path) -> None:
+def test_of_real_pairs_titles_leak_and_no_image_does(tmp_path: Path) -> None:
     found = {}
     for name in ("train", "test"):
         tsv = Path(os.environ["REAL_PAIRS"]) / "fashion-products" / f"{name}.tsv"

@@ -68,7 +68,7 @@ def test_what_was_made_of_something_else_is_not_taken(tmp_path: Path, other: Lay
     assert np.array_equal(cached_array(tmp_path, other, make), make.rows) and make.asked == 1
 
 
-def test_a_disk_without_room_is_told_before_anything_is_made(
+def test_a_disk_without_room_is_reported_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=30_000_000)

@@ -1,4 +1,4 @@
-"""The main job: a data version in, a judged and registered model version, its embeddings, and a
+"""The main job: a data version in; a model version, evaluated and registered, its embeddings and a
 decision on it out.
 
 A run with nothing new (same data, code, config and base weights as a registered version) ends in

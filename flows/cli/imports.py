@@ -36,18 +36,18 @@ def import_data_set(
 
     # A progress bar a split; the bar of the split before is closed when the next one begins.
     with ExitStack() as bars:
-        shown: list[Progress] = []
+        current: list[Progress] = []
 
         def begin(split: str, rows: int | None) -> None:
             bars.close()
-            shown[:] = [bars.enter_context(progress(f"import {split}", rows or 0, "rows"))]
+            current[:] = [bars.enter_context(progress(f"import {split}", rows or 0, "rows"))]
 
         imported = import_pairs(
             kind,
             list(map(Path, sources)),
             Path(out),
             options,
-            lambda rows: shown[0].advance(rows),
+            lambda rows: current[0].advance(rows),
             begin,
         )
     _print(imported)

@@ -229,7 +229,9 @@ def test_a_promotion_that_is_tried_again_after_any_failed_write_has_its_effect_o
 def test_a_change_that_a_person_overtook_is_dropped(model: str) -> None:
     client = tracking_client()
     assert promote.carry_out(_version(model, 1), decided(1, None), "first")
-    change = aliases._change(model, 1, 2, "half done", [])
+    change = aliases.ChampionChange(
+        key="k", model=model, before=1, after=2, who="ada", when="", why="half done"
+    )
     client.set_registered_model_tag(model, aliases.CHANGE_TAG, change.model_dump_json())
     client.set_registered_model_alias(model, "champion", "4")
     aliases.finish_change(client, model)

@@ -239,7 +239,7 @@ class StageConfig(Section):
     )
     mask_duplicates: bool = Field(
         True,
-        description="Whether pairs that share a caption or an image are no negatives of each other.",
+        description="Whether pairs that share a caption or image are no negatives of each other.",
     )
     patch_dropout: float | None = Field(
         None,

@@ -30,7 +30,7 @@ class DataConfig(Section):
     )
     valid_share: Share = Field(
         0.1,
-        description="Share of train carved out as valid where there is no valid.tsv, 0 to 1.",
+        description="Share of train carved out as valid where the folder has no valid.tsv, 0 to 1.",
     )
     pretrain_valid_share: Share = Field(
         0.05,
@@ -108,8 +108,7 @@ class ModelConfig(Section):
 
     name: str = Field(
         "ViT-B-32",
-        description="An open_clip model name, or the path of an open_clip JSON config "
-        "(configs/models/…).",
+        description="An open_clip model name, or the path of a JSON config (configs/models/…).",
     )
     pretrained: str | None = Field(
         None,
@@ -164,8 +163,7 @@ class StageConfig(Section):
     grad_clip: float = Field(1.0, gt=0, description="Largest global gradient norm.")
     crop_scale: Share = Field(
         0.9,
-        description="Smallest share of the image's area that a random training crop keeps; 1 crops "
-        "the centre.",
+        description="Smallest share of an image's area that a random crop keeps; 1: the centre.",
     )
     flip: bool = Field(False, description="Whether training images are mirrored at random.")
     loss: Literal["auto", "info_nce", "sigmoid"] = Field(
@@ -212,8 +210,7 @@ class StageConfig(Section):
     distill_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the distance from the embeddings that the start weights give; 0 is "
-        "off.",
+        description="Weight of the distance from the start weights' embeddings; 0 is off.",
     )
     interpolation: tuple[Share, ...] = Field(
         (),
@@ -239,8 +236,7 @@ class StageConfig(Section):
     )
     mask_duplicates: bool = Field(
         True,
-        description="Whether pairs of a batch that share a caption or an image are no negatives of "
-        "each other.",
+        description="Whether pairs that share a caption or image are no negatives of each other.",
     )
     patch_dropout: float | None = Field(
         None,
@@ -263,8 +259,7 @@ class StageConfig(Section):
     max_concepts: int = Field(
         20_000,
         ge=1,
-        description="Most concepts that are mined, the most frequent; each costs memory at every "
-        "step.",
+        description="Most concepts that are mined, the most frequent; each costs memory.",
     )
     concepts: str | None = Field(
         None,

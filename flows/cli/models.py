@@ -5,8 +5,7 @@ from pathlib import Path
 from flows.cli.terminal import print_facts, print_line, print_table
 from model.errors import ConfigError, nearest
 from model.zoo.family import FAMILY, find_row
-from tasks.registry.zoo import export_published
-from tasks.registry.zoo import import_published
+from tasks.registry.zoo import export_published, import_published
 
 
 def show_family() -> None:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from flows.cli.terminal import print_line
-from tasks.embeddings.predict import Form, Truncation
-from tasks.embeddings.predict import predict as write_predictions
+from tasks.embeddings.predict import Form, Truncation, predict_file
 
 
 def predict(
@@ -20,7 +19,7 @@ def predict(
     context_length: int | None,
 ) -> None:
     """Write the embeddings and tell what was embedded."""
-    done = write_predictions(
+    done = predict_file(
         Path(tsv),
         model,
         Path(out),

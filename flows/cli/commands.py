@@ -34,7 +34,7 @@ COMMANDS = {
     "models show": Command("flows.cli.models:print_model"),
     "models import": Command("flows.cli.published:import_base_weights"),
     "models convert": Command("flows.cli.published:convert_to_form"),
-    "predict": Command("flows.cli.predict:predict_file"),
+    "predict": Command("flows.cli.predict:print_predicted"),
     "up": Command("flows.stack:up"),
     "down": Command("flows.stack:down"),
     "automate": Command("flows.cli.automate:automate"),

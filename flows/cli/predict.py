@@ -15,10 +15,10 @@ from flows.parameters import (
     Truncate,
     Workers,
 )
-from tasks.embeddings.predict import predict
+from tasks.embeddings.predict import predict_file
 
 
-def predict_file(
+def print_predicted(
     tsv: PredictedFile,
     /,
     *,
@@ -33,7 +33,7 @@ def predict_file(
     context_length: ContextLength = None,
 ) -> None:
     """Write the embeddings of a TSV of captions, of images or of pairs."""
-    done = predict(
+    done = predict_file(
         Path(tsv),
         model,
         Path(out),

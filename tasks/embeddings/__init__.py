@@ -1,4 +1,4 @@
-"""Embeddings as files: the stage `export` by a registered version, `predict` by any model.
+"""Embeddings as files: the stage `export` by a registered version, `predict_file` by any model.
 
 Imports `validation`.
 """

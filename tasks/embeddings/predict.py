@@ -47,7 +47,7 @@ class Predicted:
         return self.lines - self.rows
 
 
-def predict(
+def predict_file(
     tsv: Path,
     model: str,
     out: Path,

@@ -1,4 +1,4 @@
-"""From a TSV to the embeddings of its lines, for `export` and `predict`; imports torch.
+"""From a TSV to the embeddings of its lines, for `export` and `predict_file`; imports torch.
 
 Lines take the road of training and evaluation: profile, index, batches. Profile and token ids lie
 on disk; the index takes 48 bytes a line.

@@ -15,8 +15,24 @@ ONE_PROCESS = ("tests/integration/stack/",)
 LONGEST = (
     "tests/integration/stack/test_first_run.py",
     "tests/integration/stack/test_outages.py",
-    "tests/integration/test_embedded.py",
     "tests/faults/test_interrupted_run.py",
+    "tests/flows/test_ingest.py",
+    "tests/integration/test_embedded.py",
+    "tests/faults/test_data_versions.py",
+    "tests/integration/test_automations.py",
+    "tests/test_runs.py",
+    "tests/faults/test_killed_ingest.py",
+    "tests/flows/test_bad_input.py",
+    "tests/faults/test_kill_during_training.py",
+    "tests/faults/test_ten_at_once.py",
+    "tests/faults/test_fuzz.py",
+    "tests/flows/test_configs.py",
+    "tests/faults/test_registry.py",
+    "tests/tasks/registry/test_zoo.py",
+    "tests/tasks/registry/test_register.py",
+    "tests/flows/test_stages.py",
+    "tests/tasks/promotion/test_lifecycle.py",
+    "tests/model/zoo/test_true_shapes.py",
 )
 
 

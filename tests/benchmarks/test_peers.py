@@ -72,7 +72,7 @@ def test_webdataset_yields_open_clips_inputs_in_order(tmp_path: Path) -> None:
 def test_every_row_of_the_sparse_tsv_can_be_read(tmp_path: Path) -> None:
     lines = [line_of(picture(32, 32, seed)) for seed in range(3)]
     source = PairSource(tmp_path / "large.tsv", tmp_path / "large.parquet")
-    write_sparse(*source, lines, rows=100, size=1_000_000)
+    write_sparse(source.tsv, source.profile, lines, rows=100, size=1_000_000)
     index = index_pairs([source])
     assert len(index) == 100
     assert 990_000 < source.tsv.stat().st_size < 1_000_000

@@ -92,6 +92,7 @@ def test_a_data_dvc_that_was_cut_in_the_middle_of_an_ingest_is_restored(
     assert tracked.read_bytes() == before
 
 
+@pytest.mark.full
 def test_a_data_dvc_that_a_person_checked_out_after_a_killed_ingest_is_kept(
     project: Path, test_tsv: Path
 ) -> None:

@@ -98,6 +98,7 @@ def finetuned(name: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["fashion-gen-base", "fashion-gen-large"])
 def test_fashion_gen_runs_from_its_own_files_to_a_champion(
     name: str, retrain: Retrain, fashion_gen: Path, tmp_path: Path

@@ -52,6 +52,7 @@ def test_a_second_retraining_finds_nothing_new(
     assert "Rank@1" not in done.stdout
 
 
+@pytest.mark.full
 def test_the_champion_loads_in_a_fresh_process(first: str, shell: Shell, miniature: Path) -> None:
     tracking = f"sqlite:///{shell.state / 'mlflow.db'}"
     used = shell.use_champion(miniature / "finetune" / "test.tsv", tracking)

@@ -18,8 +18,13 @@ from pydantic import ValidationError
 
 from model.errors import ConfigError, DataError, nearest
 from model.importers import chinese_clip, easynlp, fashion_gen, table, webdataset
-from model.importers.options import ImportOptions
-from model.importers.records import ImportedSplit, LeftOutReason, LeftOutRows, SplitSource
+from model.importers.records import (
+    ImportedSplit,
+    ImportOptions,
+    LeftOutReason,
+    LeftOutRows,
+    SplitSource,
+)
 from model.importers.writer import OnRows, tsv_path, write_split
 from model.pairs.splits import side_table_path
 
@@ -85,7 +90,7 @@ def import_pairs(
         imported.append(write_split(source, out, on_rows))
 
     if not any(split.pairs for split in imported):
-        names = ", ".join(str(source) for source in sources)
+        names = ", ".join(map(str, sources))
         raise DataError(f"{names}: no row became a pair: {_reasons(imported)}")
     return imported
 
@@ -131,9 +136,10 @@ def _check_outputs(found: Sequence[SplitSource], out: Path) -> None:
 
 def _reasons(imported: Sequence[ImportedSplit]) -> str:
     """Return for each split which reasons left out how many rows, with the names of the first."""
-    reasons = []
-    for split in imported:
-        for reason, left in split.left_out.items():
-            more = ", …" if left.rows > len(left.names) else ""
-            reasons.append(f"{split.split} {left.rows:,} {reason} ({', '.join(left.names)}{more})")
+    reasons = [
+        f"{split.split} {left.rows:,} {reason} "
+        f"({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
+        for split in imported
+        for reason, left in split.left_out.items()
+    ]
     return "; ".join(reasons) or "the sources hold no row"

@@ -34,8 +34,9 @@ def find_files(sources: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
             problem = "not a regular file" if source.exists() else "no such file or folder"
             raise DataError(f"{source}: {problem}; check the path")
 
-        inside = [path for path in source.iterdir() if path.name.endswith(endings)]
-        inside = sorted(path for path in inside if path.is_file())
+        inside = sorted(
+            path for path in source.iterdir() if path.name.endswith(endings) and path.is_file()
+        )
         if not inside:
             raise DataError(
                 f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves"

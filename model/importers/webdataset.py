@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from model.importers.options import ImportOptions
 from model.importers.records import (
     MAX_IMAGE_BYTES,
     ImportedPair,
+    ImportOptions,
     LeftOut,
     LeftOutReason,
     SourceRow,
@@ -97,14 +97,12 @@ def _read_members(shard: Path) -> Iterator[Member]:
                 continue
 
             match = KEY.fullmatch(info.name.removeprefix("./"))
-            extension = match[2].lower() if match else ""
-            if match is None:
-                yield Member(info.name, "", None)
-            elif info.isreg() and extension in MEMBER_EXTENSIONS:
+            key, extension = (match[1], match[2].lower()) if match else (info.name, "")
+            if info.isreg() and extension in MEMBER_EXTENSIONS:
                 file = archive.extractfile(info) if info.size <= MAX_IMAGE_BYTES else None
-                yield Member(match[1], extension, file.read() if file else None)
+                yield Member(key, extension, file.read() if file else None)
             else:
-                yield Member(match[1], "?", None)
+                yield Member(key, "?" if match else "", None)
 
 
 def _checked_headers() -> type[tarfile.TarInfo]:
@@ -168,9 +166,8 @@ def _pair(
         name: _scalar(value) for name, value in fields.items() if not isinstance(value, dict | list)
     }
     product = columns.pop("id", "") or key
-    for name in names:
-        if name != "title" and columns.get(name) == caption:
-            del columns[name]
+    repeated = {name for name in names if name != "title" and columns.get(name) == caption}
+    columns = {name: value for name, value in columns.items() if name not in repeated}
     return ImportedPair(product, caption, image, columns)
 
 

@@ -151,21 +151,17 @@ class PairIndex:
     def _bytes(self, row: int, length: int) -> bytes:
         file = int(self.file[row])
         try:
-            return os.pread(self._descriptor(file), length, int(self.offset[row]))
+            if file not in self._descriptors:
+                # Two threads that meet here open one each; either is closed with the index.
+                descriptor = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, descriptor)
+                self._descriptors[file] = descriptor
+            return os.pread(self._descriptors[file], length, int(self.offset[row]))
         except OSError as error:
             raise DataError(
                 f"{self.files[file]}: cannot be read ({error.strerror}); "
                 "pull the data version again"
             ) from error
-
-    def _descriptor(self, file: int) -> int:
-        descriptor = self._descriptors.get(file)
-        if descriptor is None:
-            descriptor = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
-            # Two threads that meet here open one each; either is closed with the index.
-            weakref.finalize(self, os.close, descriptor)
-            self._descriptors[file] = descriptor
-        return descriptor
 
     def _changed(self, row: int) -> DataError:
         return DataError(
@@ -191,33 +187,28 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
         DataError: a profile is missing or damaged, a TSV is not of the size that its profile saw,
             or a line of some 32 to 63 in it is another.
     """
-    profiles = [_accepted(source) for source in sources]
-    sizes = [len(profile.line) for profile in profiles]
+    lines, profiles = zip(*map(_accepted, sources), strict=True)
+    profile = pa.concat_tables(profiles)
     index = PairIndex(
         files=tuple(source.tsv for source in sources),
-        file=np.repeat(np.arange(len(profiles)), sizes),
-        line=np.concatenate([profile.line for profile in profiles]),
-        offset=_column(profiles, "offset"),
-        length=_column(profiles, "length"),
-        caption_hash=_column(profiles, "caption_hash"),
-        image_hash=_column(profiles, "image_hash"),
+        file=np.repeat(np.arange(len(sources)), [len(each) for each in lines]),
+        line=np.concatenate(lines),
+        offset=_values(profile["offset"]),
+        length=_values(profile["length"]),
+        caption_hash=_values(profile["caption_hash"]),
+        image_hash=_values(profile["image_hash"]),
         columns=sources[0].columns,
     )
 
     # A file whose content changed is refused before hours are spent on it.
-    for file in range(len(profiles)):
+    for file in range(len(sources)):
         rows = np.flatnonzero(index.file == file)
         for row in rows[:: max(1, len(rows) // SAMPLED_LINES)]:
             index.read(int(row))
     return index
 
 
-class _Accepted(NamedTuple):
-    line: Rows
-    table: pa.Table
-
-
-def _accepted(source: PairSource) -> _Accepted:
+def _accepted(source: PairSource) -> tuple[Rows, pa.Table]:
     """Return the numbers and the profile rows of the accepted lines."""
     profile = read_profile(source.profile, INDEXED_COLUMNS)
 
@@ -231,13 +222,12 @@ def _accepted(source: PairSource) -> _Accepted:
     # A profile has a row for every line, so the number of a row is that of its line.
     rows = pc.indices_nonzero(pc.is_null(profile["fault"]))
     accepted = profile if len(rows) == len(profile) else profile.take(rows)
-    return _Accepted(np.from_dlpack(rows).astype(np.int64) + 1, accepted)
+    return np.from_dlpack(rows).astype(np.int64) + 1, accepted
 
 
-def _column(profiles: Sequence[_Accepted], name: str) -> npt.NDArray[Any]:
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     # Arrow's own to_numpy imports pandas, which costs more than all the rest of opening.
-    chunks = [chunk for profile in profiles for chunk in profile.table[name].chunks]
-    return np.concatenate([np.from_dlpack(chunk.fill_null(0)) for chunk in chunks])
+    return np.concatenate([np.from_dlpack(chunk.fill_null(0)) for chunk in column.chunks])
 
 
 def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:

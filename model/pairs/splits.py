@@ -84,9 +84,8 @@ def read_side_table(tsv: Path, required: bool, lines: int | None = None) -> pa.T
     try:
         table = csv.read_csv(path, parse_options=quoted, convert_options=as_text)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: not a UTF-8 CSV with a header ({reason}); write it again"
+            f"{path}: not a UTF-8 CSV with a header ({str(error).splitlines()[0]}); write it again"
         ) from error
 
     if table.column_names.count("id") != 1:

@@ -80,8 +80,7 @@ def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSo
             max(1, len(query.images)) if isinstance(query, Query) else 1
             for query in _read_queries(texts)
         )
-        read = partial(_read, texts, images)
-        found.append(SplitSource(split, (texts, images), read, rows))
+        found.append(SplitSource(split, (texts, images), partial(_read, texts, images), rows))
     return found
 
 

@@ -7,7 +7,6 @@ from urllib.parse import unquote, urlsplit
 
 from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
 
-SCHEMES = ("http", "https")
 TRIED_EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -38,7 +37,7 @@ def _candidates(name: str) -> Iterator[str]:
         return
 
     paths = [name.replace("\\", "/")]
-    if url.scheme in SCHEMES:
+    if url.scheme in ("http", "https"):
         path = unquote(url.path).lstrip("/")
         paths = [path, path.rpartition("/")[2]]
     for path in filter(None, paths):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from model.errors import DataError
 
-DEFAULT_SPLIT = "train"
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -52,8 +51,7 @@ def split_of(path: Path, chosen: str | None) -> str:
     is train. A folder's name must be such a word.
     """
     words = (*re.split(r"[^a-z0-9]+", path.name.lower()), path.parent.name.lower())
-    named = (SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS)
-    return chosen or next(named, DEFAULT_SPLIT)
+    return chosen or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
 
 
 def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path, ...]]:

@@ -101,13 +101,15 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _column_names(path: Path) -> list[str]:
-    advice = "fetch it again" if _is_parquet(path) else CSV_ADVICE
-    with reading_source(path, pa.ArrowException, advice=advice):
-        if _is_parquet(path):
-            with pq.ParquetFile(path) as file:
-                return list(file.schema_arrow.names)
-        with _open_csv(path, lambda row: "skip") as reader:
-            return list(reader.schema.names)
+    if _is_parquet(path):
+        with reading_source(path, pa.ArrowException, advice="fetch it again"):
+            return list(pq.read_schema(path).names)
+
+    with (
+        reading_source(path, pa.ArrowException, advice=CSV_ADVICE),
+        _open_csv(path, lambda row: "skip") as reader,
+    ):
+        return list(reader.schema.names)
 
 
 def _count_rows(tables: Sequence[Path]) -> int | None:
@@ -204,8 +206,12 @@ def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CS
 
     # Every column is text, so that an empty field stays empty and NA stays NA.
     as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
-    blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False)
-    return csv.open_csv(path, read_options=blocks, parse_options=parsing, convert_options=as_text)
+    return csv.open_csv(
+        path,
+        read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
+        parse_options=parsing,
+        convert_options=as_text,
+    )
 
 
 def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> SourceRow:
@@ -219,7 +225,6 @@ def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str)
     if isinstance(image, LeftOutReason):
         return LeftOut(image, label or name)
     product = _text(row[columns["id"]]) if "id" in columns else label
-    caption = _text(row[columns["caption"]])
 
     # A column that has the name of another's role gets ``source_`` before its own.
     side = {role: _text(row[columns[role]]) for role in SIDE_ROLES if role in columns}
@@ -229,7 +234,7 @@ def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str)
         for column, value in row.items()
         if column not in used and not isinstance(value, bytes)
     }
-    return ImportedPair(product or name, caption, image, side)
+    return ImportedPair(product or name, _text(row[columns["caption"]]), image, side)
 
 
 def _text(value: Any) -> str:

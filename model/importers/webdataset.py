@@ -67,10 +67,10 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     Raises:
         DataError: a source does not exist or holds no shard.
     """
-    groups = by_split(find_files(sources, SHARD_ENDINGS), options.split)
+    shards = find_files(sources, SHARD_ENDINGS)
     return [
-        SplitSource(split, shards, partial(_read, shards, options))
-        for split, shards in groups.items()
+        SplitSource(split, group, partial(_read, group, options))
+        for split, group in by_split(shards, options.split).items()
     ]
 
 

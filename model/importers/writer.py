@@ -197,8 +197,9 @@ class _SideTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_one_line(name) for name in self.columns)
         while lines := list(islice(spool, ROWS_A_REPORT)):
-            rows = map(json.loads, lines)
-            writer.writerows(row + [""] * (len(self.columns) - len(row)) for row in rows)
+            writer.writerows(
+                row + [""] * (len(self.columns) - len(row)) for row in map(json.loads, lines)
+            )
         text.flush()
         text.detach()
 

@@ -31,7 +31,6 @@ OTHER, NONE, RARE = "(other)", "(none)", "(rare)"
 EDGES = np.unique([0, *(math.ceil(2 ** (quarter / 4)) for quarter in range(161))])
 # A value that is expected fewer times than this in the smaller of two samples counts as rare.
 MIN_EXPECTED = 5
-MOVERS = 3
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def read_counts(path: Path) -> pa.Table:
 
 def added(parts: list[pa.Table]) -> pa.Table:
     """Return the counts of several splits together."""
-    groups = pa.concat_tables(parts).group_by(["column", "value"], use_threads=False)
-    return groups.aggregate([("count", "sum")])
+    together = pa.concat_tables(parts)
+    return together.group_by(["column", "value"], use_threads=False).aggregate([("count", "sum")])
 
 
 def drift(reference: pa.Table, current: pa.Table) -> list[ColumnDrift]:
@@ -127,9 +126,11 @@ def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int
     and m rows. Source: B. Yurdakul, Statistical Properties of Population Stability Index (2018).
     """
     # What one side counts, the other may have counted among its rest.
-    sides = ((before, after), (after, before))
     cut_off = {
-        value for one, other in sides if OTHER in other for value in one.keys() - other.keys()
+        value
+        for one, other in ((before, after), (after, before))
+        if OTHER in other
+        for value in one.keys() - other.keys()
     }
     before, after = _merged(before, cut_off, OTHER), _merged(after, cut_off, OTHER)
 
@@ -148,9 +149,10 @@ def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int
     terms = (q - p) * np.log(q / p)
 
     noise = (1 / n + 1 / m) * _chi_square(len(values) - 1)
-    most = [values[row] for row in np.argsort(-terms, kind="stable")[:MOVERS] if terms[row] > 0]
     movers = tuple(
-        Mover(value, before.get(value, 0) / n, after.get(value, 0) / m) for value in most
+        Mover(values[row], before.get(values[row], 0) / n, after.get(values[row], 0) / m)
+        for row in np.argsort(-terms, kind="stable")[:3]
+        if terms[row] > 0
     )
     return ColumnDrift(column, float(terms.sum()), noise, movers)
 

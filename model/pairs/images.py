@@ -32,12 +32,11 @@ PREVIEW_SIDE = 24
 # Real progressive files have about ten scans; each further one costs a pass over all pixels.
 MAX_SCANS = 100
 STRIP_PIXELS = 1_000_000
-START_OF_SCAN = 0xDA
 # Baseline, extended and progressive.
 FRAME_HEADERS = (0xC0, 0xC1, 0xC2)
 # Tables, restart intervals, comments and application data.
 PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
-EXIF_OR_XMP, ADOBE = 0xE1, 0xEE
+START_OF_SCAN, EXIF_OR_XMP, ADOBE = 0xDA, 0xE1, 0xEE
 ORIENTATION_TAGS = (b"\x01\x12", b"\x12\x01", b"tiff:Orientation")
 
 # Whatever Pillow's parsers let through on hostile bytes, listed so that a bug of ours outside them

@@ -98,10 +98,11 @@ class PairIndex:
         """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
         rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
         first = rows[:FIRST_LINES]
-        named = []
-        for file in np.unique(self.file[first]):
-            lines = self.line[first[self.file[first] == file]]
-            named.append(f"{self.files[file]} lines {', '.join(map(str, lines))}")
+        named = [
+            f"{self.files[file]} lines "
+            + ", ".join(str(line) for line in self.line[first[self.file[first] == file]])
+            for file in np.unique(self.file[first])
+        ]
 
         rest = f" and {len(rows) - len(first)} more" if len(rows) > len(first) else ""
         return ", ".join(named) + rest
@@ -113,12 +114,12 @@ class PairIndex:
             DataError: the line is not the one that was profiled, or the file cannot be read.
         """
         pair = parse_line(self._bytes(row, int(self.length[row])), self.columns)
-        if isinstance(pair, FaultReason):
-            raise self._changed(row)
         # A column that the TSV does not have is hashed as 0.
-        image = 0 if pair.image is None else content_hash(pair.image)
-        caption = 0 if pair.caption is None else caption_hash(pair.caption)
-        if image != int(self.image_hash[row]) or caption != int(self.caption_hash[row]):
+        if (
+            isinstance(pair, FaultReason)
+            or (0 if pair.image is None else content_hash(pair.image)) != self.image_hash[row]
+            or (0 if pair.caption is None else caption_hash(pair.caption)) != self.caption_hash[row]
+        ):
             raise self._changed(row)
         return pair
 
@@ -244,9 +245,7 @@ def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, P
     else:
         groups = group_rows([index.caption_hash, index.image_hash])
         chosen = hold_out(groups, np.zeros(len(index), dtype=np.bool_), wanted, seed)
-
-    rest = np.setdiff1d(np.arange(len(index)), chosen)
-    return index.take(rest), index.take(chosen)
+    return index.take(np.setdiff1d(np.arange(len(index)), chosen)), index.take(chosen)
 
 
 def without_leaks(index: PairIndex, leaks: Sequence[Rows]) -> PairIndex:
@@ -262,5 +261,4 @@ def without_leaks(index: PairIndex, leaks: Sequence[Rows]) -> PairIndex:
 
 def _occurs_once(values: Hashes) -> npt.NDArray[np.bool_]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    once: npt.NDArray[np.bool_] = counts[inverse] == 1
-    return once
+    return np.equal(counts[inverse], 1)

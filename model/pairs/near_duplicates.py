@@ -85,8 +85,7 @@ def _cosines(side: int) -> npt.NDArray[np.float64]:
     They are whole numbers [8, side].
     """
     angles = np.pi * np.outer(np.arange(HASH_SIDE), 2 * np.arange(side) + 1) / (2 * side)
-    waves: npt.NDArray[np.float64] = np.rint(1024 * np.cos(angles))
-    return waves
+    return np.asarray(np.rint(1024 * np.cos(angles)), np.float64)
 
 
 @lru_cache(maxsize=512)
@@ -97,14 +96,14 @@ def _cell_shares(side: int) -> npt.NDArray[np.float64]:
     """
     first, start = np.arange(side) * THUMB_SIDE, np.arange(THUMB_SIDE)[:, None] * side
     overlap = np.minimum(first + THUMB_SIDE, start + side) - np.maximum(first, start)
-    shares: npt.NDArray[np.float64] = np.maximum(overlap, 0.0)
-    return shares
+    return np.asarray(np.maximum(overlap, 0), np.float64)
 
 
 def image_places(pixels: Pixels) -> Pixels:
     """Return an RGB image uint8 [H, W, 3] in 32 x 32 places: uint8 [32, 32, 3]."""
-    side = (PLACES_SIDE, PLACES_SIDE)
-    return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(pixels).resize((PLACES_SIDE, PLACES_SIDE), Image.Resampling.BILINEAR)
+    )
 
 
 def looks_the_same(one: Pixels, other: Pixels) -> bool:
@@ -187,8 +186,7 @@ def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.N
 
 def _are_within(one: Pixels, other: Pixels) -> npt.NDArray[np.bool_]:
     differences = np.maximum(one, other) - np.minimum(one, other)
-    within: npt.NDArray[np.bool_] = np.all(differences <= MAX_LEVELS, axis=1)
-    return within
+    return np.asarray(np.all(differences <= MAX_LEVELS, axis=1), np.bool_)
 
 
 def _candidates(keys: Hashes, ordered: Hashes) -> Iterator[tuple[Rows, Rows]]:

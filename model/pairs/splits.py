@@ -47,9 +47,8 @@ def find_split_files(folder: Path) -> Splits:
         )
 
     valid = home / "valid.tsv"
-    pretrain = sorted((folder / "pretrain").glob("*.tsv")) if home is nested else []
     return Splits(
-        pretrain=tuple(pretrain),
+        pretrain=tuple(sorted((folder / "pretrain").glob("*.tsv"))) if home is nested else (),
         train=home / "train.tsv",
         valid=valid if valid.exists() else None,
         test=home / "test.tsv",
@@ -79,10 +78,14 @@ def read_side_table(tsv: Path, required: bool, lines: int | None = None) -> pa.T
             )
         return None
 
-    as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
-    quoted = csv.ParseOptions(newlines_in_values=True)
     try:
-        table = csv.read_csv(path, parse_options=quoted, convert_options=as_text)
+        table = csv.read_csv(
+            path,
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(
+                default_column_type=pa.string(), strings_can_be_null=False
+            ),
+        )
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: not a UTF-8 CSV with a header ({str(error).splitlines()[0]}); write it again"

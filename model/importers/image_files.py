@@ -7,8 +7,6 @@ from urllib.parse import unquote, urlsplit
 
 from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
 
-TRIED_EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
-
 
 def find_image(root: Path, name: str) -> bytes | LeftOutReason:
     """Return the bytes of the file that a path or URL names, or why there are none.
@@ -41,7 +39,7 @@ def _candidates(name: str) -> Iterator[str]:
         path = unquote(url.path).lstrip("/")
         paths = [path, path.rpartition("/")[2]]
     for path in filter(None, paths):
-        yield from (path + extension for extension in TRIED_EXTENSIONS)
+        yield from (path + extension for extension in ("", ".jpg", ".jpeg", ".png", ".webp"))
 
 
 def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:

@@ -155,10 +155,8 @@ def _read(tables: Sequence[Path], options: Options) -> Iterator[SourceRow]:
         root = (options.images or path.parent).resolve()
         rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
         for number, row in enumerate(rows, 1):
-            if isinstance(row, LeftOut):
-                yield row
-            else:
-                yield _row(row, columns, root, f"{path.name} row {number}")
+            name = f"{path.name} row {number}"
+            yield row if isinstance(row, LeftOut) else _row(row, columns, root, name)
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:

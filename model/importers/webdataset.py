@@ -146,15 +146,11 @@ def _row(key: str, members: Iterator[Member], options: Options) -> SourceRow:
         return LeftOut(LeftOutReason.BAD_JSON, key)
     if not isinstance(fields, dict):
         return LeftOut(LeftOutReason.BAD_JSON, key)
-    return _pair(key, image, files.get("txt"), fields, options)
 
-
-def _pair(
-    key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options
-) -> SourceRow:
     # The caption is the text file, unless an option names a field or there is none.
     names = CAPTION_FIELDS if options.caption is None else (options.caption,)
     caption = next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
+    text = files.get("txt")
     if text is not None and options.caption is None:
         try:
             caption = text.decode("utf-8-sig").strip("\r\n")

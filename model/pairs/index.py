@@ -30,8 +30,6 @@ from model.pairs.tsv import LineColumns, Pair, parse_line
 INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
 SAMPLED_LINES = 32
-# Lines that a message about many names.
-FIRST_LINES = 5
 # Room for a caption of 1,000 characters in any script; a longer one is read with its whole line.
 CAPTION_HEAD_BYTES = 4096
 
@@ -97,15 +95,14 @@ class PairIndex:
     def where_all(self, rows: Rows) -> str:
         """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
         rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
-        first = rows[:FIRST_LINES]
+        first = rows[:5]
         named = [
             f"{self.files[file]} lines "
             + ", ".join(str(line) for line in self.line[first[self.file[first] == file]])
             for file in np.unique(self.file[first])
         ]
 
-        rest = f" and {len(rows) - len(first)} more" if len(rows) > len(first) else ""
-        return ", ".join(named) + rest
+        return ", ".join(named) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
     def read(self, row: int) -> Pair:
         """Return the caption and the encoded image of a row.

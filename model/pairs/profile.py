@@ -121,8 +121,7 @@ def write_profile(
         with pq.ParquetWriter(
             table_file, PROFILE_SCHEMA, compression="zstd", write_page_checksum=True
         ) as writer:
-            pieces = _profiled(tsv, limits, columns, processes)
-            for group in _row_groups(pieces, words, on_rows):
+            for group in _row_groups(_profiled(tsv, limits, columns, processes), words, on_rows):
                 writer.write_table(group)
                 _copy_faulty(tsv, group, quarantined)
                 lines += len(group)

@@ -201,12 +201,8 @@ def _places_of(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pix
 
 def _found_in(values: pa.ChunkedArray, others: pa.ChunkedArray) -> Rows:
     """Return the first row of others that has each value, or -1; null is no value."""
-    rows: Rows = (
-        pc.index_in(values, value_set=others.combine_chunks(), skip_nulls=True)
-        .fill_null(-1)
-        .to_numpy()
-    )
-    return rows
+    rows = pc.index_in(values, value_set=others.combine_chunks(), skip_nulls=True)
+    return np.asarray(rows.fill_null(-1).to_numpy())
 
 
 def _accepted(split: Profiled) -> pa.Table:

@@ -11,11 +11,6 @@ from pyarrow import csv
 
 from model.errors import DataError
 
-LAYOUTS = (
-    "pretrain/*.tsv with finetune/train.tsv, valid.tsv and test.tsv, "
-    "or these three in the folder itself"
-)
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -43,7 +38,9 @@ def find_split_files(folder: Path) -> Splits:
     missing = [name for name in ("train.tsv", "test.tsv") if not (home / name).exists()]
     if missing:
         raise DataError(
-            f"{home}: no {' and no '.join(missing)}; expected {LAYOUTS} (valid.tsv may be absent)"
+            f"{home}: no {' and no '.join(missing)}; expected pretrain/*.tsv with "
+            "finetune/train.tsv, valid.tsv and test.tsv, or these three in the folder itself "
+            "(valid.tsv may be absent)"
         )
 
     valid = home / "valid.tsv"

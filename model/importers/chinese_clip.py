@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from model.errors import DataError
-from model.importers.options import ImportOptions
 from model.importers.records import (
     MAX_LINE_BYTES,
     ImportedPair,
+    ImportOptions,
     LeftOut,
     LeftOutReason,
     SourceRow,
@@ -65,28 +65,23 @@ def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSo
 
     found = []
     for texts, match in named:
-        images_name = texts.name[: match.end(1)] + IMAGES_ENDING
-        beside = texts.with_name(images_name)
-        images = next((path for path in files if path.name == images_name), beside)
+        beside = texts.with_name(texts.name[: match.end(1)] + IMAGES_ENDING)
+        images = next((path for path in files if path.name == beside.name), beside)
         if not images.is_file():
             raise DataError(
-                f"{texts}: no {images_name} beside it; a split needs both its texts and its images"
+                f"{texts}: no {beside.name} beside it; a split needs both its texts and its images"
             )
         for path in (texts, images):
             check_file(path)
 
         word = match[1].lower()
         split = options.split or SPLIT_WORDS.get(word, word)
-        read = partial(_read, texts, images)
-        found.append(SplitSource(split, (texts, images), read, _count_rows(texts)))
+        rows = sum(
+            max(1, len(query.images)) if isinstance(query, Query) else 1
+            for query in _read_queries(texts)
+        )
+        found.append(SplitSource(split, (texts, images), partial(_read, texts, images), rows))
     return found
-
-
-def _count_rows(texts: Path) -> int:
-    return sum(
-        max(1, len(query.images)) if isinstance(query, Query) else 1
-        for query in _read_queries(texts)
-    )
 
 
 def _read(texts: Path, images: Path) -> Iterator[SourceRow]:
@@ -134,19 +129,15 @@ def _read_queries(texts: Path) -> Iterator[Query | LeftOut]:
 
 
 def _parse_query(data: bytes, name: str) -> Query | LeftOut:
-    unreadable = LeftOut(LeftOutReason.BAD_JSON, name)
     try:
-        values = json.loads(data)
+        parsed = json.loads(data)
     except (ValueError, RecursionError):
-        return unreadable
-    if not isinstance(values, dict):
-        return unreadable
+        parsed = None
 
     # The two releases differ in the names of their fields.
-    fields = next((fields for fields in FIELDS if fields[1] in values), None)
-    if fields is None:
-        return unreadable
+    values = parsed if isinstance(parsed, dict) else {}
+    fields = next((fields for fields in FIELDS if fields[1] in values), FIELDS[0])
     query_id, text, images = (values.get(field) for field in fields)
     if not isinstance(text, str) or not isinstance(images or [], list):
-        return unreadable
+        return LeftOut(LeftOutReason.BAD_JSON, name)
     return Query(str(query_id), text, tuple(str(image) for image in images or ()))

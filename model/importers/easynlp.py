@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 
 from model.errors import DataError
-from model.importers.options import ImportOptions
 from model.importers.records import (
     MAX_LINE_BYTES,
+    ImportOptions,
     LeftOut,
     LeftOutReason,
     SourceRow,
@@ -51,12 +51,16 @@ def find_splits(sources: Sequence[Path], options: ImportOptions) -> list[SplitSo
         name = re.sub(r"[^a-z0-9._-]", "_", path.stem.lower()).lstrip("._-")[:64] or "import"
         groups.append((options.split or name, (path,), 1))
 
-    splits = []
-    for split, files, count in groups:
-        rows = sum(count_lines(path) for path in files)
-        read = partial(_read, files, count)
-        splits.append(SplitSource(split, files, read, rows, has_side_table=count == 3))
-    return splits
+    return [
+        SplitSource(
+            split,
+            files,
+            read=partial(_read, files, count),
+            rows=sum(map(count_lines, files)),
+            has_side_table=count == 3,
+        )
+        for split, files, count in groups
+    ]
 
 
 def _count_columns(path: Path) -> int:

@@ -28,8 +28,7 @@ from PIL import Image
 from pydantic import Field
 
 from model.errors import DataError, nearest
-from model.importers.options import ImportOptions
-from model.importers.records import ImportedPair, SourceRow, SplitSource
+from model.importers.records import ImportedPair, ImportOptions, SourceRow, SplitSource
 from model.importers.sources import find_files, reading_source, split_of
 from model.pairs.arrays import Pixels
 
@@ -48,7 +47,7 @@ SIDE_COLUMNS = {
 BLOCK_ROWS = 64
 MAX_BLOCK_BYTES = 200_000_000
 HDF5_ERRORS = (KeyError, RuntimeError, ValueError)  # what h5py raises besides OSError
-RENAMED_SPLITS = {"valid": "test"}
+RENAMED_SPLITS = {"train": "train", "valid": "test", "test": "test"}
 
 
 class Options(ImportOptions):
@@ -75,8 +74,7 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     for path in find_files(sources, (".h5", ".hdf5")):
         with reading_source(path, *HDF5_ERRORS), h5py.File(path, "r") as file:
             rows = len(_check_images(path, file, options))
-        split = split_of(path, None)
-        split = options.split or RENAMED_SPLITS.get(split, split)
+        split = options.split or RENAMED_SPLITS[split_of(path, None)]
         found.append(SplitSource(split, (path,), partial(_read, path, options), rows))
     return found
 

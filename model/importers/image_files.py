@@ -7,9 +7,6 @@ from urllib.parse import unquote, urlsplit
 
 from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
 
-SCHEMES = ("http", "https")
-TRIED_EXTENSIONS = ("", ".jpg", ".jpeg", ".png", ".webp")
-
 
 def find_image(root: Path, name: str) -> bytes | LeftOutReason:
     """Return the bytes of the file that a path or URL names, or why there are none.
@@ -38,11 +35,11 @@ def _candidates(name: str) -> Iterator[str]:
         return
 
     paths = [name.replace("\\", "/")]
-    if url.scheme in SCHEMES:
+    if url.scheme in ("http", "https"):
         path = unquote(url.path).lstrip("/")
         paths = [path, path.rpartition("/")[2]]
     for path in filter(None, paths):
-        yield from (path + extension for extension in TRIED_EXTENSIONS)
+        yield from (path + extension for extension in ("", ".jpg", ".jpeg", ".png", ".webp"))
 
 
 def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:

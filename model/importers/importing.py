@@ -18,8 +18,13 @@ from pydantic import ValidationError
 
 from model.errors import ConfigError, DataError, nearest
 from model.importers import chinese_clip, easynlp, fashion_gen, table, webdataset
-from model.importers.options import ImportOptions
-from model.importers.records import ImportedSplit, LeftOutReason, LeftOutRows, SplitSource
+from model.importers.records import (
+    ImportedSplit,
+    ImportOptions,
+    LeftOutReason,
+    LeftOutRows,
+    SplitSource,
+)
 from model.importers.writer import OnRows, tsv_path, write_split
 from model.pairs.splits import side_table_path
 
@@ -85,8 +90,9 @@ def import_pairs(
         imported.append(write_split(source, out, on_rows))
 
     if not any(split.pairs for split in imported):
-        names = ", ".join(str(source) for source in sources)
-        raise DataError(f"{names}: no row became a pair: {_reasons(imported)}")
+        raise DataError(
+            f"{', '.join(map(str, sources))}: no row became a pair: {_reasons(imported)}"
+        )
     return imported
 
 
@@ -94,8 +100,10 @@ def _check_options(kind: str, options: Mapping[str, Any]) -> ImportOptions:
     model = KINDS[kind].options
     for key in options:
         if key not in model.model_fields:
-            hint, known = nearest(key, model.model_fields), ", ".join(model.model_fields)
-            raise ConfigError(f"import {kind}: no option '{key}'{hint} (known: {known})")
+            raise ConfigError(
+                f"import {kind}: no option '{key}'{nearest(key, model.model_fields)} "
+                f"(known: {', '.join(model.model_fields)})"
+            )
 
     try:
         return model.model_validate(dict(options))
@@ -119,21 +127,21 @@ def _check_outputs(found: Sequence[SplitSource], out: Path) -> None:
         )
 
     read = {path.resolve() for source in found for path in source.files}
-    for split in splits:
-        tsv = tsv_path(out, split)
-        for path in (tsv, side_table_path(tsv)):
-            if path.resolve() in read:
-                raise DataError(
-                    f"{path}: is a source and would be written over; "
-                    "choose another folder for the output"
-                )
+    written = [tsv_path(out, split) for split in splits]
+    for path in (*written, *map(side_table_path, written)):
+        if path.resolve() in read:
+            raise DataError(
+                f"{path}: is a source and would be written over; "
+                "choose another folder for the output"
+            )
 
 
 def _reasons(imported: Sequence[ImportedSplit]) -> str:
     """Return for each split which reasons left out how many rows, with the names of the first."""
-    reasons = []
-    for split in imported:
-        for reason, left in split.left_out.items():
-            more = ", …" if left.rows > len(left.names) else ""
-            reasons.append(f"{split.split} {left.rows:,} {reason} ({', '.join(left.names)}{more})")
+    reasons = [
+        f"{split.split} {left.rows:,} {reason} "
+        f"({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
+        for split in imported
+        for reason, left in split.left_out.items()
+    ]
     return "; ".join(reasons) or "the sources hold no row"

@@ -12,9 +12,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
+from model.config.sections import Name, Section
+
 MAX_IMAGE_BYTES = 64_000_000
 # Of a line that holds such an image in base64.
 MAX_LINE_BYTES = MAX_IMAGE_BYTES * 4 // 3
+
+
+class ImportOptions(Section):
+    """Options that every kind understands."""
+
+    split: Name | None = Field(
+        None,
+        description="Name of the one split that all sources become; "
+        "by default it comes from their file names.",
+    )
 
 
 class LeftOutReason(StrEnum):

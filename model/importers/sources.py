@@ -7,7 +7,6 @@ from pathlib import Path
 
 from model.errors import DataError
 
-DEFAULT_SPLIT = "train"
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -34,8 +33,9 @@ def find_files(sources: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
             problem = "not a regular file" if source.exists() else "no such file or folder"
             raise DataError(f"{source}: {problem}; check the path")
 
-        inside = [path for path in source.iterdir() if path.name.endswith(endings)]
-        inside = sorted(path for path in inside if path.is_file())
+        inside = sorted(
+            path for path in source.iterdir() if path.name.endswith(endings) and path.is_file()
+        )
         if not inside:
             raise DataError(
                 f"{source}: no file that ends in {' or '.join(endings)}; name the files themselves"
@@ -51,8 +51,7 @@ def split_of(path: Path, chosen: str | None) -> str:
     is train. A folder's name must be such a word.
     """
     words = (*re.split(r"[^a-z0-9]+", path.name.lower()), path.parent.name.lower())
-    named = (SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS)
-    return chosen or next(named, DEFAULT_SPLIT)
+    return chosen or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
 
 
 def by_split(files: Iterable[Path], chosen: str | None) -> dict[str, tuple[Path, ...]]:

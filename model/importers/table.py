@@ -26,8 +26,14 @@ from pydantic import Field
 
 from model.errors import DataError, nearest
 from model.importers.image_files import find_image
-from model.importers.options import ImportOptions
-from model.importers.records import ImportedPair, LeftOut, LeftOutReason, SourceRow, SplitSource
+from model.importers.records import (
+    ImportedPair,
+    ImportOptions,
+    LeftOut,
+    LeftOutReason,
+    SourceRow,
+    SplitSource,
+)
 from model.importers.sources import by_split, find_files, reading_source
 
 ROLES: Mapping[str, tuple[str, ...]] = {
@@ -44,12 +50,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "category": ("category", "mastercategory", "maincategory"),
     "subcategory": ("subcategory",),
 }  # fmt: skip
-NEEDED_ROLES = ("caption", "image")
 SIDE_ROLES = ("title", "category", "subcategory")
-DELIMITERS = ",;\t"
 CSV_ADVICE = "save it as CSV with a header in UTF-8"
 CSV_BLOCK_BYTES = 16 << 20
-PARQUET_BATCH_ROWS = 256
 
 
 class Options(ImportOptions):
@@ -98,13 +101,15 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _column_names(path: Path) -> list[str]:
-    advice = "fetch it again" if _is_parquet(path) else CSV_ADVICE
-    with reading_source(path, pa.ArrowException, advice=advice):
-        if _is_parquet(path):
-            with pq.ParquetFile(path) as file:
-                return list(file.schema_arrow.names)
-        with _open_csv(path, lambda row: "skip") as reader:
-            return list(reader.schema.names)
+    if _is_parquet(path):
+        with reading_source(path, pa.ArrowException, advice="fetch it again"):
+            return list(pq.read_schema(path).names)
+
+    with (
+        reading_source(path, pa.ArrowException, advice=CSV_ADVICE),
+        _open_csv(path, lambda row: "skip") as reader,
+    ):
+        return list(reader.schema.names)
 
 
 def _count_rows(tables: Sequence[Path]) -> int | None:
@@ -112,9 +117,8 @@ def _count_rows(tables: Sequence[Path]) -> int | None:
 
     A CSV must be read for it, since a quoted field may hold line breaks.
     """
-    if not all(_is_parquet(path) for path in tables):
-        return None
-    return sum(int(pq.read_metadata(path).num_rows) for path in tables)
+    are_parquet = all(map(_is_parquet, tables))
+    return sum(int(pq.read_metadata(path).num_rows) for path in tables) if are_parquet else None
 
 
 def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[str, str]:
@@ -137,7 +141,7 @@ def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[
         found = named or next(known, None)
         if found is not None:
             chosen[role] = found
-        elif role in NEEDED_ROLES:
+        elif role in ("caption", "image"):
             raise DataError(
                 f"{path}: no column for the {role} among {', '.join(names)}; "
                 f"name it by the option {role}"
@@ -151,15 +155,13 @@ def _read(tables: Sequence[Path], options: Options) -> Iterator[SourceRow]:
         root = (options.images or path.parent).resolve()
         rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
         for number, row in enumerate(rows, 1):
-            if isinstance(row, LeftOut):
-                yield row
-            else:
-                yield _row(row, columns, root, f"{path.name} row {number}")
+            name = f"{path.name} row {number}"
+            yield row if isinstance(row, LeftOut) else _row(row, columns, root, name)
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     with reading_source(path, pa.ArrowException), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(PARQUET_BATCH_ROWS):
+        for batch in file.iter_batches(batch_size=256):
             yield from batch.to_pylist()
 
 
@@ -168,8 +170,10 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
     refused: dict[int, LeftOut] = {}
 
     def refuse(row: csv.InvalidRow) -> str:
-        fields = f"{row.actual_columns} fields for {row.expected_columns} columns"
-        name = f"{path.name} row {row.number - 1}, {fields}: {row.text}"
+        name = (
+            f"{path.name} row {row.number - 1}, {row.actual_columns} fields "
+            f"for {row.expected_columns} columns: {row.text}"
+        )
         refused[row.number] = LeftOut(LeftOutReason.BAD_ROW, name)
         return "skip"
 
@@ -193,15 +197,19 @@ def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CS
     with path.open("rb") as file:
         header = file.readline(CSV_BLOCK_BYTES).decode("utf-8", "replace")
     parsing = csv.ParseOptions(
-        delimiter=max(DELIMITERS, key=header.count),
+        delimiter=max(",;\t", key=header.count),
         newlines_in_values=True,
         invalid_row_handler=on_bad_row,
     )
 
     # Every column is text, so that an empty field stays empty and NA stays NA.
     as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
-    blocks = csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False)
-    return csv.open_csv(path, read_options=blocks, parse_options=parsing, convert_options=as_text)
+    return csv.open_csv(
+        path,
+        read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
+        parse_options=parsing,
+        convert_options=as_text,
+    )
 
 
 def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> SourceRow:
@@ -215,21 +223,16 @@ def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str)
     if isinstance(image, LeftOutReason):
         return LeftOut(image, label or name)
     product = _text(row[columns["id"]]) if "id" in columns else label
-    caption = _text(row[columns["caption"]])
-    return ImportedPair(product or name, caption, image, _side_columns(row, columns))
 
-
-def _side_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns of the side table.
-
-    One that has the name of another's role gets ``source_`` before its own.
-    """
+    # A column that has the name of another's role gets ``source_`` before its own.
     side = {role: _text(row[columns[role]]) for role in SIDE_ROLES if role in columns}
     used, taken = set(columns.values()), {"id", *side}
-    for name, value in row.items():
-        if name not in used and not isinstance(value, bytes):
-            side[f"source_{name}" if name in taken else name] = _text(value)
-    return side
+    side |= {
+        f"source_{column}" if column in taken else column: _text(value)
+        for column, value in row.items()
+        if column not in used and not isinstance(value, bytes)
+    }
+    return ImportedPair(product or name, _text(row[columns["caption"]]), image, side)
 
 
 def _text(value: Any) -> str:

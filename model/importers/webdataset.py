@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from model.importers.options import ImportOptions
 from model.importers.records import (
     MAX_IMAGE_BYTES,
     ImportedPair,
+    ImportOptions,
     LeftOut,
     LeftOutReason,
     SourceRow,
@@ -67,10 +67,10 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     Raises:
         DataError: a source does not exist or holds no shard.
     """
-    groups = by_split(find_files(sources, SHARD_ENDINGS), options.split)
+    shards = find_files(sources, SHARD_ENDINGS)
     return [
-        SplitSource(split, shards, partial(_read, shards, options))
-        for split, shards in groups.items()
+        SplitSource(split, group, partial(_read, group, options))
+        for split, group in by_split(shards, options.split).items()
     ]
 
 
@@ -97,14 +97,12 @@ def _read_members(shard: Path) -> Iterator[Member]:
                 continue
 
             match = KEY.fullmatch(info.name.removeprefix("./"))
-            extension = match[2].lower() if match else ""
-            if match is None:
-                yield Member(info.name, "", None)
-            elif info.isreg() and extension in MEMBER_EXTENSIONS:
+            key, extension = (match[1], match[2].lower()) if match else (info.name, "")
+            if info.isreg() and extension in MEMBER_EXTENSIONS:
                 file = archive.extractfile(info) if info.size <= MAX_IMAGE_BYTES else None
-                yield Member(match[1], extension, file.read() if file else None)
+                yield Member(key, extension, file.read() if file else None)
             else:
-                yield Member(match[1], "?", None)
+                yield Member(key, "?" if match else "", None)
 
 
 def _checked_headers() -> type[tarfile.TarInfo]:
@@ -148,15 +146,11 @@ def _row(key: str, members: Iterator[Member], options: Options) -> SourceRow:
         return LeftOut(LeftOutReason.BAD_JSON, key)
     if not isinstance(fields, dict):
         return LeftOut(LeftOutReason.BAD_JSON, key)
-    return _pair(key, image, files.get("txt"), fields, options)
 
-
-def _pair(
-    key: str, image: bytes, text: bytes | None, fields: dict[str, Any], options: Options
-) -> SourceRow:
     # The caption is the text file, unless an option names a field or there is none.
     names = CAPTION_FIELDS if options.caption is None else (options.caption,)
     caption = next((fields[name] for name in names if isinstance(fields.get(name), str)), "")
+    text = files.get("txt")
     if text is not None and options.caption is None:
         try:
             caption = text.decode("utf-8-sig").strip("\r\n")
@@ -168,9 +162,8 @@ def _pair(
         name: _scalar(value) for name, value in fields.items() if not isinstance(value, dict | list)
     }
     product = columns.pop("id", "") or key
-    for name in names:
-        if name != "title" and columns.get(name) == caption:
-            del columns[name]
+    repeated = {name for name in names if name != "title" and columns.get(name) == caption}
+    columns = {name: value for name, value in columns.items() if name not in repeated}
     return ImportedPair(product, caption, image, columns)
 
 

@@ -106,30 +106,26 @@ def write_split(
 
 def _with_reports(rows: Iterator[SourceRow], on_rows: OnRows) -> Iterator[SourceRow]:
     done = 0
-    for row in rows:
+    for done, row in enumerate(rows, 1):
         yield row
-        done += 1
-        if done == ROWS_A_REPORT:
-            on_rows(done)
-            done = 0
-    if done:
-        on_rows(done)
+        if done % ROWS_A_REPORT == 0:
+            on_rows(ROWS_A_REPORT)
+    if done % ROWS_A_REPORT:
+        on_rows(done % ROWS_A_REPORT)
 
 
 def _write_row(
     row: SourceRow, lines: IO[bytes], spool: IO[bytes], tally: "_Tally", table: "_SideTable"
 ) -> None:
     tally.rows += 1
-    columns: Mapping[str, str] = {}
-    if isinstance(row, ImportedPair):
-        columns = row.columns
-        row = tally.as_line(row)
-    if isinstance(row, LeftOut):
-        tally.leave_out(row)
+    columns = row.columns if isinstance(row, ImportedPair) else {}
+    line = tally.as_line(row) if isinstance(row, ImportedPair) else row
+    if isinstance(line, LeftOut):
+        tally.leave_out(line)
         return
 
-    lines.write(row.line + b"\n")
-    spool.write(table.spooled(row.id, columns))
+    lines.write(line.line + b"\n")
+    spool.write(table.spooled(line.id, columns))
     tally.pairs += 1
 
 
@@ -201,8 +197,9 @@ class _SideTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_one_line(name) for name in self.columns)
         while lines := list(islice(spool, ROWS_A_REPORT)):
-            rows = [json.loads(line) for line in lines]
-            writer.writerows(row + [""] * (len(self.columns) - len(row)) for row in rows)
+            writer.writerows(
+                row + [""] * (len(self.columns) - len(row)) for row in map(json.loads, lines)
+            )
         text.flush()
         text.detach()
 

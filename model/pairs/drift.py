@@ -31,9 +31,6 @@ OTHER, NONE, RARE = "(other)", "(none)", "(rare)"
 EDGES = np.unique([0, *(math.ceil(2 ** (quarter / 4)) for quarter in range(161))])
 # A value that is expected fewer times than this in the smaller of two samples counts as rare.
 MIN_EXPECTED = 5
-MOVERS = 3
-# The normal deviate that 999 of 1,000 draws stay under.
-DEVIATE = 3.0902
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,14 @@ def counts_of(profile: pa.Table, words: pa.Table, products: pa.Table | None) -> 
     counts |= {name: _top(kept[name]) for name in LABEL_COLUMNS}
 
     order = words.sort_by([("count", "descending"), ("word", "ascending")])
-    frequencies = zip(order["word"].to_pylist(), order["count"].to_pylist(), strict=True)
-    counts[WORDS] = _cut(dict(frequencies), TOP_WORDS)
+    frequencies = dict(zip(order["word"].to_pylist(), order["count"].to_pylist(), strict=True))
+    counts[WORDS] = _cut(frequencies, TOP_WORDS)
 
     if products is not None and len(products) == len(profile):
         table = products.filter(accepted)
-        names = [name for name in table.column_names if name != "id"]
-        counts |= {PRODUCTS + name: _top(table[name]) for name in names}
+        counts |= {
+            PRODUCTS + name: _top(table[name]) for name in table.column_names if name != "id"
+        }
 
     rows = [
         {"column": column, "value": value, "count": count}
@@ -102,8 +100,8 @@ def read_counts(path: Path) -> pa.Table:
 
 def added(parts: list[pa.Table]) -> pa.Table:
     """Return the counts of several splits together."""
-    groups = pa.concat_tables(parts).group_by(["column", "value"], use_threads=False)
-    return groups.aggregate([("count", "sum")])
+    together = pa.concat_tables(parts)
+    return together.group_by(["column", "value"], use_threads=False).aggregate([("count", "sum")])
 
 
 def drift(reference: pa.Table, current: pa.Table) -> list[ColumnDrift]:
@@ -127,18 +125,34 @@ def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int
     the index follows chi-square with B - 1 degrees of freedom, times 1/n + 1/m, for B values of n
     and m rows. Source: B. Yurdakul, Statistical Properties of Population Stability Index (2018).
     """
-    before, after = _comparable(before, after)
+    # What one side counts, the other may have counted among its rest.
+    cut_off = {
+        value
+        for one, other in ((before, after), (after, before))
+        if OTHER in other
+        for value in one.keys() - other.keys()
+    }
+    before, after = _merged(before, cut_off, OTHER), _merged(after, cut_off, OTHER)
+
+    # Values too rare to be compared by themselves are compared together.
+    n, m = (max(1, sum(counts.values())) for counts in (before, after))
+    rare = {
+        value
+        for value in before.keys() | after.keys()
+        if (before.get(value, 0) / n + after.get(value, 0) / m) / 2 * min(n, m) < MIN_EXPECTED
+    }
+    before, after = _merged(before, rare, RARE), _merged(after, rare, RARE)
 
     values = sorted(before.keys() | after.keys())
     halves = [np.array([side.get(value, 0) + 0.5 for value in values]) for side in (before, after)]
     p, q = (each / max(each.sum(), 0.5) for each in halves)
     terms = (q - p) * np.log(q / p)
 
-    n, m = (max(1, sum(counts.values())) for counts in (before, after))
     noise = (1 / n + 1 / m) * _chi_square(len(values) - 1)
-    most = [values[row] for row in np.argsort(-terms, kind="stable")[:MOVERS] if terms[row] > 0]
     movers = tuple(
-        Mover(value, before.get(value, 0) / n, after.get(value, 0) / m) for value in most
+        Mover(values[row], before.get(values[row], 0) / n, after.get(values[row], 0) / m)
+        for row in np.argsort(-terms, kind="stable")[:3]
+        if terms[row] > 0
     )
     return ColumnDrift(column, float(terms.sum()), noise, movers)
 
@@ -146,11 +160,12 @@ def column_drift(column: str, before: Mapping[str, int], after: Mapping[str, int
 def _binned(column: pa.ChunkedArray) -> dict[str, int]:
     """Count the numbers of a column in bins that are named by what they hold: ``3``, ``10–11``."""
     bins = np.searchsorted(EDGES, column.drop_null().to_numpy(), "right") - 1
-    binned: dict[str, int] = {}
-    for number, count in zip(*np.unique(bins, return_counts=True), strict=True):
-        low, high = EDGES[number], EDGES[min(number + 1, len(EDGES) - 1)] - 1
-        binned[f"{low}" if high <= low else f"{low}–{high}"] = int(count)
-    return binned
+    used, counts = np.unique(bins, return_counts=True)
+    highest = EDGES[np.minimum(used + 1, len(EDGES) - 1)] - 1
+    return {
+        f"{low}" if high <= low else f"{low}–{high}": int(count)
+        for low, high, count in zip(EDGES[used], highest, counts, strict=True)
+    }
 
 
 def _top(column: pa.ChunkedArray) -> dict[str, int]:
@@ -175,26 +190,6 @@ def _by_column(counts: pa.Table) -> dict[str, dict[str, int]]:
     return found
 
 
-def _comparable(
-    before: Mapping[str, int], after: Mapping[str, int]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Put together the values that cannot be compared by themselves."""
-    # What one side counts, the other may have counted among its rest.
-    sides = ((before, after), (after, before))
-    cut_off = {
-        value for one, other in sides if OTHER in other for value in one.keys() - other.keys()
-    }
-    before, after = _merged(before, cut_off, OTHER), _merged(after, cut_off, OTHER)
-
-    n, m = (max(1, sum(counts.values())) for counts in (before, after))
-    means = {
-        value: (before.get(value, 0) / n + after.get(value, 0) / m) / 2
-        for value in before.keys() | after.keys()
-    }
-    rare = {value for value, mean in means.items() if mean * min(n, m) < MIN_EXPECTED}
-    return _merged(before, rare, RARE), _merged(after, rare, RARE)
-
-
 def _merged(counts: Mapping[str, int], values: set[str], name: str) -> dict[str, int]:
     kept = {value: count for value, count in counts.items() if value not in values}
     if values:
@@ -209,5 +204,6 @@ def _chi_square(freedom: int) -> float:
     """
     if freedom <= 0:
         return 0.0
+    # 3.0902 is the normal deviate that 999 of 1,000 draws stay under.
     spread = 2 / (9 * freedom)
-    return freedom * (1 - spread + DEVIATE * math.sqrt(spread)) ** 3
+    return freedom * (1 - spread + 3.0902 * math.sqrt(spread)) ** 3

@@ -32,13 +32,12 @@ PREVIEW_SIDE = 24
 # Real progressive files have about ten scans; each further one costs a pass over all pixels.
 MAX_SCANS = 100
 STRIP_PIXELS = 1_000_000
-BMP_HEADER_BYTES = (12, 40, 52, 56, 64, 108, 124)
-START_OF_SCAN = 0xDA
 # Baseline, extended and progressive.
 FRAME_HEADERS = (0xC0, 0xC1, 0xC2)
-# Tables, restart intervals, comments and application data; not APP1 (EXIF, XMP) and APP14 (Adobe's
-# colour space).
-PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE1, 0xEE})
+# Tables, restart intervals, comments and application data.
+PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
+START_OF_SCAN, EXIF_OR_XMP, ADOBE = 0xDA, 0xE1, 0xEE
+ORIENTATION_TAGS = (b"\x01\x12", b"\x12\x01", b"tiff:Orientation")
 
 # Whatever Pillow's parsers let through on hostile bytes, listed so that a bug of ours outside them
 # still surfaces.
@@ -160,12 +159,13 @@ def has_signature(data: bytes) -> bool:
 
     If so, what follows is damaged rather than foreign.
     """
-    if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
-        return True
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return True
-    # Two letters are no proof of a BMP; the size of its second header is.
-    return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in BMP_HEADER_BYTES
+    bmp_header_bytes = int.from_bytes(data[14:18], "little")
+    return (
+        data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
+        or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
+        # Two letters are no proof of a BMP; the size of its second header is.
+        or (data.startswith(b"BM") and bmp_header_bytes in (12, 40, 52, 56, 64, 108, 124))
+    )
 
 
 def _is_flat_below(pixels: Pixels) -> bool:
@@ -193,7 +193,9 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker == START_OF_SCAN:
             return size
 
-        # The first frame header holds the size; all else is passed over, or left to Pillow.
+        # The first frame header holds the size; all else is passed over. Rare coding, an
+        # orientation and another colour space are left to Pillow.
+        body = data[at + 4 : end]
         if marker in FRAME_HEADERS and size is None and end - at >= 10:
             precision, height, width, components = struct.unpack_from(
                 ">BHHB", data.ljust(at + 10), at + 4
@@ -201,22 +203,14 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
             if (precision, components) != (8, 3) or not height * width:
                 return None
             size = (width, height)
-        elif marker not in PASSED_SEGMENTS and _needs_pillow(marker, data[at + 4 : end]):
+        elif (
+            marker not in PASSED_SEGMENTS
+            or (marker == EXIF_OR_XMP and any(tag in body for tag in ORIENTATION_TAGS))
+            or (marker == ADOBE and body[:5] == b"Adobe" and body[11:12] != b"\x01")
+        ):
             return None
         at = end
     return None
-
-
-def _needs_pillow(marker: int, body: bytes) -> bool:
-    """Whether a JPEG segment asks for more than the fast decoder does.
-
-    That is rare coding, an orientation, another colour space.
-    """
-    if marker == 0xE1:
-        return any(tag in body for tag in (b"\x01\x12", b"\x12\x01", b"tiff:Orientation"))
-    if marker == 0xEE:
-        return body[:5] == b"Adobe" and body[11:12] != b"\x01"
-    return True
 
 
 def _facts(
@@ -348,10 +342,9 @@ def _is_cut(data: bytes, container: str) -> bool:
 
     Decoders forgive that as soon as they have their pixels.
     """
-    if container == "JPEG":
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    if container == "PNG":
-        return b"IEND\xaeB`\x82" not in data
-    if container == "GIF":
-        return b"\x00;" not in data
-    return container == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return (
+        (container == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"))
+        or (container == "PNG" and b"IEND\xaeB`\x82" not in data)
+        or (container == "GIF" and b"\x00;" not in data)
+        or (container == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data))
+    )

@@ -30,8 +30,6 @@ from model.pairs.tsv import LineColumns, Pair, parse_line
 INDEXED_COLUMNS = ["offset", "length", "caption_hash", "image_hash", "fault"]
 # At least so many lines of each file are read when it is opened, spread evenly.
 SAMPLED_LINES = 32
-# Lines that a message about many names.
-FIRST_LINES = 5
 # Room for a caption of 1,000 characters in any script; a longer one is read with its whole line.
 CAPTION_HEAD_BYTES = 4096
 
@@ -97,14 +95,14 @@ class PairIndex:
     def where_all(self, rows: Rows) -> str:
         """Return ``train.tsv lines 3, 9, 12, 15, 20 and 11 more`` for messages about many rows."""
         rows = rows[np.lexsort((self.line[rows], self.file[rows]))]
-        first = rows[:FIRST_LINES]
-        named = []
-        for file in np.unique(self.file[first]):
-            lines = self.line[first[self.file[first] == file]]
-            named.append(f"{self.files[file]} lines {', '.join(map(str, lines))}")
+        first = rows[:5]
+        named = [
+            f"{self.files[file]} lines "
+            + ", ".join(str(line) for line in self.line[first[self.file[first] == file]])
+            for file in np.unique(self.file[first])
+        ]
 
-        rest = f" and {len(rows) - len(first)} more" if len(rows) > len(first) else ""
-        return ", ".join(named) + rest
+        return ", ".join(named) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
     def read(self, row: int) -> Pair:
         """Return the caption and the encoded image of a row.
@@ -113,12 +111,12 @@ class PairIndex:
             DataError: the line is not the one that was profiled, or the file cannot be read.
         """
         pair = parse_line(self._bytes(row, int(self.length[row])), self.columns)
-        if isinstance(pair, FaultReason):
-            raise self._changed(row)
         # A column that the TSV does not have is hashed as 0.
-        image = 0 if pair.image is None else content_hash(pair.image)
-        caption = 0 if pair.caption is None else caption_hash(pair.caption)
-        if image != int(self.image_hash[row]) or caption != int(self.caption_hash[row]):
+        if (
+            isinstance(pair, FaultReason)
+            or (0 if pair.image is None else content_hash(pair.image)) != self.image_hash[row]
+            or (0 if pair.caption is None else caption_hash(pair.caption)) != self.caption_hash[row]
+        ):
             raise self._changed(row)
         return pair
 
@@ -151,21 +149,17 @@ class PairIndex:
     def _bytes(self, row: int, length: int) -> bytes:
         file = int(self.file[row])
         try:
-            return os.pread(self._descriptor(file), length, int(self.offset[row]))
+            if file not in self._descriptors:
+                # Two threads that meet here open one each; either is closed with the index.
+                descriptor = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
+                weakref.finalize(self, os.close, descriptor)
+                self._descriptors[file] = descriptor
+            return os.pread(self._descriptors[file], length, int(self.offset[row]))
         except OSError as error:
             raise DataError(
                 f"{self.files[file]}: cannot be read ({error.strerror}); "
                 "pull the data version again"
             ) from error
-
-    def _descriptor(self, file: int) -> int:
-        descriptor = self._descriptors.get(file)
-        if descriptor is None:
-            descriptor = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
-            # Two threads that meet here open one each; either is closed with the index.
-            weakref.finalize(self, os.close, descriptor)
-            self._descriptors[file] = descriptor
-        return descriptor
 
     def _changed(self, row: int) -> DataError:
         return DataError(
@@ -191,33 +185,28 @@ def index_pairs(sources: Sequence[PairSource]) -> PairIndex:
         DataError: a profile is missing or damaged, a TSV is not of the size that its profile saw,
             or a line of some 32 to 63 in it is another.
     """
-    profiles = [_accepted(source) for source in sources]
-    sizes = [len(profile.line) for profile in profiles]
+    lines, profiles = zip(*map(_accepted, sources), strict=True)
+    profile = pa.concat_tables(profiles)
     index = PairIndex(
         files=tuple(source.tsv for source in sources),
-        file=np.repeat(np.arange(len(profiles)), sizes),
-        line=np.concatenate([profile.line for profile in profiles]),
-        offset=_column(profiles, "offset"),
-        length=_column(profiles, "length"),
-        caption_hash=_column(profiles, "caption_hash"),
-        image_hash=_column(profiles, "image_hash"),
+        file=np.repeat(np.arange(len(sources)), [len(each) for each in lines]),
+        line=np.concatenate(lines),
+        offset=_values(profile["offset"]),
+        length=_values(profile["length"]),
+        caption_hash=_values(profile["caption_hash"]),
+        image_hash=_values(profile["image_hash"]),
         columns=sources[0].columns,
     )
 
     # A file whose content changed is refused before hours are spent on it.
-    for file in range(len(profiles)):
+    for file in range(len(sources)):
         rows = np.flatnonzero(index.file == file)
         for row in rows[:: max(1, len(rows) // SAMPLED_LINES)]:
             index.read(int(row))
     return index
 
 
-class _Accepted(NamedTuple):
-    line: Rows
-    table: pa.Table
-
-
-def _accepted(source: PairSource) -> _Accepted:
+def _accepted(source: PairSource) -> tuple[Rows, pa.Table]:
     """Return the numbers and the profile rows of the accepted lines."""
     profile = read_profile(source.profile, INDEXED_COLUMNS)
 
@@ -231,13 +220,12 @@ def _accepted(source: PairSource) -> _Accepted:
     # A profile has a row for every line, so the number of a row is that of its line.
     rows = pc.indices_nonzero(pc.is_null(profile["fault"]))
     accepted = profile if len(rows) == len(profile) else profile.take(rows)
-    return _Accepted(np.from_dlpack(rows).astype(np.int64) + 1, accepted)
+    return np.from_dlpack(rows).astype(np.int64) + 1, accepted
 
 
-def _column(profiles: Sequence[_Accepted], name: str) -> npt.NDArray[Any]:
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     # Arrow's own to_numpy imports pandas, which costs more than all the rest of opening.
-    chunks = [chunk for profile in profiles for chunk in profile.table[name].chunks]
-    return np.concatenate([np.from_dlpack(chunk.fill_null(0)) for chunk in chunks])
+    return np.concatenate([np.from_dlpack(chunk.fill_null(0)) for chunk in column.chunks])
 
 
 def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:
@@ -254,9 +242,7 @@ def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, P
     else:
         groups = group_rows([index.caption_hash, index.image_hash])
         chosen = hold_out(groups, np.zeros(len(index), dtype=np.bool_), wanted, seed)
-
-    rest = np.setdiff1d(np.arange(len(index)), chosen)
-    return index.take(rest), index.take(chosen)
+    return index.take(np.setdiff1d(np.arange(len(index)), chosen)), index.take(chosen)
 
 
 def without_leaks(index: PairIndex, leaks: Sequence[Rows]) -> PairIndex:
@@ -272,5 +258,4 @@ def without_leaks(index: PairIndex, leaks: Sequence[Rows]) -> PairIndex:
 
 def _occurs_once(values: Hashes) -> npt.NDArray[np.bool_]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    once: npt.NDArray[np.bool_] = counts[inverse] == 1
-    return once
+    return np.equal(counts[inverse], 1)

@@ -86,9 +86,20 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
     row["notes"].extend(line_notes(line.data, pair))
     if pair.image is not None:
         _add_image(row, pair.image, piece)
-    if pair.caption is not None:
-        _add_caption(row, pair.caption, words)
-    return row
+    if pair.caption is None:
+        return row
+
+    used, whole = words_of(pair.caption), caption_hash(pair.caption)
+    # The vocabulary is that of accepted lines.
+    if "fault" not in row:
+        words.update(used)
+    return row | {
+        "caption_chars": len(pair.caption),
+        "caption_words": len(used),
+        "caption_script": _script(pair.caption),
+        "caption_hash": whole,
+        "caption_key": content_hash(" ".join(used).encode()) if used else whole,
+    }
 
 
 def _add_image(row: dict[str, Any], image: bytes, piece: Piece) -> None:
@@ -110,21 +121,6 @@ def _add_image(row: dict[str, Any], image: bytes, piece: Piece) -> None:
         "image_phash": signature.phash,
         "image_thumb": signature.thumb,
     }
-
-
-def _add_caption(row: dict[str, Any], caption: str, words: Counter[str]) -> None:
-    used, whole = words_of(caption), caption_hash(caption)
-    row |= {
-        "caption_chars": len(caption),
-        "caption_words": len(used),
-        "caption_script": _script(caption),
-        "caption_hash": whole,
-        "caption_key": content_hash(" ".join(used).encode()) if used else whole,
-    }
-
-    # The vocabulary is that of accepted lines.
-    if "fault" not in row:
-        words.update(used)
 
 
 def caption_hash(caption: str) -> int:

@@ -32,10 +32,10 @@ PLACES_SIDE = 32
 # Copies, resized ones too, differed by at most 32 levels, other photos with the same signature by
 # at least 71.
 MAX_PLACE_LEVELS = 50
-# Of six bands of a hash, four flipped bits leave two as they are; keys of two bands (21 bits) make
-# few candidates.
-BANDS = (0, 11, 22, 33, 44, 54, 64)
-KEY_BANDS = 2
+# Of six bands of a hash, four flipped bits leave two as they are: hashes that are at most 4 bits
+# apart agree under one of these masks. Keys of two bands (21 bits) make few candidates.
+BANDS = [(1 << stop) - (1 << start) for start, stop in pairwise((0, 11, 22, 33, 44, 54, 64))]
+KEY_MASKS = [np.uint64(one + other) for one, other in combinations(BANDS, 2)]
 # Candidates compared at a time, about 10 MB.
 CANDIDATES = 1 << 17
 NEIGHBOURS = 4
@@ -85,8 +85,7 @@ def _cosines(side: int) -> npt.NDArray[np.float64]:
     They are whole numbers [8, side].
     """
     angles = np.pi * np.outer(np.arange(HASH_SIDE), 2 * np.arange(side) + 1) / (2 * side)
-    waves: npt.NDArray[np.float64] = np.rint(1024 * np.cos(angles))
-    return waves
+    return np.asarray(np.rint(1024 * np.cos(angles)), np.float64)
 
 
 @lru_cache(maxsize=512)
@@ -97,14 +96,14 @@ def _cell_shares(side: int) -> npt.NDArray[np.float64]:
     """
     first, start = np.arange(side) * THUMB_SIDE, np.arange(THUMB_SIDE)[:, None] * side
     overlap = np.minimum(first + THUMB_SIDE, start + side) - np.maximum(first, start)
-    shares: npt.NDArray[np.float64] = np.maximum(overlap, 0.0)
-    return shares
+    return np.asarray(np.maximum(overlap, 0), np.float64)
 
 
 def image_places(pixels: Pixels) -> Pixels:
     """Return an RGB image uint8 [H, W, 3] in 32 x 32 places: uint8 [32, 32, 3]."""
-    side = (PLACES_SIDE, PLACES_SIDE)
-    return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+    return np.asarray(
+        Image.fromarray(pixels).resize((PLACES_SIDE, PLACES_SIDE), Image.Resampling.BILINEAR)
+    )
 
 
 def looks_the_same(one: Pixels, other: Pixels) -> bool:
@@ -123,7 +122,7 @@ def near_duplicates(
     of the variety of shop photos take about 35 s of one core.
     """
     found, refuted = np.full(len(left.phash), len(right.phash), np.int64), set[tuple[int, int]]()
-    for mask in _key_masks():
+    for mask in KEY_MASKS:
         order = np.argsort(right.phash & mask, kind="stable")
         ordered = right.phash[order]
 
@@ -145,7 +144,7 @@ def earlier_duplicates(images: Signatures, confirm: Confirm = lambda row, other:
     """
     found, refuted = np.arange(len(images.phash)), set[tuple[int, int]]()
     by_hash = np.argsort(images.phash, kind="stable")
-    for mask in _key_masks():
+    for mask in KEY_MASKS:
         order = by_hash[np.argsort(images.phash[by_hash] & mask, kind="stable")]
         ordered = images.phash[order]
 
@@ -166,12 +165,11 @@ def _settle(
     """Put the confirmed pairs into ``found`` where they name an earlier row than it does."""
     better = others < found[rows]
     for row, other in zip(rows[better].tolist(), others[better].tolist(), strict=True):
-        if other >= found[row] or (row, other) in refuted:
-            continue
-        if confirm(row, other):
-            found[row] = other
-        else:
-            refuted.add((row, other))
+        if other < found[row] and (row, other) not in refuted:
+            if confirm(row, other):
+                found[row] = other
+            else:
+                refuted.add((row, other))
 
 
 def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.NDArray[np.bool_]:
@@ -188,18 +186,7 @@ def same_colours(left: Pixels, rows: Rows, right: Pixels, others: Rows) -> npt.N
 
 def _are_within(one: Pixels, other: Pixels) -> npt.NDArray[np.bool_]:
     differences = np.maximum(one, other) - np.minimum(one, other)
-    within: npt.NDArray[np.bool_] = np.all(differences <= MAX_LEVELS, axis=1)
-    return within
-
-
-def _key_masks() -> Iterator[np.uint64]:
-    """Yield the bits of each choice of two bands.
-
-    Hashes at most 4 bits apart agree in all bits of one of them.
-    """
-    bands = [(1 << stop) - (1 << start) for start, stop in pairwise(BANDS)]
-    for chosen in combinations(bands, KEY_BANDS):
-        yield np.uint64(sum(chosen))
+    return np.asarray(np.all(differences <= MAX_LEVELS, axis=1), np.bool_)
 
 
 def _candidates(keys: Hashes, ordered: Hashes) -> Iterator[tuple[Rows, Rows]]:

@@ -32,8 +32,7 @@ def in_processes(
         yield from map(function, items)
         return
 
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _follow_parent)
     waiting, remaining = deque[Future[_Result]](), iter(items)
     try:
         waiting.extend(pool.submit(function, item) for item in islice(remaining, processes * AHEAD))

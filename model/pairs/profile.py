@@ -80,8 +80,7 @@ class ProfileSummary:
     notes: dict[str, int]
 
     def __post_init__(self) -> None:
-        faulty = sum(self.faults.values())
-        if not self.accepted + self.quarantined == self.lines == self.accepted + faulty:
+        if not self.lines - self.accepted == self.quarantined == sum(self.faults.values()):
             raise ValueError(f"accepted and quarantined are not the lines: {self}")
 
 
@@ -122,8 +121,7 @@ def write_profile(
         with pq.ParquetWriter(
             table_file, PROFILE_SCHEMA, compression="zstd", write_page_checksum=True
         ) as writer:
-            pieces = _profiled(tsv, limits, columns, processes)
-            for group in _row_groups(pieces, words, on_rows):
+            for group in _row_groups(_profiled(tsv, limits, columns, processes), words, on_rows):
                 writer.write_table(group)
                 _copy_faulty(tsv, group, quarantined)
                 lines += len(group)
@@ -159,8 +157,7 @@ def existing_profile(
     """
     try:
         left = json.loads(files.summary.read_bytes())
-        counts = {field.name: left[field.name] for field in fields(ProfileSummary)}
-        summary = ProfileSummary(**counts)
+        summary = ProfileSummary(**{each.name: left[each.name] for each in fields(ProfileSummary)})
         expected = asdict(summary) | _identity(tsv, files, limits, columns, summary)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -193,9 +190,8 @@ def _profiled(
     tsv: Path, limits: DataConfig, columns: LineColumns, processes: int | None
 ) -> Iterator[ProfiledPiece]:
     """Yield the rows of each piece of a TSV in order."""
-    values = (limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
-    bounds = chunk_bounds(tsv, PIECE_BYTES)
-    pieces = (Piece(tsv, start, stop, columns, *values) for start, stop in bounds)
+    held_to = (limits.max_line_bytes, limits.max_pixels, limits.min_image_side)
+    pieces = (Piece(tsv, *bounds, columns, *held_to) for bounds in chunk_bounds(tsv, PIECE_BYTES))
     if processes is None:
         processes = min(usable_cores(), tsv.stat().st_size // (PIECES_A_PROCESS * PIECE_BYTES))
 

@@ -71,16 +71,27 @@ def repeats(split: Profiled) -> pa.Table:
         DataError: the profile is missing or damaged.
     """
     table = _accepted(split)
-    lines = table["line"].to_numpy()
+    lines, rows = table["line"].to_numpy(), np.arange(len(table))
     captions, images = table["caption_key"].to_numpy(), table["image_hash"].to_numpy()
 
     # For each kind the earliest row that each row repeats, or itself.
-    earlier = {"pair": _first(pair_hashes(captions, images)), "image": _first(images)}
-    earlier["near_image"] = _earlier_look_alikes(split, table, earlier["image"])
-    earlier["caption"] = _first(captions)
+    earlier = {
+        "pair": _first(pair_hashes(captions, images)),
+        "image": _first(images),
+        "near_image": rows.copy(),
+        "caption": _first(captions),
+    }
+    # Look-alikes are searched among the first images of the same bytes, which stand for all.
+    distinct = np.flatnonzero(earlier["image"] == rows)
+    with _places_of(split, table) as places:
+        alike = earlier_duplicates(
+            _signatures(table.take(distinct)),
+            lambda row, other: looks_the_same(places(distinct[row]), places(distinct[other])),
+        )
+    earlier["near_image"][distinct] = distinct[alike]
 
     # A line that one kind has named is not free for a weaker one.
-    rows, found, free = np.arange(len(lines)), [], np.ones(len(lines), bool)
+    found, free = [], np.ones(len(lines), bool)
     for kind in REPEAT_KINDS:
         chosen = np.flatnonzero(free & (earlier[kind] < rows))
         free[chosen] = False
@@ -139,22 +150,6 @@ def _first(values: Hashes) -> Rows:
     return index[inverse]
 
 
-def _earlier_look_alikes(split: Profiled, table: pa.Table, same_image: Rows) -> Rows:
-    """Return for each row an earlier one that looks the same, or itself."""
-    found = np.arange(len(table))
-    # Of images with the same bytes the first one stands for all.
-    distinct = np.flatnonzero(same_image == found)
-    signatures = _signatures(table.take(distinct))
-
-    with _places_of(split, table) as places:
-        alike = earlier_duplicates(
-            signatures,
-            lambda row, other: looks_the_same(places(distinct[row]), places(distinct[other])),
-        )
-    found[distinct] = distinct[alike]
-    return found
-
-
 def _matches(
     here: pa.Table, there: pa.Table, confirm: Callable[[int, int], bool]
 ) -> dict[str, Rows]:
@@ -194,9 +189,9 @@ def _places_of(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pix
         @lru_cache(maxsize=4096)
         def places(row: int) -> Pixels:
             pair = parse_line(os.pread(file.fileno(), int(lengths[row]), int(offsets[row])))
-            if isinstance(pair, FaultReason):
-                raise changed
-            preview = preview_image(pair.image or b"", MAX_SIDE**2, preview_side=3 * PLACES_SIDE)
+            # Without bytes there is no image, which is a fault as well.
+            image = b"" if isinstance(pair, FaultReason) else pair.image or b""
+            preview = preview_image(image, MAX_SIDE**2, preview_side=3 * PLACES_SIDE)
             if isinstance(preview, FaultReason):
                 raise changed
             return image_places(preview.pixels)
@@ -206,12 +201,8 @@ def _places_of(split: Profiled, table: pa.Table) -> Iterator[Callable[[int], Pix
 
 def _found_in(values: pa.ChunkedArray, others: pa.ChunkedArray) -> Rows:
     """Return the first row of others that has each value, or -1; null is no value."""
-    rows: Rows = (
-        pc.index_in(values, value_set=others.combine_chunks(), skip_nulls=True)
-        .fill_null(-1)
-        .to_numpy()
-    )
-    return rows
+    rows = pc.index_in(values, value_set=others.combine_chunks(), skip_nulls=True)
+    return np.asarray(rows.fill_null(-1).to_numpy())
 
 
 def _accepted(split: Profiled) -> pa.Table:
@@ -220,22 +211,23 @@ def _accepted(split: Profiled) -> pa.Table:
     ``id`` is null where there is none.
     """
     table = read_profile(split.profile, COMPARED_COLUMNS)
-    ids = pa.nulls(len(table), pa.string())
-    if split.ids is not None:
-        ids = pc.if_else(pc.equal(split.ids, ""), None, split.ids)
-    table = table.append_column("id", ids)
+    known = pa.nulls(len(table), pa.string()) if split.ids is None else split.ids
+    table = table.append_column("id", pc.if_else(pc.equal(known, ""), None, known))
 
     is_clean = table["fault"].null_count == len(table)
     return table if is_clean else table.filter(pc.field("fault").is_null())
 
 
 def _signatures(table: pa.Table) -> Signatures:
-    thumbs = [np.empty(0, np.uint8)]
-    for chunk in table["image_thumb"].chunks:
-        # Arrow keeps values of one size back to back; a chunk may be a part of its buffer.
-        start = chunk.offset * THUMB_BYTES
-        stop = start + len(chunk) * THUMB_BYTES
-        thumbs.append(np.frombuffer(chunk.buffers()[1], np.uint8)[start:stop])
-    return Signatures(
-        table["image_phash"].to_numpy(), np.concatenate(thumbs).reshape(-1, THUMB_BYTES)
-    )
+    # Arrow keeps values of one size back to back; a chunk may be a part of its buffer.
+    thumbs = [
+        np.frombuffer(
+            chunk.buffers()[1],
+            np.uint8,
+            count=len(chunk) * THUMB_BYTES,
+            offset=chunk.offset * THUMB_BYTES,
+        )
+        for chunk in table["image_thumb"].chunks
+    ]
+    thumb = np.concatenate([np.empty(0, np.uint8), *thumbs]).reshape(-1, THUMB_BYTES)
+    return Signatures(table["image_phash"].to_numpy(), thumb)

@@ -11,11 +11,6 @@ from pyarrow import csv
 
 from model.errors import DataError
 
-LAYOUTS = (
-    "pretrain/*.tsv with finetune/train.tsv, valid.tsv and test.tsv, "
-    "or these three in the folder itself"
-)
-
 
 @dataclass(frozen=True)
 class Splits:
@@ -43,13 +38,14 @@ def find_split_files(folder: Path) -> Splits:
     missing = [name for name in ("train.tsv", "test.tsv") if not (home / name).exists()]
     if missing:
         raise DataError(
-            f"{home}: no {' and no '.join(missing)}; expected {LAYOUTS} (valid.tsv may be absent)"
+            f"{home}: no {' and no '.join(missing)}; expected pretrain/*.tsv with "
+            "finetune/train.tsv, valid.tsv and test.tsv, or these three in the folder itself "
+            "(valid.tsv may be absent)"
         )
 
     valid = home / "valid.tsv"
-    pretrain = sorted((folder / "pretrain").glob("*.tsv")) if home is nested else []
     return Splits(
-        pretrain=tuple(pretrain),
+        pretrain=tuple(sorted((folder / "pretrain").glob("*.tsv"))) if home is nested else (),
         train=home / "train.tsv",
         valid=valid if valid.exists() else None,
         test=home / "test.tsv",
@@ -79,14 +75,17 @@ def read_side_table(tsv: Path, required: bool, lines: int | None = None) -> pa.T
             )
         return None
 
-    as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
-    quoted = csv.ParseOptions(newlines_in_values=True)
     try:
-        table = csv.read_csv(path, parse_options=quoted, convert_options=as_text)
+        table = csv.read_csv(
+            path,
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(
+                default_column_type=pa.string(), strings_can_be_null=False
+            ),
+        )
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path}: not a UTF-8 CSV with a header ({reason}); write it again"
+            f"{path}: not a UTF-8 CSV with a header ({str(error).splitlines()[0]}); write it again"
         ) from error
 
     if table.column_names.count("id") != 1:

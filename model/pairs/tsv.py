@@ -78,8 +78,10 @@ def check_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise DataError(f"{path}: is {kind}; name a TSV file of pairs")
+            raise DataError(
+                f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}; "
+                "name a TSV file of pairs"
+            )
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError:
@@ -193,10 +195,9 @@ def parse_line(raw: bytes, columns: LineColumns = "pair") -> Pair | FaultReason:
     EMPTY_CAPTION), then the image (BAD_BASE64). The bytes of the image are left to
     `model.pairs.images`. One CR at the end is cut.
     """
-    tabs = raw.count(b"\t")
-    wanted = 1 if columns == "pair" else 0
-    if tabs != wanted:
-        return FaultReason.NO_TAB if tabs < wanted else FaultReason.EXTRA_TAB
+    surplus_tabs = raw.count(b"\t") - (1 if columns == "pair" else 0)
+    if surplus_tabs:
+        return FaultReason.NO_TAB if surplus_tabs < 0 else FaultReason.EXTRA_TAB
 
     fields = raw.removesuffix(b"\r").split(b"\t")
     caption = None if columns == "image" else _parse_caption(fields[0])

@@ -48,15 +48,13 @@ def spellings(caption: str) -> list[str]:
     if text.isascii() or not _HAS_UNSPACED.search(text):
         return runs
 
-    cut = (_segmented(run) if _HAS_UNSPACED.search(run) else [run] for run in runs)
-    return [word for words in cut for word in words]
-
-
-def _segmented(run: str) -> list[str]:
     # Without its guesses at unknown words the segmenter cuts a word alone as it cuts it in a
     # sentence; what the dictionary lacks is found by association. Its mixed words (T恤) are in
     # capitals.
-    return [word.casefold() for word in _segmenter().cut(run.upper(), False)]
+    cut = (
+        _segmenter().cut(run.upper(), False) if _HAS_UNSPACED.search(run) else [run] for run in runs
+    )
+    return [word.casefold() for words in cut for word in words]
 
 
 @cache

@@ -13,8 +13,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,6 @@ from model.storage.sealed import require_space
 
 READ_BYTES = 1 << 20
 DIGEST_BYTES = hashlib.sha256().digest_size
-KEY_CHARS = 16
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +54,17 @@ def cached_array(folder: Path, layout: Layout, make: Callable[[], Iterable[Array
     Raises:
         CheckpointError: the disk lacks room or the folder cannot be written.
     """
-    path = folder / f"{layout.kind}-{layout.key[:KEY_CHARS]}.cache"
+    path = folder / f"{layout.kind}-{layout.key[:16]}.cache"
     if not _is_intact(path, layout):
-        with _alone(path):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = path.with_suffix(".lock").open("wb")
+        except OSError as error:
+            raise write_failure(path, error) from error
+
+        # The kernel's lock on a file beside the cache ends with the process that holds it.
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_intact(path, layout):
                 _write(path, layout, make())
     return np.memmap(path, layout.dtype, "r", shape=layout.shape)
@@ -102,17 +108,3 @@ def _write(path: Path, layout: Layout, rows: Iterable[Array]) -> None:
             written += file.write(data)
         assert written == layout.bytes, "the rows fill the array"
         file.write(digest.digest())
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the kernel's lock on a file beside the cache, which ends with its process."""
-    lock = path.with_suffix(".lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("wb")
-    except OSError as error:
-        raise write_failure(path, error) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -60,9 +60,9 @@ def write_failure(path: Path, error: OSError) -> CommerceClipError:
     # Path.exists would raise where a folder may not be entered.
     existing = next(folder for folder in (path, *path.parents) if os.access(folder, os.F_OK))
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free_mb = shutil.disk_usage(existing).free / 1e6
         return CheckpointError(
-            f"{path}: disk full ({free_mb:.1f} MB free); free some space and run again"
+            f"{path}: disk full ({shutil.disk_usage(existing).free / 1e6:.1f} MB free); "
+            "free some space and run again"
         )
 
     return CheckpointError(

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -40,14 +40,13 @@ def sealed_folder(folder: Path, digests: Mapping[str, str] | None = None) -> Ite
         yield temporary
 
         # The manifest makes the folder valid, so it comes last.
-        known = digests or {}
-        files = sorted(path for path in temporary.iterdir() if path.is_file())
         manifest = {
             path.name: {
-                "sha256": known.get(path.name) or file_digest(path),
+                "sha256": (digests or {}).get(path.name) or file_digest(path),
                 "bytes": path.stat().st_size,
             }
-            for path in files
+            for path in sorted(temporary.iterdir())
+            if path.is_file()
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         fault_point("save:before_rename")
@@ -78,18 +77,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
         fsync_folder(folder.parent)
-    except (OSError, SafetensorError) as error:
-        raise write_failure(folder, _as_os_error(error)) from error
+    except OSError as error:
+        raise write_failure(folder, error) from error
+    except SafetensorError as error:
+        # It gives the error number only in words.
+        number = re.search(r"os error (\d+)", str(error))
+        failure = OSError(int(number[1]) if number else 0, str(error))
+        raise write_failure(folder, failure) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _as_os_error(error: OSError | SafetensorError) -> OSError:
-    """Recover the error number that safetensors gives only in words."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number.group(1)) if number else 0, str(error))
 
 
 def _fsync(path: Path) -> None:
@@ -114,19 +110,14 @@ def verify_sealed(folder: Path) -> dict[str, str]:
         ) from None
 
     for name, (digest, size) in expected.items():
-        if not _is_intact(folder / name, digest, size):
-            raise CheckpointError(
-                f"{folder / name}: missing or damaged (SHA-256 differs); "
-                "remove the folder and run again"
-            )
+        path = folder / name
+        with suppress(OSError):
+            if path.stat().st_size == size and file_digest(path) == digest:
+                continue
+        raise CheckpointError(
+            f"{path}: missing or damaged (SHA-256 differs); remove the folder and run again"
+        )
     return {name: digest for name, (digest, _) in expected.items()}
-
-
-def _is_intact(path: Path, digest: str, size: int) -> bool:
-    try:
-        return path.stat().st_size == size and file_digest(path) == digest
-    except OSError:
-        return False
 
 
 def weights_sha256(folder: Path) -> str:

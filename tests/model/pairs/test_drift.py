@@ -23,6 +23,7 @@ from model.pairs.drift import (
     read_counts,
 )
 from model.storage.tables import write_table
+from tests.gears import rounds
 
 Counts = dict[str, int]
 
@@ -51,7 +52,7 @@ counts = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 300), min_s
 
 
 @given(counts, counts)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=rounds(30, 100))
 def test_the_index_is_the_one_that_is_written_down(before: Counts, after: Counts) -> None:
     found = column_drift("colour", before, after)
     assert found.psi == pytest.approx(slow_psi(before, after), rel=1e-9, abs=1e-12)

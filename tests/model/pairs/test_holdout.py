@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.pairs.holdout import group_rows, hold_out
+from tests.gears import rounds
 
 PAIRS = st.lists(st.tuples(*(st.integers(0, 25) for _ in range(3))), min_size=1, max_size=50)
 
@@ -21,7 +22,7 @@ def slow_groups(pairs: list[tuple[int, ...]]) -> list[int]:
 
 
 @given(PAIRS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=rounds(20, 60))
 def test_groups_equal_a_slow_twin(pairs: list[tuple[int, ...]]) -> None:
     keys = [np.array(column) for column in zip(*pairs, strict=True)]
     assert group_rows(keys).tolist() == slow_groups(pairs)
@@ -33,7 +34,7 @@ def test_a_chain_of_many_links_is_one_group() -> None:
 
 
 @given(PAIRS, st.integers(0, 60), st.sets(st.integers(0, 49)), st.integers(0, 9))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=rounds(30, 100))
 def test_nothing_held_out_shares_anything_with_what_is_left(
     pairs: list[tuple[int, ...]], wanted: int, trained: set[int], seed: int
 ) -> None:

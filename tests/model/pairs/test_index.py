@@ -1,7 +1,6 @@
 """A pair is read where its profile says, and is what was profiled, whatever happens to the file."""
 
 import multiprocessing
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -16,6 +15,8 @@ from model.errors import DataError
 from model.pairs import index as pair_index
 from model.pairs.index import PairIndex, PairSource, carve_valid, index_pairs, without_leaks
 from model.pairs.profile import profile_files, write_profile
+from tests.gears import rounds
+from tests.model.pairs.reader import read_all
 from tests.tiny import TinyData, drawn_jpeg, profiled
 
 FAULTY = [b"no tab here", b"red dress\tAAAA", b"\xff\t/9j/"]
@@ -34,7 +35,7 @@ def index_of(captions: list[int], images: list[int]) -> PairIndex:
     st.floats(0, 1),
     st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=rounds(30, 150))
 def test_no_caption_and_no_image_is_in_both_train_and_carved_valid(
     pairs: list[tuple[int, int]], share: float, seed: int
 ) -> None:
@@ -126,11 +127,6 @@ def test_indexes_of_other_pairs_or_another_order_have_other_digests(source: Pair
     digests = {index.take(np.array(rows)).digest() for rows in ([0, 1, 2], [0, 2, 1], [0, 1], [1])}
     assert len(digests) == 4 and index.digest() in digests
     assert index.digest() == index_pairs([source]).digest()
-
-
-def read_all(index: PairIndex, results: "multiprocessing.SimpleQueue[list[str | None]]") -> None:
-    results.put([index.read(row).caption for row in range(len(index))])
-    os._exit(0)  # a fork of a process that ran servers must not run their exit handlers
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

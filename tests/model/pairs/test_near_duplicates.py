@@ -20,6 +20,7 @@ from model.pairs.near_duplicates import (
     looks_the_same,
     near_duplicates,
 )
+from tests.gears import rounds
 from tests.golden import picture
 
 
@@ -46,7 +47,7 @@ def crowded(images: int, seed: int) -> Signatures:
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**32), st.integers(1, 200))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=rounds(15, 60))
 def test_the_first_look_alike_of_every_image_is_found(
     left: int, right: int, seed: int, candidates: int
 ) -> None:
@@ -61,7 +62,7 @@ def test_the_first_look_alike_of_every_image_is_found(
 
 
 @given(st.integers(0, 5), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=rounds(20, 60))
 def test_among_few_images_the_first_that_looks_the_same_is_found(images: int, seed: int) -> None:
     signatures = crowded(images, seed)
     slow = [

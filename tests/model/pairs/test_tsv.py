@@ -21,6 +21,7 @@ from model.pairs.tsv import (
     parse_line,
     read_lines,
 )
+from tests.gears import rounds
 from tests.golden import encoded, golden_lines, jpeg, picture
 
 BOM = b"\xef\xbb\xbf"
@@ -58,6 +59,7 @@ def test_a_caption_is_kept_to_the_character(caption: str) -> None:
     assert parse_line(pair_line(caption, b"x")) == Pair(caption, b"x")
 
 
+@settings(max_examples=rounds(40, 100))
 @given(CAPTIONS, st.binary())
 def test_valid_captions_and_images_round_trip(caption: str, image: bytes) -> None:
     assert parse_line(pair_line(caption, image)) == Pair(caption, image)
@@ -66,6 +68,7 @@ def test_valid_captions_and_images_round_trip(caption: str, image: bytes) -> Non
     assert parse_line(base64.b64encode(image), "image") == Pair(None, image)
 
 
+@settings(max_examples=rounds(40, 100))
 @given(st.binary(), st.sampled_from(["pair", "text", "image"]))
 def test_any_bytes_are_a_pair_or_a_fault(raw: bytes, columns: LineColumns) -> None:
     verdict = parse_line(raw, columns)
@@ -94,6 +97,7 @@ def test_the_first_fault_in_the_documented_order_is_the_reason() -> None:
 # --- base64 ---
 
 
+@settings(max_examples=rounds(40, 100))
 @given(st.binary())
 def test_url_safe_base64_gives_the_same_bytes(image: bytes) -> None:
     assert (
@@ -103,6 +107,7 @@ def test_url_safe_base64_gives_the_same_bytes(image: bytes) -> None:
     )
 
 
+@settings(max_examples=rounds(40, 100))
 @given(st.binary())
 def test_missing_padding_and_a_data_prefix_give_the_same_bytes(image: bytes) -> None:
     text = base64.b64encode(image)
@@ -136,7 +141,7 @@ def test_what_is_not_base64_is_refused(text: bytes) -> None:
 # --- files ---
 
 
-@settings(max_examples=60)
+@settings(max_examples=rounds(25, 60))
 @given(st.binary(max_size=300).map(lambda data: data.replace(b"x", b"\n")), st.booleans())
 def test_offsets_and_newlines_rebuild_the_file_to_the_byte(
     scratch: Path, data: bytes, with_bom: bool
@@ -153,7 +158,7 @@ def test_offsets_and_newlines_rebuild_the_file_to_the_byte(
     assert [line.line for line in lines] == list(range(1, count_lines(tsv) + 1))
 
 
-@settings(max_examples=60)
+@settings(max_examples=rounds(25, 60))
 @given(
     st.binary(max_size=300).map(lambda data: data.replace(b"x", b"\n")),
     st.booleans(),

@@ -4,10 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.pairs.words import singular, spellings
+from tests.gears import rounds
 
 
 @pytest.mark.parametrize(
@@ -57,12 +58,14 @@ def test_words_that_only_look_like_plurals_of_each_other_stay_apart() -> None:
     assert len({singular(word) for word in words}) == len(words) - 1
 
 
+@settings(max_examples=rounds(40, 100))
 @given(st.text(st.characters(codec="ascii"), max_size=40))
 def test_what_is_left_of_a_word_is_left_of_itself(text: str) -> None:
     for word in spellings(text):
         assert singular(singular(word)) == singular(word)
 
 
+@settings(max_examples=rounds(40, 100))
 @given(st.text(st.sampled_from("纯棉连衣裙女士收腰雪纺休闲鞋高领T恤v红色 -a"), max_size=20))
 def test_words_put_side_by_side_are_cut_as_they_were(text: str) -> None:
     words = spellings(text)

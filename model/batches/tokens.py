@@ -65,21 +65,18 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
 
     That is vocabulary, settings, and the versions of the code.
     """
-    settings = {
-        name: value
-        for name, value in vars(tokenizer).items()
-        if isinstance(value, str | int | None)
-    }
-    functions = {
-        name: getattr(vars(tokenizer).get(name), "__name__", None)
-        for name in ("clean_fn", "reduction_fn")
-    }
-
+    attributes = vars(tokenizer)
     # Normalisation and merges of the fast kind.
     backend = getattr(_inner(tokenizer), "backend_tokenizer", None)
+
     whole = {
-        "settings": settings,
-        "functions": functions,
+        "settings": {
+            name: value for name, value in attributes.items() if isinstance(value, str | int | None)
+        },
+        "functions": {
+            name: getattr(attributes.get(name), "__name__", None)
+            for name in ("clean_fn", "reduction_fn")
+        },
         "vocabulary": sorted(_vocabulary(tokenizer).items()),
         "backend": backend.to_str() if backend is not None else None,
         "versions": {name: version(name) for name in TOKENISING_PACKAGES},

@@ -73,9 +73,8 @@ def cut_tokens(
     compiled code meets few. ``torch.cat(groups)[where]`` has the rows in their old order.
     """
     needed_B = _needed_lengths(clip, tokens_BL)
-    order_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
-    if groups > 1:
-        order_B = needed_B.argsort(stable=True)
+    rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
+    order_B = needed_B.argsort(stable=True) if groups > 1 else rows_B
 
     cut = []
     for rows in order_B.chunk(groups):
@@ -189,10 +188,11 @@ def _run_blocks(
 ) -> torch.Tensor:
     *blocks, last = transformer.resblocks
     for block in blocks:
-        if transformer.grad_checkpointing:
-            x_BLE = checkpoint(_block, block, x_BLE, is_causal, use_reentrant=False)
-        else:
-            x_BLE = _block(block, x_BLE, is_causal)
+        x_BLE = (
+            checkpoint(_block, block, x_BLE, is_causal, use_reentrant=False)
+            if transformer.grad_checkpointing
+            else _block(block, x_BLE, is_causal)
+        )
     return last_block(last, x_BLE, pooled_B, is_causal)
 
 

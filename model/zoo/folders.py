@@ -15,7 +15,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-CODE_KEYS = ("auto_map", "custom_pipelines")
 LARGEST_SIZE = 10_000_000
 
 
@@ -116,7 +115,7 @@ def refuse_code(folder: Path, name: str) -> None:
     Raises:
         CheckpointError: it does.
     """
-    asked = [key for key in CODE_KEYS if key in read_json(folder, name)]
+    asked = [key for key in ("auto_map", "custom_pipelines") if key in read_json(folder, name)]
     if asked:
         raise CheckpointError(
             f"{folder / name}: asks to run code that came with it ({', '.join(asked)}); not "

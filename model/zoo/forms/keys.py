@@ -100,13 +100,14 @@ def block_rules(
             yield from same(f"{there}.{their_part}", f"{here}.{our_part}")
 
 
-def vision_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
-    """Yield the rules of a Hugging Face vision transformer of CLIP, its projection aside."""
-    yield Rule((f"{theirs}.embeddings.class_embedding",), (f"{ours}.class_embedding",))
-    yield Rule((f"{theirs}.embeddings.patch_embedding.weight",), (f"{ours}.conv1.weight",))
-    yield Rule(
-        (f"{theirs}.embeddings.position_embedding.weight",), (f"{ours}.positional_embedding",)
-    )
-    yield from same(f"{theirs}.pre_layrnorm", f"{ours}.ln_pre")  # transformers' spelling
-    yield from block_rules(theirs, f"{ours}.transformer", layers)
-    yield from same(f"{theirs}.post_layernorm", f"{ours}.ln_post")
+def vision_rules(theirs: str, ours: str, layers: int) -> list[Rule]:
+    """Return the rules of a Hugging Face vision transformer of CLIP, its projection aside."""
+    embeddings = f"{theirs}.embeddings"
+    return [
+        Rule((f"{embeddings}.class_embedding",), (f"{ours}.class_embedding",)),
+        Rule((f"{embeddings}.patch_embedding.weight",), (f"{ours}.conv1.weight",)),
+        Rule((f"{embeddings}.position_embedding.weight",), (f"{ours}.positional_embedding",)),
+        *same(f"{theirs}.pre_layrnorm", f"{ours}.ln_pre"),  # transformers' spelling
+        *block_rules(theirs, f"{ours}.transformer", layers),
+        *same(f"{theirs}.post_layernorm", f"{ours}.ln_post"),
+    ]

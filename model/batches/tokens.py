@@ -44,8 +44,7 @@ def token_ids(
         DataError: a caption is not the one that was profiled.
         CheckpointError: the cache cannot be written.
     """
-    vocabulary = _vocabulary(tokenizer)
-    dtype = np.uint16 if max(vocabulary.values()) < 2**16 else np.int32
+    dtype = np.uint16 if max(_vocabulary(tokenizer).values()) < 2**16 else np.int32
     key = hashlib.sha256(f"{index.digest()} {tokenizer_identity(tokenizer)}".encode()).hexdigest()
     layout = Layout("tokens", key, (len(index), _context_length(tokenizer)), dtype)
 
@@ -55,9 +54,9 @@ def token_ids(
             yield tokenizer(block).numpy().astype(dtype)
             on_rows(len(block))
 
-    if folder is None:
-        return np.concatenate(list(blocks()))
-    return cached_array(folder, layout, blocks)
+    return (
+        np.concatenate(list(blocks())) if folder is None else cached_array(folder, layout, blocks)
+    )
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:

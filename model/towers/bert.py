@@ -35,7 +35,7 @@ VOCABULARY_FILE = "vocab.txt"
 SPECIAL = PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 # Characters; BERT makes longer words [UNK], Chinese-CLIP's own code those of more than 200.
 DEFAULT_LONGEST_WORD = 100
-DEFAULT_CONTEXT = 52
+DEFAULT_CONTEXT = 52  # Chinese-CLIP's
 # What stands in for the text tower while open_clip builds the image tower.
 STAND_IN = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
@@ -109,8 +109,9 @@ class BertTower(torch.nn.Module):
 
     def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Return features [B, D] of token ids; nothing depends on padding."""
-        is_kept_BL: torch.Tensor = tokens_BL != self.config.pad_token_id
-        output = self.transformer(input_ids=tokens_BL, attention_mask=is_kept_BL.long())
+        output = self.transformer(
+            input_ids=tokens_BL, attention_mask=tokens_BL.ne(self.config.pad_token_id).long()
+        )
         pooled_BE = (
             output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         )

@@ -52,9 +52,6 @@ UNREADABLE_WEIGHTS = (
     ValueError,
     StopIteration,
 )
-# What a download raises: open_clip makes all of the hub's errors OSErrors; of a plain URL come
-# broken connections, checksums that differ, and answers without a length.
-DOWNLOAD_FAILURES = (OSError, HTTPException, RuntimeError, TypeError, ValueError)
 
 
 def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, seed: int) -> Towers:
@@ -116,13 +113,17 @@ def create_towers(
 
         architecture = with_context_length(open_clip.get_model_config(name), model.context_length)
         files = read_vocabulary(architecture, model.vocabulary)
-        if files:
-            tokenizer: Any = make_word_pieces(architecture, files[VOCABULARY_FILE])
-        else:
-            tokenizer = open_clip.get_tokenizer(name)
+        tokenizer: Any = (
+            make_word_pieces(architecture, files[VOCABULARY_FILE])
+            if files
+            else open_clip.get_tokenizer(name)
+        )
 
-    preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
-    preprocess |= usual_preprocess(name, tag)
+    preprocess = {
+        "mean": list(clip.visual.image_mean),
+        "std": list(clip.visual.image_std),
+        **usual_preprocess(name, tag),
+    }
     clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     return Towers(clip, tokenizer, config, target, precision, files=files)
@@ -161,8 +162,11 @@ def resize_towers(towers: Towers, side: int) -> Towers:
             f"model.image_size is {side}, but a {type(tower).__name__} has a fixed one; "
             "set it to null"
         )
-    usual = CLIPVisionCfg.patch_size
-    patch = tower.patch_embed.patch_size[0] if is_timm_s else vision.get("patch_size", usual)
+    patch = (
+        tower.patch_embed.patch_size[0]
+        if is_timm_s
+        else vision.get("patch_size", CLIPVisionCfg.patch_size)
+    )
     if side % patch:
         raise ConfigError(
             f"model.image_size is {side}, no multiple of the {patch} pixels of a patch"
@@ -221,8 +225,11 @@ def _known_architecture(name: str) -> str:
             f"model.name is '{path}': no readable JSON ({error}); correct the file"
         ) from None
 
-    keys = architecture.keys() if isinstance(architecture, dict) else ()
-    missing = [key for key in ARCHITECTURE_KEYS if key not in keys]
+    missing = [
+        key
+        for key in ARCHITECTURE_KEYS
+        if not isinstance(architecture, dict) or key not in architecture
+    ]
     if missing:
         raise ConfigError(
             f"model.name is '{path}': not an open_clip config, {', '.join(missing)} missing"
@@ -254,7 +261,9 @@ def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> Non
         try:
             published = open_clip.get_pretrained_cfg(name, pretrained)
             path = Path(open_clip.download_pretrained(published))
-        except DOWNLOAD_FAILURES as error:
+        # open_clip makes all of the hub's errors OSErrors; of a plain URL come broken connections,
+        # checksums that differ, and answers without a length.
+        except (OSError, HTTPException, RuntimeError, TypeError, ValueError) as error:
             raise ServiceError(
                 f"{name} weights '{pretrained}' cannot be downloaded ({type(error).__name__}); "
                 "check the network, or set model.pretrained to a local file"

@@ -45,8 +45,11 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
     clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
 
     # Tokeniser, origin and whatever else came with the model travels with it.
-    others = names.keys() - {CONFIG_FILE, WEIGHTS_FILE}
-    files = {name: (folder / name).read_bytes() for name in names if name in others}
+    files = {
+        name: (folder / name).read_bytes()
+        for name in names
+        if name not in (CONFIG_FILE, WEIGHTS_FILE)
+    }
     return Towers(
         clip, build_tokenizer(folder), _read_config(folder), target, precision, files=files
     )

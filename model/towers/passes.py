@@ -178,7 +178,7 @@ def _needed_lengths(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     # A tower of Hugging Face's form, ours for Chinese among them, masks padding.
     if hasattr(tower, "config") and hasattr(tower.config, "pad_token_id"):
         position_L = torch.arange(1, context + 1, device=tokens_BL.device)
-        is_kept_BL: torch.Tensor = tokens_BL != tower.config.pad_token_id
+        is_kept_BL = tokens_BL.ne(tower.config.pad_token_id)
         return (is_kept_BL * position_L).amax(dim=1).clamp(min=1)
     return torch.full((len(tokens_BL),), context, device=tokens_BL.device)
 
@@ -222,10 +222,8 @@ def _text_tower(clip: Any) -> Any:
 def _ends(tower: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     """Return the position of each row's end of text, int64 [B]."""
     if _pool_type(tower) == "eos":
-        is_end_BL: torch.Tensor = tokens_BL == (
-            tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id
-        )
-        return is_end_BL.int().argmax(dim=1)
+        end = tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id
+        return tokens_BL.eq(end).int().argmax(dim=1)
     return tokens_BL.argmax(dim=1)
 
 

@@ -28,17 +28,15 @@ def find_file(folder: Path, names: Sequence[str], what: str = "weights file") ->
 
     # Hubs publish the same weights as .safetensors and as .bin.
     safe = [path for path in found if path.suffix == ".safetensors"]
-    if len(safe) == 1:
-        found = safe
-
+    found = safe if len(safe) == 1 else found
     if not found:
         raise CheckpointError(
             f"{folder}: no {what} ({' or '.join(names)}); is the download complete?"
         )
     if len(found) > 1:
-        listed = ", ".join(path.name for path in found)
         raise CheckpointError(
-            f"{folder}: several candidates ({listed}); name the file to import, not the folder"
+            f"{folder}: several candidates ({', '.join(path.name for path in found)}); "
+            "name the file to import, not the folder"
         )
     return found[0]
 

@@ -15,7 +15,7 @@ from model.storage.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers.folder import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 from model.towers.imported import ORIGIN_FILE
 from model.zoo.folders import write_json
-from model.zoo.forms import FORMS, recognise
+from model.zoo.forms import FORMS
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import import_tensors
 
@@ -54,7 +54,7 @@ def import_model(
     """
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
-    form = recognise(path)
+    form = next((form for form in FORMS if form.recognises(path)), None)
     if form is None:
         known = "; ".join(form.ABOUT for form in FORMS)
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")

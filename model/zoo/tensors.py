@@ -140,13 +140,12 @@ def import_tensors(tensors: Mapping[str, torch.Tensor], source: Path, path: Path
         values.shape == theirs[name].shape and theirs[name].dtype == values.dtype == _ours(values)
         for name, values in tensors.items()
     )
-    if not is_ours_already:
+    if is_ours_already:
+        for name, values in tensors.items():
+            _refuse_infinity(name, values)
+        shutil.copyfile(source, path)
+    else:
         write_tensors(tensors, path)
-        return
-
-    for name, values in tensors.items():
-        _refuse_infinity(name, values)
-    shutil.copyfile(source, path)
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

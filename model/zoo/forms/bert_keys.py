@@ -14,7 +14,7 @@ from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE, is_bert
 from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code
-from model.zoo.forms.huggingface import VISION_FIELDS, defaults_of, towers_config
+from model.zoo.forms.huggingface import ACTIVATIONS, VISION_FIELDS, defaults_of, towers_config
 
 # What BERT's implementations keep beside the weights that the text feature depends on.
 IDLE = ("position_ids", "token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
@@ -36,7 +36,6 @@ TEXT_FIELDS = {
     "text_type_vocab_size": "type_vocab_size",
     "text_initializer_range": "initializer_range",
 }
-ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # and what open_clip's quick_gelu is then
 # What the files of all these forms may leave to transformers' defaults.
 BERT_DEFAULTS = defaults_of(BertConfig, (*TEXT_FIELDS.values(), "layer_norm_eps"))
 
@@ -142,15 +141,15 @@ def holds_fixed(towers: Towers) -> bool:
 
     That is QuickGELU, heads of 64, and CLIP's mean and standard deviation of the pixels.
     """
-    model = towers.config["model_cfg"]
+    model, preprocess = towers.config["model_cfg"], towers.config["preprocess_cfg"]
     vision = model["vision_cfg"]
-    if not holds_plain(towers) or vision.get("mlp_ratio", 4) != 4:
-        return False
-
-    preprocess = towers.config["preprocess_cfg"]
-    has_pixels = (tuple(preprocess["mean"]), tuple(preprocess["std"])) == CLIP_PIXELS
-    has_heads = vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
-    return has_pixels and has_heads and (is_resnet(towers) or bool(model.get("quick_gelu")))
+    return (
+        holds_plain(towers)
+        and vision.get("mlp_ratio", 4) == 4
+        and vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
+        and (tuple(preprocess["mean"]), tuple(preprocess["std"])) == CLIP_PIXELS
+        and (is_resnet(towers) or bool(model.get("quick_gelu")))
+    )
 
 
 def is_resnet(towers: Towers) -> bool:

@@ -109,10 +109,9 @@ def hugging_face_bpe(context_length: int) -> dict[str, bytes]:
         "pad_token": END,
     }
 
-    merges = "\n".join(["#version: 0.2", *_merges(), ""])
     return {
         "vocab.json": json.dumps(_vocabulary(), ensure_ascii=False).encode(),
-        "merges.txt": merges.encode(),
+        "merges.txt": "\n".join(["#version: 0.2", *_merges(), ""]).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),
     }
 

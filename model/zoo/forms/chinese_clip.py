@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from model.errors import CheckpointError
-from model.towers.bert import VOCABULARY_FILE
+from model.towers.bert import DEFAULT_CONTEXT, VOCABULARY_FILE
 from model.towers.towers import NamedTensors, Towers
 from model.zoo.forms.bert_keys import (
     HEAD_WIDTH,
@@ -34,7 +34,6 @@ NAME = "chinese-clip"
 ABOUT = "Chinese-CLIP's .pt"
 KEY_PREFIX = "module."
 WEIGHTS = "clip_cn.pt"
-CONTEXT_LENGTH = 52
 WORD_LIMIT = 200  # characters; longer ones are [UNK]
 NEEDED_KEYS = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
 PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
@@ -42,11 +41,14 @@ PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
 
 def recognises(path: Path) -> bool:
     """Return whether this is a file of this form, by its name or by what is in it."""
-    if path.suffix not in (".pt", ".pth", ".bin") or not path.is_file():
-        return False
-    if path.name.startswith("clip_cn"):
-        return True
-    return {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
+    return (
+        path.suffix in (".pt", ".pth", ".bin")
+        and path.is_file()
+        and (
+            path.name.startswith("clip_cn")
+            or {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
+        )
+    )
 
 
 def read(path: Path, given: Given) -> ForeignModel:
@@ -125,5 +127,5 @@ def _architecture(path: Path, tensors: NamedTensors) -> dict[str, Any]:
         "embed_dim": tensors["text_projection"].shape[1],
         "quick_gelu": True,
         "vision_cfg": vision,
-        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=WORD_LIMIT),
+        "text_cfg": text_of(path, bert, DEFAULT_CONTEXT, longest_word=WORD_LIMIT),
     }

@@ -6,7 +6,7 @@ Source: transformers' models/chinese_clip.
 from pathlib import Path
 
 from model.errors import CheckpointError
-from model.towers.bert import VOCABULARY_FILE, context_length
+from model.towers.bert import DEFAULT_CONTEXT, VOCABULARY_FILE, context_length
 from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import find_file, read_json, write_json
 from model.zoo.forms.bert_keys import (
@@ -38,7 +38,6 @@ from model.zoo.tensors import read_tensors
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
 
 ABOUT = "Hugging Face folder of a ChineseCLIPModel"
-CONTEXT_LENGTH = 52
 
 
 def recognises(path: Path) -> bool:
@@ -59,16 +58,17 @@ def read(path: Path, given: Given) -> ForeignModel:
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
 
-    text_cfg = text_of(path, towers_config(path, "text", BERT_DEFAULTS), CONTEXT_LENGTH)
+    text_cfg = text_of(path, towers_config(path, "text", BERT_DEFAULTS), DEFAULT_CONTEXT)
     architecture = architecture_from_config(path, len(tensors["text_projection.weight"]), text_cfg)
     given.check_activation(architecture, str(path))
 
     # BERT's keys keep what is behind the tower's name.
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
-    text = below(kept, "text_model.")
     others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
     ours = to_ours(others, _rules(kept, "vision_model.encoder.layers."))
-    ours |= {f"text.transformer.{name}": tensor for name, tensor in text.items()}
+    ours |= {
+        f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_model.").items()
+    }
 
     images, licence = read_preprocess(path), read_licence(path)
     return ForeignModel(NAME, architecture, images, ours, weights, files, licence)
@@ -82,9 +82,10 @@ def holds(towers: Towers) -> bool:
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
     ours = towers.tensors()
-    text = below(ours, "text.transformer.")
     theirs = to_theirs(ours, _rules(ours, "visual.transformer.resblocks."))
-    theirs |= {f"text_model.{name}": tensor for name, tensor in text.items()}
+    theirs |= {
+        f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()
+    }
 
     config = {
         "architectures": ["ChineseCLIPModel"],

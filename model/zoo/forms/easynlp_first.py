@@ -54,12 +54,10 @@ def recognises(path: Path) -> bool:
     config = read_json(path, "config.json") if path.is_dir() else {}
     if not {"text_config", "vision_config"} <= config.keys():
         return False
-    if "model_type" not in config:
-        return True
 
     # What their trainer saved says ``clip``, as Hugging Face's folders do.
     weights = file_of(path, WEIGHTS)
-    return (
+    return "model_type" not in config or (
         config["model_type"] == "clip"
         and weights is not None
         and any(name.startswith(TEXT_ENCODER) for name in peek_names(weights))

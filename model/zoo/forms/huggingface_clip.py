@@ -16,6 +16,7 @@ from model.towers.towers import Towers
 from model.zoo.folders import read_json
 from model.zoo.forms.bpe import check_bpe, hugging_face_bpe, is_plain
 from model.zoo.forms.huggingface import (
+    ACTIVATIONS,
     CONFIG,
     NAME,
     TEXT_FIELDS,
@@ -43,7 +44,6 @@ from model.zoo.published import ForeignModel, Given
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
 
 ABOUT = "Hugging Face folder of a CLIPModel"
-ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 NORM_EPS = 1e-5  # open_clip's towers have no other
 
 

@@ -184,7 +184,7 @@ def _config(towers: Towers) -> dict[str, Any]:
             "num_attention_heads": trunk.blocks[0].attn.num_heads,
             "image_size": towers.image_size,
             "patch_size": trunk.patch_embed.patch_size[0],
-            "hidden_act": _act(vision),
+            "hidden_act": "gelu_pytorch_tanh" if vision.get("act_kwargs") == TANH else "gelu",
             "layer_norm_eps": TEXT_NORM["eps"],
         },
         "text_config": {
@@ -196,15 +196,10 @@ def _config(towers: Towers) -> dict[str, Any]:
             "num_attention_heads": text["heads"],
             "max_position_embeddings": text["context_length"],
             "projection_size": architecture["embed_dim"],
-            "hidden_act": _act(text),
+            "hidden_act": "gelu_pytorch_tanh" if text.get("act_kwargs") == TANH else "gelu",
             "layer_norm_eps": TEXT_NORM["eps"],
         },
     }
-
-
-def _act(tower: dict[str, Any]) -> str:
-    is_tanh = tower.get("act_kwargs") == TANH
-    return next(name for name, tanh in ACTIVATIONS.items() if tanh == is_tanh)
 
 
 def _rules(architecture: dict[str, Any]) -> list[Rule]:

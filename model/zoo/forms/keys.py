@@ -94,8 +94,10 @@ def block_rules(
     for number in range(layers):
         there, here = f"{theirs}.encoder.layers.{number}", f"{ours}.{blocks}.{number}"
         for kind in ("weight", "bias"):
-            split = [f"{there}.self_attn.{letter}_proj.{kind}" for letter in "qkv"]
-            yield stacked(split, f"{here}.{queries}{kind}")
+            yield stacked(
+                [f"{there}.self_attn.{letter}_proj.{kind}" for letter in "qkv"],
+                f"{here}.{queries}{kind}",
+            )
         for their_part, our_part in zip(BLOCK_PARTS, parts, strict=True):
             yield from same(f"{there}.{their_part}", f"{here}.{our_part}")
 

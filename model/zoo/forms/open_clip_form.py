@@ -42,9 +42,8 @@ IDLE = "text.transformer.embeddings.position_ids"  # that transformers made a co
 
 def recognises(path: Path) -> bool:
     """Return whether this is a folder of this form or a weights file."""
-    if path.is_dir():
-        return file_of(path, CONFIG_FILE) is not None
-    return path.is_file() and path.suffix in WEIGHTS_SUFFIXES
+    is_weights_file = path.is_file() and path.suffix in WEIGHTS_SUFFIXES
+    return is_weights_file or file_of(path, CONFIG_FILE) is not None
 
 
 def read(path: Path, given: Given) -> ForeignModel:
@@ -84,8 +83,9 @@ def read(path: Path, given: Given) -> ForeignModel:
     if architecture.get("custom_text") or text.get("hf_model_name"):
         tensors = dict(convert_to_custom_text_state_dict(tensors))
     images = {key: preprocess[key] for key in PREPROCESS_KEYS if key in preprocess}
-    licence = read_licence(folder)
-    return ForeignModel(NAME, architecture, images, tensors, weights, files, licence, is_verbatim)
+    return ForeignModel(
+        NAME, architecture, images, tensors, weights, files, read_licence(folder), is_verbatim
+    )
 
 
 def holds(towers: Towers) -> bool:

@@ -43,13 +43,21 @@ def centre_crop(image: torch.Tensor, side: int, resizing: Resizing = CLIP_RESIZI
     if resizing.is_squashed:
         return _in_one_block(_resize(image, side, side, resizing.interpolation))
     height, width = image.shape[1:]
-    if max(height, width) > 8 * min(height, width):
-        return _centre_of_strip(image, side, resizing.interpolation)
-
     new_height, new_width = (int(side * length / min(height, width)) for length in (height, width))
-    resized = _resize(image, new_height, new_width, resizing.interpolation)
-    top, left = (round((length - side) / 2) for length in resized.shape[1:])
-    return _in_one_block(resized[:, top : top + side, left : left + side])
+    top, left = round((new_height - side) / 2), round((new_width - side) / 2)
+    if max(height, width) <= 8 * min(height, width):
+        resized = _resize(image, new_height, new_width, resizing.interpolation)
+        return _in_one_block(resized[:, top : top + side, left : left + side])
+
+    # A long, thin image is cut without its resized whole, which could take hundreds of megabytes.
+    # Columns first and rows second, as for the whole: the rounding between the two passes shows at
+    # hard edges.
+    strip = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
+    resample = Image.Resampling[resizing.interpolation.upper()]
+    x, y = width / new_width, height / new_height
+    strip = strip.resize((side, height), resample, box=(left * x, 0, (left + side) * x, height))
+    strip = strip.resize((side, side), resample, box=(0, top * y, side, (top + side) * y))
+    return torch.from_numpy(np.array(strip)).permute(2, 0, 1).contiguous()
 
 
 def random_crop(
@@ -115,19 +123,3 @@ def _random_box(
     crop_height = min(height, max(1, round(width * 4 / 3)))
     crop_width = min(width, max(1, round(height * 4 / 3)))
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
-
-
-def _centre_of_strip(image: torch.Tensor, side: int, interpolation: str) -> torch.Tensor:
-    """Crop a long, thin image without its resized whole, which could take hundreds of megabytes."""
-    height, width = image.shape[1:]
-    new_height, new_width = (int(side * length / min(height, width)) for length in (height, width))
-    top, left = round((new_height - side) / 2), round((new_width - side) / 2)
-    x, y = width / new_width, height / new_height
-
-    strip = Image.fromarray(image.permute(1, 2, 0).numpy(force=True))
-    # Columns first and rows second, as for the whole: the rounding between the two passes shows at
-    # hard edges.
-    resample = Image.Resampling[interpolation.upper()]
-    strip = strip.resize((side, height), resample, box=(left * x, 0, (left + side) * x, height))
-    strip = strip.resize((side, side), resample, box=(0, top * y, side, (top + side) * y))
-    return torch.from_numpy(np.array(strip)).permute(2, 0, 1).contiguous()

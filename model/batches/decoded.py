@@ -72,8 +72,10 @@ def decoded_images(
         )
 
     def blocks() -> Iterator[Decoded]:
-        starts = range(0, len(index), IMAGES_A_BLOCK)
-        parts = (np.arange(start, min(start + IMAGES_A_BLOCK, len(index))) for start in starts)
+        parts = (
+            np.arange(start, min(start + IMAGES_A_BLOCK, len(index)))
+            for start in range(0, len(index), IMAGES_A_BLOCK)
+        )
         for block in prefetch(parts, crop, workers):
             yield block
             on_rows(len(block))
@@ -86,8 +88,12 @@ def decoded_layout(index: PairIndex, side: int, resizing: Resizing = CLIP_RESIZI
 
     Its key changes with whatever decides a pixel: images, size, and the code that decodes.
     """
-    versions = [f"{name} {version(name)}" for name in DECODING_PACKAGES]
-    code = [file_digest(Path(str(module.__file__))) for module in (images, crops)]
-    parts = [index.digest(), str(side), str(tuple(resizing)), *versions, *code]
+    parts = [
+        index.digest(),
+        str(side),
+        str(tuple(resizing)),
+        *(f"{name} {version(name)}" for name in DECODING_PACKAGES),
+        *(file_digest(Path(str(module.__file__))) for module in (images, crops)),
+    ]
     key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
     return Layout("decoded-images", key, (len(index), 3, side, side), np.uint8)

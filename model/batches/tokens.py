@@ -44,8 +44,7 @@ def token_ids(
         DataError: a caption is not the one that was profiled.
         CheckpointError: the cache cannot be written.
     """
-    vocabulary = _vocabulary(tokenizer)
-    dtype = np.uint16 if max(vocabulary.values()) < 2**16 else np.int32
+    dtype = np.uint16 if max(_vocabulary(tokenizer).values()) < 2**16 else np.int32
     key = hashlib.sha256(f"{index.digest()} {tokenizer_identity(tokenizer)}".encode()).hexdigest()
     layout = Layout("tokens", key, (len(index), _context_length(tokenizer)), dtype)
 
@@ -55,9 +54,9 @@ def token_ids(
             yield tokenizer(block).numpy().astype(dtype)
             on_rows(len(block))
 
-    if folder is None:
-        return np.concatenate(list(blocks()))
-    return cached_array(folder, layout, blocks)
+    return (
+        np.concatenate(list(blocks())) if folder is None else cached_array(folder, layout, blocks)
+    )
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
@@ -65,21 +64,18 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
 
     That is vocabulary, settings, and the versions of the code.
     """
-    settings = {
-        name: value
-        for name, value in vars(tokenizer).items()
-        if isinstance(value, str | int | None)
-    }
-    functions = {
-        name: getattr(vars(tokenizer).get(name), "__name__", None)
-        for name in ("clean_fn", "reduction_fn")
-    }
-
+    attributes = vars(tokenizer)
     # Normalisation and merges of the fast kind.
     backend = getattr(_inner(tokenizer), "backend_tokenizer", None)
+
     whole = {
-        "settings": settings,
-        "functions": functions,
+        "settings": {
+            name: value for name, value in attributes.items() if isinstance(value, str | int | None)
+        },
+        "functions": {
+            name: getattr(attributes.get(name), "__name__", None)
+            for name in ("clean_fn", "reduction_fn")
+        },
         "vocabulary": sorted(_vocabulary(tokenizer).items()),
         "backend": backend.to_str() if backend is not None else None,
         "versions": {name: version(name) for name in TOKENISING_PACKAGES},

@@ -32,10 +32,10 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from model.errors import ConfigError
 
 VOCABULARY_FILE = "vocab.txt"
-PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+SPECIAL = PADDING, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 # Characters; BERT makes longer words [UNK], Chinese-CLIP's own code those of more than 200.
 DEFAULT_LONGEST_WORD = 100
-DEFAULT_CONTEXT = 52
+DEFAULT_CONTEXT = 52  # Chinese-CLIP's
 # What stands in for the text tower while open_clip builds the image tower.
 STAND_IN = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
@@ -109,8 +109,9 @@ class BertTower(torch.nn.Module):
 
     def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Return features [B, D] of token ids; nothing depends on padding."""
-        is_kept_BL: torch.Tensor = tokens_BL != self.config.pad_token_id
-        output = self.transformer(input_ids=tokens_BL, attention_mask=is_kept_BL.long())
+        output = self.transformer(
+            input_ids=tokens_BL, attention_mask=tokens_BL.ne(self.config.pad_token_id).long()
+        )
         pooled_BE = (
             output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         )
@@ -159,7 +160,20 @@ class WordPieces:
             ConfigError: it is no UTF-8, or a special token is missing or [PAD] is not its first
             line.
         """
-        ids = _token_ids(vocabulary)
+        try:
+            text = vocabulary.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"{VOCABULARY_FILE}: no UTF-8, so it is no vocabulary; fetch it again"
+            ) from None
+        ids = {token: number for number, token in enumerate(text.split("\n"))}
+        missing = ", ".join(token for token in SPECIAL if token not in ids)
+        if missing or ids[PADDING] != 0:
+            what = f"{missing} missing" if missing else f"{PADDING} is not the first line"
+            raise ConfigError(
+                f"{VOCABULARY_FILE}: no vocabulary of BERT, {what}; take the model's own"
+            )
+
         self.context_length = context_length
         pieces = WordPiece(ids, unk_token=UNKNOWN, max_input_chars_per_word=longest_word)
         self.tokenizer = Tokenizer(pieces)
@@ -248,19 +262,3 @@ def with_context_length(model_cfg: dict[str, Any], length: int | None) -> dict[s
             f"model.context_length is {length}; this text tower reads 3 to {most} tokens"
         )
     return model_cfg | {"text_cfg": model_cfg["text_cfg"] | {"context_length": length}}
-
-
-def _token_ids(vocabulary: bytes) -> dict[str, int]:
-    try:
-        lines = vocabulary.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"{VOCABULARY_FILE}: no UTF-8, so it is no vocabulary; fetch it again"
-        ) from None
-
-    ids = {token: number for number, token in enumerate(lines)}
-    missing = [token for token in (PADDING, UNKNOWN, START, END) if token not in ids]
-    if missing or ids[PADDING] != 0:
-        what = f"{', '.join(missing)} missing" if missing else f"{PADDING} is not the first line"
-        raise ConfigError(f"{VOCABULARY_FILE}: no vocabulary of BERT, {what}; take the model's own")
-    return ids

@@ -26,12 +26,10 @@ class Compiled:
         """Return the features, by compiled code where gradients are wanted and compiling works."""
         if not torch.is_grad_enabled():
             return self._plain(clip, inputs)
-        if not self._is_warm:
-            self._warm_up(clip, inputs)
-        return self._chosen(clip, inputs)
+        if self._is_warm:
+            return self._chosen(clip, inputs)
 
-    def _warm_up(self, clip: Any, inputs: torch.Tensor) -> None:
-        """Compile both directions now: in training's backward pass it is too late to fall back."""
+        # Both directions are compiled now: in training's backward pass it is too late to fall back.
         self._is_warm = True
         try:
             with torch.random.fork_rng():
@@ -49,3 +47,4 @@ class Compiled:
                 type(error).__name__,
                 (str(error).splitlines() or [""])[0][:160],
             )
+        return self._chosen(clip, inputs)

@@ -52,9 +52,6 @@ UNREADABLE_WEIGHTS = (
     ValueError,
     StopIteration,
 )
-# What a download raises: open_clip makes all of the hub's errors OSErrors; of a plain URL come
-# broken connections, checksums that differ, and answers without a length.
-DOWNLOAD_FAILURES = (OSError, HTTPException, RuntimeError, TypeError, ValueError)
 
 
 def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, seed: int) -> Towers:
@@ -66,13 +63,20 @@ def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, se
         ServiceError: the weights of a tag cannot be downloaded.
     """
     imported = find_imported(model.pretrained, shelf)
-    if imported is None:
-        _refuse_near_miss(model.pretrained, shelf)
-        towers = create_towers(model, device, precision, seed)
-    else:
+    if imported is not None:
         towers = load_towers(imported, device, precision)
         if model.context_length is not None:
             towers = lengthen_towers(towers, model.context_length)
+    else:
+        # A name that is nearly one on the shelf is taken for no tag.
+        folders = shelf.iterdir() if shelf.is_dir() else ()
+        hint = nearest(model.pretrained or "", [path.name for path in folders if path.is_dir()])
+        if hint:
+            raise ConfigError(
+                f"model.pretrained is '{model.pretrained}': no model was imported under that name"
+                f"{hint}"
+            )
+        towers = create_towers(model, device, precision, seed)
     return towers if model.image_size is None else resize_towers(towers, model.image_size)
 
 
@@ -89,24 +93,37 @@ def create_towers(
         CheckpointError: the weights file is damaged or is no plain weights file.
         ServiceError: the weights of a tag cannot be downloaded.
     """
-    name = _known_architecture(model.name)
-    _check_activation(name, model.pretrained)
+    name, tag = _known_architecture(model.name), model.pretrained
+
+    # A tag whose weights were trained with another activation is refused (DECISIONS 31).
+    published = open_clip.get_pretrained_cfg(name, tag) if tag is not None else None
+    has_quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
+    if published and bool(published.get("quick_gelu")) != has_quick:
+        other = name.removesuffix("-quickgelu") if has_quick else f"{name}-quickgelu"
+        raise ConfigError(
+            f"model.name is {name}, but weights '{tag}' have another activation; set it to {other}"
+        )
+
     target = resolve_device(device)
     with torch.random.fork_rng(devices=[]), quiet_open_clip():
         torch.manual_seed(seed)
         clip = _build(name, target)
-        if model.pretrained is not None:
-            _load_base_weights(clip, name, model.pretrained)
+        if tag is not None:
+            _load_base_weights(clip, name, tag)
 
         architecture = with_context_length(open_clip.get_model_config(name), model.context_length)
         files = read_vocabulary(architecture, model.vocabulary)
-        if files:
-            tokenizer: Any = make_word_pieces(architecture, files[VOCABULARY_FILE])
-        else:
-            tokenizer = open_clip.get_tokenizer(name)
+        tokenizer: Any = (
+            make_word_pieces(architecture, files[VOCABULARY_FILE])
+            if files
+            else open_clip.get_tokenizer(name)
+        )
 
-    preprocess = {"mean": list(clip.visual.image_mean), "std": list(clip.visual.image_std)}
-    preprocess |= usual_preprocess(name, model.pretrained)
+    preprocess = {
+        "mean": list(clip.visual.image_mean),
+        "std": list(clip.visual.image_std),
+        **usual_preprocess(name, tag),
+    }
     clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     return Towers(clip, tokenizer, config, target, precision, files=files)
@@ -145,9 +162,11 @@ def resize_towers(towers: Towers, side: int) -> Towers:
             f"model.image_size is {side}, but a {type(tower).__name__} has a fixed one; "
             "set it to null"
         )
-    patch = vision.get("patch_size", CLIPVisionCfg.patch_size)
-    if is_timm_s:
-        patch = tower.patch_embed.patch_size[0]
+    patch = (
+        tower.patch_embed.patch_size[0]
+        if is_timm_s
+        else vision.get("patch_size", CLIPVisionCfg.patch_size)
+    )
     if side % patch:
         raise ConfigError(
             f"model.image_size is {side}, no multiple of the {patch} pixels of a patch"
@@ -184,16 +203,6 @@ def usual_preprocess(name: str, tag: str | None = None) -> dict[str, Any]:
     }
 
 
-def _refuse_near_miss(pretrained: str | None, shelf: Path) -> None:
-    """Refuse a name that is nearly one on the shelf."""
-    names = [folder.name for folder in shelf.iterdir() if folder.is_dir()] if shelf.is_dir() else []
-    hint = nearest(pretrained, names) if pretrained is not None else ""
-    if hint:
-        raise ConfigError(
-            f"model.pretrained is '{pretrained}': no model was imported under that name{hint}"
-        )
-
-
 def _known_architecture(name: str) -> str:
     """Return the open_clip name of a model, making a JSON config of ours known to open_clip first.
 
@@ -216,25 +225,17 @@ def _known_architecture(name: str) -> str:
             f"model.name is '{path}': no readable JSON ({error}); correct the file"
         ) from None
 
-    keys = architecture.keys() if isinstance(architecture, dict) else ()
-    missing = [key for key in ARCHITECTURE_KEYS if key not in keys]
+    missing = [
+        key
+        for key in ARCHITECTURE_KEYS
+        if not isinstance(architecture, dict) or key not in architecture
+    ]
     if missing:
         raise ConfigError(
             f"model.name is '{path}': not an open_clip config, {', '.join(missing)} missing"
         )
     open_clip.add_model_config(path)
     return path.stem
-
-
-def _check_activation(name: str, tag: str | None) -> None:
-    """Refuse an open_clip tag whose weights were trained with another activation (DECISIONS 31)."""
-    published = open_clip.get_pretrained_cfg(name, tag) if tag is not None else None
-    has_quick = bool(open_clip.get_model_config(name).get("quick_gelu"))
-    if published and bool(published.get("quick_gelu")) != has_quick:
-        other = name.removesuffix("-quickgelu") if has_quick else f"{name}-quickgelu"
-        raise ConfigError(
-            f"model.name is {name}, but weights '{tag}' have another activation; set it to {other}"
-        )
 
 
 def _build(name: str, device: torch.device) -> Any:
@@ -250,8 +251,23 @@ def _build(name: str, device: torch.device) -> Any:
 
 
 def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> None:
-    is_file = Path(pretrained).suffix or "/" in pretrained
-    path = Path(pretrained) if is_file else _download(name, pretrained)
+    path, tags = Path(pretrained), open_clip.list_pretrained_tags_by_model(name)
+    if not path.suffix and "/" not in pretrained:
+        if pretrained not in tags:
+            hint = nearest(pretrained, tags) or (f"; known tags: {', '.join(tags)}" if tags else "")
+            raise ConfigError(
+                f"model.pretrained is '{pretrained}': {name} has no such weights{hint}"
+            )
+        try:
+            published = open_clip.get_pretrained_cfg(name, pretrained)
+            path = Path(open_clip.download_pretrained(published))
+        # open_clip makes all of the hub's errors OSErrors; of a plain URL come broken connections,
+        # checksums that differ, and answers without a length.
+        except (OSError, HTTPException, RuntimeError, TypeError, ValueError) as error:
+            raise ServiceError(
+                f"{name} weights '{pretrained}' cannot be downloaded ({type(error).__name__}); "
+                "check the network, or set model.pretrained to a local file"
+            ) from error
     if not path.is_file():
         raise ConfigError(
             f"model.pretrained is '{pretrained}': no such file; "
@@ -272,20 +288,3 @@ def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> Non
             f"{path}: not a readable weights file ({first[:160]}); "
             "it may be cut, or hold more than tensors; fetch it again"
         ) from None
-
-
-def _download(name: str, tag: str) -> Path:
-    """Fetch the weights of an open_clip tag and return their path."""
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        known = f"; known tags: {', '.join(tags)}" if tags else ""
-        raise ConfigError(
-            f"model.pretrained is '{tag}': {name} has no such weights{nearest(tag, tags) or known}"
-        )
-    try:
-        return Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag)))
-    except DOWNLOAD_FAILURES as error:
-        raise ServiceError(
-            f"{name} weights '{tag}' cannot be downloaded ({type(error).__name__}); "
-            "check the network, or set model.pretrained to a local file"
-        ) from error

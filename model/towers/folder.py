@@ -29,11 +29,7 @@ TANH = {"approximate": "tanh"}  # act_kwargs of towers with this form of GELU
 def save_towers(towers: Towers, folder: Path) -> None:
     """Write the model folder, whole or not at all; an older one of that name is replaced."""
     with sealed_folder(folder) as temporary:
-        weights = {
-            name: tensor.detach().cpu().contiguous()
-            for name, tensor in towers.clip.state_dict().items()
-        }
-        save_file(weights, temporary / WEIGHTS_FILE)
+        save_file(towers.tensors(), temporary / WEIGHTS_FILE)
         write_config(towers.config, towers.files, temporary)
 
 
@@ -49,8 +45,11 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
     clip.load_state_dict(load_file(folder / WEIGHTS_FILE, device=str(target)))
 
     # Tokeniser, origin and whatever else came with the model travels with it.
-    others = names.keys() - {CONFIG_FILE, WEIGHTS_FILE}
-    files = {name: (folder / name).read_bytes() for name in names if name in others}
+    files = {
+        name: (folder / name).read_bytes()
+        for name in names
+        if name not in (CONFIG_FILE, WEIGHTS_FILE)
+    }
     return Towers(
         clip, build_tokenizer(folder), _read_config(folder), target, precision, files=files
     )
@@ -85,8 +84,18 @@ def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
             pretrained_text=False,
             text_cfg=text,
         )
-    if vision.get("timm_model_name"):
-        _fit_trunk(clip.visual, vision)
+    if not vision.get("timm_model_name"):
+        return clip
+
+    trunk, side = clip.visual.trunk, vision.get("image_size", CLIPVisionCfg.image_size)
+    if vision.get("act_kwargs") == TANH:
+        for module in clip.visual.modules():
+            if isinstance(module, torch.nn.GELU):
+                module.approximate = "tanh"
+    embed = getattr(trunk, "patch_embed", None)
+    is_fitting = getattr(embed, "img_size", None) in (None, (side, side))
+    if hasattr(trunk, "set_input_size") and not is_fitting:
+        trunk.set_input_size(img_size=side)
     return clip
 
 
@@ -135,17 +144,3 @@ def _read_config(folder: Path) -> Any:
 
 def _is_not_open_clip_s(record: logging.LogRecord) -> bool:
     return record.module != "factory"
-
-
-def _fit_trunk(visual: Any, vision: dict[str, Any]) -> None:
-    """Give a timm tower the activation and the resolution of a config."""
-    if vision.get("act_kwargs") == TANH:
-        for module in visual.modules():
-            if isinstance(module, torch.nn.GELU):
-                module.approximate = "tanh"
-
-    side = vision.get("image_size", CLIPVisionCfg.image_size)
-    embed = getattr(visual.trunk, "patch_embed", None)
-    is_fitting = getattr(embed, "img_size", None) in (None, (side, side))
-    if hasattr(visual.trunk, "set_input_size") and not is_fitting:
-        visual.trunk.set_input_size(img_size=side)

@@ -54,10 +54,9 @@ def is_in_layer(name: str) -> bool:
 
 
 def tower_modules(clip: torch.nn.Module, tower: Tower) -> Iterator[torch.nn.Module]:
-    """Yield the outermost modules of a tower."""
-    for name, module in clip.named_children():
-        if tower_of(f"{name}.") == tower:
-            yield module
+    """Return the outermost modules of a tower."""
+    children = clip.named_children()
+    return (module for name, module in children if tower_of(f"{name}.") == tower)
 
 
 def _layers_above(names: list[str]) -> Iterator[tuple[str, int]]:

@@ -73,9 +73,8 @@ def cut_tokens(
     compiled code meets few. ``torch.cat(groups)[where]`` has the rows in their old order.
     """
     needed_B = _needed_lengths(clip, tokens_BL)
-    order_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
-    if groups > 1:
-        order_B = needed_B.argsort(stable=True)
+    rows_B = torch.arange(len(tokens_BL), device=tokens_BL.device)
+    order_B = needed_B.argsort(stable=True) if groups > 1 else rows_B
 
     cut = []
     for rows in order_B.chunk(groups):
@@ -179,7 +178,7 @@ def _needed_lengths(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     # A tower of Hugging Face's form, ours for Chinese among them, masks padding.
     if hasattr(tower, "config") and hasattr(tower.config, "pad_token_id"):
         position_L = torch.arange(1, context + 1, device=tokens_BL.device)
-        is_kept_BL: torch.Tensor = tokens_BL != tower.config.pad_token_id
+        is_kept_BL = tokens_BL.ne(tower.config.pad_token_id)
         return (is_kept_BL * position_L).amax(dim=1).clamp(min=1)
     return torch.full((len(tokens_BL),), context, device=tokens_BL.device)
 
@@ -189,10 +188,11 @@ def _run_blocks(
 ) -> torch.Tensor:
     *blocks, last = transformer.resblocks
     for block in blocks:
-        if transformer.grad_checkpointing:
-            x_BLE = checkpoint(_block, block, x_BLE, is_causal, use_reentrant=False)
-        else:
-            x_BLE = _block(block, x_BLE, is_causal)
+        x_BLE = (
+            checkpoint(_block, block, x_BLE, is_causal, use_reentrant=False)
+            if transformer.grad_checkpointing
+            else _block(block, x_BLE, is_causal)
+        )
     return last_block(last, x_BLE, pooled_B, is_causal)
 
 
@@ -222,10 +222,8 @@ def _text_tower(clip: Any) -> Any:
 def _ends(tower: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     """Return the position of each row's end of text, int64 [B]."""
     if _pool_type(tower) == "eos":
-        is_end_BL: torch.Tensor = tokens_BL == (
-            tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id
-        )
-        return is_end_BL.int().argmax(dim=1)
+        end = tower.eos_id if hasattr(tower, "eos_id") else tower.text_eos_id
+        return tokens_BL.eq(end).int().argmax(dim=1)
     return tokens_BL.argmax(dim=1)
 
 

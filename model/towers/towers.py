@@ -70,6 +70,13 @@ class Towers:
         """Width D of an embedding."""
         return int(self.config["model_cfg"]["embed_dim"])
 
+    def tensors(self) -> NamedTensors:
+        """Return weights and buffers on the CPU, as files take them."""
+        return {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.clip.state_dict().items()
+        }
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device that a config names; ``auto`` takes CUDA, then MPS, then the CPU.

@@ -15,7 +15,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-CODE_KEYS = ("auto_map", "custom_pipelines")
 LARGEST_SIZE = 10_000_000
 
 
@@ -29,17 +28,15 @@ def find_file(folder: Path, names: Sequence[str], what: str = "weights file") ->
 
     # Hubs publish the same weights as .safetensors and as .bin.
     safe = [path for path in found if path.suffix == ".safetensors"]
-    if len(safe) == 1:
-        found = safe
-
+    found = safe if len(safe) == 1 else found
     if not found:
         raise CheckpointError(
             f"{folder}: no {what} ({' or '.join(names)}); is the download complete?"
         )
     if len(found) > 1:
-        listed = ", ".join(path.name for path in found)
         raise CheckpointError(
-            f"{folder}: several candidates ({listed}); name the file to import, not the folder"
+            f"{folder}: several candidates ({', '.join(path.name for path in found)}); "
+            "name the file to import, not the folder"
         )
     return found[0]
 
@@ -116,7 +113,7 @@ def refuse_code(folder: Path, name: str) -> None:
     Raises:
         CheckpointError: it does.
     """
-    asked = [key for key in CODE_KEYS if key in read_json(folder, name)]
+    asked = [key for key in ("auto_map", "custom_pipelines") if key in read_json(folder, name)]
     if asked:
         raise CheckpointError(
             f"{folder / name}: asks to run code that came with it ({', '.join(asked)}); not "

@@ -4,9 +4,8 @@ Nothing of what was published is run, and no network is asked. The published ten
 file until ours is written, so an import holds the file in memory once.
 """
 
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,12 +15,11 @@ from model.storage.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers.folder import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 from model.towers.imported import ORIGIN_FILE
 from model.zoo.folders import write_json
-from model.zoo.forms import FORMS, recognise
+from model.zoo.forms import FORMS
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import import_tensors
 
 LISTED_KEYS = 3
-SCALARS = ("logit_scale", "logit_bias")
 CLIP_PREPROCESS = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
@@ -56,11 +54,19 @@ def import_model(
     """
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
-    form = recognise(path)
+    form = next((form for form in FORMS if form.recognises(path)), None)
     if form is None:
         known = "; ".join(form.ABOUT for form in FORMS)
         raise CheckpointError(f"{path}: no published form that this project knows ({known})")
     foreign: ForeignModel = form.read(path, given)
+
+    # Some files have scale and bias as vectors of one.
+    scalars = {
+        name: foreign.tensors[name].reshape(())
+        for name in ("logit_scale", "logit_bias")
+        if name in foreign.tensors and foreign.tensors[name].numel() == 1
+    }
+    foreign = replace(foreign, tensors=foreign.tensors | scalars)
 
     digest = file_digest(foreign.weights)
     if sha256 is not None and digest != sha256.lower():
@@ -77,15 +83,28 @@ def import_model(
     with sealed_folder(folder) as temporary:
         _write_config(foreign, temporary)
         check_tensors(foreign, temporary)
-        import_tensors(_scalars(foreign.tensors), foreign.weights, temporary / WEIGHTS_FILE)
+        import_tensors(foreign.tensors, foreign.weights, temporary / WEIGHTS_FILE)
         write_json(temporary / ORIGIN_FILE, origin)
     return origin
 
 
 def _write_config(foreign: ForeignModel, folder: Path) -> None:
     """Write config and tokeniser, and try whether captions can be read by it."""
-    source = foreign.weights.parent
-    preprocess = _checked_preprocess(CLIP_PREPROCESS | foreign.preprocess, source)
+    source, preprocess = foreign.weights.parent, CLIP_PREPROCESS | foreign.preprocess
+    for name in ("mean", "std"):
+        values = preprocess[name]
+        if (
+            not isinstance(values, list)
+            or len(values) != 3
+            or not all(type(value) in (int, float) for value in values)
+        ):
+            raise CheckpointError(f"{source}: {name} of the pixels is {values!r}, no three numbers")
+    for name, known in KNOWN_PREPROCESS.items():
+        if preprocess[name] not in known:
+            raise CheckpointError(
+                f"{source}: {name} is {preprocess[name]!r}, known are {' and '.join(known)}"
+            )
+
     config = {"model_cfg": foreign.architecture, "preprocess_cfg": preprocess}
     if foreign.is_verbatim:
         config["tokenizer_cfg"] = {"is_verbatim": True}
@@ -104,24 +123,6 @@ def _write_config(foreign: ForeignModel, folder: Path) -> None:
         )
 
 
-def _checked_preprocess(preprocess: dict[str, Any], folder: Path) -> dict[str, Any]:
-    for name in ("mean", "std"):
-        values = preprocess[name]
-        if (
-            not isinstance(values, list)
-            or len(values) != 3
-            or not all(type(value) in (int, float) for value in values)
-        ):
-            raise CheckpointError(f"{folder}: {name} of the pixels is {values!r}, no three numbers")
-
-    for name, known in KNOWN_PREPROCESS.items():
-        if preprocess[name] not in known:
-            raise CheckpointError(
-                f"{folder}: {name} is {preprocess[name]!r}, known are {' and '.join(known)}"
-            )
-    return preprocess
-
-
 def check_tensors(foreign: ForeignModel, folder: Path) -> None:
     """Compare the tensors with those of the architecture, key by key and shape by shape.
 
@@ -138,40 +139,28 @@ def check_tensors(foreign: ForeignModel, folder: Path) -> None:
             f"{foreign.weights}: no towers of its config can be built ({error})"
         ) from None
 
-    found = _shapes(_scalars(foreign.tensors))
+    found = _shapes(foreign.tensors)
     reshaped = [
         f"{name}: {found[name]}, not {wanted[name]}"
         for name in sorted(wanted.keys() & found.keys())
         if found[name] != wanted[name]
     ]
-    problems = [
-        *_listed("missing", sorted(wanted.keys() - found.keys())),
-        *_listed("unknown", sorted(found.keys() - wanted.keys())),
-        *_listed("of another shape", reshaped),
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{foreign.weights}: weights of another architecture, {'; '.join(problems)}"
-        )
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unknown": sorted(found.keys() - wanted.keys()),
+        "of another shape": reshaped,
+    }
+    listed = "; ".join(
+        f"{len(keys)} {what} ({', '.join(keys[:LISTED_KEYS])}{', …' if keys[LISTED_KEYS:] else ''})"
+        for what, keys in problems.items()
+        if keys
+    )
+    if listed:
+        raise CheckpointError(f"{foreign.weights}: weights of another architecture, {listed}")
 
 
 def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _listed(what: str, keys: list[str]) -> Iterable[str]:
-    if keys:
-        more = ", …" if len(keys) > LISTED_KEYS else ""
-        yield f"{len(keys)} {what} ({', '.join(keys[:LISTED_KEYS])}{more})"
-
-
-def _scalars(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors, scale and bias as scalars: some files have them as vectors of one."""
-    return tensors | {
-        name: tensors[name].reshape(())
-        for name in SCALARS
-        if name in tensors and tensors[name].numel() == 1
-    }
 
 
 def convert_model(folder: Path, to: str, out: Path) -> None:

@@ -1,10 +1,17 @@
-"""What a published model is here: architecture and tensors in open_clip's words, and files."""
+"""What a published model is here: architecture and tensors in open_clip's words, and files.
+
+Beside it what the user states: a wrong guess at the activation costs several points in silence.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from model.errors import ConfigError
+
+QUICK, PLAIN = "quickgelu", "gelu"
 
 
 @dataclass(frozen=True)
@@ -13,7 +20,37 @@ class Given:
 
     # A row of `model.zoo.family`, an open_clip name or name/tag, or the path of a JSON config.
     towers: str | None = None
-    activation: str | None = None  # "gelu" or "quickgelu"
+    activation: str | None = None  # QUICK or PLAIN
+
+    def check_activation(self, architecture: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the architecture, whose files state the activation, unless another was given.
+
+        Raises:
+            ConfigError: another was.
+        """
+        stated = QUICK if architecture.get("quick_gelu") else PLAIN
+        if self.activation not in (None, stated):
+            raise ConfigError(
+                f"--activation {self.activation}: {where} says {stated}; leave the option out"
+            )
+        return architecture
+
+    def choose_activation(
+        self, architecture: dict[str, Any], listed: str | None, where: str
+    ) -> dict[str, Any]:
+        """Return the architecture with the activation that the user or the table of models names.
+
+        Raises:
+            ConfigError: neither does.
+        """
+        chosen = self.activation or listed
+        if chosen is None:
+            raise ConfigError(
+                f"{where}: trained with gelu or quickgelu? The file does not say, and a wrong "
+                "guess costs several points: pass --activation (OpenAI's weights and their "
+                "children have quickgelu, LAION's gelu)"
+            )
+        return architecture | {"quick_gelu": chosen == QUICK}
 
 
 @dataclass(frozen=True)

@@ -14,26 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from model.errors import CheckpointError
+from model.towers.create import UNREADABLE_WEIGHTS
 
-# What torch, safetensors and zipfile raise on a file that is cut, or holds something else.
-UNREADABLE = (
-    SafetensorError,
-    zipfile.BadZipFile,
-    zlib.error,
-    LZMAError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+# What zipfile raises, besides torch and safetensors, on a file that is cut or something else.
+UNREADABLE = (*UNREADABLE_WEIGHTS, zipfile.BadZipFile, zlib.error, LZMAError)
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 LFS_POINTER = b"version https://git-lfs"
 # What older checkpoints of CLIP carry beside their weights.
@@ -69,7 +57,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 f"{path}: a pointer of Git LFS, not the weights; fetch them by `git lfs pull`"
             )
 
-        tensors = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            can_map = zipfile.is_zipfile(path) and _is_uncompressed(path)
+            tensors = _load_dictionary(path, can_map)
+            tensors = {str(name): tensors[name] for name in tensors if name not in NOT_WEIGHTS}
+            if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+                raise TypeError("no dictionary of tensors")
+
         unknown = {tensor.dtype for tensor in tensors.values()}.difference(FLOATS, INTEGERS)
         if unknown:
             raise TypeError(f"it has tensors of {', '.join(sorted(map(str, unknown)))}")
@@ -88,18 +84,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: not a readable weights file ({reason}); it may be cut, or hold more than "
             "tensors; fetch it again"
         ) from None
-
-
-def _read_torch(path: Path) -> dict[str, torch.Tensor]:
-    can_map = zipfile.is_zipfile(path) and _is_uncompressed(path)
-    tensors = {
-        str(name): value
-        for name, value in _load_dictionary(path, can_map).items()
-        if name not in NOT_WEIGHTS
-    }
-    if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise TypeError("no dictionary of tensors")
-    return tensors
 
 
 def _is_uncompressed(path: Path) -> bool:
@@ -132,7 +116,7 @@ def peek_names(path: Path) -> list[str]:
     """Return the names of the tensors in a ``torch.save``, unchecked; none where it has none."""
     try:
         return [str(name) for name in _load_dictionary(path, zipfile.is_zipfile(path))]
-    except (*UNREADABLE, UnpicklingError):
+    except UNREADABLE:
         return []
 
 
@@ -151,23 +135,17 @@ def import_tensors(tensors: Mapping[str, torch.Tensor], source: Path, path: Path
     Raises:
         CheckpointError: a tensor holds NaN or infinity.
     """
-    if not _is_ours_already(source, tensors):
-        write_tensors(tensors, path)
-        return
-    for name, values in tensors.items():
-        _refuse_infinity(name, values)
-    shutil.copyfile(source, path)
-
-
-def _is_ours_already(source: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether a file is a .safetensors of these names, every tensor of a type of ours."""
-    if source.suffix != ".safetensors":
-        return False
-    theirs = load_file(source)
-    return theirs.keys() == tensors.keys() and all(
+    theirs = load_file(source) if source.suffix == ".safetensors" else {}
+    is_ours_already = theirs.keys() == tensors.keys() and all(
         values.shape == theirs[name].shape and theirs[name].dtype == values.dtype == _ours(values)
         for name, values in tensors.items()
     )
+    if is_ours_already:
+        for name, values in tensors.items():
+            _refuse_infinity(name, values)
+        shutil.copyfile(source, path)
+    else:
+        write_tensors(tensors, path)
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -6,7 +6,6 @@ bool`` (whether it has a place for such towers) and ``write(towers, folder)``. T
 module, and a line in FORMS.
 """
 
-from pathlib import Path
 from types import ModuleType
 
 from model.zoo.forms import (
@@ -32,12 +31,3 @@ FORMS: tuple[ModuleType, ...] = (
     huggingface_clip,
     huggingface_siglip,
 )
-
-
-def recognise(path: Path) -> ModuleType | None:
-    """Return the form of a folder or file, None where no form knows it.
-
-    Raises:
-        CheckpointError: a config in the folder is damaged.
-    """
-    return next((form for form in FORMS if form.recognises(path)), None)

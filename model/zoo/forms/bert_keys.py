@@ -13,8 +13,8 @@ from transformers import BertConfig, ChineseCLIPVisionConfig
 from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE, is_bert
 from model.towers.towers import NamedTensors, Towers
-from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code, require_sizes
-from model.zoo.forms.huggingface import VISION_FIELDS, defaults_of, towers_config
+from model.zoo.folders import MAX_JSON_BYTES, file_of, read_json, refuse_code
+from model.zoo.forms.huggingface import ACTIVATIONS, VISION_FIELDS, defaults_of, towers_config
 
 # What BERT's implementations keep beside the weights that the text feature depends on.
 IDLE = ("position_ids", "token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
@@ -36,31 +36,31 @@ TEXT_FIELDS = {
     "text_type_vocab_size": "type_vocab_size",
     "text_initializer_range": "initializer_range",
 }
-ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # and what open_clip's quick_gelu is then
 # What the files of all these forms may leave to transformers' defaults.
 BERT_DEFAULTS = defaults_of(BertConfig, (*TEXT_FIELDS.values(), "layer_norm_eps"))
 
 
 def ours_from_chinese_clip(tensors: NamedTensors) -> NamedTensors:
     """Return tensors of Chinese-CLIP's keys (``bert.``, ``visual.``) by our names."""
-    ours: NamedTensors = {}
-    for name, tensor in tensors.items():
-        if name.startswith("bert.") and name.endswith(IDLE):
-            continue
-        if name == "text_projection":
-            ours["text.proj.weight"] = tensor.T
-        else:
-            ours[f"text.transformer.{name[5:]}" if name.startswith("bert.") else name] = tensor
+    ours = {
+        f"text.transformer.{name[5:]}" if name.startswith("bert.") else name: tensor
+        for name, tensor in tensors.items()
+        if not (name.startswith("bert.") and name.endswith(IDLE))
+    }
+    if "text_projection" in ours:
+        ours["text.proj.weight"] = ours.pop("text_projection").T
     return ours
 
 
 def chinese_clip_from_ours(tensors: NamedTensors) -> NamedTensors:
     """Return our tensors by Chinese-CLIP's keys."""
     theirs = {name: tensor for name, tensor in tensors.items() if not name.startswith("text.")}
-    theirs["text_projection"] = tensors["text.proj.weight"].T.contiguous()
-    return theirs | {
-        f"bert.{name}": tensor for name, tensor in below(tensors, "text.transformer.").items()
-    }
+    bert = below(tensors, "text.transformer.")
+    return (
+        theirs
+        | {"text_projection": tensors["text.proj.weight"].T.contiguous()}
+        | {f"bert.{name}": tensor for name, tensor in bert.items()}
+    )
 
 
 def below(tensors: NamedTensors, prefix: str) -> NamedTensors:
@@ -141,15 +141,15 @@ def holds_fixed(towers: Towers) -> bool:
 
     That is QuickGELU, heads of 64, and CLIP's mean and standard deviation of the pixels.
     """
-    model = towers.config["model_cfg"]
+    model, preprocess = towers.config["model_cfg"], towers.config["preprocess_cfg"]
     vision = model["vision_cfg"]
-    if not holds_plain(towers) or vision.get("mlp_ratio", 4) != 4:
-        return False
-
-    preprocess = towers.config["preprocess_cfg"]
-    has_pixels = (tuple(preprocess["mean"]), tuple(preprocess["std"])) == CLIP_PIXELS
-    has_heads = vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
-    return has_pixels and has_heads and (is_resnet(towers) or bool(model.get("quick_gelu")))
+    return (
+        holds_plain(towers)
+        and vision.get("mlp_ratio", 4) == 4
+        and vision.get("head_width", HEAD_WIDTH) == head_width(int(vision["width"]))
+        and (tuple(preprocess["mean"]), tuple(preprocess["std"])) == CLIP_PIXELS
+        and (is_resnet(towers) or bool(model.get("quick_gelu")))
+    )
 
 
 def is_resnet(towers: Towers) -> bool:
@@ -157,56 +157,22 @@ def is_resnet(towers: Towers) -> bool:
     return not isinstance(towers.config["model_cfg"]["vision_cfg"].get("layers"), int)
 
 
-def state_of(towers: Towers) -> NamedTensors:
-    """Return the towers' tensors on the CPU."""
-    return {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in towers.clip.state_dict().items()
-    }
-
-
-def vision_of(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return open_clip's ``vision_cfg`` of EasyNLP's config.
-
-    Raises:
-        CheckpointError: a value is no positive number.
-    """
-    layers = config.get("vision_layers")
-    required = {
-        name: config.get(name) for name in ("embed_dim", "image_resolution", "vision_width")
-    }
-    if isinstance(layers, list):
-        required |= {f"vision_layers ({number})": size for number, size in enumerate(layers)}
-    else:
-        required |= {name: config.get(name) for name in ("vision_layers", "vision_patch_size")}
-    require_sizes(folder / "config.json", required)
-
-    vision = {
-        "image_size": config["image_resolution"],
-        "layers": layers,
-        "width": config["vision_width"],
-        "patch_size": config.get("vision_patch_size"),
-    }
-    if isinstance(layers, list):
-        return vision
-    return vision | {"head_width": head_width(config["vision_width"])}
-
-
-def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
-    """Return ``quick_gelu`` and ``vision_cfg`` of a folder's ``vision_config``.
+def architecture_from_config(
+    folder: Path, embed_dim: int, text_cfg: dict[str, Any], **more: object
+) -> dict[str, Any]:
+    """Return ``model_cfg`` of a folder's ``vision_config`` beside a text tower.
 
     Raises:
         CheckpointError: it names another activation, or no positive numbers.
     """
-    defaults = defaults_of(ChineseCLIPVisionConfig, VISION_FIELDS)
-    vision = towers_config(folder, "vision", defaults)
+    vision = towers_config(folder, "vision", defaults_of(ChineseCLIPVisionConfig, VISION_FIELDS))
     if vision["hidden_act"] not in ACTIVATIONS:
         known = " and ".join(ACTIVATIONS)
         raise CheckpointError(
             f"{folder}: vision_config.hidden_act is {vision['hidden_act']!r}, known are {known}"
         )
 
-    ours = {
+    vision_cfg = {
         "image_size": vision["image_size"],
         "layers": vision["num_hidden_layers"],
         "width": vision["hidden_size"],
@@ -214,7 +180,13 @@ def ours_from_vision_config(folder: Path) -> tuple[bool, dict[str, Any]]:
         "patch_size": vision["patch_size"],
         "mlp_ratio": vision["intermediate_size"] / vision["hidden_size"],
     }
-    return ACTIVATIONS[vision["hidden_act"]], ours
+    return {
+        "embed_dim": embed_dim,
+        "quick_gelu": ACTIVATIONS[vision["hidden_act"]],
+        **more,
+        "vision_cfg": vision_cfg,
+        "text_cfg": text_cfg,
+    }
 
 
 def vision_config_from_ours(towers: Towers) -> dict[str, Any]:

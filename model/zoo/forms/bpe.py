@@ -1,4 +1,7 @@
-"""CLIP's byte pairs as others ship them; every English model has those that open_clip brings."""
+"""What English models share: CLIP's own two transformers, and its byte pairs as others ship them.
+
+Every English model has the byte pairs that open_clip brings.
+"""
 
 import gzip
 import json
@@ -6,15 +9,42 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+import open_clip
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 
 from model.errors import CheckpointError
+from model.towers.towers import Towers
 from model.zoo.folders import MAX_TOKENIZER_BYTES, file_of
 
 MERGES = slice(1, 49152 - 256 - 2 + 1)
 MAX_MERGES_BYTES = 10_000_000
 START, END = "<|startoftext|>", "<|endoftext|>"
 OUR_SPECIAL = {"<start_of_text>": START, "<end_of_text>": END}
+USUAL_VISION = {
+    "image_size",
+    "layers",
+    "width",
+    "patch_size",
+    "head_width",
+    "mlp_ratio",
+    "patch_dropout",
+}
+USUAL_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+
+
+def is_plain(towers: Towers) -> bool:
+    """Return whether these are CLIP's own transformers and byte pairs, in shape and function."""
+    architecture = towers.config["model_cfg"]
+    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
+    return (
+        type(towers.clip) is open_clip.CLIP
+        and getattr(towers.clip, "logit_bias", None) is None
+        and towers.clip.logit_scale.ndim == 0
+        and vision.keys() <= USUAL_VISION
+        and text.keys() <= USUAL_TEXT
+        and isinstance(vision.get("layers", 12), int)
+        and isinstance(towers.tokenizer, SimpleTokenizer)
+    )
 
 
 def own_merges() -> bytes:
@@ -79,10 +109,9 @@ def hugging_face_bpe(context_length: int) -> dict[str, bytes]:
         "pad_token": END,
     }
 
-    merges = "\n".join(["#version: 0.2", *_merges(), ""])
     return {
         "vocab.json": json.dumps(_vocabulary(), ensure_ascii=False).encode(),
-        "merges.txt": merges.encode(),
+        "merges.txt": "\n".join(["#version: 0.2", *_merges(), ""]).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2).encode(),
     }
 

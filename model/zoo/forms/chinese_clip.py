@@ -14,16 +14,15 @@ from typing import Any
 import torch
 
 from model.errors import CheckpointError
-from model.towers.bert import VOCABULARY_FILE
+from model.towers.bert import DEFAULT_CONTEXT, VOCABULARY_FILE
 from model.towers.towers import NamedTensors, Towers
-from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
+    HEAD_WIDTH,
     block_count,
     chinese_clip_from_ours,
     head_width,
     holds_fixed,
     ours_from_chinese_clip,
-    state_of,
     text_of,
     vocabulary_beside,
 )
@@ -35,8 +34,6 @@ NAME = "chinese-clip"
 ABOUT = "Chinese-CLIP's .pt"
 KEY_PREFIX = "module."
 WEIGHTS = "clip_cn.pt"
-CONTEXT_LENGTH = 52
-BERT_HEAD_WIDTH = 64
 WORD_LIMIT = 200  # characters; longer ones are [UNK]
 NEEDED_KEYS = {"text_projection", "visual.conv1.weight", "bert.embeddings.word_embeddings.weight"}
 PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
@@ -44,11 +41,14 @@ PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
 
 def recognises(path: Path) -> bool:
     """Return whether this is a file of this form, by its name or by what is in it."""
-    if path.suffix not in (".pt", ".pth", ".bin") or not path.is_file():
-        return False
-    if path.name.startswith("clip_cn"):
-        return True
-    return {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
+    return (
+        path.suffix in (".pt", ".pth", ".bin")
+        and path.is_file()
+        and (
+            path.name.startswith("clip_cn")
+            or {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
+        )
+    )
 
 
 def read(path: Path, given: Given) -> ForeignModel:
@@ -63,11 +63,11 @@ def read(path: Path, given: Given) -> ForeignModel:
         architecture = _architecture(path, tensors)
     except (LookupError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: weights of another architecture ({error})") from None
-    check_activation(architecture, given, "Chinese-CLIP's code")
+    given.check_activation(architecture, "Chinese-CLIP's code")
 
-    ours, images = ours_from_chinese_clip(tensors), dict(PREPROCESS)
-    files, licence = {VOCABULARY_FILE: vocabulary_beside(path.parent)}, read_licence(path.parent)
-    return ForeignModel(NAME, architecture, images, ours, path, files, licence)
+    ours, licence = ours_from_chinese_clip(tensors), read_licence(path.parent)
+    files = {VOCABULARY_FILE: vocabulary_beside(path.parent)}
+    return ForeignModel(NAME, architecture, PREPROCESS, ours, path, files, licence)
 
 
 def holds(towers: Towers) -> bool:
@@ -81,7 +81,7 @@ def write(towers: Towers, folder: Path) -> None:
     # Their trainer resumes from names with the prefix, their loader takes either.
     tensors = {
         f"{KEY_PREFIX}{name}": tensor
-        for name, tensor in chinese_clip_from_ours(state_of(towers)).items()
+        for name, tensor in chinese_clip_from_ours(towers.tensors()).items()
     }
     torch.save({"epoch": 0, "step": 0, "name": NAME, "state_dict": tensors}, folder / WEIGHTS)
 
@@ -92,43 +92,40 @@ def _architecture(path: Path, tensors: NamedTensors) -> dict[str, Any]:
     Raises:
         LookupError, ValueError: one is missing, or has another number of axes.
     """
-    tokens, width = tensors["bert.embeddings.word_embeddings.weight"].shape
+    tokens, text_width = tensors["bert.embeddings.word_embeddings.weight"].shape
     bert = {
         "vocab_size": tokens,
-        "hidden_size": width,
+        "hidden_size": text_width,
         "num_hidden_layers": block_count(tensors, "bert.encoder.layer."),
-        "num_attention_heads": max(width // BERT_HEAD_WIDTH, 1),
+        "num_attention_heads": max(text_width // HEAD_WIDTH, 1),
         "intermediate_size": len(tensors["bert.encoder.layer.0.intermediate.dense.weight"]),
         "max_position_embeddings": len(tensors["bert.embeddings.position_embeddings.weight"]),
         "type_vocab_size": len(tensors["bert.embeddings.token_type_embeddings.weight"]),
     }
 
-    is_resnet = "visual.layer1.0.conv1.weight" in tensors
+    # The image tower is a ResNet or a vision transformer.
+    if "visual.layer1.0.conv1.weight" in tensors:
+        grid = round((len(tensors["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+        vision = {
+            "image_size": 32 * grid,
+            "layers": [block_count(tensors, f"visual.layer{number}.") for number in range(1, 5)],
+            "width": len(tensors["visual.layer1.0.conv1.weight"]),
+            "patch_size": None,
+        }
+    else:
+        width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
+        grid = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
+        vision = {
+            "image_size": grid * patch_size,
+            "layers": block_count(tensors, "visual.transformer.resblocks."),
+            "width": width,
+            "head_width": head_width(width),
+            "patch_size": patch_size,
+        }
+
     return {
         "embed_dim": tensors["text_projection"].shape[1],
         "quick_gelu": True,
-        "vision_cfg": _resnet(tensors) if is_resnet else _transformer(tensors),
-        "text_cfg": text_of(path, bert, CONTEXT_LENGTH, longest_word=WORD_LIMIT),
-    }
-
-
-def _transformer(tensors: NamedTensors) -> dict[str, Any]:
-    width, _, patch_size, _ = tensors["visual.conv1.weight"].shape
-    grid = round((len(tensors["visual.positional_embedding"]) - 1) ** 0.5)
-    return {
-        "image_size": grid * patch_size,
-        "layers": block_count(tensors, "visual.transformer.resblocks."),
-        "width": width,
-        "head_width": head_width(width),
-        "patch_size": patch_size,
-    }
-
-
-def _resnet(tensors: NamedTensors) -> dict[str, Any]:
-    grid = round((len(tensors["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
-    return {
-        "image_size": 32 * grid,
-        "layers": [block_count(tensors, f"visual.layer{number}.") for number in range(1, 5)],
-        "width": len(tensors["visual.layer1.0.conv1.weight"]),
-        "patch_size": None,
+        "vision_cfg": vision,
+        "text_cfg": text_of(path, bert, DEFAULT_CONTEXT, longest_word=WORD_LIMIT),
     }

@@ -3,24 +3,20 @@
 Source: transformers' models/chinese_clip.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from model.errors import CheckpointError
-from model.towers.bert import VOCABULARY_FILE, context_length
+from model.towers.bert import DEFAULT_CONTEXT, VOCABULARY_FILE, context_length
 from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import find_file, read_json, write_json
-from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
     BERT_DEFAULTS,
     IDLE,
+    architecture_from_config,
     below,
     block_count,
     holds_plain,
     is_resnet,
-    ours_from_vision_config,
-    state_of,
     text_of,
     vision_config_from_ours,
     vocabulary_beside,
@@ -42,7 +38,6 @@ from model.zoo.tensors import read_tensors
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
 
 ABOUT = "Hugging Face folder of a ChineseCLIPModel"
-CONTEXT_LENGTH = 52
 
 
 def recognises(path: Path) -> bool:
@@ -63,10 +58,20 @@ def read(path: Path, given: Given) -> ForeignModel:
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
 
-    architecture = _architecture(path, len(tensors["text_projection.weight"]))
-    check_activation(architecture, given, str(path))
+    text_cfg = text_of(path, towers_config(path, "text", BERT_DEFAULTS), DEFAULT_CONTEXT)
+    architecture = architecture_from_config(path, len(tensors["text_projection.weight"]), text_cfg)
+    given.check_activation(architecture, str(path))
+
+    # BERT's keys keep what is behind the tower's name.
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
+    others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
+    ours = to_ours(others, _rules(kept, "vision_model.encoder.layers."))
+    ours |= {
+        f"text.transformer.{name}": tensor for name, tensor in below(kept, "text_model.").items()
+    }
+
     images, licence = read_preprocess(path), read_licence(path)
-    return ForeignModel(NAME, architecture, images, _ours(tensors), weights, files, licence)
+    return ForeignModel(NAME, architecture, images, ours, weights, files, licence)
 
 
 def holds(towers: Towers) -> bool:
@@ -76,19 +81,23 @@ def holds(towers: Towers) -> bool:
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
-    text_config = {name: getattr(towers.clip.text.config, name) for name in BERT_DEFAULTS}
-    vision_config = vision_config_from_ours(towers) | {"projection_dim": towers.embed_dim}
+    ours = towers.tensors()
+    theirs = to_theirs(ours, _rules(ours, "visual.transformer.resblocks."))
+    theirs |= {
+        f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()
+    }
+
     config = {
         "architectures": ["ChineseCLIPModel"],
         "model_type": "chinese_clip",
         "projection_dim": towers.embed_dim,
-        "text_config": text_config,
-        "vision_config": vision_config,
+        "text_config": {name: getattr(towers.clip.text.config, name) for name in BERT_DEFAULTS},
+        "vision_config": vision_config_from_ours(towers) | {"projection_dim": towers.embed_dim},
     }
     images = preprocess_json(
         towers.config["preprocess_cfg"], towers.image_size, "ChineseCLIPImageProcessor"
     )
-    write_folder(folder, _theirs(state_of(towers)), config, images)
+    write_folder(folder, theirs, config, images)
 
     tokenizer = {
         "tokenizer_class": "BertTokenizer",
@@ -99,30 +108,11 @@ def write(towers: Towers, folder: Path) -> None:
     (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
 
 
-def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
-    is_quick, vision = ours_from_vision_config(folder)
-    text = text_of(folder, towers_config(folder, "text", BERT_DEFAULTS), CONTEXT_LENGTH)
-    return {"embed_dim": embed_dim, "quick_gelu": is_quick, "vision_cfg": vision, "text_cfg": text}
-
-
-def _ours(tensors: NamedTensors) -> NamedTensors:
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(IDLE)}
-    text = below(kept, "text_model.")
-    others = {name: tensor for name, tensor in kept.items() if not name.startswith("text_model.")}
-    ours = to_ours(others, _rules(block_count(kept, "vision_model.encoder.layers.")))
-    return ours | {f"text.transformer.{name}": tensor for name, tensor in text.items()}
-
-
-def _theirs(ours: NamedTensors) -> NamedTensors:
-    theirs = to_theirs(ours, _rules(block_count(ours, "visual.transformer.resblocks.")))
-    return theirs | {
-        f"text_model.{name}": tensor for name, tensor in below(ours, "text.transformer.").items()
-    }
-
-
-def _rules(layers: int) -> Iterable[Rule]:
-    """Yield the rules of all but BERT."""
-    yield Rule(("logit_scale",), ("logit_scale",))
-    yield Rule(("text_projection.weight",), ("text.proj.weight",))
-    yield from vision_rules("vision_model", "visual", layers)
-    yield transposed("visual_projection.weight", "visual.proj")
+def _rules(tensors: NamedTensors, blocks: str) -> list[Rule]:
+    """Return the rules of all but BERT; the image tower's blocks are numbered below a prefix."""
+    return [
+        Rule(("logit_scale",), ("logit_scale",)),
+        Rule(("text_projection.weight",), ("text.proj.weight",)),
+        *vision_rules("vision_model", "visual", block_count(tensors, blocks)),
+        transposed("visual_projection.weight", "visual.proj"),
+    ]

@@ -8,7 +8,6 @@ Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_chineseclip.py and appzo
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,17 +15,16 @@ from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE
 from model.towers.towers import Towers
 from model.zoo.folders import find_file, read_json, write_json
-from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
     TEXT_FIELDS,
     chinese_clip_from_ours,
+    head_width,
     holds_fixed,
     ours_from_chinese_clip,
-    state_of,
     text_of,
-    vision_of,
     vocabulary_beside,
 )
+from model.zoo.forms.easynlp_english import easynlp_vision
 from model.zoo.forms.huggingface import read_licence
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
@@ -52,15 +50,30 @@ def read(path: Path, given: Given) -> ForeignModel:
         CheckpointError: a file is missing, damaged, or of another form.
     """
     weights = find_file(path, [WEIGHTS])
-    architecture = check_activation(_architecture(path), given, "EasyNLP's code")
+    config = read_json(path, "config.json")
+    missing = [theirs for theirs in TEXT_FIELDS if theirs not in config]
+    if missing:
+        raise CheckpointError(
+            f"{path / 'config.json'}: {', '.join(missing[:3])} missing; fetch it again"
+        )
+
+    vision = easynlp_vision(path, config)
+    if not isinstance(vision["layers"], list):
+        vision["head_width"] = head_width(vision["width"])
+    bert = {ours: config[theirs] for theirs, ours in TEXT_FIELDS.items()}
+    architecture = {
+        "quick_gelu": True,
+        "vision_cfg": vision,
+        "embed_dim": config["embed_dim"],
+        "text_cfg": text_of(path, bert, CONTEXT_LENGTH),
+    }
+    given.check_activation(architecture, "EasyNLP's code")
 
     files = {VOCABULARY_FILE: vocabulary_beside(path)}
-    named = {
-        name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()
-    }
-    return ForeignModel(
-        NAME, architecture, {}, ours_from_chinese_clip(named), weights, files, read_licence(path)
+    ours = ours_from_chinese_clip(
+        {name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()}
     )
+    return ForeignModel(NAME, architecture, {}, ours, weights, files, read_licence(path))
 
 
 def holds(towers: Towers) -> bool:
@@ -83,24 +96,7 @@ def write(towers: Towers, folder: Path) -> None:
     write_json(folder / "config.json", config)
     (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
 
-    tensors = chinese_clip_from_ours(state_of(towers))
+    tensors = chinese_clip_from_ours(towers.tensors())
     torch.save(
         {f"{KEY_PREFIX}{name}": tensor for name, tensor in tensors.items()}, folder / WEIGHTS
     )
-
-
-def _architecture(folder: Path) -> dict[str, Any]:
-    config = read_json(folder, "config.json")
-    missing = [theirs for theirs in TEXT_FIELDS if theirs not in config]
-    if missing:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: {', '.join(missing[:3])} missing; fetch it again"
-        )
-
-    bert = {ours: config[theirs] for theirs, ours in TEXT_FIELDS.items()}
-    return {
-        "quick_gelu": True,
-        "vision_cfg": vision_of(folder, config),
-        "embed_dim": config["embed_dim"],
-        "text_cfg": text_of(folder, bert, CONTEXT_LENGTH),
-    }

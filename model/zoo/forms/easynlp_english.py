@@ -8,7 +8,7 @@ Source: EasyNLP's easynlp/modelzoo/models/clip/modeling_openclip.py, appzoo/clip
 data.py.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from model.errors import ConfigError
 from model.towers.towers import Towers
 from model.zoo.folders import find_file, read_json, require_sizes, write_json
-from model.zoo.forms.activation import check_activation
-from model.zoo.forms.bpe import check_merges, own_merges
-from model.zoo.forms.plain import is_plain
+from model.zoo.forms.bpe import check_merges, is_plain, own_merges
 from model.zoo.published import ForeignModel, Given
 from model.zoo.tensors import read_tensors
 
@@ -31,17 +29,14 @@ CONFIG, WEIGHTS, MERGES = "config.json", "pytorch_model.bin", "vocab.txt"
 MODEL_TYPE = "open_clip"
 KEY_PREFIX = "open_clip."
 HEAD_WIDTH = 64  # of the image tower; the config does not say it
-NUMBER_FIELDS = (
-    "embed_dim",
-    "image_resolution",
-    "vision_width",
-    "vision_patch_size",
-    "context_length",
-    "vocab_size",
-    "transformer_width",
-    "transformer_heads",
-    "transformer_layers",
-)
+# open_clip's name of each field of the text tower, and its default.
+TEXT_FIELDS = {
+    "context_length": ("context_length", 77),
+    "vocab_size": ("vocab_size", 49408),
+    "transformer_width": ("width", 512),
+    "transformer_heads": ("heads", 8),
+    "transformer_layers": ("layers", 12),
+}
 
 
 def recognises(path: Path) -> bool:
@@ -58,7 +53,17 @@ def read(path: Path, given: Given) -> ForeignModel:
     """
     weights = find_file(path, [WEIGHTS])
     check_merges(find_file(path, [MERGES], "vocabulary"))
-    architecture = check_activation(_architecture(path), given, "EasyNLP's code")
+
+    config = read_json(path, CONFIG)
+    vision = easynlp_vision(path, config, ("vision_patch_size", *TEXT_FIELDS))
+    architecture = {
+        "embed_dim": config["embed_dim"],
+        "quick_gelu": True,
+        "vision_cfg": vision,
+        "text_cfg": {ours: config[theirs] for theirs, (ours, _) in TEXT_FIELDS.items()},
+    }
+    given.check_activation(architecture, "EasyNLP's code")
+
     tensors = {
         name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(weights).items()
     }
@@ -74,7 +79,6 @@ def holds(towers: Towers) -> bool:
         and bool(architecture.get("quick_gelu"))
         and vision.get("head_width", HEAD_WIDTH) == HEAD_WIDTH
         and vision.get("mlp_ratio", 4) == text.get("mlp_ratio", 4) == 4
-        and isinstance(towers.tokenizer, SimpleTokenizer)
         and tuple(preprocess["mean"]) == OPENAI_DATASET_MEAN
         and tuple(preprocess["std"]) == OPENAI_DATASET_STD
     )
@@ -82,20 +86,29 @@ def holds(towers: Towers) -> bool:
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
-    tensors = {
-        f"{KEY_PREFIX}{name}": tensor.cpu() for name, tensor in towers.clip.state_dict().items()
-    }
+    tensors = {f"{KEY_PREFIX}{name}": tensor for name, tensor in towers.tensors().items()}
     torch.save(tensors, folder / WEIGHTS)
-    write_json(folder / CONFIG, _config(towers.config["model_cfg"]))
+
+    # What the architecture leaves out has open_clip's defaults.
+    vision, text = (towers.config["model_cfg"][tower] for tower in ("vision_cfg", "text_cfg"))
+    config = {
+        "embed_dim": towers.embed_dim,
+        "image_resolution": vision["image_size"],
+        "vision_layers": vision.get("layers", 12),
+        "vision_width": vision.get("width", 768),
+        "vision_patch_size": vision["patch_size"],
+        **{theirs: text.get(ours, usual) for theirs, (ours, usual) in TEXT_FIELDS.items()},
+        "model_type": MODEL_TYPE,
+    }
+    write_json(folder / CONFIG, config)
     (folder / MERGES).write_bytes(own_merges())
 
 
+@dataclass
 class TheirTruncation:
     """CLIP's tokeniser as EasyNLP runs it: a caption that is cut loses its end of text."""
 
-    def __init__(self, tokenizer: SimpleTokenizer) -> None:
-        """Wrap open_clip's tokeniser."""
-        self.tokenizer = tokenizer
+    tokenizer: SimpleTokenizer
 
     def __call__(self, captions: list[str]) -> torch.Tensor:
         """Return token ids int64 [B, L]."""
@@ -122,48 +135,25 @@ def truncating_as_theirs(towers: Towers) -> Towers:
     return replace(towers, tokenizer=TheirTruncation(towers.tokenizer))
 
 
-def _architecture(folder: Path) -> dict[str, Any]:
-    """Return open_clip's ``model_cfg`` of EasyNLP's config."""
-    config = read_json(folder, CONFIG)
+def easynlp_vision(
+    folder: Path, config: dict[str, Any], fields: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return open_clip's ``vision_cfg`` of EasyNLP's config, English or Chinese.
+
+    Raises:
+        CheckpointError: a size of the image tower, or one of the fields, is no positive number.
+    """
     layers = config.get("vision_layers")
-    sizes = layers if isinstance(layers, list) else [layers]
-    required = {name: config.get(name) for name in NUMBER_FIELDS}
-    required |= {f"vision_layers ({number})": size for number, size in enumerate(sizes)}
-    require_sizes(folder / CONFIG, required)
+    if isinstance(layers, list):  # a ResNet, which has no patches
+        required = {f"vision_layers ({number})": size for number, size in enumerate(layers)}
+    else:
+        required = {name: config.get(name) for name in ("vision_layers", "vision_patch_size")}
+    fields = ("embed_dim", "image_resolution", "vision_width", *fields)
+    require_sizes(folder / CONFIG, {name: config.get(name) for name in fields} | required)
 
     return {
-        "embed_dim": config["embed_dim"],
-        "quick_gelu": True,
-        "vision_cfg": {
-            "image_size": config["image_resolution"],
-            "layers": layers,
-            "width": config["vision_width"],
-            "patch_size": config["vision_patch_size"],
-        },
-        "text_cfg": {
-            "context_length": config["context_length"],
-            "vocab_size": config["vocab_size"],
-            "width": config["transformer_width"],
-            "heads": config["transformer_heads"],
-            "layers": config["transformer_layers"],
-        },
-    }
-
-
-def _config(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return EasyNLP's config, with open_clip's defaults for what the architecture leaves out."""
-    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-
-    return {
-        "embed_dim": architecture["embed_dim"],
-        "image_resolution": vision["image_size"],
-        "vision_layers": vision.get("layers", 12),
-        "vision_width": vision.get("width", 768),
-        "vision_patch_size": vision["patch_size"],
-        "context_length": text.get("context_length", 77),
-        "vocab_size": text.get("vocab_size", 49408),
-        "transformer_width": text.get("width", 512),
-        "transformer_heads": text.get("heads", 8),
-        "transformer_layers": text.get("layers", 12),
-        "model_type": MODEL_TYPE,
+        "image_size": config["image_resolution"],
+        "layers": layers,
+        "width": config["vision_width"],
+        "patch_size": config.get("vision_patch_size"),
     }

@@ -11,7 +11,6 @@ and modelzoo/models/roberta/modeling_roberta.py.
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,14 +18,12 @@ from model.errors import CheckpointError
 from model.towers.bert import VOCABULARY_FILE
 from model.towers.towers import NamedTensors, Towers
 from model.zoo.folders import file_of, find_file, read_json, write_json
-from model.zoo.forms.activation import check_activation
 from model.zoo.forms.bert_keys import (
     BERT_DEFAULTS,
     IDLE,
+    architecture_from_config,
     below,
     block_count,
-    ours_from_vision_config,
-    state_of,
     text_of,
     vision_config_from_ours,
     vocabulary_beside,
@@ -57,12 +54,10 @@ def recognises(path: Path) -> bool:
     config = read_json(path, "config.json") if path.is_dir() else {}
     if not {"text_config", "vision_config"} <= config.keys():
         return False
-    if "model_type" not in config:
-        return True
 
     # What their trainer saved says ``clip``, as Hugging Face's folders do.
     weights = file_of(path, WEIGHTS)
-    return (
+    return "model_type" not in config or (
         config["model_type"] == "clip"
         and weights is not None
         and any(name.startswith(TEXT_ENCODER) for name in peek_names(weights))
@@ -81,9 +76,30 @@ def read(path: Path, given: Given) -> ForeignModel:
     if "text_projection.weight" not in tensors:
         raise CheckpointError(f"{weights}: no text_projection.weight, so it is not {ABOUT}")
 
-    architecture = _architecture(path, len(tensors["text_projection.weight"]))
-    check_activation(architecture, given, str(path))
-    return ForeignModel(NAME, architecture, {}, _ours(tensors), weights, files, read_licence(path))
+    bert = {"model_type": "roberta", "pad_token_id": 0, **towers_config(path, "text", DEFAULTS)}
+    architecture = architecture_from_config(
+        path,
+        len(tensors["text_projection.weight"]),
+        text_of(path, bert, CONTEXT_LENGTH),
+        projection_bias=True,
+    )
+    given.check_activation(architecture, str(path))
+
+    # The pooler, idle elsewhere, makes this form's text feature.
+    idle = tuple(name for name in IDLE if not name.startswith("pooler."))
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(idle)}
+    scale = kept.pop("logit_scale", torch.tensor(math.log(1 / 0.07)))
+
+    vision = {name: tensor for name, tensor in kept.items() if name.startswith(f"{ENCODER}.")}
+    layers = block_count(vision, f"{ENCODER}.encoder.layers.")
+    known = (TEXT_ENCODER, f"{ENCODER}.", *LINEARS)
+    ours = (
+        {"logit_scale": scale.reshape(())}
+        | _renamed(kept, {TEXT_ENCODER: "text.transformer."} | LINEARS)
+        | to_ours(vision, vision_rules(ENCODER, "visual.trunk", layers))
+        | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
+    )
+    return ForeignModel(NAME, architecture, {}, ours, weights, files, read_licence(path))
 
 
 def holds(towers: Towers) -> bool:
@@ -93,51 +109,22 @@ def holds(towers: Towers) -> bool:
 
 def write(towers: Towers, folder: Path) -> None:
     """Write the towers into a folder in this form."""
-    text_config = {name: getattr(towers.clip.text.config, name) for name in DEFAULTS}
-    vision_config = vision_config_from_ours(towers)
-    config = {"text_config": text_config, "vision_config": vision_config}
+    config = {
+        "text_config": {name: getattr(towers.clip.text.config, name) for name in DEFAULTS},
+        "vision_config": vision_config_from_ours(towers),
+    }
     write_json(folder / "config.json", config)
     (folder / VOCABULARY_FILE).write_bytes(towers.files[VOCABULARY_FILE])
-    torch.save(_theirs(state_of(towers)), folder / WEIGHTS)
 
-
-def _architecture(folder: Path, embed_dim: int) -> dict[str, Any]:
-    is_quick, vision = ours_from_vision_config(folder)
-    bert = {"model_type": "roberta", "pad_token_id": 0, **towers_config(folder, "text", DEFAULTS)}
-    return {
-        "embed_dim": embed_dim,
-        "quick_gelu": is_quick,
-        "projection_bias": True,
-        "vision_cfg": vision,
-        "text_cfg": text_of(folder, bert, CONTEXT_LENGTH),
-    }
-
-
-def _ours(tensors: NamedTensors) -> NamedTensors:
-    # The pooler, idle elsewhere, makes this form's text feature.
-    idle = tuple(name for name in IDLE if not name.startswith("pooler."))
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(idle)}
-    scale = kept.pop("logit_scale", torch.tensor(math.log(1 / 0.07)))
-
-    vision = {name: tensor for name, tensor in kept.items() if name.startswith(f"{ENCODER}.")}
-    layers = block_count(vision, f"{ENCODER}.encoder.layers.")
-    known = (TEXT_ENCODER, f"{ENCODER}.", *LINEARS)
-    return (
-        {"logit_scale": scale.reshape(())}
-        | _renamed(kept, {TEXT_ENCODER: "text.transformer."} | LINEARS)
-        | to_ours(vision, vision_rules(ENCODER, "visual.trunk", layers))
-        | {name: tensor for name, tensor in kept.items() if not name.startswith(known)}
-    )
-
-
-def _theirs(ours: NamedTensors) -> NamedTensors:
+    ours = towers.tensors()
     layers = block_count(ours, "visual.trunk.transformer.resblocks.")
-    return (
+    theirs = (
         {"logit_scale": ours["logit_scale"].reshape(1)}
         | _renamed(ours, {"text.transformer.": TEXT_ENCODER})
         | to_theirs(ours, vision_rules(ENCODER, "visual.trunk", layers))
         | _renamed(ours, {renamed: name for name, renamed in LINEARS.items()})
     )
+    torch.save(theirs, folder / WEIGHTS)
 
 
 def _renamed(tensors: NamedTensors, prefixes: dict[str, str]) -> NamedTensors:

@@ -20,6 +20,7 @@ CONSTANTS = ("text_model.embeddings.position_ids", "vision_model.embeddings.posi
 # The fields of a tower's config that say its shape and function.
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 KINDS = ("hidden_act", "layer_norm_eps")
+ACTIVATIONS = {"quick_gelu": True, "gelu": False}  # and what open_clip's quick_gelu is then
 VISION_FIELDS = (*SIZES, "image_size", "patch_size", *KINDS)
 TEXT_FIELDS = (*SIZES, "vocab_size", "max_position_embeddings", *KINDS)
 
@@ -74,15 +75,13 @@ def read_preprocess(folder: Path) -> dict[str, Any]:
 def preprocess_json(preprocess: dict[str, Any], side: int, processor: str) -> dict[str, Any]:
     """Return the content of preprocessor_config.json."""
     is_squashed = preprocess.get("resize_mode") == "squash"
-    interpolation = preprocess.get("interpolation", "bicubic")
-    resample = next(number for number, name in RESAMPLING.items() if name == interpolation)
-
+    numbers = {name: number for number, name in RESAMPLING.items()}
     square = {"height": side, "width": side}
     return {
         "image_processor_type": processor,
         "do_resize": True,
         "size": square if is_squashed else {"shortest_edge": side},
-        "resample": resample,
+        "resample": numbers[preprocess.get("interpolation", "bicubic")],
         "do_center_crop": not is_squashed,
         "crop_size": square,
         "do_rescale": True,

@@ -6,19 +6,17 @@ mojibake.
 Source: transformers' models/clip.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from open_clip.tokenizer import SimpleTokenizer
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 from model.errors import CheckpointError
 from model.towers.towers import Towers
 from model.zoo.folders import read_json
-from model.zoo.forms.activation import check_activation
-from model.zoo.forms.bpe import check_bpe, hugging_face_bpe
+from model.zoo.forms.bpe import check_bpe, hugging_face_bpe, is_plain
 from model.zoo.forms.huggingface import (
+    ACTIVATIONS,
     CONFIG,
     NAME,
     TEXT_FIELDS,
@@ -41,13 +39,11 @@ from model.zoo.forms.keys import (
     transposed,
     vision_rules,
 )
-from model.zoo.forms.plain import is_plain
 from model.zoo.published import ForeignModel, Given
 
 __all__ = ["ABOUT", "NAME", "holds", "read", "recognises", "write"]
 
 ABOUT = "Hugging Face folder of a CLIPModel"
-ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 NORM_EPS = 1e-5  # open_clip's towers have no other
 
 
@@ -63,7 +59,7 @@ def read(path: Path, given: Given) -> ForeignModel:
         ConfigError: the user gave another activation than the folder states.
         CheckpointError: a file is missing or damaged, or open_clip has no such towers.
     """
-    architecture = check_activation(_architecture(path), given, str(path / CONFIG))
+    architecture = given.check_activation(_architecture(path), str(path / CONFIG))
     check_bpe(path)
     weights, tensors = read_weights(path)
     ours = to_ours(tensors, _rules(architecture))
@@ -73,7 +69,7 @@ def read(path: Path, given: Given) -> ForeignModel:
 
 def holds(towers: Towers) -> bool:
     """Return whether the form has a place for such towers."""
-    return is_plain(towers) and isinstance(towers.tokenizer, SimpleTokenizer)
+    return is_plain(towers)
 
 
 def write(towers: Towers, folder: Path) -> None:
@@ -168,13 +164,15 @@ def _config(architecture: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
+def _rules(architecture: dict[str, Any]) -> list[Rule]:
     vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-    yield reshaped("logit_scale", "logit_scale", (), ())
-    yield Rule(("text_model.embeddings.token_embedding.weight",), ("token_embedding.weight",))
-    yield Rule(("text_model.embeddings.position_embedding.weight",), ("positional_embedding",))
-    yield from block_rules("text_model", "transformer", text.get("layers", 12))
-    yield from same("text_model.final_layer_norm", "ln_final")
-    yield transposed("text_projection.weight", "text_projection")
-    yield from vision_rules("vision_model", "visual", vision.get("layers", 12))
-    yield transposed("visual_projection.weight", "visual.proj")
+    return [
+        reshaped("logit_scale", "logit_scale", (), ()),
+        Rule(("text_model.embeddings.token_embedding.weight",), ("token_embedding.weight",)),
+        Rule(("text_model.embeddings.position_embedding.weight",), ("positional_embedding",)),
+        *block_rules("text_model", "transformer", text.get("layers", 12)),
+        *same("text_model.final_layer_norm", "ln_final"),
+        transposed("text_projection.weight", "text_projection"),
+        *vision_rules("vision_model", "visual", vision.get("layers", 12)),
+        transposed("visual_projection.weight", "visual.proj"),
+    ]

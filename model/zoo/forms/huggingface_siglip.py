@@ -8,7 +8,6 @@ SigLIP 2), as transformers hands them on.
 Source: transformers' models/siglip; timm's vision_transformer.py.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ def _config(towers: Towers) -> dict[str, Any]:
             "num_attention_heads": trunk.blocks[0].attn.num_heads,
             "image_size": towers.image_size,
             "patch_size": trunk.patch_embed.patch_size[0],
-            "hidden_act": _act(vision),
+            "hidden_act": "gelu_pytorch_tanh" if vision.get("act_kwargs") == TANH else "gelu",
             "layer_norm_eps": TEXT_NORM["eps"],
         },
         "text_config": {
@@ -197,53 +196,53 @@ def _config(towers: Towers) -> dict[str, Any]:
             "num_attention_heads": text["heads"],
             "max_position_embeddings": text["context_length"],
             "projection_size": architecture["embed_dim"],
-            "hidden_act": _act(text),
+            "hidden_act": "gelu_pytorch_tanh" if text.get("act_kwargs") == TANH else "gelu",
             "layer_norm_eps": TEXT_NORM["eps"],
         },
     }
 
 
-def _act(tower: dict[str, Any]) -> str:
-    is_tanh = tower.get("act_kwargs") == TANH
-    return next(name for name, tanh in ACTIVATIONS.items() if tanh == is_tanh)
-
-
-def _rules(architecture: dict[str, Any]) -> Iterable[Rule]:
-    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
-    for name in ("logit_scale", "logit_bias"):
-        yield reshaped(name, name, (1,), ())
-    yield Rule(("text_model.embeddings.token_embedding.weight",), ("text.token_embedding.weight",))
-    yield Rule(("text_model.embeddings.position_embedding.weight",), ("text.positional_embedding",))
-    yield from block_rules("text_model", "text.transformer", text["layers"])
-    yield from same("text_model.final_layer_norm", "text.ln_final")
-    yield from same("text_model.head", "text.text_projection")
-
+def _rules(architecture: dict[str, Any]) -> list[Rule]:
     # timm's tower has the positions with an axis for the batch.
     trunk: Any = timm.create_model(
-        vision["timm_model_name"], num_classes=0, global_pool="map", device="meta"
+        architecture["vision_cfg"]["timm_model_name"],
+        num_classes=0,
+        global_pool="map",
+        device="meta",
     )
-    there, here = "vision_model", "visual.trunk"
-    yield from same(f"{there}.embeddings.patch_embedding", f"{here}.patch_embed.proj")
-    positions, width = trunk.pos_embed.shape[1:]
-    name = f"{there}.embeddings.position_embedding.weight"
-    yield reshaped(name, f"{here}.pos_embed", (positions, width), (1, positions, width))
-
-    yield from block_rules(there, here, len(trunk.blocks), TIMM_BLOCK)
-    yield from same(f"{there}.post_layernorm", f"{here}.norm")
-    yield from _pool_rules(f"{there}.head", f"{here}.attn_pool", width)
-
-
-def _pool_rules(there: str, here: str, width: int) -> Iterable[Rule]:
-    yield Rule((f"{there}.probe",), (f"{here}.latent",))
-    for part in ("weight", "bias"):
-        ours = (f"{here}.q.{part}", f"{here}.kv.{part}")
-        yield Rule(
-            (f"{there}.attention.in_proj_{part}",),
-            ours,
-            lambda one: [one[0][:width], one[0][width:]],
-            lambda two: [torch.cat(list(two))],
-        )
-    yield from same(f"{there}.attention.out_proj", f"{here}.proj")
-    yield from same(f"{there}.layernorm", f"{here}.norm")
-    yield from same(f"{there}.mlp.fc1", f"{here}.mlp.fc1")
-    yield from same(f"{there}.mlp.fc2", f"{here}.mlp.fc2")
+    _, positions, width = trunk.pos_embed.shape
+    embeddings, image = "text_model.embeddings", "vision_model.embeddings"
+    head, pool = "vision_model.head", "visual.trunk.attn_pool"
+    return [
+        reshaped("logit_scale", "logit_scale", (1,), ()),
+        reshaped("logit_bias", "logit_bias", (1,), ()),
+        Rule((f"{embeddings}.token_embedding.weight",), ("text.token_embedding.weight",)),
+        Rule((f"{embeddings}.position_embedding.weight",), ("text.positional_embedding",)),
+        *block_rules("text_model", "text.transformer", architecture["text_cfg"]["layers"]),
+        *same("text_model.final_layer_norm", "text.ln_final"),
+        *same("text_model.head", "text.text_projection"),
+        *same(f"{image}.patch_embedding", "visual.trunk.patch_embed.proj"),
+        reshaped(
+            f"{image}.position_embedding.weight",
+            "visual.trunk.pos_embed",
+            (positions, width),
+            (1, positions, width),
+        ),
+        *block_rules("vision_model", "visual.trunk", len(trunk.blocks), TIMM_BLOCK),
+        *same("vision_model.post_layernorm", "visual.trunk.norm"),
+        # The pooling by attention: its query stands apart from keys and values with us.
+        Rule((f"{head}.probe",), (f"{pool}.latent",)),
+        *(
+            Rule(
+                (f"{head}.attention.in_proj_{part}",),
+                (f"{pool}.q.{part}", f"{pool}.kv.{part}"),
+                lambda one: [one[0][:width], one[0][width:]],
+                lambda two: [torch.cat(list(two))],
+            )
+            for part in ("weight", "bias")
+        ),
+        *same(f"{head}.attention.out_proj", f"{pool}.proj"),
+        *same(f"{head}.layernorm", f"{pool}.norm"),
+        *same(f"{head}.mlp.fc1", f"{pool}.mlp.fc1"),
+        *same(f"{head}.mlp.fc2", f"{pool}.mlp.fc2"),
+    ]

@@ -94,19 +94,22 @@ def block_rules(
     for number in range(layers):
         there, here = f"{theirs}.encoder.layers.{number}", f"{ours}.{blocks}.{number}"
         for kind in ("weight", "bias"):
-            split = [f"{there}.self_attn.{letter}_proj.{kind}" for letter in "qkv"]
-            yield stacked(split, f"{here}.{queries}{kind}")
+            yield stacked(
+                [f"{there}.self_attn.{letter}_proj.{kind}" for letter in "qkv"],
+                f"{here}.{queries}{kind}",
+            )
         for their_part, our_part in zip(BLOCK_PARTS, parts, strict=True):
             yield from same(f"{there}.{their_part}", f"{here}.{our_part}")
 
 
-def vision_rules(theirs: str, ours: str, layers: int) -> Iterable[Rule]:
-    """Yield the rules of a Hugging Face vision transformer of CLIP, its projection aside."""
-    yield Rule((f"{theirs}.embeddings.class_embedding",), (f"{ours}.class_embedding",))
-    yield Rule((f"{theirs}.embeddings.patch_embedding.weight",), (f"{ours}.conv1.weight",))
-    yield Rule(
-        (f"{theirs}.embeddings.position_embedding.weight",), (f"{ours}.positional_embedding",)
-    )
-    yield from same(f"{theirs}.pre_layrnorm", f"{ours}.ln_pre")  # transformers' spelling
-    yield from block_rules(theirs, f"{ours}.transformer", layers)
-    yield from same(f"{theirs}.post_layernorm", f"{ours}.ln_post")
+def vision_rules(theirs: str, ours: str, layers: int) -> list[Rule]:
+    """Return the rules of a Hugging Face vision transformer of CLIP, its projection aside."""
+    embeddings = f"{theirs}.embeddings"
+    return [
+        Rule((f"{embeddings}.class_embedding",), (f"{ours}.class_embedding",)),
+        Rule((f"{embeddings}.patch_embedding.weight",), (f"{ours}.conv1.weight",)),
+        Rule((f"{embeddings}.position_embedding.weight",), (f"{ours}.positional_embedding",)),
+        *same(f"{theirs}.pre_layrnorm", f"{ours}.ln_pre"),  # transformers' spelling
+        *block_rules(theirs, f"{ours}.transformer", layers),
+        *same(f"{theirs}.post_layernorm", f"{ours}.ln_post"),
+    ]

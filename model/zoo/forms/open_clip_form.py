@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.model import CLIPTextCfg, convert_to_custom_text_state_dict
 
 from model.errors import CheckpointError, ConfigError, nearest
@@ -28,9 +27,8 @@ from model.zoo.folders import (
     tokenizer_files,
     write_json,
 )
-from model.zoo.forms.activation import PLAIN, QUICK, check_activation, choose_activation
 from model.zoo.forms.huggingface import read_licence
-from model.zoo.published import ForeignModel, Given
+from model.zoo.published import PLAIN, QUICK, ForeignModel, Given
 from model.zoo.tensors import WEIGHTS_SUFFIXES, read_tensors, write_tensors
 
 NAME = "open_clip"
@@ -44,9 +42,8 @@ IDLE = "text.transformer.embeddings.position_ids"  # that transformers made a co
 
 def recognises(path: Path) -> bool:
     """Return whether this is a folder of this form or a weights file."""
-    if path.is_dir():
-        return file_of(path, CONFIG_FILE) is not None
-    return path.is_file() and path.suffix in WEIGHTS_SUFFIXES
+    is_weights_file = path.is_file() and path.suffix in WEIGHTS_SUFFIXES
+    return is_weights_file or file_of(path, CONFIG_FILE) is not None
 
 
 def read(path: Path, given: Given) -> ForeignModel:
@@ -61,7 +58,8 @@ def read(path: Path, given: Given) -> ForeignModel:
     if given.towers is None and file_of(folder, CONFIG_FILE) is not None:
         weights = find_file(path, WEIGHTS) if path.is_dir() else path
         config = read_json(folder, CONFIG_FILE)
-        architecture = check_activation(_checked(folder, config), given, str(folder / CONFIG_FILE))
+        where = str(folder / CONFIG_FILE)
+        architecture = given.check_activation(_checked(where, config), where)
         preprocess = config.get("preprocess_cfg", {})
     elif path.is_dir():
         raise ConfigError(
@@ -73,19 +71,27 @@ def read(path: Path, given: Given) -> ForeignModel:
     text = architecture["text_cfg"]
     files = tokenizer_files(folder) if text.get("hf_tokenizer_name") else {}
     if text.get("hf_model_name"):
-        files |= _text_config(folder)
+        files["config.json"] = _text_config(folder)
     is_verbatim = bool(config.get("tokenizer_cfg", {}).get("is_verbatim"))
 
-    tensors = _ours(read_tensors(weights), architecture)
+    tensors = {
+        name.removeprefix(KEY_PREFIX): tensor
+        for name, tensor in read_tensors(weights).items()
+        if not name.endswith(IDLE)
+    }
+    # Older files name the parts of such a text tower without ``text.``.
+    if architecture.get("custom_text") or text.get("hf_model_name"):
+        tensors = dict(convert_to_custom_text_state_dict(tensors))
     images = {key: preprocess[key] for key in PREPROCESS_KEYS if key in preprocess}
-    licence = read_licence(folder)
-    return ForeignModel(NAME, architecture, images, tensors, weights, files, licence, is_verbatim)
+    return ForeignModel(
+        NAME, architecture, images, tensors, weights, files, read_licence(folder), is_verbatim
+    )
 
 
 def holds(towers: Towers) -> bool:
     """Return whether the form has a place for such towers."""
-    text: dict[str, Any] = towers.config["model_cfg"]["text_cfg"]
-    return text.keys() <= {known.name for known in fields(CLIPTextCfg)}
+    text_fields = {known.name for known in fields(CLIPTextCfg)}
+    return bool(towers.config["model_cfg"]["text_cfg"].keys() <= text_fields)
 
 
 def write(towers: Towers, folder: Path) -> None:
@@ -104,7 +110,16 @@ def _named_architecture(path: Path, given: Given) -> tuple[dict[str, Any], dict[
             f"{path}: a weights file does not say of which towers it is; pass --towers, as ViT-B-32"
         )
     if given.towers.endswith(".json"):
-        return _json_architecture(Path(given.towers), given), {}
+        config = Path(given.towers)
+        if not config.is_file():
+            raise ConfigError(f"--towers {config}: no such file")
+        architecture = read_json(config.parent, config.name)
+        missing = ", ".join(key for key in ARCHITECTURE_KEYS if key not in architecture)
+        if missing:
+            raise ConfigError(f"--towers {config}: not an open_clip config, {missing} missing")
+        if not ("quick_gelu" in architecture or "timm_model_name" in architecture["vision_cfg"]):
+            architecture = given.choose_activation(architecture, None, given.towers)
+        return given.check_activation(architecture, given.towers), {}
 
     # A row of our table, or open_clip's name, with or without a tag.
     row = find_published(given.towers)
@@ -129,26 +144,13 @@ def _named_architecture(path: Path, given: Given) -> tuple[dict[str, Any], dict[
     if tag:
         listed = QUICK if open_clip.get_pretrained_cfg(name, tag).get("quick_gelu") else PLAIN
     if f"{name}-quickgelu" in known:
-        architecture = choose_activation(architecture, given, listed, str(path))
-    return check_activation(architecture, given, name), usual_preprocess(name, tag)
+        architecture = given.choose_activation(architecture, listed, str(path))
+    return given.check_activation(architecture, name), usual_preprocess(name, tag)
 
 
-def _json_architecture(path: Path, given: Given) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"--towers {path}: no such file")
-    architecture = read_json(path.parent, path.name)
-    missing = [key for key in ARCHITECTURE_KEYS if key not in architecture]
-    if missing:
-        raise ConfigError(f"--towers {path}: not an open_clip config, {', '.join(missing)} missing")
-
-    if "quick_gelu" not in architecture and "timm_model_name" not in architecture["vision_cfg"]:
-        architecture = choose_activation(architecture, given, None, str(path))
-    return check_activation(architecture, given, str(path))
-
-
-def _checked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _checked(where: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return the architecture of a config that fetches nothing, runs nothing and names no file."""
-    where, architecture = folder / CONFIG_FILE, config.get("model_cfg")
+    architecture = config.get("model_cfg")
     if not isinstance(architecture, dict) or any(
         key not in architecture for key in ARCHITECTURE_KEYS
     ):
@@ -173,7 +175,7 @@ def _checked(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return architecture
 
 
-def _text_config(folder: Path) -> dict[str, bytes]:
+def _text_config(folder: Path) -> bytes:
     """Return the config of a text tower of Hugging Face's, which is not fetched from anywhere."""
     refuse_code(folder, "config.json")
     path = file_of(folder, "config.json")
@@ -181,20 +183,4 @@ def _text_config(folder: Path) -> dict[str, bytes]:
         raise CheckpointError(
             f"{folder}: the text tower's config.json must lie beside the weights; put it there"
         )
-    return {"config.json": path.read_bytes()}
-
-
-def _ours(
-    tensors: dict[str, torch.Tensor], architecture: dict[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Name tensors as the towers of an architecture do.
-
-    Older files name the parts of the text tower without ``text.``.
-    """
-    named = {
-        name.removeprefix(KEY_PREFIX): tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(IDLE)
-    }
-    is_custom = architecture.get("custom_text") or architecture["text_cfg"].get("hf_model_name")
-    return dict(convert_to_custom_text_state_dict(named)) if is_custom else named
+    return path.read_bytes()

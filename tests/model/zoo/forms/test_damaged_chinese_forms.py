@@ -19,7 +19,7 @@ NOBODY = Given()
 @pytest.fixture(autouse=True)
 def one_head_in_thirty_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Chinese-CLIP's heads be narrow enough for a tiny BERT of two."""
-    monkeypatch.setattr("model.zoo.forms.chinese_clip.BERT_HEAD_WIDTH", 16)
+    monkeypatch.setattr("model.zoo.forms.chinese_clip.HEAD_WIDTH", 16)
 
 
 Spoil = Callable[[Path], object]

@@ -34,13 +34,8 @@ def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    columns = [
-        list(vocabulary.phrases),
-        list(vocabulary.counts),
-        vocabulary.idf().numpy(),
-        list(vocabulary.examples),
-    ]
-    table = pa.table(columns, schema=CONCEPTS_SCHEMA)
+    columns = vocabulary.phrases, vocabulary.counts, vocabulary.idf().numpy(), vocabulary.examples
+    table = pa.table([*columns], schema=CONCEPTS_SCHEMA)
     write_table(table.sort_by([("count", "descending"), ("concept", "ascending")]), path)
 
 

@@ -30,13 +30,12 @@ def write_products(
     null.
     """
     kinds = ("text", "image") if columns == "pair" else (columns,)
-    embedding = pa.list_(pa.float32(), width)
     schema = pa.schema(
         [
             ("id", pa.string()),
             ("line", pa.int64()),
             *((name, pa.string()) for name in facts),
-            *((f"{kind}_embedding", embedding) for kind in kinds),
+            *((f"{kind}_embedding", pa.list_(pa.float32(), width)) for kind in kinds),
         ]
     )
 

@@ -252,11 +252,10 @@ def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
 
 def _is_phrase(together: int, x: int, y: int, total: int) -> bool:
     """Decide by the numbers of captions with both in turn, with each, and of all."""
-    # Common words make no phrase.
-    if max(x, y) > 0.25 * total:
-        return False
     is_hardly_apart = together >= 0.5 * max(x, y) or (together >= 8 and together >= 0.8 * min(x, y))
-    return is_hardly_apart or npmi(together, x, y, total) >= MIN_NPMI
+    # Common words make no phrase.
+    is_common = max(x, y) > 0.25 * total
+    return not is_common and (is_hardly_apart or npmi(together, x, y, total) >= MIN_NPMI)
 
 
 def npmi(together: int, x: int, y: int, total: int) -> float:

@@ -61,8 +61,7 @@ class FeatureQueue(torch.nn.Module):
         row, slot = torch.nonzero(concepts_BM >= 0, as_tuple=True)
         named = concepts_BM[row, slot]
         self.members.index_add_(0, named, torch.full_like(named, sign, dtype=torch.float32))
-        for side in (0, 1):
-            self.sums[side].index_add_(0, named, sign * features[side, row])
+        self.sums.index_add_(1, named, sign * features[:, row])
         self.total.add_(sign * features.sum(dim=1))
 
     @torch.no_grad()

@@ -211,8 +211,11 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in detail["loc"])
         section, _, key = where.rpartition(".")
 
-        is_of_stage = section in ("pretrain", "finetune")
-        if detail["type"] == "extra_forbidden" and key in REMOVED and is_of_stage:
+        if (
+            detail["type"] == "extra_forbidden"
+            and key in REMOVED
+            and section in ("pretrain", "finetune")
+        ):
             problems.append(
                 f"{where} was removed ({REMOVED[key]}: docs/training.md); delete the key"
             )

@@ -55,5 +55,6 @@ def _fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
     """Return embeddings [N, D] as an array of N lists of D floats, None for none."""
     if embeddings is None:
         return None
-    flat = pa.array(embeddings.numpy().ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(embeddings.numpy().ravel()), embeddings.shape[1]
+    )

@@ -101,8 +101,10 @@ def checked(query_QD: Tensor, candidate_CD: Tensor, block_rows: int) -> tuple[Te
             )
 
     device = "cpu" if query_QD.device.type == "mps" else query_QD.device  # MPS has no float64
-    query_QD, candidate_CD = query_QD.detach(), candidate_CD.detach()
-    return query_QD.to(device, torch.float32), candidate_CD.to(device, torch.float32)
+    return (
+        query_QD.detach().to(device, torch.float32),
+        candidate_CD.detach().to(device, torch.float32),
+    )
 
 
 def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:

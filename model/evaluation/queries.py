@@ -109,10 +109,13 @@ def field_queries(
     of the others a query has one to all, in the order of ``columns``. Right are all images whose
     fields have these values. Queries of equal words are one.
     """
-    present = [column for column in columns if column in fields]
     count = max(map(len, fields.values()), default=0)
     known = [
-        [(column, fields[column][image].lower()) for column in present if fields[column][image]]
+        [
+            (column, fields[column][image].lower())
+            for column in columns
+            if column in fields and fields[column][image]
+        ]
         for image in range(count)
     ]
     holders = values_by_key((field, image) for image, each in enumerate(known) for field in each)

@@ -52,8 +52,8 @@ class RelevantPairs:
         """
         group_Q = torch.arange(len(self.caption_row))
         while True:
-            unknown_C = torch.full((len(self.image_row),), len(group_Q))
-            group_C = unknown_C.scatter_reduce_(0, self.candidate, group_Q[self.query], "amin")
+            group_C = torch.full((len(self.image_row),), len(group_Q))
+            group_C.scatter_reduce_(0, self.candidate, group_Q[self.query], "amin")
             next_Q = group_Q.scatter_reduce(0, self.query, group_C[self.candidate], "amin")
 
             # Jump to the group of one's group, so that long chains end in few rounds.

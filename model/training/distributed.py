@@ -87,9 +87,11 @@ def broadcast_object(value: Any) -> Any:
     encoded = json.dumps(value).encode() if is_main() else b""
     length = torch.tensor(len(encoded), device=_message_device())
     _together(lambda: distributed.broadcast(length, src=0))
-    message = torch.zeros(int(length), dtype=torch.uint8, device=length.device)
-    if is_main():
-        message.copy_(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+    message = (
+        torch.frombuffer(bytearray(encoded), dtype=torch.uint8).to(length.device)
+        if is_main()
+        else torch.zeros(int(length), dtype=torch.uint8, device=length.device)
+    )
     _together(lambda: distributed.broadcast(message, src=0))
     return json.loads(bytes(message.tolist()))
 

@@ -122,19 +122,26 @@ class _Loop:
         vocabulary, self.concepts = label_concepts(stage.train, config)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
-        self.reword: Rewording | None = None
-        if vocabulary is not None and config.keyword_share:
-            self.reword = Rewording(
+        self.reword = (
+            Rewording(
                 stage.train.index, towers.tokenizer, vocabulary, config.keyword_share, stage.seed
             )
+            if vocabulary is not None and config.keyword_share
+            else None
+        )
 
         # What is minimised, and how.
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
         self.average = WeightAverage(towers.clip, config.ema_decay) if config.ema_decay else None
-        teacher = Teacher(towers) if config.distill_weight else None
-        self.update = Updater(towers, self.objective, self.optimizer, config, teacher)
+        self.update = Updater(
+            towers,
+            self.objective,
+            self.optimizer,
+            config,
+            teacher=Teacher(towers) if config.distill_weight else None,
+        )
 
         # What a checkpoint holds beside the counters of the state.
         parts = {

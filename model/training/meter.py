@@ -106,8 +106,9 @@ class PairFlops:
 
     @cached_property
     def _image_flops(self) -> int:
-        pixels = 1, 3, self._side, self._side
-        return self._hollow.flops(lambda clip: clip.encode_image(torch.empty(pixels)))
+        return self._hollow.flops(
+            lambda clip: clip.encode_image(torch.empty(1, 3, self._side, self._side))
+        )
 
 
 def _read(clip: Any, tokens: int) -> None:

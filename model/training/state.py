@@ -112,7 +112,7 @@ class Keeper:
     def last_good(self) -> str:
         """Name the newest checkpoint, for messages."""
         newest = newest_checkpoint(self._folder / "checkpoints")
-        return str(newest) if newest else "none yet (the stage's start weights are intact)"
+        return str(newest or "none yet (the stage's start weights are intact)")
 
     def purge_best(self, kept: set[str]) -> None:
         """Remove the best weights that neither kept checkpoint names.

@@ -3,17 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from model.batches.loading import PairInput
-from model.concepts.mining import Vocabulary, count_concepts, mine_concepts
+from model.concepts.mining import ConceptLabels, Vocabulary, count_concepts, mine_concepts
 from model.concepts.table import read_concepts
 from model.config.sections import StageConfig
 from model.errors import DataError
-
-# The concepts that each pair's caption names, int32 [N, M], padded with -1.
-ConceptLabels = npt.NDArray[np.int32]
 
 
 def label_concepts(

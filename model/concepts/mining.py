@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,9 @@ import torch
 
 from model.pairs.words import singular, spellings
 
-MERGE_PASSES = 4
 MAX_PHRASE_WORDS = 3
 MAX_CONCEPTS_A_CAPTION = 16
 MAX_TALLIED = 1_000_000
-COMMON_SHARE = 0.25
 MIN_TOGETHER = 5
 # Of 13 phrases that the side table of 7,583 real pairs has as a colour or an article type, the
 # first pass finds 6 that hardly stand apart, and 9 with this beside it (casual shoe, sport shoe,
@@ -47,15 +45,10 @@ STOP_WORDS = frozenset(
     ).split()
 )
 
+# The concepts that each caption names, int32 [N, M], padded with -1.
+ConceptLabels = npt.NDArray[np.int32]
+
 _T = TypeVar("_T", bound=Hashable)
-
-
-class _Found(NamedTuple):
-    """A concept's number and the words [start, stop) that name it."""
-
-    number: int
-    start: int
-    stop: int
 
 
 class _Finder:
@@ -68,19 +61,22 @@ class _Finder:
     def __len__(self) -> int:
         return len(self._number)
 
-    def __call__(self, words: Sequence[str]) -> Iterator[_Found]:
-        """Yield a caption's phrases in its order, at each word the longest that starts there."""
+    def __call__(self, words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+        """Yield a caption's phrases in its order, at each word the longest that starts there.
+
+        Each is its number and the words [start, stop) that name it.
+        """
         parts = [singular(word) for word in words]
         start = 0
         while start < len(parts):
-            stop = min(start + self._most_words, len(parts))
-            while stop > start:
+            for stop in range(min(start + self._most_words, len(parts)), start, -1):
                 number = self._number.get("".join(parts[start:stop]))
                 if number is not None:
-                    yield _Found(number, start, stop)
+                    yield number, start, stop
+                    start = stop
                     break
-                stop -= 1
-            start = max(stop, start + 1)
+            else:
+                start += 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class Phrases:
 
     def find(self, caption: str) -> list[int]:
         """Number the phrases that a caption names, each once, in the caption's order."""
-        return list(dict.fromkeys(found.number for found in self.finder(spellings(caption))))
+        return list(dict.fromkeys(number for number, *_ in self.finder(spellings(caption))))
 
     @cached_property
     def finder(self) -> _Finder:
@@ -113,10 +109,10 @@ class Vocabulary(Phrases):
 
     def idf(self) -> torch.Tensor:
         """Compute log(captions / count) of each concept, float32 [C]; a count of 0 counts as 1."""
-        weights = [math.log(self.captions / max(count, 1)) for count in self.counts]
-        return torch.tensor(weights, dtype=torch.float32)
+        weights = (math.log(self.captions / max(count, 1)) for count in self.counts)
+        return torch.tensor([*weights], dtype=torch.float32)
 
-    def label(self, captions: Iterable[str]) -> npt.NDArray[np.int32]:
+    def label(self, captions: Iterable[str]) -> ConceptLabels:
         """Number the concepts that each caption names, int32 [N, M], ascending, padded with -1.
 
         Of more than M the rarest are kept.
@@ -124,8 +120,9 @@ class Vocabulary(Phrases):
 
         def rows() -> Iterator[list[int]]:
             for caption in captions:
-                found = self.find(caption)
-                rarest = sorted(found, key=lambda number: (self.counts[number], number))
+                rarest = sorted(
+                    self.find(caption), key=lambda number: (self.counts[number], number)
+                )
                 named = sorted(rarest[:MAX_CONCEPTS_A_CAPTION])
                 yield named + [-1] * (MAX_CONCEPTS_A_CAPTION - len(named))
 
@@ -148,37 +145,46 @@ def mine_concepts(
     of them need not be held. Of more than ``max_concepts`` the most frequent are kept.
     """
     merges: list[frozenset[tuple[str, str]]] = []
-    while len(merges) < MERGE_PASSES and (found := _pairs_to_merge(_units(captions, merges))):
+    while len(merges) < 4 and (found := _pairs_to_merge(_units(captions, merges))):
         merges.append(found)
-    keys = _candidates(_units(captions, merges), min_count)
+
+    # The keys of the words and phrases that may be concepts, whatever their spelling.
+    often = Counter[str]()
+    for words in _units(captions, merges):
+        often.update({word.replace(" ", "") for word in words if _is_eligible(word)})
+        _trim(often)
+    keys = sorted(key for key, count in often.items() if count >= min_count)
 
     while True:
-        tally = _tally(captions, _Finder(keys))
-        kept = [n for n, count in enumerate(tally.counts) if min_count <= count < tally.captions]
-        kept = sorted(kept, key=lambda number: (-tally.counts[number], keys[number]))[:max_concepts]
+        counts, spelled, examples, total = _tally(captions, _Finder(keys))
+        kept = [number for number, count in enumerate(counts) if min_count <= count < total]
+        kept = sorted(kept, key=lambda number: (-counts[number], keys[number]))[:max_concepts]
         if len(kept) == len(keys):
-            return _vocabulary(tally)
+            break
         # What goes leaves its words to others, so those are counted anew.
         keys = sorted(keys[number] for number in kept)
+
+    # Each concept bears its most frequent spelling; they are sorted by name.
+    names = [min(each, key=lambda name: (-each[name], name)) for each in spelled]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return Vocabulary(
+        tuple(names[number] for number in order),
+        tuple(counts[number] for number in order),
+        total,
+        tuple(tuple(examples[number]) for number in order),
+    )
 
 
 def count_concepts(captions: Iterable[str], phrases: Phrases) -> Vocabulary:
     """Count how many captions name each of the given phrases; order and spelling stay."""
-    tally = _tally(captions, phrases.finder)
-    examples = tuple(map(tuple, tally.examples))
-    return Vocabulary(phrases.phrases, tuple(tally.counts), tally.captions, examples)
+    counts, _, examples, total = _tally(captions, phrases.finder)
+    return Vocabulary(phrases.phrases, tuple(counts), total, tuple(map(tuple, examples)))
 
 
-class _Tally(NamedTuple):
-    """Of each phrase how many captions name it, in which spellings, the first; and all captions."""
-
-    counts: list[int]
-    spelled: list[Counter[str]]
-    examples: list[list[str]]
-    captions: int
-
-
-def _tally(captions: Iterable[str], finder: _Finder) -> _Tally:
+def _tally(
+    captions: Iterable[str], finder: _Finder
+) -> tuple[list[int], list[Counter[str]], list[list[str]], int]:
+    """Count the captions that name each phrase, in which spellings, the first; and all captions."""
     size, total = len(finder), 0
     counts = [0] * size
     spelled: list[Counter[str]] = [Counter() for _ in range(size)]
@@ -188,33 +194,12 @@ def _tally(captions: Iterable[str], finder: _Finder) -> _Tally:
         total += 1
         words = spellings(caption)
         # A caption that names a phrase twice counts once, by the last spelling.
-        for number, start, stop in {found.number: found for found in finder(words)}.values():
+        for number, start, stop in {found[0]: found for found in finder(words)}.values():
             counts[number] += 1
             spelled[number][" ".join(words[start:stop])] += 1
             if len(examples[number]) < EXAMPLES and caption not in examples[number]:
                 examples[number].append(caption)
-    return _Tally(counts, spelled, examples, total)
-
-
-def _vocabulary(tally: _Tally) -> Vocabulary:
-    """Name each concept by its most frequent spelling, and sort them by name."""
-    names = [min(spelled, key=lambda name: (-spelled[name], name)) for spelled in tally.spelled]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    return Vocabulary(
-        tuple(names[number] for number in order),
-        tuple(tally.counts[number] for number in order),
-        tally.captions,
-        tuple(tuple(tally.examples[number]) for number in order),
-    )
-
-
-def _candidates(units: Iterable[list[str]], min_count: int) -> list[str]:
-    """Collect the keys of the words and phrases that may be concepts, whatever their spelling."""
-    counts = Counter[str]()
-    for words in units:
-        counts.update({word.replace(" ", "") for word in words if _is_eligible(word)})
-        _trim(counts)
-    return sorted(key for key, count in counts.items() if count >= min_count)
+    return counts, spelled, examples, total
 
 
 def _is_eligible(word: str) -> bool:
@@ -267,11 +252,10 @@ def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
 
 def _is_phrase(together: int, x: int, y: int, total: int) -> bool:
     """Decide by the numbers of captions with both in turn, with each, and of all."""
-    # Common words make no phrase.
-    if max(x, y) > COMMON_SHARE * total:
-        return False
     is_hardly_apart = together >= 0.5 * max(x, y) or (together >= 8 and together >= 0.8 * min(x, y))
-    return is_hardly_apart or npmi(together, x, y, total) >= MIN_NPMI
+    # Common words make no phrase.
+    is_common = max(x, y) > 0.25 * total
+    return not is_common and (is_hardly_apart or npmi(together, x, y, total) >= MIN_NPMI)
 
 
 def npmi(together: int, x: int, y: int, total: int) -> float:

@@ -8,11 +8,10 @@ compared with.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from model.batches.loading import PairInput
-from model.concepts.mining import Vocabulary
+from model.concepts.mining import ConceptLabels, Vocabulary
 from model.concepts.prototypes import FeatureQueue
 from model.embeddings.embed import embed_pairs
 from model.towers.towers import Towers
@@ -28,13 +27,14 @@ class Nearest(NamedTuple):
 def spread_pairs(pairs: PairInput, most: int) -> PairInput:
     """Choose at most so many pairs, spread evenly over all."""
     rows = np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(np.int64)
-    decoded = None if pairs.decoded is None else pairs.decoded[rows]
-    return PairInput(pairs.index.take(rows), pairs.tokens[rows], decoded)
+    return PairInput(
+        pairs.index.take(rows),
+        pairs.tokens[rows],
+        None if pairs.decoded is None else pairs.decoded[rows],
+    )
 
 
-def weightiest_concepts(
-    vocabulary: Vocabulary, labels: npt.NDArray[np.int32], most: int
-) -> list[int]:
+def weightiest_concepts(vocabulary: Vocabulary, labels: ConceptLabels, most: int) -> list[int]:
     """Rank the concepts by their weight in the concept loss of the labelled pairs: members × idf.
 
     Only those that have a prototype: two pairs at least name them, and not all do.
@@ -48,7 +48,7 @@ def weightiest_concepts(
 def nearest_images(
     towers: Towers,
     made_of: PairInput,
-    labels: npt.NDArray[np.int32],
+    labels: ConceptLabels,
     searched: PairInput,
     concepts: list[int],
     most: int,

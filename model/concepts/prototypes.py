@@ -9,6 +9,7 @@ Shapes: B pairs, C concepts, D embedding width, Q queue rows, M most concepts a 
 """
 
 import torch
+from torch.nn import Buffer
 from torch.nn.functional import normalize
 
 from model.concepts.mining import MAX_CONCEPTS_A_CAPTION
@@ -24,27 +25,14 @@ class FeatureQueue(torch.nn.Module):
     def __init__(self, size: int, concepts: int, width: int) -> None:
         """Make an empty queue of ``size`` rows for C concepts and embeddings of width D."""
         super().__init__()
-        buffers = {
-            "features": torch.zeros(2, size, width),
-            "concepts": torch.full((size, MAX_CONCEPTS_A_CAPTION), -1),
-            "captions": torch.zeros(size, dtype=torch.int64),
-            "sums": torch.zeros(2, concepts, width),
-            "members": torch.zeros(concepts),
-            "total": torch.zeros(2, width),
-            "filled": torch.zeros((), dtype=torch.int64),
-            "cursor": torch.zeros((), dtype=torch.int64),
-        }
-        for name, buffer in buffers.items():
-            self.register_buffer(name, buffer)
-
-    features: torch.Tensor
-    concepts: torch.Tensor
-    captions: torch.Tensor
-    sums: torch.Tensor
-    members: torch.Tensor
-    total: torch.Tensor
-    filled: torch.Tensor
-    cursor: torch.Tensor
+        self.features = Buffer(torch.zeros(2, size, width))
+        self.concepts = Buffer(torch.full((size, MAX_CONCEPTS_A_CAPTION), -1))
+        self.captions = Buffer(torch.zeros(size, dtype=torch.int64))
+        self.sums = Buffer(torch.zeros(2, concepts, width))
+        self.members = Buffer(torch.zeros(concepts))
+        self.total = Buffer(torch.zeros(2, width))
+        self.filled = Buffer(torch.zeros((), dtype=torch.int64))
+        self.cursor = Buffer(torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def push(
@@ -73,9 +61,8 @@ class FeatureQueue(torch.nn.Module):
         row, slot = torch.nonzero(concepts_BM >= 0, as_tuple=True)
         named = concepts_BM[row, slot]
         self.members.index_add_(0, named, torch.full_like(named, sign, dtype=torch.float32))
-        for side in (0, 1):
-            self.sums[side].index_add_(0, named, sign * features[side, row])
-        self.total += sign * features.sum(dim=1)
+        self.sums.index_add_(1, named, sign * features[:, row])
+        self.total.add_(sign * features.sum(dim=1))
 
     @torch.no_grad()
     def nearest_texts(self, text_BD: torch.Tensor, captions_B: torch.Tensor) -> torch.Tensor:
@@ -99,15 +86,13 @@ class FeatureQueue(torch.nn.Module):
             buffer.zero_()
         self._account(self.features, self.concepts, sign=1)
 
-    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the mean image and text embedding of the queue, [D] each."""
-        image, text = self.total / self.filled.clamp(min=1)
-        return image, text
+    def means(self) -> torch.Tensor:
+        """Compute the mean image and text embedding of the queue, [2, D]."""
+        return self.total / self.filled.clamp(min=1)
 
     def prototypes(self) -> torch.Tensor:
         """Compute each concept's prototype, L2-normalised [C, D]; zeros where it is not known."""
-        means = self.total / self.filled.clamp(min=1)
-        sides = self.sums / self.members.clamp(min=1)[None, :, None] - means[:, None, :]
+        sides = self.sums / self.members.clamp(min=1)[None, :, None] - self.means()[:, None, :]
         prototypes = normalize(normalize(sides[0], dim=1) + normalize(sides[1], dim=1), dim=1)
         return prototypes * self.is_known()[:, None]
 

@@ -79,5 +79,4 @@ class Rewording:
         generator = np.random.default_rng((self.seed, epoch, row, WORDS_STREAM))
         if generator.random() >= self.keyword_share:
             return None
-        concepts = self.phrases.find(self.index.caption(row))
-        return keyword_query(concepts, self.phrases, generator)
+        return keyword_query(self.phrases.find(self.index.caption(row)), self.phrases, generator)

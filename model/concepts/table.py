@@ -34,13 +34,10 @@ def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    columns = [
-        list(vocabulary.phrases),
-        list(vocabulary.counts),
-        vocabulary.idf().numpy(),
-        list(vocabulary.examples),
-    ]
-    table = pa.table(columns, schema=CONCEPTS_SCHEMA)
+    table = pa.table(
+        [vocabulary.phrases, vocabulary.counts, vocabulary.idf().numpy(), vocabulary.examples],
+        schema=CONCEPTS_SCHEMA,
+    )
     write_table(table.sort_by([("count", "descending"), ("concept", "ascending")]), path)
 
 

@@ -31,10 +31,8 @@ ENVIRONMENT_PREFIX = "COMMERCE_CLIP__"
 MAX_CONFIG_BYTES = 1_000_000
 MAX_YAML_DEPTH = 20
 MAX_ALIASES = 20  # of 20 nested aliases at most 1,500 values come; of 90, a thousand million
-MAX_SEED = 2**63 - 1
 
-TRAINING = ("pretrain", "finetune")
-# Their keys that were tried and removed: why, and what holds without them.
+# Keys of the stages that were tried and removed: why, and what holds without them.
 REMOVED = {
     "word_drop": "it measured nothing",
     "term_warmup": "no figure spoke for it",
@@ -50,7 +48,7 @@ class RunConfig(Section):
     registered_model: Name = Field(
         "commerce-clip", description="Name in the MLflow model registry."
     )
-    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of weights, order and augmentation.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of weights, order and augmentation.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where the towers run."
     )
@@ -107,8 +105,8 @@ class RunConfig(Section):
             "data": {"path"},
             "gate": {"approval", "approval_timeout_s"},
         }
-        values = self.model_dump(mode="json", exclude=same_results)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        values = json.dumps(self.model_dump(mode="json", exclude=same_results), sort_keys=True)
+        return hashlib.sha256(values.encode()).hexdigest()
 
 
 def load_config(
@@ -174,25 +172,21 @@ def _parse_yaml(text: str) -> Any:
         ValueError: it is no YAML, a value does not fit its tag, or it nests or repeats itself
         without measure.
     """
+    depth = aliases = 0
     try:
-        _check_measure(text)
+        # What would grow in memory or in the parser's time is refused before it is read.
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            aliases += isinstance(event, yaml.AliasEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError(f"nested more than {MAX_YAML_DEPTH} levels deep")
+            if aliases > MAX_ALIASES:
+                raise ValueError(f"more than {MAX_ALIASES} aliases")
         return yaml.safe_load(text)
     # PyYAML raises the latter two on a tag such as !!bool maybe.
     except (yaml.YAMLError, AttributeError, LookupError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-
-
-def _check_measure(text: str) -> None:
-    """Refuse YAML that would grow in memory or in the parser's time, before it is read."""
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        aliases += isinstance(event, yaml.AliasEvent)
-        if depth > MAX_YAML_DEPTH:
-            raise ValueError(f"nested more than {MAX_YAML_DEPTH} levels deep")
-        if aliases > MAX_ALIASES:
-            raise ValueError(f"more than {MAX_ALIASES} aliases")
 
 
 def _assign(values: dict[str, Any], keys: list[str], text: str, origin: str) -> None:
@@ -217,7 +211,11 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(part) for part in detail["loc"])
         section, _, key = where.rpartition(".")
 
-        if detail["type"] == "extra_forbidden" and key in REMOVED and section in TRAINING:
+        if (
+            detail["type"] == "extra_forbidden"
+            and key in REMOVED
+            and section in ("pretrain", "finetune")
+        ):
             problems.append(
                 f"{where} was removed ({REMOVED[key]}: docs/training.md); delete the key"
             )

@@ -10,8 +10,6 @@ from model.errors import FaultReason
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
-Prompt = Annotated[str, Field(pattern=r"\{label\}")]
-ScriptName = Annotated[str, Field(pattern=r"^[a-z]{1,32}$")]
 
 
 class Section(BaseModel):
@@ -67,7 +65,7 @@ class DataConfig(Section):
         description="Most words of a caption; a model reads about 60, or 50 characters of Chinese.",
     )
     max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
-    scripts: tuple[ScriptName, ...] = Field(
+    scripts: tuple[Annotated[str, Field(pattern=r"^[a-z]{1,32}$")], ...] = Field(
         (),
         description="Scripts of captions (latin, cjk, …; none for digits alone); empty for any.",
     )
@@ -319,7 +317,7 @@ class EvaluateConfig(Section):
         description="Columns of the side table whose values a query of fields puts before its "
         "noun, in this order.",
     )
-    prompts: tuple[Prompt, ...] = Field(
+    prompts: tuple[Annotated[str, Field(pattern=r"\{label\}")], ...] = Field(
         (
             "A photo of a {label}.",
             "a product photo of a {label}.",

@@ -30,13 +30,12 @@ def write_products(
     null.
     """
     kinds = ("text", "image") if columns == "pair" else (columns,)
-    embedding = pa.list_(pa.float32(), width)
     schema = pa.schema(
         [
             ("id", pa.string()),
             ("line", pa.int64()),
             *((name, pa.string()) for name in facts),
-            *((f"{kind}_embedding", embedding) for kind in kinds),
+            *((f"{kind}_embedding", pa.list_(pa.float32(), width)) for kind in kinds),
         ]
     )
 
@@ -56,5 +55,6 @@ def _fixed_lists(embeddings: "torch.Tensor | None") -> pa.Array | None:
     """Return embeddings [N, D] as an array of N lists of D floats, None for none."""
     if embeddings is None:
         return None
-    flat = pa.array(embeddings.numpy().ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(embeddings.numpy().ravel()), embeddings.shape[1]
+    )

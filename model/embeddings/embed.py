@@ -88,10 +88,10 @@ def _batches(towers: Towers, pairs: PairInput, batch_size: int, workers: int) ->
 def embed_captions(towers: Towers, captions: list[str], batch_size: int = 256) -> torch.Tensor:
     """Return the embeddings of captions, float32 L2-normalised on the CPU, [N, D]."""
     towers.clip.eval()
-    starts = range(0, len(captions), batch_size)
-    embedded = [
-        encode_texts(towers, captions[start : start + batch_size]).cpu() for start in starts
-    ]
+    embedded = (
+        encode_texts(towers, captions[start : start + batch_size]).cpu()
+        for start in range(0, len(captions), batch_size)
+    )
     return torch.cat([torch.empty(0, towers.embed_dim), *embedded])
 
 

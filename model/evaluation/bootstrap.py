@@ -14,12 +14,12 @@ Shapes: Q queries, G groups, F figures, B draws at a time.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from model.evaluation.retrieval import Direction, Floats, Ints, RetrievalResult
 
-LOW_HIGH = (2.5, 97.5)  # percentiles of a 95 % interval
 COUNTS_AT_ONCE = 2_000_000  # of 8 bytes: 16 MB, and as much again for their float copy
 
 
@@ -69,8 +69,7 @@ def exchanged_share(new: RetrievalResult, old: RetrievalResult, draws: int, seed
 
     def draw(rows: int) -> Floats:
         kept = generator.binomial(times, 0.5, (rows, len(distinct)))
-        ahead: Floats = (2 * kept - times) @ distinct
-        return ahead
+        return cast("Floats", (2 * kept - times) @ distinct)
 
     lead = draw_in_blocks(draw, draws, len(distinct))
     # The observed order is one of the exchanges, so the share is never 0.
@@ -113,7 +112,7 @@ def group_sums(values_QF: Floats, group_Q: Ints, groups: int) -> Floats:
 
 def interval_ends(resampled: Floats) -> tuple[float, float]:
     """Return the ends of the 95 % percentile interval of resampled values."""
-    low, high = np.percentile(resampled, LOW_HIGH)
+    low, high = np.percentile(resampled, (2.5, 97.5))
     return float(low), float(high)
 
 

@@ -11,8 +11,6 @@ Shapes: Q queries, C candidates, P pairs of a query with a right candidate, D di
 W columns of a tile.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -22,16 +20,6 @@ TILE_COLUMNS = 4096  # with 1,024 rows a tile is 16 MB and stays in the cache wh
 COUNTED_ROWS = 64  # of a tile, on a CPU: 1 MB (DECISIONS 30)
 # With more undecided pairs than this in a tile, its whole float64 product is the faster way.
 DENSE_SHARE = 1 / 64
-
-
-class _Bounds(NamedTuple):
-    """How many columns are possibly and how many certainly ahead of each row's right answer.
-
-    int64 [R] each.
-    """
-
-    possible: Tensor
-    certain: Tensor
 
 
 def count_ahead(
@@ -81,10 +69,10 @@ def count_ahead(
             tile_RW[right_R, right_W] = -torch.inf
 
             best_R, best_W = best_Q[rows], best_C[columns]
-            bounds_R, bounds_W = _bounds(tile_RW, best_R, best_W, margin)
-            ahead_Q2[rows] += _decide(tile_RW, bounds_R, best_R, margin, query_RD, candidate_WD)
+            bounds_2R, bounds_2W = _bounds(tile_RW, best_R, best_W, margin)
+            ahead_Q2[rows] += _decide(tile_RW, bounds_2R, best_R, margin, query_RD, candidate_WD)
             ahead_C2[columns] += _decide(
-                tile_RW.T, bounds_W, best_W, margin, candidate_WD, query_RD
+                tile_RW.T, bounds_2W, best_W, margin, candidate_WD, query_RD
             )
     return ahead_Q2.cpu(), ahead_C2.cpu()
 
@@ -113,8 +101,10 @@ def checked(query_QD: Tensor, candidate_CD: Tensor, block_rows: int) -> tuple[Te
             )
 
     device = "cpu" if query_QD.device.type == "mps" else query_QD.device  # MPS has no float64
-    query_QD, candidate_CD = query_QD.detach(), candidate_CD.detach()
-    return query_QD.to(device, torch.float32), candidate_CD.to(device, torch.float32)
+    return (
+        query_QD.detach().to(device, torch.float32),
+        candidate_CD.detach().to(device, torch.float32),
+    )
 
 
 def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
@@ -122,24 +112,24 @@ def _best(similarity_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
 
     Nothing is ahead of +inf.
     """
-    worst = similarity_P.new_full((rows,), -torch.inf)
-    best = worst.scatter_reduce(0, row_P, similarity_P, "amax")
+    best = similarity_P.new_full((rows,), -torch.inf)
+    best.scatter_reduce_(0, row_P, similarity_P, "amax")
     return torch.where(best.isinf(), torch.inf, best)
 
 
 def _bounds(
     tile_RW: Tensor, best_R: Tensor, best_W: Tensor, margin: float
-) -> tuple[_Bounds, _Bounds]:
+) -> tuple[Tensor, Tensor]:
     """Count what is possibly and what is certainly ahead of each row's and column's right answer.
 
-    The tile is right within ``margin``. A CPU counts a few rows at a time, so that what it compares
-    into stays in the cache: half the time of comparing the tile whole (DECISIONS 30).
+    Returns int64 [2, R] of the rows, possibly first, and [2, W] of the columns. The tile is right
+    within ``margin``. A CPU counts a few rows at a time, so that what it compares into stays in the
+    cache: half the time of comparing the tile whole (DECISIONS 30).
     """
     at_once = COUNTED_ROWS if tile_RW.device.type == "cpu" else len(tile_RW)
     scratch_RW = tile_RW.new_empty(min(at_once, len(tile_RW)), tile_RW.shape[1])
     of_rows, of_columns = (
-        _Bounds(*(torch.zeros_like(best, dtype=torch.int64) for _ in range(2)))
-        for best in (best_R, best_W)
+        best.new_zeros(2, len(best), dtype=torch.int64) for best in (best_R, best_W)
     )
     tests = (
         (torch.ge, best_R - margin, best_W - margin),
@@ -152,14 +142,14 @@ def _bounds(
         for kind, (test, limit_R, limit_W) in enumerate(tests):
             # Comparing into floats and summing those is 5 to 30 times as fast as into booleans;
             # below 2^24 exact.
-            of_rows[kind][rows] = test(some_RW, limit_R[rows, None], out=out_RW).sum(1).long()
+            of_rows[kind, rows] = test(some_RW, limit_R[rows, None], out=out_RW).sum(1).long()
             of_columns[kind].add_(test(some_RW, limit_W, out=out_RW).sum(0).long())
     return of_rows, of_columns
 
 
 def _decide(
     tile_RW: Tensor,
-    bounds_R: _Bounds,
+    bounds_2R: Tensor,
     best_R: Tensor,
     margin: float,
     row_RD: Tensor,
@@ -169,7 +159,7 @@ def _decide(
 
     Returns int64 [R, 2]; -inf marks right answers. Within ``margin`` the exact similarity decides.
     """
-    possible_R, certain_R = bounds_R
+    possible_R, certain_R = bounds_2R
     counts_R2 = torch.stack([certain_R, torch.zeros_like(certain_R)], dim=1)
     undecided = int((possible_R - certain_R).sum())
     if undecided == 0:

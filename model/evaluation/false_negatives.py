@@ -9,13 +9,12 @@ and finds the first answers of the captions that miss.
 Shapes: Q captions, C images, D dimensions.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from model.evaluation.retrieval import RelevantPairs, ranks, top_k
+from model.evaluation.retrieval import RelevantPairs, ranks, top_k, values_by_key
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ def audit(
     first = top_k(text_QD[missed], image_CD, 1, block_rows, right)[1][:, 0].tolist()
 
     # The images of captions that name each concept.
-    naming = defaultdict[int, set[int]](set)
-    for query, image in zip(related.query.tolist(), related.candidate.tolist(), strict=True):
-        for concept in concepts[query]:
-            naming[concept].add(image)
+    edges = zip(related.query.tolist(), related.candidate.tolist(), strict=True)
+    naming = values_by_key(
+        (concept, image) for query, image in edges for concept in concepts[query]
+    )
 
     rights = torch.bincount(related.query, minlength=len(found)).tolist()
     judged = satisfied = 0

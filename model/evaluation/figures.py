@@ -49,10 +49,9 @@ def measure(
     """
     sides = [getattr(result, name) for name in DIRECTIONS]
     names, group = np.unique(np.concatenate(groups), return_inverse=True)
-    of_side = np.split(group, [len(groups[0])])
     drawn = [
         _resampled_side(side, part, len(names), draws, seed)
-        for side, part in zip(sides, of_side, strict=True)
+        for side, part in zip(sides, np.split(group, [len(groups[0])]), strict=True)
     ]
 
     # Ranks as they are, and as they were if every tie went to the model.

@@ -10,7 +10,6 @@ Shapes: Q captions, C images, P pairs, K candidates of a query (the right one fi
 -1), D dimensions.
 """
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -20,11 +19,11 @@ from torch import Tensor
 
 from model.evaluation.retrieval import (
     Direction,
-    Found,
     Ints,
     RelevantPairs,
     RetrievalResult,
     relate,
+    values_by_key,
 )
 from model.evaluation.similarity import exact_similarity
 
@@ -56,14 +55,10 @@ def relate_products(
     caption_at = {caption_hashes[row]: at for at, row in enumerate(related.caption_row.tolist())}
     image_at = {image_hashes[row]: at for at, row in enumerate(related.image_row.tolist())}
 
-    captions, images = defaultdict[Hashable, set[int]](set), defaultdict[Hashable, set[int]](set)
-    for caption, image, product in zip(caption_hashes, image_hashes, products, strict=True):
-        captions[product].add(caption_at[caption])
-        images[product].add(image_at[image])
-
-    edges = sorted(
-        {(c, i) for product, named in captions.items() for c in named for i in images[product]}
-    )
+    rows = list(zip(caption_hashes, image_hashes, products, strict=True))
+    images = values_by_key((product, image_at[image]) for _, image, product in rows)
+    named = {(caption_at[caption], product) for caption, _, product in rows}
+    edges = sorted({(caption, image) for caption, product in named for image in images[product]})
     query, candidate = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
     return RelevantPairs(related.caption_row, related.image_row, query, candidate)
 
@@ -142,6 +137,10 @@ def _rank_among(query_QD: Tensor, candidate_CD: Tensor, drawn_QK: Ints, group_Q:
     right, wrong = similarity[:, :1], similarity[:, 1:]
     ahead, tied = (wrong >= right).sum(1), (wrong == right).sum(1)
 
-    found = Found((ahead + 1).numpy(), tied.numpy())
-    one_right = np.ones(len(drawn_QK), np.int64)
-    return Direction.of(found, one_right, is_there.sum(axis=1), group_Q)
+    return Direction.of(
+        rank_Q=(ahead + 1).numpy(),
+        tied_Q=tied.numpy(),
+        right_Q=np.ones(len(drawn_QK), np.int64),
+        candidates_Q=is_there.sum(axis=1),
+        group_Q=group_Q,
+    )

@@ -8,7 +8,6 @@ Shapes: Q queries, C distinct images, P pairs of a query with a right image, D d
 answers.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,16 @@ import torch
 
 from model.concepts.mining import Phrases
 from model.concepts.rewording import FEWEST, choose_concepts
-from model.evaluation.retrieval import RANK_AT, Floats, Ints, RelevantPairs, chance, ranks, top_k
+from model.evaluation.retrieval import (
+    RANK_AT,
+    Floats,
+    Ints,
+    RelevantPairs,
+    chance,
+    ranks,
+    top_k,
+    values_by_key,
+)
 
 MAX_QUERIES = 2000
 MOST_ANSWERS = 10
@@ -70,13 +78,10 @@ def keyword_queries(
     query are the images of all captions that name all of its concepts, whatever else they say.
     """
     named = [phrases.find(caption) for caption in captions]
-    naming = defaultdict[int, set[int]](set)
-    for caption, concepts in enumerate(named):
-        for number in concepts:
-            naming[number].add(caption)
-    images = defaultdict[int, list[int]](list)
-    for caption, image in zip(related.query.tolist(), related.candidate.tolist(), strict=True):
-        images[caption].append(image)
+    naming = values_by_key(
+        (number, caption) for caption, concepts in enumerate(named) for number in concepts
+    )
+    images = values_by_key(zip(related.query.tolist(), related.candidate.tolist(), strict=True))
 
     # Captions that name the same concepts are one query.
     able = [caption for caption, concepts in enumerate(named) if len(concepts) >= FEWEST]
@@ -104,16 +109,16 @@ def field_queries(
     of the others a query has one to all, in the order of ``columns``. Right are all images whose
     fields have these values. Queries of equal words are one.
     """
-    present = [column for column in columns if column in fields]
     count = max(map(len, fields.values()), default=0)
     known = [
-        [(column, fields[column][image].lower()) for column in present if fields[column][image]]
+        [
+            (column, fields[column][image].lower())
+            for column in columns
+            if column in fields and fields[column][image]
+        ]
         for image in range(count)
     ]
-    holders = defaultdict[tuple[str, str], set[int]](set)
-    for image, each in enumerate(known):
-        for field in each:
-            holders[field].add(image)
+    holders = values_by_key((field, image) for image, each in enumerate(known) for field in each)
 
     able = [image for image, each in enumerate(known) if len(each) > 1]
     rights: dict[str, list[int]] = {}
@@ -124,9 +129,8 @@ def field_queries(
             len(others), generator.integers(1, len(others), endpoint=True), replace=False
         )
         chosen = [*(others[place] for place in sorted(wanted.tolist())), noun]
-        text = " ".join(value for _, value in chosen)
-        if text not in rights:
-            rights[text] = sorted(set.intersection(*(holders[field] for field in chosen)))
+        right = sorted(set.intersection(*(holders[field] for field in chosen)))
+        rights.setdefault(" ".join(value for _, value in chosen), right)
     return _queries(rights.items())
 
 
@@ -135,11 +139,8 @@ def label_queries(label_C: Sequence[str]) -> KeywordQueries:
 
     No label is no query.
     """
-    holders = defaultdict[str, list[int]](list)
-    for image, label in enumerate(label_C):
-        if label:
-            holders[label.lower()].append(image)
-    return _queries(sorted(holders.items()))
+    holders = values_by_key((label.lower(), image) for image, label in enumerate(label_C) if label)
+    return _queries([(label, sorted(images)) for label, images in sorted(holders.items())])
 
 
 def caption_queries(
@@ -153,9 +154,8 @@ def caption_queries(
     place_of = torch.full((len(captions),), -1)
     place_of[spread] = torch.arange(len(spread))
     query = place_of[related.query]
-    is_chosen = query >= 0
     texts = tuple(captions[number] for number in spread.tolist())
-    return KeywordQueries(texts, query[is_chosen], related.candidate[is_chosen])
+    return KeywordQueries(texts, query[query >= 0], related.candidate[query >= 0])
 
 
 def product_embeddings(
@@ -165,8 +165,9 @@ def product_embeddings(
 
     Marqo searches products so.
     """
-    mixed = IMAGE_SHARE * image_CD + CAPTION_SHARE * text_QD[caption_C]
-    return torch.nn.functional.normalize(mixed, dim=1)
+    return torch.nn.functional.normalize(
+        IMAGE_SHARE * image_CD + CAPTION_SHARE * text_QD[caption_C], dim=1
+    )
 
 
 def score_queries(
@@ -181,9 +182,7 @@ def score_queries(
     _, answers = top_k(text_QD, candidate_CD, MOST_ANSWERS, block_rows, right)
     rank_Q = ranks(text_QD, candidate_CD, *right, block_rows).numpy()
 
-    answers_of = defaultdict[int, set[int]](set)
-    for query, candidate in zip(queries.query.tolist(), queries.candidate.tolist(), strict=True):
-        answers_of[query].add(candidate)
+    answers_of = values_by_key(zip(queries.query.tolist(), queries.candidate.tolist(), strict=True))
     is_right = np.array(
         [[a in answers_of[q] for a in row] for q, row in enumerate(answers.tolist())],
         dtype=np.float64,

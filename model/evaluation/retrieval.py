@@ -9,9 +9,10 @@ Shapes: Q queries (in `evaluate_retrieval` distinct captions), C candidates (dis
 pairs of a query with a right candidate, D dimensions, K answers; R rows of a block.
 """
 
-from collections.abc import Hashable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ DIRECTIONS = ("text_to_image", "image_to_text")
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class RelevantPairs:
         """
         group_Q = torch.arange(len(self.caption_row))
         while True:
-            unknown_C = torch.full((len(self.image_row),), len(group_Q))
-            group_C = unknown_C.scatter_reduce_(0, self.candidate, group_Q[self.query], "amin")
+            group_C = torch.full((len(self.image_row),), len(group_Q))
+            group_C.scatter_reduce_(0, self.candidate, group_Q[self.query], "amin")
             next_Q = group_Q.scatter_reduce(0, self.query, group_C[self.candidate], "amin")
 
             # Jump to the group of one's group, so that long chains end in few rounds.
@@ -57,17 +61,6 @@ class RelevantPairs:
             if torch.equal(next_Q, group_Q):
                 return group_Q, group_C
             group_Q = next_Q
-
-
-class Found(NamedTuple):
-    """Where each query's best right answer stands, int64 [Q] each.
-
-    ``rank`` 1 is first; ``tied`` counts its wrong equals. These are counted in the rank, so
-    ``rank - tied`` is the rank if they stood behind.
-    """
-
-    rank: Ints
-    tied: Ints
 
 
 @dataclass(frozen=True)
@@ -91,21 +84,23 @@ class Direction:
     tied: Ints = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, found: Found, right_Q: Ints, candidates_Q: Ints, group_Q: Ints) -> Self:
-        """Summarise ranks.
+    def of(
+        cls, rank_Q: Ints, tied_Q: Ints, right_Q: Ints, candidates_Q: Ints, group_Q: Ints
+    ) -> Self:
+        """Summarise where each query's best right answer stands, int64 [Q], 1 is first.
 
-        ``right_Q`` and ``candidates_Q``, int64 [Q], count each query's right answers and its
-        candidates.
+        ``tied_Q`` counts its wrong equals, which are counted in the rank, ``right_Q`` and
+        ``candidates_Q`` each query's right answers and its candidates.
         """
         return cls(
-            queries=len(found.rank),
+            queries=len(rank_Q),
             candidates=int(candidates_Q.max()),
-            rank_at={k: float((found.rank <= k).mean()) for k in RANK_AT},
-            median_rank=float(np.median(found.rank)),
+            rank_at={k: float((rank_Q <= k).mean()) for k in RANK_AT},
+            median_rank=float(np.median(rank_Q)),
             chance_at={k: chance(right_Q, candidates_Q, k) for k in RANK_AT},
-            ranks=found.rank,
+            ranks=rank_Q,
             group=group_Q,
-            tied=found.tied,
+            tied=tied_Q,
         )
 
     @property
@@ -114,8 +109,8 @@ class Direction:
 
         Their mean is the direction's part of the mean recall.
         """
-        hits: Floats = np.mean([self.ranks <= k for k in RANK_AT], axis=0, dtype=np.float64)
-        return hits
+        hits = np.mean([self.ranks <= k for k in RANK_AT], axis=0, dtype=np.float64)
+        return cast("Floats", hits)
 
     def to_json(self) -> dict[str, float]:
         """Return the figures as a flat mapping, without the ranks."""
@@ -170,8 +165,8 @@ def relate(caption_hashes: Sequence[Hashable], image_hashes: Sequence[Hashable])
     captions, caption_row = _distinct(caption_hashes)
     images, image_row = _distinct(image_hashes)
     pairs = zip(caption_hashes, image_hashes, strict=True)
-    edges = list(dict.fromkeys((captions[caption], images[image]) for caption, image in pairs))
-    query, candidate = torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    edges = dict.fromkeys((captions[caption], images[image]) for caption, image in pairs)
+    query, candidate = torch.tensor([*edges], dtype=torch.int64).reshape(-1, 2).unbind(1)
     return RelevantPairs(caption_row, image_row, query, candidate)
 
 
@@ -201,9 +196,15 @@ def evaluate_retrieval(
     for counted, own, others, group in zip(
         ahead, edges, (image_CD, text_QD), related.groups(), strict=True
     ):
-        found = Found((counted[:, 0] + 1).numpy(), counted[:, 1].clone().numpy())
-        candidates = np.full(len(counted), len(others))
-        sides.append(Direction.of(found, np.bincount(own), candidates, group.numpy()))
+        sides.append(
+            Direction.of(
+                rank_Q=(counted[:, 0] + 1).numpy(),
+                tied_Q=counted[:, 1].clone().numpy(),
+                right_Q=np.bincount(own),
+                candidates_Q=np.full(len(counted), len(others)),
+                group_Q=group.numpy(),
+            )
+        )
     return RetrievalResult(*sides)
 
 
@@ -274,6 +275,14 @@ def chance(right_Q: Ints, candidates: Ints | int, k: int) -> float:
     missed = np.maximum(candidates_Q1 - right_Q[:, None] - drawn, 0)
     miss_QK = missed / np.maximum(candidates_Q1 - drawn, 1)
     return float(1 - miss_QK.prod(axis=1).mean())
+
+
+def values_by_key(pairs: Iterable[tuple[_Key, _Value]]) -> defaultdict[_Key, set[_Value]]:
+    """Collect the distinct values that stand beside each key; none beside an unknown one."""
+    found = defaultdict[_Key, set[_Value]](set)
+    for key, value in pairs:
+        found[key].add(value)
+    return found
 
 
 def _distinct(hashes: Sequence[Hashable]) -> tuple[dict[Hashable, int], Tensor]:

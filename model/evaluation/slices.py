@@ -14,6 +14,7 @@ Shapes: N products, S slices.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from model.evaluation.retrieval import Floats, Ints, RetrievalResult
 from model.pairs.words import words_of
 
 PERMUTATIONS = 2000
-QUANTILES = 4
 Z = 1.959964  # of a 95 % interval
 
 
@@ -55,8 +55,7 @@ def product_recall(result: RetrievalResult, groups: tuple[Ints, Ints]) -> tuple[
     means = []
     for side, group in zip((result.text_to_image, result.image_to_text), groups, strict=True):
         at = np.searchsorted(names, group)
-        sums = np.bincount(at, side.hits, minlength=len(names))
-        means.append(sums / np.bincount(at, minlength=len(names)))
+        means.append(np.bincount(at, side.hits, len(names)) / np.bincount(at, minlength=len(names)))
     return names, np.mean(means, axis=0)
 
 
@@ -71,18 +70,21 @@ def slice_products(
     ``labels`` holds the label of each product, [N] a column. A slice that is the whole split has no
     rest and no gap.
     """
-    names, rows = list[tuple[str, str]](), []
-    for column, label_N in labels.items():
-        label = np.array(label_N, dtype=object)
-        for name in sorted(set(label_N) - {""}):
-            names.append((column, name))
-            rows.append(label == name)
+    columns = {column: np.array(label_N, dtype=object) for column, label_N in labels.items()}
+    names = [(column, name) for column in labels for name in sorted(set(labels[column]) - {""})]
     if not names:
         return []
 
-    member_SN = np.array(rows, dtype=np.float64)
+    member_SN = np.array([columns[column] == name for column, name in names], dtype=np.float64)
     observed_S = _standardised_gaps(value_N[None], member_SN)[0]
-    worst = _worst_gaps(value_N, member_SN, seed, permutations)
+    generator = np.random.default_rng(seed)
+
+    def permute(rows: int) -> Floats:
+        shuffled = generator.permuted(np.broadcast_to(value_N, (rows, len(value_N))), axis=1)
+        return cast("Floats", _standardised_gaps(shuffled, member_SN).min(axis=1))
+
+    # The lowest standardised gap of any slice in each permutation.
+    worst = draw_in_blocks(permute, permutations, len(value_N))
     total, products, slices = value_N.sum(), len(value_N), []
     for number, (column, name) in enumerate(names):
         size = int(member_SN[number].sum())
@@ -102,7 +104,7 @@ def worst_slices(slices: Sequence[Slice], most: int = 10, p: float = 0.05) -> li
 
     At most ``most``.
     """
-    worse = [each for each in slices if each.p <= p and each.gap < 0]
+    worse = (each for each in slices if each.p <= p and each.gap < 0)
     return sorted(worse, key=lambda each: each.gap)[:most]
 
 
@@ -118,9 +120,9 @@ def wilson(share: float, size: int) -> tuple[float, float]:
 
 def length_labels(captions: Sequence[str]) -> list[str]:
     """Return the quarter by number of words that each caption is in, such as ``3 to 5 words``."""
-    lengths = np.array([len(words_of(caption)) for caption in captions])
     return _quarters(
-        lengths, lambda low, high: f"{low} words" if low == high else f"{low} to {high} words"
+        np.array([len(words_of(caption)) for caption in captions]),
+        lambda low, high: f"{low} words" if low == high else f"{low} to {high} words",
     )
 
 
@@ -130,10 +132,10 @@ def age_labels(dates: Sequence[str]) -> list[str]:
     No date has no label.
     """
     dated = [date for date in dates if date]
-    known = np.unique(dated)
     if not dated:
         return [""] * len(dates)
 
+    known = np.unique(dated)
     named = iter(
         _quarters(
             np.searchsorted(known, dated),
@@ -148,26 +150,13 @@ def _quarters(values: Ints, name: Callable[[int, int], str]) -> list[str]:
 
     Equal values stay together.
     """
-    shares = np.arange(1, QUANTILES) / QUANTILES
-    cuts = np.unique(np.quantile(values, shares, method="inverted_cdf"))
+    cuts = np.unique(np.quantile(values, (0.25, 0.5, 0.75), method="inverted_cdf"))
     part = np.searchsorted(cuts, values)
     ends = {
         number: (values[part == number].min(), values[part == number].max())
         for number in np.unique(part)
     }
     return [name(*ends[number]) for number in part]
-
-
-def _worst_gaps(value_N: Floats, member_SN: Floats, seed: int, permutations: int) -> Floats:
-    """Return the lowest standardised gap of any slice in each permutation, [permutations]."""
-    generator = np.random.default_rng(seed)
-
-    def permute(rows: int) -> Floats:
-        shuffled = generator.permuted(np.broadcast_to(value_N, (rows, len(value_N))), axis=1)
-        worst: Floats = _standardised_gaps(shuffled, member_SN).min(axis=1)
-        return worst
-
-    return draw_in_blocks(permute, permutations, len(value_N))
 
 
 def _standardised_gaps(value_BN: Floats, member_SN: Floats) -> Floats:

@@ -86,6 +86,9 @@ def classify(
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (truth, given), 1)
     hits = {"accuracy": is_right.astype(np.float64)}
-    accuracy = figures_of(hits, groups[rows], draws, seed)["accuracy"]
-    macro = float((np.diag(confusion) / confusion.sum(axis=1)).mean())
-    return Classified(tuple(labels), accuracy, macro, confusion)
+    return Classified(
+        labels=tuple(labels),
+        accuracy=figures_of(hits, groups[rows], draws, seed)["accuracy"],
+        macro=float((np.diag(confusion) / confusion.sum(axis=1)).mean()),
+        confusion=confusion,
+    )

@@ -13,10 +13,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.towers.towers import NamedTensors
 
-# Two recalls that differ by less are equal: rounding is far below, one query of a million far
-# above.
-RECALL_EPS = 1e-9
-
 
 class WeightAverage:
     """The exponential moving average of a model's parameters.
@@ -37,8 +33,7 @@ class WeightAverage:
         """Add the weights after a 0-based step; the decay grows as (1 + step) / (10 + step)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        weights = [value.detach() for value in self._parameters.values()]
-        average(list(self._average.values()), weights, None)
+        average([*self._average.values()], [p.detach() for p in self._parameters.values()], None)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -81,5 +76,7 @@ def interpolate(start: NamedTensors, trained: NamedTensors, coefficient: float) 
 
 def choose_coefficient(recalls: Mapping[float, float], tolerance: float) -> float:
     """Choose the smallest coefficient whose mean recall is within ``tolerance`` of the best."""
-    least = max(recalls.values()) - tolerance - RECALL_EPS
+    # Recalls that differ by less than 1e-9 are equal: rounding is far below, one query of a million
+    # far above.
+    least = max(recalls.values()) - tolerance - 1e-9
     return min(coefficient for coefficient, recall in recalls.items() if recall >= least)

@@ -72,18 +72,21 @@ def _load(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: no {STATE_FILE}, so it is no checkpoint; remove it")
 
     try:
-        tensors = {
-            Path(name).stem: load_file(folder / name)
-            for name in names
-            if name.endswith(".safetensors")
-        }
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        return Checkpoint(
+            folder,
+            int(folder.name.removeprefix("step-")),
+            tensors={
+                Path(name).stem: load_file(folder / name)
+                for name in names
+                if name.endswith(".safetensors")
+            },
+            state=json.loads((folder / STATE_FILE).read_text(encoding="utf-8")),
+        )
     except (OSError, SafetensorError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise CheckpointError(
             f"{folder}: holds something else than tensors and JSON ({reason}); remove it"
         ) from None
-    return Checkpoint(folder, int(folder.name.removeprefix("step-")), tensors, state)
 
 
 def _steps(root: Path) -> list[Path]:

@@ -17,7 +17,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -27,15 +28,15 @@ from model.errors import CheckpointError, CommerceClipError, PeerLost
 
 _Answer = TypeVar("_Answer")
 
-# The longest that a process waits for another, which may be validating the data; one that ended is
-# noticed at once, because its connections close.
-TIMEOUT = timedelta(hours=12)
 BUCKET_NUMBERS = 16_000_000
 
 
 @contextmanager
-def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+def launched_group(timeout: timedelta = timedelta(hours=12)) -> Iterator[None]:
     """Join the processes that torchrun started while the block runs; alone, do nothing.
+
+    ``timeout`` is the longest that a process waits for another, which may be validating the data;
+    one that ended is noticed at once, because its connections close.
 
     Raises:
         PeerLost: the others did not come.
@@ -62,9 +63,8 @@ def launched_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
 
 def rank_of_world() -> tuple[int, int]:
     """Return this process's rank and the number of processes, (0, 1) of one that is alone."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+    is_grouped = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if is_grouped else (0, 1)
 
 
 def is_main() -> bool:
@@ -87,9 +87,11 @@ def broadcast_object(value: Any) -> Any:
     encoded = json.dumps(value).encode() if is_main() else b""
     length = torch.tensor(len(encoded), device=_message_device())
     _together(lambda: distributed.broadcast(length, src=0))
-    message = torch.zeros(int(length), dtype=torch.uint8, device=length.device)
-    if is_main():
-        message.copy_(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+    message = (
+        torch.frombuffer(bytearray(encoded), dtype=torch.uint8).to(length.device)
+        if is_main()
+        else torch.zeros(int(length), dtype=torch.uint8, device=length.device)
+    )
     _together(lambda: distributed.broadcast(message, src=0))
     return json.loads(bytes(message.tolist()))
 
@@ -108,8 +110,7 @@ def ask_main(question: Callable[[], _Answer]) -> _Answer:
     reply = broadcast_object(reply)
     if "error" in reply:
         raise getattr(errors, reply["error"])(reply["message"])
-    answer: _Answer = reply["answer"]
-    return answer
+    return cast("_Answer", reply["answer"])
 
 
 def any_rank(*wishes: bool) -> tuple[bool, ...]:
@@ -140,10 +141,7 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
     Each brings equally many. A process that is alone gets the very tensor that it brought.
     """
-    if rank_of_world()[1] == 1:
-        return rows
-    gathered: torch.Tensor = _Gather.apply(rows)
-    return gathered
+    return rows if rank_of_world()[1] == 1 else cast("torch.Tensor", _Gather.apply(rows))
 
 
 class _Gather(torch.autograd.Function):
@@ -171,19 +169,15 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def average_(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Replace each float32 tensor by its mean over the processes, and return them."""
-    if rank_of_world()[1] > 1:
+    world = rank_of_world()[1]
+    if world > 1:
         for bucket in _buckets(tensors):
-            _average_together(bucket)
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            _together(partial(distributed.all_reduce, flat))
+            means = torch.split(flat.div_(world), [tensor.numel() for tensor in bucket])
+            for tensor, mean in zip(bucket, means, strict=True):
+                tensor.copy_(mean.view_as(tensor))
     return tensors
-
-
-def _average_together(tensors: list[torch.Tensor]) -> None:
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    _together(lambda: distributed.all_reduce(flat))
-    flat /= rank_of_world()[1]
-    means = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, mean in zip(tensors, means, strict=True):
-        tensor.copy_(mean.view_as(tensor))
 
 
 def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -10,7 +10,7 @@ Source: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memo
 Shapes: B pairs of the batch, D embedding width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -51,24 +51,18 @@ def backward_in_parts(
 
     # Forward again with a graph, which carries each part's gradients into the towers.
     after = _RandomState(device)
-    gradients = zip(split(_gradient(image_BD)), split(_gradient(text_BD)), strict=True)
-    for part, state, gradient in zip(parts, states, gradients, strict=True):
+    gradients = (
+        split(torch.zeros_like(side) if side.grad is None else side.grad)
+        for side in (image_BD, text_BD)
+    )
+    for part, state, gradient in zip(parts, states, zip(*gradients, strict=True), strict=True):
         state.restore()
-        _backward(embed(*part), gradient)
+        # A frozen tower's embeddings have no graph.
+        both = zip(embed(*part), gradient, strict=True)
+        learning = [(made, grad) for made, grad in both if made.requires_grad]
+        torch.autograd.backward([made for made, _ in learning], [grad for _, grad in learning])
     after.restore()
     return terms
-
-
-def _gradient(embedding: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(embedding) if embedding.grad is None else embedding.grad
-
-
-def _backward(embeddings: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
-    """Carry the gradients of embeddings into what made them; a frozen tower's have no graph."""
-    learning = [number for number, embedding in enumerate(embeddings) if embedding.requires_grad]
-    torch.autograd.backward(
-        [embeddings[number] for number in learning], [gradients[number] for number in learning]
-    )
 
 
 class _RandomState:

@@ -10,7 +10,6 @@ fetched from the device every `FETCH_EVERY` steps, not each step.
 import logging
 import math
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -58,9 +57,6 @@ from model.training.state import Keeper, TrainState
 from model.training.update import Updater
 
 FETCH_EVERY = 10
-INTERPOLATED = "interpolated"
-REWIND_RATE = 0.5
-ADVICE = "lower lr, lengthen warmup_steps, or use precision fp32"
 
 # What torch's allocator, C++ and oneDNN (which needs memory for the code that it makes) say when
 # there is no more.
@@ -94,8 +90,7 @@ def train(towers: Towers, stage: Stage, callbacks: Callbacks) -> TrainState:
         callbacks = Callbacks(should_stop=callbacks.should_stop)
 
     start = copy_weights(towers.clip) if config.interpolation else None
-    devices = [towers.device] if towers.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng([towers.device] if towers.device.type == "cuda" else []):
         state = _Loop(towers, stage, callbacks).run()
     if start is not None:
         _interpolate_best(stage, towers, start, state)
@@ -127,21 +122,26 @@ class _Loop:
         vocabulary, self.concepts = label_concepts(stage.train, config)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
-        self.reword: Rewording | None = None
-        if config.keyword_share:
-            assert vocabulary is not None, "what keywords are taken from"
-            self.reword = Rewording(
+        self.reword = (
+            Rewording(
                 stage.train.index, towers.tokenizer, vocabulary, config.keyword_share, stage.seed
             )
+            if vocabulary is not None and config.keyword_share
+            else None
+        )
 
         # What is minimised, and how.
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
-        decay = config.ema_decay
-        self.average = WeightAverage(towers.clip, decay) if decay else None
-        teacher = Teacher(towers) if config.distill_weight else None
-        self.update = Updater(towers, self.objective, self.optimizer, config, teacher)
+        self.average = WeightAverage(towers.clip, config.ema_decay) if config.ema_decay else None
+        self.update = Updater(
+            towers,
+            self.objective,
+            self.optimizer,
+            config,
+            teacher=Teacher(towers) if config.distill_weight else None,
+        )
 
         # What a checkpoint holds beside the counters of the state.
         parts = {
@@ -153,8 +153,9 @@ class _Loop:
             parts["average"] = self.average
         self.keeper = Keeper(stage.folder, parts, config.checkpoint_share, is_writer=is_main())
 
-        size = config.batch_size
-        self.sampler = Sampler(len(stage.train), size, stage.seed, self.rank, self.world)
+        self.sampler = Sampler(
+            len(stage.train), config.batch_size, stage.seed, self.rank, self.world
+        )
         self.steps = self.sampler.batches_an_epoch * config.epochs
         self.meter = Meter(towers, stage.peak_flops)
         self.pending: list[_Pending] = []
@@ -177,21 +178,18 @@ class _Loop:
         except TrainingDiverged as error:
             if self.config.on_divergence != "rewind" or self.state.rewinds:
                 raise
-            self._rewind(error)
+            self.pending.clear()
+            state = self.keeper.resume()
+            if state is None:
+                raise
+            log.warning("%s; going back to step %d with half the rate", error, state.step)
+
+            # The checkpoint records that the rate is halved from there on.
+            barrier()  # nobody may replace a checkpoint that another still reads
+            self.state = replace(state, rewinds=1)
+            self.keeper.save(self.state)
             self._run_epochs()
         return self.state
-
-    def _rewind(self, error: TrainingDiverged) -> None:
-        """Go back to the newest checkpoint, and record that the rate is halved from there on."""
-        self.pending.clear()
-        state = self.keeper.resume()
-        if state is None:
-            raise error
-        log.warning("%s; going back to step %d with half the rate", error, state.step)
-        barrier()  # nobody may replace a checkpoint that another still reads
-        self.state = state
-        self.state.rewinds = 1
-        self.keeper.save(self.state)
 
     # ---------------------------------------------------------------------------------------------
     # An epoch
@@ -207,28 +205,25 @@ class _Loop:
             self.keeper.save(self.state)
             raise
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            # On the CPU torch and oneDNN raise a plain RuntimeError.
+            is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            if not is_known and not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
-            raise self._out_of_memory() from error
+
+            size = self.config.batch_size
+            at_once = self.config.micro_batch_size or size // self.world
+            smaller = max(1, min(at_once, size // self.world) // 2)
+            raise OutOfMemory(
+                f"step {self.state.step + 1}: memory ran out with {at_once} pairs at a time; try "
+                f"batch_size {max(2, smaller * self.world)}, or keep batch_size {size} with "
+                f"micro_batch_size {smaller}; the last good checkpoint is {self.keeper.last_good()}"
+            ) from error
 
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of an epoch that are left."""
-        set_training(self.towers.clip, self.config)
-        end = (epoch + 1) * self.sampler.batches_an_epoch
-        self.meter.start()
-
-        for batch in self.meter.waiting(self._load_epoch(epoch)):
-            self._step(batch)
-            fault_point(f"step:{self.state.step}")
-            if len(self.pending) >= FETCH_EVERY:
-                self._fetch()
-            self._stop_or_save(is_last=self.state.step == end)
-        self._check()
-
-    def _load_epoch(self, epoch: int) -> Iterator[Batch]:
-        """Load the batches of an epoch that are left, ahead of the steps."""
         stage, config, towers = self.stage, self.config, self.towers
-        first = self.state.step - epoch * self.sampler.batches_an_epoch
+        set_training(towers.clip, config)
+        first = epoch * self.sampler.batches_an_epoch
         crop = Crop(
             towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing
         )
@@ -239,7 +234,16 @@ class _Loop:
                 batch = self.reword(batch, epoch)
             return pinned(batch) if towers.device.type == "cuda" else batch
 
-        return prefetch(self.sampler.batches(epoch, first * config.batch_size), load, stage.workers)
+        # Batches are loaded ahead of the steps.
+        self.meter.start()
+        rows = self.sampler.batches(epoch, (self.state.step - first) * config.batch_size)
+        for batch in self.meter.waiting(prefetch(rows, load, stage.workers)):
+            self._step(batch)
+            fault_point(f"step:{self.state.step}")
+            if len(self.pending) >= FETCH_EVERY:
+                self._fetch()
+            self._stop_or_save(is_last=self.state.step == first + self.sampler.batches_an_epoch)
+        self._check()
 
     def _stop_or_save(self, is_last: bool) -> None:
         """Stop or save where it is due; an epoch's last step is saved when it was validated."""
@@ -265,9 +269,15 @@ class _Loop:
     # ---------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch) -> None:
+        # What a step draws is a function of (seed, step, rank): 20 µs, a part of torch.manual_seed.
         state = self.state
-        _seed_step(self.towers.device, self.stage.seed, state.step, self.rank)
-        lr = learning_rate(state.step, self.steps, self.config) * REWIND_RATE**state.rewinds
+        sequence = np.random.SeedSequence((self.stage.seed, state.step, self.rank))
+        seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        torch.default_generator.manual_seed(seed)
+        if self.towers.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+        lr = learning_rate(state.step, self.steps, self.config) * 0.5**state.rewinds
         set_learning_rate(self.optimizer, lr)
 
         measured = self.update(batch, None if self.concepts is None else self.concepts[batch.rows])
@@ -300,25 +310,14 @@ class _Loop:
     def _check(self) -> None:
         """Fetch, and check the weights too: no loss has been computed since the last update."""
         self._fetch()
-        finite = [parameter.isfinite().all() for parameter in self.update.parameters]
-        if not bool(torch.stack(finite).all()):
+        if not bool(torch.stack([p.isfinite().all() for p in self.update.parameters]).all()):
             raise self._diverged(self.last, "the weights are NaN or infinite")
 
     def _diverged(self, pending: _Pending, what: str) -> TrainingDiverged:
-        lines = self.stage.train.index.where_all(pending.rows)
         return TrainingDiverged(
-            f"step {pending.step}: {what}; its batch is {lines}; the last good checkpoint is "
-            f"{self.keeper.last_good()}; {ADVICE}"
-        )
-
-    def _out_of_memory(self) -> OutOfMemory:
-        size = self.config.batch_size
-        at_once = self.config.micro_batch_size or size // self.world
-        smaller = max(1, min(at_once, size // self.world) // 2)
-        return OutOfMemory(
-            f"step {self.state.step + 1}: memory ran out with {at_once} pairs at a time; try "
-            f"batch_size {max(2, smaller * self.world)}, or keep batch_size {size} with "
-            f"micro_batch_size {smaller}; the last good checkpoint is {self.keeper.last_good()}"
+            f"step {pending.step}: {what}; its batch is "
+            f"{self.stage.train.index.where_all(pending.rows)}; the last good checkpoint is "
+            f"{self.keeper.last_good()}; lower lr, lengthen warmup_steps, or use precision fp32"
         )
 
     # ---------------------------------------------------------------------------------------------
@@ -351,24 +350,6 @@ class _Loop:
         self.callbacks.on_epoch(EpochRecord(state.epoch, state.step, metrics, is_best))
 
 
-def _seed_step(device: torch.device, seed: int, step: int, rank: int) -> None:
-    """Make what a step draws a function of (seed, step, rank).
-
-    About 20 µs, a fraction of torch.manual_seed.
-    """
-    (drawn,) = np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)
-    torch.default_generator.manual_seed(int(drawn >> np.uint64(1)))
-    if device.type == "cuda":
-        torch.cuda.manual_seed(int(drawn >> np.uint64(1)))
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Recognise memory's errors: on the CPU torch and oneDNN raise a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
-
-
 # -------------------------------------------------------------------------------------------------
 # End
 # -------------------------------------------------------------------------------------------------
@@ -376,22 +357,21 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 def _interpolate_best(stage: Stage, towers: Towers, start: NamedTensors, state: TrainState) -> None:
     """Try mixtures of start and best weights on valid; one that is chosen is kept as the best."""
-    config = stage.config
     trained = load_towers(stage.folder / state.best_folder, "cpu").clip.state_dict()
 
     recalls = {1.0: state.best_mean_recall}
-    for coefficient in sorted({*config.interpolation} - {1.0}):
+    for coefficient in sorted({*stage.config.interpolation} - {1.0}):
         towers.clip.load_state_dict(interpolate(start, trained, coefficient))
         recalls[coefficient] = stage.validate(towers)["mean_recall"]
 
     state.interpolations = [
         {"coefficient": a, "mean_recall": recall} for a, recall in sorted(recalls.items())
     ]
-    state.coefficient = choose_coefficient(recalls, config.interpolation_tolerance)
+    state.coefficient = choose_coefficient(recalls, stage.config.interpolation_tolerance)
     state.best_mean_recall = recalls[state.coefficient]
 
     towers.clip.load_state_dict(interpolate(start, trained, state.coefficient))
     if state.coefficient < 1:
+        state.best_folder = "interpolated"
         if is_main():
-            save_towers(towers, stage.folder / INTERPOLATED)
-        state.best_folder = INTERPOLATED
+            save_towers(towers, stage.folder / state.best_folder)

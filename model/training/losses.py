@@ -32,11 +32,11 @@ def info_nce(
     Supervision, figure 3.
     """
     from_image_LB = logit_scale * image_LD @ (text_LD if all_text_BD is None else all_text_BD).T
-    if all_image_BD is None or all_image_BD is image_LD:
-        from_text_LB = from_image_LB.T
-    else:
-        from_text_LB = logit_scale * text_LD @ all_image_BD.T
-
+    from_text_LB = (
+        from_image_LB.T
+        if all_image_BD is None or all_image_BD is image_LD
+        else logit_scale * text_LD @ all_image_BD.T
+    )
     if is_duplicate_LB is not None:
         from_image_LB = from_image_LB.masked_fill(is_duplicate_LB, -math.inf)
         from_text_LB = from_text_LB.masked_fill(is_duplicate_LB, -math.inf)
@@ -99,18 +99,14 @@ def concept_matching(
     modality, against each prototype. ``target_BC`` holds each pair's weights of its concepts,
     summing to 1, or a row of zeros for a caption that names none; such rows do not count.
     """
-    image_logits_BC = concept_scale * (image_BD - image_mean_D) @ prototypes_CD.T
-    text_logits_BC = concept_scale * (text_BD - text_mean_D) @ prototypes_CD.T
-
+    logits_BC = [
+        concept_scale * (side_BD - mean_D) @ prototypes_CD.T
+        for side_BD, mean_D in ((image_BD, image_mean_D), (text_BD, text_mean_D))
+    ]
+    # Cross entropies against distributions; a row of zeros adds nothing.
+    image, text = (-(target_BC * each_BC.log_softmax(dim=1)).sum() for each_BC in logits_BC)
     named_B = target_BC.sum(dim=1) > 0
-    image_loss = _soft_cross_entropy(image_logits_BC, target_BC)
-    text_loss = _soft_cross_entropy(text_logits_BC, target_BC)
-    return (image_loss + text_loss) / 2 / named_B.sum().clamp(min=1)
-
-
-def _soft_cross_entropy(logits_BC: torch.Tensor, target_BC: torch.Tensor) -> torch.Tensor:
-    """Sum the cross entropies against target distributions; a row of zeros adds nothing."""
-    return -(target_BC * logits_BC.log_softmax(dim=1)).sum()
+    return (image + text) / 2 / named_B.sum().clamp(min=1)
 
 
 def embedding_distance(

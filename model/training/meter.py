@@ -11,8 +11,9 @@ Source: Chowdhery et al. 2022, PaLM, appendix B (model FLOP utilisation).
 
 import copy
 import time
+import timeit
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,10 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.batches.loading import Batch
 from model.towers.towers import Towers
-
-SMALLEST_PROBE, LARGEST_PROBE = 256, 8192
-PROBE_S = 0.005
-REPEATS = 3
 
 
 class Rates(NamedTuple):
@@ -68,10 +65,9 @@ class Meter:
         """Count the pairs of a step of this process, and their FLOPs at the longest caption."""
         self._pairs += len(batch.rows)
         flops = self._pair_flops(int(batch.tokens.count_nonzero(dim=1).max()))
-        if flops is None or self._flops is None:
-            self._flops = None
-        else:
-            self._flops += len(batch.rows) * flops
+        self._flops = (
+            None if flops is None or self._flops is None else self._flops + len(batch.rows) * flops
+        )
 
     def read(self, world: int) -> Rates:
         """Compute the rates of the group, of as many processes as there are."""
@@ -110,8 +106,9 @@ class PairFlops:
 
     @cached_property
     def _image_flops(self) -> int:
-        shape = 1, 3, self._side, self._side
-        return self._hollow.flops(lambda clip: clip.encode_image(torch.empty(shape)))
+        return self._hollow.flops(
+            lambda clip: clip.encode_image(torch.empty(1, 3, self._side, self._side))
+        )
 
 
 def _read(clip: Any, tokens: int) -> None:
@@ -139,8 +136,10 @@ class Hollow:
             empty: dict[int, Any] = {
                 id(value): torch.empty(value.shape, dtype=value.dtype) for value in clip.buffers()
             }
-            for value in clip.parameters():
-                empty[id(value)] = torch.nn.Parameter(torch.empty(value.shape, dtype=value.dtype))
+            empty |= {
+                id(value): torch.nn.Parameter(torch.empty(value.shape, dtype=value.dtype))
+                for value in clip.parameters()
+            }
         self._clip = copy.deepcopy(clip, empty).eval()
 
     def flops(self, work: Callable[[Any], object]) -> int:
@@ -156,28 +155,18 @@ def measure_peak_flops(device: torch.device, precision: str) -> float:
     Products grow until one takes 5 ms, so that small and large devices are both busy.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    size, best = SMALLEST_PROBE, 0.0
-    # The first product sets the library up.
-    _product_seconds(torch.ones(size, size, device=device, dtype=dtype))
 
-    while size <= LARGEST_PROBE:
+    def multiply(factor: torch.Tensor) -> None:
+        torch.mm(factor, factor)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    best = 0.0
+    for size in (256, 512, 1024, 2048, 4096, 8192):
         factor = torch.ones(size, size, device=device, dtype=dtype)
-        seconds = min(_product_seconds(factor) for _ in range(REPEATS))
-        best = max(best, 2 * size**3 / seconds)
-        if seconds > PROBE_S:
+        # The first product sets the library up.
+        _, *seconds = timeit.repeat(partial(multiply, factor), number=1, repeat=4)
+        best = max(best, 2 * size**3 / min(seconds))
+        if min(seconds) > 0.005:
             break
-        size *= 2
     return best
-
-
-def _product_seconds(factor: torch.Tensor) -> float:
-    _synchronise(factor.device)
-    begin = time.perf_counter()
-    factor @ factor
-    _synchronise(factor.device)
-    return time.perf_counter() - begin
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -75,11 +75,11 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     Iterates in float32 on a CPU, where bf16 is slow or worse, and in bf16 on an accelerator, where
     that is enough.
     """
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide.to(torch.float32 if matrix.device.type == "cpu" else torch.bfloat16)
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    dtype = torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
+    x = (matrix.T if is_tall else matrix).to(dtype)
     x = x / x.norm().clamp(min=1e-7)
     for a, b, c in POLYNOMIALS:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    even: torch.Tensor = x.to(matrix.dtype)
-    return even.T if matrix.shape[0] > matrix.shape[1] else even
+    return (x.T if is_tall else x).to(matrix.dtype)

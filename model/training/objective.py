@@ -36,15 +36,6 @@ class EmbeddedPairs(NamedTuple):
     ids: torch.Tensor
     concepts: torch.Tensor | None = None
 
-    def of_all_processes(self) -> "EmbeddedPairs":
-        """Gather the pairs of the whole batch, those of every process."""
-        return EmbeddedPairs(
-            gather_rows(self.image),
-            gather_rows(self.text),
-            gather_rows(self.ids),
-            None if self.concepts is None else gather_rows(self.concepts),
-        )
-
 
 class Objective(torch.nn.Module):
     """InfoNCE or SigLIP's sigmoid loss, and beside it the terms that a queue serves, and a teacher.
@@ -69,19 +60,15 @@ class Objective(torch.nn.Module):
                 "set loss to info_nce or auto"
             )
         self.is_sigmoid = has_bias and stage.loss != "info_nce"
-        self.mask_duplicates = stage.mask_duplicates
-        self.weight, self.nearest_weight = stage.concept_weight, stage.nearest_weight
-        self.distill_weight = stage.distill_weight
+        self.stage = stage
 
         # Only what is used is made, because the buffers of all of it are in each checkpoint.
         self.queue: FeatureQueue | None = None
-        if vocabulary is not None and (self.weight or self.nearest_weight):
+        if vocabulary is not None and (stage.concept_weight or stage.nearest_weight):
             self.queue = FeatureQueue(stage.queue_size, len(vocabulary), towers.embed_dim)
             self.log_scale = torch.nn.Parameter(torch.tensor(math.log(CONCEPT_SCALE_START)))
-            self.register_buffer("idf", vocabulary.idf())
+            self.idf = torch.nn.Buffer(vocabulary.idf())
         self.to(towers.device)
-
-    idf: torch.Tensor
 
     def forward(
         self,
@@ -95,26 +82,36 @@ class Objective(torch.nn.Module):
         ``logit_scale`` is the factor itself, ``logit_bias`` what the towers of a sigmoid loss have
         beside it.
         """
-        everyone = pairs.of_all_processes()
+        # The pairs of the whole batch, those of every process.
+        everyone = EmbeddedPairs._make(
+            None if each is None else gather_rows(each) for each in pairs
+        )
         total = self._contrast(pairs, everyone, logit_scale, logit_bias)
         terms = {"sigmoid" if self.is_sigmoid else "info_nce": total}
 
         if self.queue is not None:
             # Neighbours are looked for before the batch is in the queue, prototypes made after.
-            if self.nearest_weight:
-                terms["nearest"] = self._nearest_loss(
-                    self.queue, pairs, everyone, logit_scale, logit_bias
+            if self.stage.nearest_weight:
+                # Images meet the nearest text of another caption in place of their own. Source: Li
+                # et al. 2022, Supervision Exists Everywhere (DeCLIP).
+                texts = self.queue.nearest_texts(everyone.text, everyone.ids[:, 0])
+                borrowed = texts[rank_of_world()[0] * len(pairs.ids) :][: len(pairs.ids)]
+                terms["nearest"] = self._contrast(
+                    pairs._replace(text=borrowed),
+                    everyone._replace(text=texts),
+                    logit_scale,
+                    logit_bias,
                 )
-                total = total + self.nearest_weight * terms["nearest"]
+                total = total + self.stage.nearest_weight * terms["nearest"]
             assert everyone.concepts is not None, "a queue is fed with what captions name"
             self.queue.push(everyone.image, everyone.text, everyone.concepts, everyone.ids[:, 0])
-            if self.weight:
+            if self.stage.concept_weight:
                 terms["concept"] = self._concept_loss(self.queue, pairs)
-                total = total + self.weight * terms["concept"]
+                total = total + self.stage.concept_weight * terms["concept"]
 
         if taught is not None:
             terms["distill"] = embedding_distance(pairs.image, pairs.text, *taught)
-            total = total + self.distill_weight * terms["distill"]
+            total = total + self.stage.distill_weight * terms["distill"]
         return {"loss": total, **terms}
 
     def _contrast(
@@ -126,9 +123,8 @@ class Objective(torch.nn.Module):
     ) -> torch.Tensor:
         """Compute InfoNCE or the sigmoid loss of this process's pairs among everyone's."""
         first = rank_of_world()[0] * len(pairs.ids)
-        duplicates_LB = (
-            find_duplicates(pairs.ids, everyone.ids, first) if self.mask_duplicates else None
-        )
+        is_masked = self.stage.mask_duplicates
+        duplicates_LB = find_duplicates(pairs.ids, everyone.ids, first) if is_masked else None
         image_LD, text_LD, all_image_BD, all_text_BD = *pairs[:2], *everyone[:2]
 
         if self.is_sigmoid:
@@ -140,31 +136,15 @@ class Objective(torch.nn.Module):
             image_LD, text_LD, logit_scale, all_image_BD, all_text_BD, duplicates_LB, first
         )
 
-    def _nearest_loss(
-        self,
-        queue: FeatureQueue,
-        pairs: EmbeddedPairs,
-        everyone: EmbeddedPairs,
-        logit_scale: torch.Tensor,
-        logit_bias: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Contrast images with the queue's nearest text of another caption, in place of their own.
-
-        Source: Li et al. 2022, Supervision Exists Everywhere (DeCLIP), nearest-neighbour
-        supervision.
-        """
-        nearest = queue.nearest_texts(everyone.text, everyone.ids[:, 0])
-        first = rank_of_world()[0] * len(pairs.ids)
-        borrowed = pairs._replace(text=nearest[first : first + len(pairs.ids)])
-        return self._contrast(borrowed, everyone._replace(text=nearest), logit_scale, logit_bias)
-
     def _concept_loss(self, queue: FeatureQueue, pairs: EmbeddedPairs) -> torch.Tensor:
         assert pairs.concepts is not None
         known_C = queue.is_known()
         targets_BC = concept_targets(pairs.concepts, self.idf, known_C)[:, known_C]
         scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+        image_mean_D, text_mean_D = queue.means()
+        prototypes_CD = queue.prototypes()[known_C]
         loss = concept_matching(
-            *pairs[:2], *queue.means(), queue.prototypes()[known_C], targets_BC, scale
+            *pairs[:2], image_mean_D, text_mean_D, prototypes_CD, targets_BC, scale
         )
         # A mean over the pairs that name a concept, of which one process's part may hold more than
         # another's.

@@ -1,7 +1,7 @@
 """AdamW or Muon as a stage uses it: groups of parameters, the rate of each step, a plain state."""
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
 from typing import NamedTuple
 
 import torch
@@ -10,9 +10,6 @@ from model.config.sections import StageConfig
 from model.towers.layers import is_in_layer, place_parameters, tower_modules
 from model.towers.towers import NamedTensors
 from model.training.muon import Muon
-
-ADAM_BETA1 = 0.9
-ADAM_EPS = 1e-6
 
 
 class _Group(NamedTuple):
@@ -36,10 +33,19 @@ def make_optimizer(
     Norms, biases and scales (fewer than two dimensions) do not decay. A checkpoint numbers the
     parameters by this order of groups, frozen ones included.
     """
-    grouped: dict[_Group, list[torch.nn.Parameter]] = {}
-    for key, parameter in _keyed_parameters(clip, objective, config):
-        grouped.setdefault(key, []).append(parameter)
-        parameter.requires_grad_(not key.is_frozen)
+    grouped = defaultdict[_Group, list[torch.nn.Parameter]](list)
+    places = place_parameters(clip)
+    for name, parameter in clip.named_parameters():
+        if parameter.requires_grad:
+            tower, layers_above = places[name]
+            is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
+            rate = config.matrix_lr / config.lr if is_matrix else 1
+            share = config.layer_decay**layers_above * rate
+            key = _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix)
+            grouped[key].append(parameter)
+            parameter.requires_grad_(not key.is_frozen)
+    for parameter in objective.parameters():
+        grouped[_Group(1.0, parameter.ndim >= 2, is_frozen=False)].append(parameter)
 
     groups = [
         {
@@ -50,24 +56,7 @@ def make_optimizer(
         for key in sorted(grouped, reverse=True)
     ]
     kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=(ADAM_BETA1, config.beta2), eps=ADAM_EPS, fused=True)
-
-
-def _keyed_parameters(
-    clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
-) -> Iterator[tuple[_Group, torch.nn.Parameter]]:
-    """Yield each trained parameter with the group that it belongs to."""
-    places = place_parameters(clip)
-    for name, parameter in clip.named_parameters():
-        if parameter.requires_grad:
-            tower, layers_above = places[name]
-            is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
-            rate = config.matrix_lr / config.lr if is_matrix else 1
-            share = config.layer_decay**layers_above * rate
-            yield _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix), parameter
-
-    for parameter in objective.parameters():
-        yield _Group(1.0, parameter.ndim >= 2, False), parameter
+    return kind(groups, lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:

@@ -19,9 +19,6 @@ import torch
 from model.towers.towers import NamedTensors
 from model.training.checkpoint import load_latest, newest_checkpoint, save_checkpoint
 
-# What a first save is taken to cost, until one was measured.
-SLOW_DISK_BYTES_PER_S = 200e6
-
 
 class Stateful(Protocol):
     """What has its state in named tensors, as modules have."""
@@ -67,7 +64,8 @@ class Keeper:
         """Take the parts by name, and the share of the time that saving within epochs may take."""
         self._folder, self._parts = folder, dict(parts)
         self._share, self._is_writer = share, is_writer
-        self._cost_s = self._checkpoint_bytes() / SLOW_DISK_BYTES_PER_S
+        # Until a save was measured, it is taken to go to a slow disk, at 200 MB a second.
+        self._cost_s = self._checkpoint_bytes() / 200e6
         self._begin = self._since = time.monotonic()
         self._spent_s = 0.0
 
@@ -114,7 +112,7 @@ class Keeper:
     def last_good(self) -> str:
         """Name the newest checkpoint, for messages."""
         newest = newest_checkpoint(self._folder / "checkpoints")
-        return str(newest) if newest else "none yet (the stage's start weights are intact)"
+        return str(newest or "none yet (the stage's start weights are intact)")
 
     def purge_best(self, kept: set[str]) -> None:
         """Remove the best weights that neither kept checkpoint names.
@@ -135,9 +133,8 @@ class Keeper:
 
     def _checkpoint_bytes(self) -> int:
         """Estimate the bytes of a checkpoint: the optimiser has two moments a weight."""
-        known = ("weights", "optimizer")
-        others = (part for name, part in self._parts.items() if name not in known)
-        return 3 * _bytes(self._parts["weights"]) + sum(map(_bytes, others))
+        others = self._parts.keys() - {"weights", "optimizer"}
+        return 3 * _bytes(self._parts["weights"]) + sum(_bytes(self._parts[n]) for n in others)
 
 
 def _bytes(part: Stateful) -> int:

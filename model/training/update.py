@@ -1,13 +1,15 @@
 """One optimiser update: a batch's embeddings, the losses on them, their gradients, the step."""
 
+from typing import cast
+
 import torch
 
 from model.batches.loading import Batch
-from model.concepts.labels import ConceptLabels
+from model.concepts.mining import ConceptLabels
 from model.config.sections import StageConfig
 from model.errors import ConfigError
 from model.towers.towers import Towers, encode_images, encode_tokens
-from model.training.distillation import Taught, Teacher
+from model.training.distillation import Teacher
 from model.training.distributed import average_, rank_of_world
 from model.training.gradient_caching import backward_in_parts
 from model.training.losses import MAX_LOG_SCALE
@@ -72,25 +74,34 @@ class Updater:
 
     def _backward(self, batch: Batch, concepts: ConceptLabels | None) -> dict[str, torch.Tensor]:
         """Add the gradient of the batch's loss to the parameters and return the loss terms."""
-        device = self._towers.device
+        device, clip = self._towers.device, self._towers.clip
         ids = batch.ids.to(device, non_blocking=True)
         named = (
             None
             if concepts is None
             else torch.from_numpy(concepts).to(device, torch.int64, non_blocking=True)
         )
-        taught = self._teach(batch)
+
+        # The teacher, too, reads a micro-batch at a time.
+        taught, size = None, self._micro_batch_size or len(ids)
+        if self._teacher is not None:
+            parts = zip(
+                torch.split(batch.images, size), torch.split(batch.tokens, size), strict=True
+            )
+            embedded = [
+                self._teacher(batch._replace(images=images, tokens=tokens))
+                for images, tokens in parts
+            ]
+            image, text = map(torch.cat, zip(*embedded, strict=True))
+            taught = image, text
 
         def losses(image_BD: torch.Tensor, text_BD: torch.Tensor) -> dict[str, torch.Tensor]:
-            clip, pairs = self._towers.clip, EmbeddedPairs(image_BD, text_BD, ids, named)
+            pairs = EmbeddedPairs(image_BD, text_BD, ids, named)
             bias = getattr(clip, "logit_bias", None)
-            terms: dict[str, torch.Tensor] = self._objective(
-                pairs, clip.logit_scale.exp(), taught, bias
-            )
-            return terms
+            terms = self._objective(pairs, clip.logit_scale.exp(), taught, bias)
+            return cast("dict[str, torch.Tensor]", terms)
 
-        size = self._micro_batch_size
-        if size is not None and size < len(ids):
+        if size < len(ids):
             return backward_in_parts(self._embed, losses, batch.images, batch.tokens, size, device)
         terms = losses(*self._embed(batch.images, batch.tokens))
         torch.autograd.backward(terms["loss"])
@@ -100,14 +111,3 @@ class Updater:
         self, images: torch.Tensor, tokens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return encode_images(self._towers, images), encode_tokens(self._towers, tokens)
-
-    def _teach(self, batch: Batch) -> Taught | None:
-        """Embed a batch by the teacher, where there is one, a micro-batch at a time."""
-        if self._teacher is None:
-            return None
-        size = self._micro_batch_size or len(batch.images)
-        parts = zip(torch.split(batch.images, size), torch.split(batch.tokens, size), strict=True)
-        taught = [
-            self._teacher(batch._replace(images=images, tokens=tokens)) for images, tokens in parts
-        ]
-        return Taught(*(torch.cat(side) for side in zip(*taught, strict=True)))

@@ -154,7 +154,7 @@ def test_prototypes_are_of_unit_length_or_zero_where_too_few_or_all_pairs_name_t
 def test_an_empty_queue_knows_nothing_and_divides_by_nothing() -> None:
     queue = FeatureQueue(8, CONCEPTS, WIDTH)
     assert not bool(queue.is_known().any()) and not bool(queue.prototypes().any())
-    assert not bool(torch.stack(queue.means()).any())
+    assert not bool(queue.means().any())
 
 
 def test_the_queue_holds_no_gradient() -> None:

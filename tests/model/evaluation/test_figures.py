@@ -6,13 +6,13 @@ import pytest
 from model.evaluation import bootstrap
 from model.evaluation.bootstrap import resample_groups
 from model.evaluation.figures import figures_of, measure
-from model.evaluation.retrieval import Direction, Found, RetrievalResult
+from model.evaluation.retrieval import Direction, RetrievalResult
 
 
 def direction(ranks: np.ndarray, tied: np.ndarray | None = None) -> Direction:
     number = np.full(len(ranks), 500)
-    found = Found(ranks, np.zeros_like(ranks) if tied is None else tied)
-    return Direction.of(found, np.ones_like(ranks), number, np.arange(len(ranks)))
+    tied = np.zeros_like(ranks) if tied is None else tied
+    return Direction.of(ranks, tied, np.ones_like(ranks), number, np.arange(len(ranks)))
 
 
 def two_sides(seed: int, groups: int = 50) -> tuple[RetrievalResult, tuple[np.ndarray, np.ndarray]]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from model.batches.loading import Batch, Crop, PairInput, load_batch, pair_input
-from model.concepts.labels import ConceptLabels, label_concepts
+from model.concepts.labels import label_concepts
+from model.concepts.mining import ConceptLabels
 from model.config.sections import ModelConfig
 from model.errors import ConfigError
 from model.towers import passes as tower_passes

@@ -96,9 +96,11 @@ def annotate(tracked: Path, card: VersionCard) -> None:
 
     # The card first, so that a person who opens the file reads it before DVC's own keys.
     content: dict[str, Any] = yaml.safe_load(text)
-    meta = {**(content.get("meta") or {}), META_KEY: card.model_dump(mode="json")}
     pairs = sum(rows.accepted for rows in card.splits.values())
-    described = {"desc": f"{card.name}, {card.created}, {pairs:,} pairs", "meta": meta}
+    described = {
+        "desc": f"{card.name}, {card.created}, {pairs:,} pairs",
+        "meta": {**(content.get("meta") or {}), META_KEY: card.model_dump(mode="json")},
+    }
     content = described | {key: value for key, value in content.items() if key not in described}
     with atomic_write(tracked) as file:
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode())

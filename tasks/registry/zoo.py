@@ -47,8 +47,7 @@ def import_published(
             f"{folder}: there is a model of that name; choose another, or remove the folder"
         )
     listed = licence or licence_of(towers or "") or licence_of(name)
-    given = Given(towers, activation)
-    return folder, import_model(path, folder, given, sha256, listed)
+    return folder, import_model(path, folder, Given(towers, activation), sha256, listed)
 
 
 def export_published(source: str, to: str, out: Path) -> Path:

@@ -51,5 +51,4 @@ def index_input(
                 shown[what] = bars.enter_context(progress(f"{what} of {name}", len(index), "pairs"))
             shown[what].advance(rows)
 
-        workers = run.config.workers
-        return pair_input(towers.input_spec, index, folder, is_decoded, workers, on_rows)
+        return pair_input(towers.input_spec, index, folder, is_decoded, run.config.workers, on_rows)

@@ -96,8 +96,9 @@ def validate_data_version(
 
     checked = tables.version_tables(folder, splits, counts, drift, limits)
     verdict = suite.validate_tables(checked, folder / "docs")
-    page = verdict.docs.as_uri()
-    publish_link(page, text="Data Docs", key="data-docs", description="Great Expectations")
+    publish_link(
+        verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations"
+    )
     if verdict.failures:
         where = _where(tsvs, folder, counts, limits)
         raise DataError(f"{data.folder}: {verdict.failures[0]}{where}; see {verdict.docs}")
@@ -162,10 +163,12 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
 
     repeated = [row for count in counts for row in first_repeats(folder, count.name, MAX_REPEATS)]
     if repeated:
-        description = (
-            f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
+        publish_table(
+            repeated,
+            key="duplicates",
+            description="The first repeats and leaks of each split; all of them: "
+            f"{folder}/*.duplicates.tsv",
         )
-        publish_table(repeated, key="duplicates", description=description)
 
 
 def _measure_drift(

@@ -52,8 +52,13 @@ def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
         publish_link(
             page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
         )
-    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
-    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
+    return Run(
+        config=config,
+        data=data,
+        lineage=lineage,
+        folder=state_folder() / "runs" / f"{config.name}-{mark[:12]}",
+        mlflow_run_id=run_id,
+    )
 
 
 @service_task("begin evaluation")
@@ -67,9 +72,15 @@ def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> 
     judged = {"commerce_clip.judged_version": str(version.number)}
     tags = lineage_tags(config, data, lineage) | judged
     mark = f"evaluation:{name}:{config.digest()}"
+
     run_id = begin_mlflow_run(tracking_client(), mark, name, {}, tags)
-    folder = state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}"
-    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
+    return Run(
+        config=config,
+        data=data,
+        lineage=lineage,
+        folder=state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}",
+        mlflow_run_id=run_id,
+    )
 
 
 @contextmanager

@@ -55,8 +55,9 @@ def card_in(text: str) -> VersionCard | None:
     """Return the card in the text of a ``.dvc`` file, None without one of the version it names."""
     try:
         version = version_in(text)
-        described = yaml.safe_load(text)["meta"][META_KEY]
-        card = VersionCard.model_validate({"version": version, **described})
+        card = VersionCard.model_validate(
+            {"version": version, **yaml.safe_load(text)["meta"][META_KEY]}
+        )
     except (ValueError, KeyError, TypeError):
         return None
     return card if card.version == version else None

@@ -201,6 +201,7 @@ def require_room(folder: Path, size: int) -> None:
     existing = [
         next(path for path in (place, *place.parents) if path.exists()) for place in (folder, cache)
     ]
+    # Both places may lie on one disk.
     disks = {path.stat().st_dev: path for path in existing}
     for path in disks.values():
         require_space(

@@ -67,6 +67,7 @@ def champion_model(name: str) -> TrainedModel | None:
     origin = champion_origin(name)
     if origin is None:
         return None
+
     try:
         return registered_model(origin[1])
     except (CheckpointError, MlflowException, OSError) as error:

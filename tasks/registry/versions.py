@@ -126,8 +126,10 @@ def find_versions(client: MlflowClient, name: str, tags: dict[str, str]) -> list
     """Return the versions that carry all the tags, by number."""
     conditions = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
     with registry_call("could not search versions"):
-        found = client.search_model_versions(" and ".join(conditions))
-    return sorted(found, key=lambda version: int(version.version))
+        return sorted(
+            client.search_model_versions(" and ".join(conditions)),
+            key=lambda version: int(version.version),
+        )
 
 
 def read_version(client: MlflowClient, name: str, number: int) -> ModelVersion:

@@ -15,8 +15,6 @@ from tasks.registry.files import registered_model
 from tasks.registry.versions import find_version
 from tasks.runtime.environment import models_folder
 
-REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
-
 
 def import_published(
     path: Path,
@@ -71,10 +69,9 @@ def folder_of(source: str) -> Path:
         ConfigError: the registry has no such version.
         ServiceError: MLflow does not answer.
     """
-    registered = REGISTERED.fullmatch(source)
+    registered = re.fullmatch(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)", source)
     if not registered:
         folder = models_folder() / source
         return folder if folder.is_dir() else Path(source)
 
-    version = find_version(registered["name"], registered["which"])
-    return registered_model(version).folder
+    return registered_model(find_version(registered["name"], registered["which"])).folder

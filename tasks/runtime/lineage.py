@@ -90,11 +90,9 @@ def _makes_results(module: str) -> bool:
         KeyError: the module's wing is not classed.
     """
     package, *inside = module.split(".")
-    if not inside or package not in ("model", "tasks"):
-        return False
-    if package == "model":
-        return inside[0] not in HASHED_OTHERWISE
-    return MAKES_RESULTS[inside[0]] and inside[-1] not in SHOWING
+    if inside and package == "tasks":
+        return MAKES_RESULTS[inside[0]] and inside[-1] not in SHOWING
+    return bool(inside) and package == "model" and inside[0] not in HASHED_OTHERWISE
 
 
 def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence[str]) -> str:
@@ -178,6 +176,7 @@ def git(*arguments: str, cwd: Path) -> str | None:
 def lineage_tags(config: RunConfig, data: DataVersion, lineage: Lineage) -> dict[str, str]:
     """Return the tags that lead from a run or version back to its data, code and flow run."""
     commit, is_dirty = git_commit()
+
     return {
         "commerce_clip.config": config.name,
         "commerce_clip.config_sha256": config.digest(),

@@ -35,4 +35,5 @@ def log_sentences() -> None:
                 continue
             handler.addFilter(_drop_traceback)
             if sys.stderr.isatty():
-                handler.emit = tqdm.external_write_mode()(handler.emit)  # type: ignore[method-assign]
+                beside_bars = tqdm.external_write_mode()
+                handler.emit = beside_bars(handler.emit)  # type: ignore[method-assign]

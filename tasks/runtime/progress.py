@@ -46,7 +46,6 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
         if sys.stderr.isatty()
         else {"mininterval": 10.0, "bar_format": PLAIN_LINE}
     )
-    is_shown = TaskRunContext.get() is not None
-    published = closing(ProgressArtifact(what)) if is_shown else nullcontext()
+    published = closing(ProgressArtifact(what)) if TaskRunContext.get() else nullcontext()
     with published as artifact, tqdm(total=total, desc=what, unit=f" {unit}", **shape) as bar:
         yield Progress(bar, artifact)

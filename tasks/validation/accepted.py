@@ -21,8 +21,6 @@ from model.pairs.repeats import read_repeats
 from model.pairs.splits import Splits, find_split_files, read_side_table
 from tasks.runtime.records import Run, Validation
 
-# What may be part of names of reports, of pages and of lines in a terminal.
-STEM = re.compile(r"\w[\w.-]{0,63}")
 PRETRAIN = "pretrain-"
 RETENTION = "retention"
 
@@ -33,8 +31,9 @@ def tsv_files(splits: Splits) -> dict[str, Path]:
     Raises:
         DataError: a pretraining file has a name that no report can have.
     """
+    # A stem is part of the names of reports, of pages and of lines in a terminal.
     for path in splits.pretrain:
-        if not STEM.fullmatch(path.stem):
+        if not re.fullmatch(r"\w[\w.-]{0,63}", path.stem):
             raise DataError(
                 f"{path}: rename it; letters, digits, '.', '_' and '-' are allowed, at most 64"
             )

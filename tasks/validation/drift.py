@@ -78,6 +78,7 @@ def champion_reference(registered_model: str) -> Reference | None:
     origin = champion_origin(registered_model)
     if origin is None or not VERSION.match(origin[0]):
         return None
+
     version, champion = origin
     return Reference(
         version=version,
@@ -156,12 +157,15 @@ def announce_drift(report: Drift, limits: DataConfig) -> bool:
     """Emit the event that a retraining waits for if a column is over the limit; return whether."""
     over = report.over(limits.drift_warn)
     if over:
-        payload = {
-            "version": report.version,
-            "against": report.reference.name,
-            "columns": [c.sentence() for c in over],
-        }
-        emit_event(DRIFTED, resource={"prefect.resource.id": RESOURCE}, payload=payload)
+        emit_event(
+            DRIFTED,
+            resource={"prefect.resource.id": RESOURCE},
+            payload={
+                "version": report.version,
+                "against": report.reference.name,
+                "columns": [each.sentence() for each in over],
+            },
+        )
     return bool(over)
 
 

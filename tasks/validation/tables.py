@@ -67,8 +67,9 @@ def version_tables(
             html.escape(each.sentence()) if each.drift > limits.drift_warn else NO_DRIFT
             for each in drift.columns
         ]
-        drifts = [each.drift for each in drift.columns]
-        frame = pd.DataFrame({"drift": drifts, "over_warn": sentences})
+        frame = pd.DataFrame(
+            {"drift": [each.drift for each in drift.columns], "over_warn": sentences}
+        )
         yield CheckedTable("drift", frame, list(drift_expectations(limits)))
 
 

@@ -57,8 +57,14 @@ def validate(run: Run) -> Validation:
             Data Docs.
         ServiceError: the registry does not answer.
     """
-    config, reference = run.config, champion_reference(run.config.registered_model)
-    validation = validate_data_version(run.data, config.data, config.profile_processes, reference)
+    validation = validate_data_version(
+        run.data,
+        run.config.data,
+        run.config.profile_processes,
+        champion_reference(run.config.registered_model),
+    )
+
+    # Later versions are compared with these counts.
     keep_with_run(run, validation.profiles)
     return validation
 
@@ -100,8 +106,10 @@ def validate_data_version(
         verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations"
     )
     if verdict.failures:
-        where = _where(tsvs, folder, counts, limits)
-        raise DataError(f"{data.folder}: {verdict.failures[0]}{where}; see {verdict.docs}")
+        raise DataError(
+            f"{data.folder}: {verdict.failures[0]}{_where(tsvs, folder, counts, limits)}; "
+            f"see {verdict.docs}"
+        )
     return Validation(
         profiles=folder,
         docs=verdict.docs,

@@ -25,16 +25,15 @@ from tasks.runtime.page import publish_link
 from tasks.runtime.records import DataVersion, Lineage, Run, Version
 from tasks.runtime.stage import service_task
 
-TRAINING_STAGES = ("pretrain", "finetune")
-
 
 def retraining(config: RunConfig, wait: bool) -> AbstractContextManager[str | None]:
     """Train one model at a time: yield None while nobody else does; without ``wait``, who does.
 
     The lock ends with its process, so a run that was killed never keeps it.
     """
-    what = f"run {flow_run.name or config.name}"
-    return locked_or_busy(f"retrain-{config.registered_model}", what, wait)
+    return locked_or_busy(
+        f"retrain-{config.registered_model}", f"run {flow_run.name or config.name}", wait
+    )
 
 
 @service_task("begin")
@@ -45,15 +44,21 @@ def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
         ServiceError: MLflow does not answer.
     """
     mark, name = lineage.fingerprint, f"{config.name}-{data.short}"
-    tags = lineage_tags(config, data, lineage)
-    run_id = begin_mlflow_run(tracking_client(), mark, name, flat_params(config), tags)
+    run_id = begin_mlflow_run(
+        tracking_client(), mark, name, flat_params(config), lineage_tags(config, data, lineage)
+    )
 
     if page := run_page(run_id):
         publish_link(
             page, text="MLflow run", key="mlflow-run", description="Curves, metrics, artifacts"
         )
-    folder = state_folder() / "runs" / f"{config.name}-{mark[:12]}"
-    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
+    return Run(
+        config=config,
+        data=data,
+        lineage=lineage,
+        folder=state_folder() / "runs" / f"{config.name}-{mark[:12]}",
+        mlflow_run_id=run_id,
+    )
 
 
 @service_task("begin evaluation")
@@ -64,12 +69,18 @@ def begin_evaluation(config: RunConfig, data: DataVersion, version: Version) -> 
         ServiceError: MLflow does not answer.
     """
     lineage, name = trace_lineage(config, data), f"{version.name}-v{version.number}-on-{data.short}"
-    tags = lineage_tags(config, data, lineage)
-    tags["commerce_clip.judged_version"] = str(version.number)
+    judged = {"commerce_clip.judged_version": str(version.number)}
+    tags = lineage_tags(config, data, lineage) | judged
     mark = f"evaluation:{name}:{config.digest()}"
+
     run_id = begin_mlflow_run(tracking_client(), mark, name, {}, tags)
-    folder = state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}"
-    return Run(config=config, data=data, lineage=lineage, folder=folder, mlflow_run_id=run_id)
+    return Run(
+        config=config,
+        data=data,
+        lineage=lineage,
+        folder=state_folder() / "evaluations" / f"{name}-{config.digest()[:8]}",
+        mlflow_run_id=run_id,
+    )
 
 
 @contextmanager
@@ -87,7 +98,7 @@ def tracked(run: Run) -> Iterator[None]:
         # What a stage could not send while it ran.
         try:
             send = metric_sender(run.mlflow_run_id)
-            for stage in TRAINING_STAGES:
+            for stage in ("pretrain", "finetune"):
                 send_rest(run.folder / stage, send)
             end_mlflow_run(run.mlflow_run_id, status)
         except ServiceError as error:
@@ -96,9 +107,10 @@ def tracked(run: Run) -> Iterator[None]:
 
 def flat_params(config: RunConfig) -> dict[str, Any]:
     """Return the knobs of the resolved config by their dotted names."""
-    values = config.model_dump(mode="json")
-    sections = {name: section for name, section in values.items() if isinstance(section, dict)}
-    knobs = {name: value for name, value in values.items() if name not in sections}
-    for name, section in sections.items():
-        knobs |= {f"{name}.{knob}": value for knob, value in section.items()}
+    knobs: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            knobs |= {f"{name}.{knob}": each for knob, each in value.items()}
+        else:
+            knobs[name] = value
     return knobs

@@ -55,8 +55,9 @@ def card_in(text: str) -> VersionCard | None:
     """Return the card in the text of a ``.dvc`` file, None without one of the version it names."""
     try:
         version = version_in(text)
-        described = yaml.safe_load(text)["meta"][META_KEY]
-        card = VersionCard.model_validate({"version": version, **described})
+        card = VersionCard.model_validate(
+            {"version": version, **yaml.safe_load(text)["meta"][META_KEY]}
+        )
     except (ValueError, KeyError, TypeError):
         return None
     return card if card.version == version else None
@@ -96,9 +97,11 @@ def annotate(tracked: Path, card: VersionCard) -> None:
 
     # The card first, so that a person who opens the file reads it before DVC's own keys.
     content: dict[str, Any] = yaml.safe_load(text)
-    meta = {**(content.get("meta") or {}), META_KEY: card.model_dump(mode="json")}
     pairs = sum(rows.accepted for rows in card.splits.values())
-    described = {"desc": f"{card.name}, {card.created}, {pairs:,} pairs", "meta": meta}
+    described = {
+        "desc": f"{card.name}, {card.created}, {pairs:,} pairs",
+        "meta": {**(content.get("meta") or {}), META_KEY: card.model_dump(mode="json")},
+    }
     content = described | {key: value for key, value in content.items() if key not in described}
     with atomic_write(tracked) as file:
         file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode())

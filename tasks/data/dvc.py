@@ -1,4 +1,4 @@
-"""Git and DVC, by their command lines, as far as data versions go; no other file calls DVC.
+"""DVC and git, by their command lines, as far as data versions go; no other file calls DVC.
 
 ``data/`` is the tracked folder and ``data.dvc`` beside it names its version. A call of DVC costs
 about two seconds, most of it imports. Hashing a folder costs about 1.5 s a gigabyte.
@@ -20,15 +20,14 @@ import yaml
 from model.errors import DataError, ServiceError
 from model.storage.files import file_digest
 from tasks.runtime.environment import ROOT
+from tasks.runtime.lineage import git
 from tasks.runtime.locks import held_descriptors
 
 DVC_FILE = "data.dvc"
 COMMAND_TIMEOUT_S = 24 * 3600
-GIT_TIMEOUT_S = 60
 NAMED_FILES = 3
 # What a killed `dvc pull` leaves beside the file that it was writing.
 DVC_TEMPORARY = re.compile(r"\A\.[A-Za-z0-9_-]{22}\.tmp\Z")
-WAS_PUSHED = "and that the data version was pushed with `dvc push`"
 
 
 class Remote(NamedTuple):
@@ -69,15 +68,12 @@ class TrackedFolder:
             DataError: the file is no ``.dvc`` file of a folder.
         """
         try:
-            text = self.tracked.read_text(encoding="utf-8")
+            return version_in(self.tracked.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
             raise DataError(
                 f"{self.tracked}: not a readable .dvc file; "
                 f"restore it with `git checkout {self.tracked.name}`"
             ) from None
-
-        try:
-            return version_in(text)
         except ValueError as error:
             raise DataError(f"{self.tracked}: {error}") from None
 
@@ -100,23 +96,14 @@ class TrackedFolder:
                 f"{self.folder}: `dvc add` failed ({_complaint(done)}); mend that and run again"
             )
 
-    def pull(self) -> None:
-        """Run ``dvc pull``.
+    def pull(self, into_cache_alone: bool = False) -> None:
+        """Run ``dvc pull``, or ``dvc fetch``, which is a pull into DVC's cache alone.
 
         Raises:
             DataError: a local remote lacks the objects.
             ServiceError: a remote on the network failed.
         """
-        self._transfer("pull", WAS_PUSHED)
-
-    def fetch(self) -> None:
-        """Run ``dvc fetch``: a pull into DVC's cache alone.
-
-        Raises:
-            DataError: a local remote lacks the objects.
-            ServiceError: a remote on the network failed.
-        """
-        self._transfer("fetch", WAS_PUSHED)
+        self._transfer("fetch" if into_cache_alone else "pull")
 
     def push(self) -> None:
         """Run ``dvc push``; what an interrupted push has sent is not sent again.
@@ -127,7 +114,9 @@ class TrackedFolder:
         """
         self._transfer("push", "then type `dvc push` or run again: what was sent is not sent twice")
 
-    def _transfer(self, verb: str, advice: str) -> None:
+    def _transfer(
+        self, verb: str, advice: str = "and that the data version was pushed with `dvc push`"
+    ) -> None:
         done = dvc(verb, self.tracked.name, cwd=self.tracked.parent)
         if not done.returncode:
             return
@@ -188,8 +177,8 @@ def version_of(file_md5: dict[str, str]) -> str:
     MD5.
     """
     entries = [{"md5": file_md5[path], "relpath": path} for path in sorted(file_md5)]
-    listed = json.dumps(entries, sort_keys=True).encode()
-    return hashlib.md5(listed, usedforsecurity=False).hexdigest()
+    listed = json.dumps(entries, sort_keys=True)
+    return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest()
 
 
 def object_path(store: Path, md5: str) -> Path:
@@ -277,24 +266,6 @@ def dvc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         check=False,
         pass_fds=held_descriptors(),
     )
-
-
-def git(*arguments: str, cwd: Path) -> str | None:
-    """Return the output of a git command, None where it fails or there is no git."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=GIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-    return done.stdout if done.returncode == 0 else None
 
 
 def _complaint(done: subprocess.CompletedProcess[str]) -> str:

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 from model.errors import DataError, nearest
 from tasks.data.card import VersionCard, card_in, local_cards
-from tasks.data.dvc import DVC_FILE, current_pairs, git, version_in
+from tasks.data.dvc import DVC_FILE, current_pairs, version_in
+from tasks.runtime.lineage import git
 from tasks.runtime.records import Record
 
 CURRENT = "current"
 MIN_PREFIX = 4
-UNDATED = "~"  # sorts behind every date
 
 
 class KnownVersion(Record):
@@ -35,25 +35,33 @@ class KnownVersion(Record):
 
 def known_versions() -> list[KnownVersion]:
     """Return all known data versions, oldest first."""
+    # The texts of data.dvc with the times of their commits; the work tree's is not committed.
+    texts, tracked = list[tuple[str, str]](), current_pairs().tracked
+    log = git("log", "--reverse", "--format=%H %ct", "--", DVC_FILE, cwd=tracked.parent) or ""
+    for line in log.splitlines():
+        commit, _, seconds = line.partition(" ")
+        text = git("show", f"{commit}:./{DVC_FILE}", cwd=tracked.parent)
+        if text is not None:
+            created = datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
+            texts.append((created, text))
+    with suppress(OSError, UnicodeDecodeError):
+        texts.append(("", tracked.read_text(encoding="utf-8")))
+
+    found = list[tuple[str, str, VersionCard | None]]()
+    for created, text in texts:
+        with suppress(ValueError):
+            found.append((version_in(text), created, card_in(text)))
+    # An ingest that nobody has committed is known by its card alone.
+    found += [(card.version, card.created, card) for card in local_cards()]
+
     known: dict[str, KnownVersion] = {}
-    for created, text in _recorded():
-        try:
-            version = version_in(text)
-        except ValueError:
-            continue
-        card = card_in(text)
+    for version, created, card in found:
         if version not in known or (known[version].card is None and card is not None):
             known[version] = KnownVersion(
                 version=version, created=card.created if card else created, card=card
             )
-
-    # An ingest that nobody has committed is known by its card alone.
-    for card in local_cards():
-        if card.version not in known or known[card.version].card is None:
-            known[card.version] = KnownVersion(
-                version=card.version, created=card.created, card=card
-            )
-    return sorted(known.values(), key=lambda found: found.created or UNDATED)
+    # A version without a date is the newest.
+    return sorted(known.values(), key=lambda each: each.created or "~")
 
 
 def find_data_version(which: str) -> str:
@@ -94,23 +102,3 @@ def version_of_name(name: str) -> str | None:
 def current_version_or_none() -> str | None:
     """Return the version that ``data.dvc`` names, or None where it names none."""
     return current_pairs().promised_or_none()
-
-
-def _recorded() -> list[tuple[str, str]]:
-    """Return the texts of ``data.dvc`` with the times of their commits, oldest first.
-
-    The last one is the work tree's, without a time.
-    """
-    found, tracked = [], current_pairs().tracked
-    cwd = tracked.parent
-    log = git("log", "--reverse", "--format=%H %ct", "--", DVC_FILE, cwd=cwd) or ""
-    for line in log.splitlines():
-        commit, _, seconds = line.partition(" ")
-        text = git("show", f"{commit}:./{DVC_FILE}", cwd=cwd)
-        if text is not None:
-            created = datetime.fromtimestamp(int(seconds), UTC).isoformat(timespec="seconds")
-            found.append((created, text))
-
-    with suppress(OSError, UnicodeDecodeError):
-        found.append(("", tracked.read_text(encoding="utf-8")))
-    return found

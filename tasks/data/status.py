@@ -16,16 +16,14 @@ from tasks.data.dvc import (
     dvc,
     expected_files,
     first_paths,
-    git,
     hash_folder,
     object_path,
     require_repository,
     version_of,
 )
 from tasks.runtime.environment import report_folder, state_folder
+from tasks.runtime.lineage import git
 from tasks.runtime.records import Validation
-
-UNSENT = ("new", "missing")
 
 
 class Fact(NamedTuple):
@@ -54,12 +52,21 @@ def data_status() -> list[Fact]:
     version = pairs.promised()
     card = card_in(tracked.read_text(encoding="utf-8")) or read_card(version)
     name = f"{card.name}, {card.created}" if card else "no name"
+    reports = report_folder(version)
+    by_runs = map(Validation.read, (state_folder() / "runs").glob("*/validate/result.json"))
+    is_validated = bool(read_card(version)) or any(
+        found and found.profiles == reports for found in by_runs
+    )
+    elsewhere = "not on this machine; `python -m flows validate`"
+
     return [
         Fact("version", f"{version} ({name})", True),
         _folder_fact(pairs),
         _git_fact(pairs),
         _remote_fact(pairs),
-        _validation_fact(version),
+        Fact(
+            "validated", f"yes; reports in {reports}" if is_validated else elsewhere, is_validated
+        ),
     ]
 
 
@@ -81,8 +88,11 @@ def _folder_fact(pairs: TrackedFolder) -> Fact:
         if paths
     ]
     # A pull refuses to touch what a person changed.
-    back = f"`dvc checkout --force {pairs.tracked.name}` goes back"
-    way = back if changed else "`python -m flows data pull`"
+    way = (
+        f"`dvc checkout --force {pairs.tracked.name}` goes back"
+        if changed
+        else "`python -m flows data pull`"
+    )
     return Fact("folder", f"{'; '.join(parts)}; {way}", False)
 
 
@@ -105,41 +115,25 @@ def _remote_fact(pairs: TrackedFolder) -> Fact:
     remote = default_remote(pairs.tracked.parent)
     if remote is None:
         return Fact("remote", "none; `dvc remote add --default NAME URL`", False)
-    if remote.is_folder:
-        unsent = _unsent_to_folder(pairs, Path(remote.url))
-    else:
-        unsent = _unsent_by_dvc(pairs)
 
-    if unsent is None:
-        return Fact("remote", f"{remote.url} does not answer", False)
+    # DVC itself believes that all objects are in a folder once the list of files is.
+    if remote.is_folder:
+        version, store = pairs.promised(), Path(remote.url)
+        expected = expected_files(store, version)
+        unsent = [f"the list of files, files/md5/{version[:2]}/{version[2:]}.dir"]
+        if expected is not None:
+            unsent = [
+                path for path, md5 in expected.items() if not object_path(store, md5).is_file()
+            ]
+    else:
+        cwd = pairs.tracked.parent
+        done = dvc("status", "--cloud", "--json", pairs.tracked.name, cwd=cwd)
+        try:
+            states = dict(json.loads(done.stdout))
+        except (ValueError, TypeError):
+            return Fact("remote", f"{remote.url} does not answer", False)
+        unsent = sorted(path for path, state in states.items() if state in ("new", "missing"))
+
     if unsent:
         return Fact("remote", f"{remote.url} lacks {first_paths(unsent)}; `dvc push`", False)
     return Fact("remote", f"{remote.url} has all of it", True)
-
-
-def _unsent_to_folder(pairs: TrackedFolder, remote: Path) -> list[str] | None:
-    """Look for each object; DVC itself believes that all are there once the list of files is."""
-    version = pairs.promised()
-    expected = expected_files(remote, version)
-    if expected is None:
-        return [f"the list of files, files/md5/{version[:2]}/{version[2:]}.dir"]
-    return [path for path, md5 in expected.items() if not object_path(remote, md5).is_file()]
-
-
-def _unsent_by_dvc(pairs: TrackedFolder) -> list[str] | None:
-    """Ask DVC, None where the remote does not answer."""
-    tracked = pairs.tracked
-    done = dvc("status", "--cloud", "--json", tracked.name, cwd=tracked.parent)
-    try:
-        states = dict(json.loads(done.stdout))
-        return sorted(path for path, state in states.items() if state in UNSENT)
-    except (ValueError, TypeError):
-        return None
-
-
-def _validation_fact(version: str) -> Fact:
-    reports = report_folder(version)
-    by_runs = map(Validation.read, (state_folder() / "runs").glob("*/validate/result.json"))
-    if read_card(version) or any(found and found.profiles == reports for found in by_runs):
-        return Fact("validated", f"yes; reports in {reports}", True)
-    return Fact("validated", "not on this machine; `python -m flows validate`", False)

@@ -14,7 +14,7 @@ from model.errors import DataError
 from model.storage.files import atomic_write, fsync_folder, write_failure
 from model.storage.sealed import fault_point
 from tasks.data.card import VersionCard, annotate, write_version_card
-from tasks.data.dvc import TrackedFolder, current_pairs
+from tasks.data.dvc import current_pairs
 from tasks.runtime.environment import state_folder
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Record
@@ -38,8 +38,11 @@ def replace_data(staged: Path, card: VersionCard) -> None:
     repair_swap()
     pairs = current_pairs()
     folder, tracked = pairs.folder, pairs.tracked
-    before = tracked.read_text(encoding="utf-8") if tracked.is_file() else None
-    journal = Journal(card=card, had_folder=folder.is_dir(), tracked_before=before)
+    journal = Journal(
+        card=card,
+        had_folder=folder.is_dir(),
+        tracked_before=tracked.read_text(encoding="utf-8") if tracked.is_file() else None,
+    )
 
     try:
         incoming = _beside(folder, "incoming")
@@ -70,6 +73,7 @@ def replace_data(staged: Path, card: VersionCard) -> None:
 def repair_swap() -> None:
     """Finish or undo a replacement that was interrupted; the caller holds DATA."""
     pairs = current_pairs()
+    outgoing = _beside(pairs.folder, "outgoing")
     shutil.rmtree(_beside(pairs.folder, "incoming"), ignore_errors=True)
     journal = Journal.read(_journal_path())
     if journal is None:
@@ -82,26 +86,20 @@ def repair_swap() -> None:
         write_version_card(journal.card)
     elif named is None or pairs.tracked.read_text(encoding="utf-8") == journal.tracked_before:
         run_logger().warning("taking back the unfinished ingest %s", journal.card.name)
-        _take_back(journal, pairs)
+        if outgoing.is_dir() or not journal.had_folder:
+            shutil.rmtree(pairs.folder, ignore_errors=True)
+        if outgoing.is_dir():
+            outgoing.rename(pairs.folder)
+
+        if journal.tracked_before is None:
+            pairs.tracked.unlink(missing_ok=True)
+        else:
+            with atomic_write(pairs.tracked) as file:
+                file.write(journal.tracked_before.encode())
 
     fault_point("ingest:before_cleaning")
-    shutil.rmtree(_beside(pairs.folder, "outgoing"), ignore_errors=True)
+    shutil.rmtree(outgoing, ignore_errors=True)
     _journal_path().unlink(missing_ok=True)
-
-
-def _take_back(journal: Journal, pairs: TrackedFolder) -> None:
-    outgoing = _beside(pairs.folder, "outgoing")
-    if outgoing.is_dir():
-        shutil.rmtree(pairs.folder, ignore_errors=True)
-        outgoing.rename(pairs.folder)
-    elif not journal.had_folder:
-        shutil.rmtree(pairs.folder, ignore_errors=True)
-
-    if journal.tracked_before is None:
-        pairs.tracked.unlink(missing_ok=True)
-    else:
-        with atomic_write(pairs.tracked) as file:
-            file.write(journal.tracked_before.encode())
 
 
 def _journal_path() -> Path:

@@ -44,9 +44,8 @@ def materialise_data(config: RunConfig) -> DataVersion:
         ServiceError: a DVC remote on the network does not answer.
     """
     folder = data_folder(config.data.path)
-    if folder == data_folder() or TrackedFolder(folder).tracked.is_file():
-        return materialise(folder)
-    return untracked_version(folder)
+    is_tracked = folder == data_folder() or TrackedFolder(folder).tracked.is_file()
+    return materialise(folder) if is_tracked else untracked_version(folder)
 
 
 def materialise(folder: Path) -> DataVersion:
@@ -152,7 +151,7 @@ def _refuse_changes(pairs: TrackedFolder, found: dict[str, str]) -> None:
     expected = expected_files(pairs.cache, promised)
     if expected is None:
         _drop_damaged(pairs.cache, [f"{promised}.dir"])
-        pairs.fetch()
+        pairs.pull(into_cache_alone=True)
         expected = expected_files(pairs.cache, promised)
     if expected is None:
         raise _damaged_remote(pairs, {DVC_FILE: f"{promised}.dir"})
@@ -181,7 +180,17 @@ def _pull_and_check(pairs: TrackedFolder) -> dict[str, str]:
     try:
         pairs.pull()
     except (DataError, ServiceError) as error:
-        raise type(error)(f"{error}{_missing_objects(pairs)}") from error
+        # Name the files whose bytes did not come, where their list can be read.
+        remote = default_remote(pairs.tracked.parent)
+        folders = [Path(remote.url)] if remote is not None and remote.is_folder else []
+        listings = (expected_files(store, promised) for store in (pairs.cache, *folders))
+        listing = next(filter(None, listings), {})
+        lacking = [
+            path for path, md5 in listing.items() if not object_path(pairs.cache, md5).is_file()
+        ]
+        missing = f"; missing: {first_paths(lacking)}; {_push_again(promised)}" if lacking else ""
+        raise type(error)(f"{error}{missing}") from error
+
     found = hash_folder(pairs.folder)
     if version_of(found) == promised:
         return {}
@@ -194,20 +203,6 @@ def _pull_and_check(pairs: TrackedFolder) -> dict[str, str]:
         if expected.get(path) != found[path]:
             (pairs.folder / path).unlink()
     return wrong or dict.fromkeys(damaged or [listed], listed)
-
-
-def _missing_objects(pairs: TrackedFolder) -> str:
-    """Name the files whose bytes a pull could not get, where their list can be read."""
-    promised, remote = pairs.promised(), default_remote(pairs.tracked.parent)
-    stores = [pairs.cache]
-    if remote is not None and remote.is_folder:
-        stores.append(Path(remote.url))
-    expected = next(filter(None, (expected_files(store, promised) for store in stores)), {})
-
-    lacking = [
-        path for path, md5 in expected.items() if not object_path(pairs.cache, md5).is_file()
-    ]
-    return f"; missing: {first_paths(lacking)}; {_push_again(promised)}" if lacking else ""
 
 
 def _push_again(promised: str, damaged: Iterable[str] = ()) -> str:

@@ -36,11 +36,10 @@ from tasks.runtime.locks import DATA, INGEST, locked, refuse_while_read
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import DataVersion, Validation
 from tasks.runtime.stage import service_task
-from tasks.validation.drift import champion_reference
+from tasks.validation.drift import RESOURCE, champion_reference
 from tasks.validation.validate import validate_data_version
 
 EVENT = "data.version.changed"
-RESOURCE = "commerce-clip.data"
 
 
 @contextmanager
@@ -217,10 +216,13 @@ def announce_version(card: VersionCard | None) -> None:
             for name, rows in card.splits.items()
         },
     }
-    resource = {
-        "prefect.resource.id": RESOURCE,
-        "prefect.resource.name": f"data version {card.name}",
-    }
-    emit_event(EVENT, resource=resource, payload=payload)
+    emit_event(
+        EVENT,
+        resource={
+            "prefect.resource.id": RESOURCE,
+            "prefect.resource.name": f"data version {card.name}",
+        },
+        payload=payload,
+    )
     with atomic_write(done) as file:
         file.write(json.dumps(payload, indent=2).encode())

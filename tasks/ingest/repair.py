@@ -33,7 +33,6 @@ from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion
 
 SUFFIX = ".quarantine.tsv"
-PREFIX_BYTES = 64
 NAMED_LINES = 3
 MARK = re.compile(rb"(\d{1,18})\t([a-z0-9_]+)\t(.*)", re.DOTALL)
 
@@ -61,7 +60,10 @@ def stage_repaired(name: str, quarantine: Path, current: DataVersion, limits: Da
             f"{quarantine}: the current data version has no {place}; "
             "name the quarantine of one of its files"
         )
-    faulty = _faulty_lines(current, split)
+    profile = profile_files(report_folder(current.version), split).table
+    table = read_profile(profile, ["line", "offset", "length", "fault"])
+    rows = table.filter(pc.is_valid(table["fault"])).to_pylist()
+    faulty = {row["line"]: Span(row["offset"], row["length"]) for row in rows}
     marked = _marked_lines(quarantine, faulty, limits)
 
     folder, tsv = fresh_folder(name), places[place]
@@ -143,14 +145,6 @@ def _split_of(quarantine: Path, current: DataVersion) -> str:
     return quarantine.name.removesuffix(SUFFIX)
 
 
-def _faulty_lines(current: DataVersion, split: str) -> dict[int, Span]:
-    """Return where the faulty lines of a split lie, by their number."""
-    profile = profile_files(report_folder(current.version), split).table
-    table = read_profile(profile, ["line", "offset", "length", "fault"])
-    faulty = table.filter(pc.is_valid(table["fault"])).select(["line", "offset", "length"])
-    return {row["line"]: Span(row["offset"], row["length"]) for row in faulty.to_pylist()}
-
-
 def _marked_lines(quarantine: Path, faulty: Container[int], limits: DataConfig) -> dict[int, Span]:
     """Return where the third column of a quarantine lies, by the line number in the first one.
 
@@ -159,7 +153,8 @@ def _marked_lines(quarantine: Path, faulty: Container[int], limits: DataConfig) 
         stands twice.
     """
     marked: dict[int, Span] = {}
-    for line in read_lines(quarantine, limits.max_line_bytes + PREFIX_BYTES):
+    # The number and the reason take 64 bytes at most.
+    for line in read_lines(quarantine, limits.max_line_bytes + 64):
         # A line too long to hold has no data: it is too long for a pair, so it stays as it is.
         if line.length == 0 or line.data is None:
             continue

@@ -25,8 +25,6 @@ from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion, Record
 
 COPY_BYTES = 1 << 22
-_SPLITS = ("train", "valid", "test")
-_NAME = TypeAdapter(Name)
 
 
 class Drop(Record):
@@ -48,8 +46,8 @@ class Drop(Record):
         Raises:
             DataError: two pretraining files have one name, or a name cannot be used.
         """
-        given = {f"finetune/{split}.tsv": getattr(self, split) for split in _SPLITS}
-        files = {place: path for place, path in given.items() if path is not None}
+        finetune = {"train": self.train, "valid": self.valid, "test": self.test}
+        files = {f"finetune/{split}.tsv": path for split, path in finetune.items() if path}
 
         # Pretraining files keep their names, so two folders may bring the same one.
         for path in self.pretrain:
@@ -74,9 +72,11 @@ class Staged(Record):
 
 def staged_version(staged: Staged) -> DataVersion:
     """Return the version that DVC will give a staged folder."""
-    version = version_of(staged.file_md5)
     return DataVersion(
-        folder=staged.folder, version=version, is_tracked=False, file_md5=staged.file_md5
+        folder=staged.folder,
+        version=version_of(staged.file_md5),
+        is_tracked=False,
+        file_md5=staged.file_md5,
     )
 
 
@@ -93,9 +93,22 @@ def stage_drop(drop: Drop, current: DataVersion | None) -> Staged:
         given[place] = require_source(path)
         if side_table_path(path).exists():
             given[side_table_path(Path(place)).as_posix()] = require_source(side_table_path(path))
-    old = {} if current is None else places_of(current)
-    kept = {place: path for place, path in old.items() if not _is_replaced(place, given)}
-    _require_splits(set(given) | set(kept), current)
+
+    # Side tables go with their TSVs, pretraining files together.
+    replaced = {*given, *(side_table_path(Path(place)).as_posix() for place in given)}
+    brings_pretrain = any(place.startswith("pretrain/") for place in given)
+    kept = {
+        place: path
+        for place, path in (places_of(current) if current else {}).items()
+        if place not in replaced and not (brings_pretrain and place.startswith("pretrain/"))
+    }
+
+    places = {*given, *kept}
+    missing = [split for split in ("train", "test") if f"finetune/{split}.tsv" not in places]
+    if missing:
+        options = " and ".join(f"--{split}" for split in missing)
+        why = f"{current.folder} has none" if current else "there is no version to take over from"
+        raise DataError(f"{' and '.join(missing)}: not in the drop, and {why}; give {options}")
 
     folder = fresh_folder(drop.name)
     size = sum(path.stat().st_size for path in given.values())
@@ -136,10 +149,9 @@ def copy_file(source: Path, target: Path, on_bytes: Callable[[int], None]) -> st
         CheckpointError: the disk is full.
     """
     before, digest = _stamp(source), hashlib.md5(usedforsecurity=False)
-    size, _ = before
     with open(source, "rb") as read, atomic_write(target) as written:
         # A source may grow as fast as it is read.
-        while (chunk := read.read(COPY_BYTES)) and written.tell() <= size:
+        while (chunk := read.read(COPY_BYTES)) and written.tell() <= before[0]:
             digest.update(chunk)
             written.write(chunk)
             on_bytes(len(chunk))
@@ -157,7 +169,7 @@ def require_name(name: str, where: str) -> str:
         DataError: it may not.
     """
     try:
-        return str(_NAME.validate_python(name))
+        return str(TypeAdapter(Name).validate_python(name))
     except ValidationError:
         raise DataError(
             f"{where}: {name!r} cannot be a name; "
@@ -189,10 +201,12 @@ def require_room(folder: Path, size: int) -> None:
     existing = [
         next(path for path in (place, *place.parents) if path.exists()) for place in (folder, cache)
     ]
+    # Both places may lie on one disk.
     disks = {path.stat().st_dev: path for path in existing}
     for path in disks.values():
-        needed = 2 * size // len(disks)
-        require_space(path, needed, "the copy of the pairs and the one in DVC's cache")
+        require_space(
+            path, 2 * size // len(disks), "the copy of the pairs and the one in DVC's cache"
+        )
 
 
 def staging_folder(name: str) -> Path:
@@ -214,26 +228,6 @@ def places_of(version: DataVersion) -> dict[str, Path]:
     return {
         f"finetune/{path}" if is_flat else path: version.folder / path for path in version.file_md5
     }
-
-
-def _is_replaced(place: str, given: Mapping[str, Path]) -> bool:
-    """Return whether the drop brings this file's split.
-
-    Side tables go with their TSVs, pretraining files together.
-    """
-    if place.startswith("pretrain/"):
-        return any(other.startswith("pretrain/") for other in given)
-    return any(place in (tsv, side_table_path(Path(tsv)).as_posix()) for tsv in given)
-
-
-def _require_splits(places: set[str], current: DataVersion | None) -> None:
-    missing = [split for split in ("train", "test") if f"finetune/{split}.tsv" not in places]
-    if missing:
-        options = " and ".join(f"--{split}" for split in missing)
-        why = "there is no version to take over from"
-        if current is not None:
-            why = f"{current.folder} has none"
-        raise DataError(f"{' and '.join(missing)}: not in the drop, and {why}; give {options}")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

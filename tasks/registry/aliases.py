@@ -33,7 +33,6 @@ from tasks.runtime.records import Check, Record
 REASON_TAG = "commerce_clip.promotion"
 CHANGE_TAG = "commerce_clip.change_under_way"
 HISTORY = "promotions"
-MAX_FIGURES = 12
 
 
 class ChampionChange(Record):
@@ -64,9 +63,7 @@ def change_champion(
         who=getpass.getuser(),
         when=datetime.now(UTC).isoformat(timespec="seconds"),
         why=why[:1000],
-        figures={
-            check.name: check.value for check in checks[:MAX_FIGURES] if check.value is not None
-        },
+        figures={check.name: check.value for check in checks[:12] if check.value is not None},
     )
     # What is written down here will be done, whoever finishes it.
     fault_point("promote:before_intent")
@@ -85,8 +82,9 @@ def finish_change(client: MlflowClient, name: str) -> None:
     """
     with registry_call("could not set aliases"):
         try:
-            tag = model_tags(client, name).get(CHANGE_TAG, "")
-            change = ChampionChange.model_validate_json(tag)
+            change = ChampionChange.model_validate_json(
+                model_tags(client, name).get(CHANGE_TAG, "")
+            )
         except ValidationError:
             return
 
@@ -98,7 +96,13 @@ def finish_change(client: MlflowClient, name: str) -> None:
             )
         elif champion in (change.before, change.after):
             _set_aliases(client, change, champion)
-            _add_to_history(client, change)
+
+            # An earlier try may have added the change to the history.
+            run_id = _history_run(client, change.model)
+            kept = [file.path for file in client.list_artifacts(run_id, HISTORY)]
+            if not any(change.key[:8] in path for path in kept):
+                path = f"{HISTORY}/{len(kept) + 1:06d}-{change.key[:8]}.json"
+                client.log_text(run_id, change.model_dump_json(indent=2), path)
         else:
             run_logger().warning(
                 "%s: a person made version %s champion meanwhile; it stays", name, champion
@@ -137,19 +141,9 @@ def mark_champion(client: MlflowClient, name: str, number: int) -> None:
 
 def leave_reason(client: MlflowClient, name: str, number: int, reason: str) -> None:
     """Leave who decided on a version, when, and why as its tag and its description."""
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    decided = f"{when} {getpass.getuser()}: {reason}"
+    decided = f"{datetime.now(UTC).isoformat(timespec='seconds')} {getpass.getuser()}: {reason}"
     client.set_model_version_tag(name, str(number), REASON_TAG, decided)
     client.update_model_version(name, str(number), description=reason)
-
-
-def _add_to_history(client: MlflowClient, change: ChampionChange) -> None:
-    """Add a file to the history of a model, unless an earlier try did."""
-    run_id = _history_run(client, change.model)
-    kept = [file.path for file in client.list_artifacts(run_id, HISTORY)]
-    if not any(change.key[:8] in path for path in kept):
-        path = f"{HISTORY}/{len(kept) + 1:06d}-{change.key[:8]}.json"
-        client.log_text(run_id, change.model_dump_json(indent=2), path)
 
 
 def _history_run(client: MlflowClient, name: str) -> str:
@@ -167,8 +161,8 @@ def history(name: str) -> list[ChampionChange]:
     with registry_call("could not read the history"):
         run_id = _history_run(client, name)
         paths = sorted(file.path for file in client.list_artifacts(run_id, HISTORY))
-        texts = [mlflow.artifacts.load_text(f"runs:/{run_id}/{path}") for path in paths]
-    return [ChampionChange.model_validate_json(text) for text in texts]
+        texts = (mlflow.artifacts.load_text(f"runs:/{run_id}/{path}") for path in paths)
+        return [ChampionChange.model_validate_json(text) for text in texts]
 
 
 def number_of(version: ModelVersion | None) -> int | None:

@@ -67,11 +67,13 @@ def champion_model(name: str) -> TrainedModel | None:
     origin = champion_origin(name)
     if origin is None:
         return None
+
     try:
         return registered_model(origin[1])
     except (CheckpointError, MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        run_logger().warning("champion version %d is not shown: %s", origin[1].number, reason)
+        run_logger().warning(
+            "champion version %d is not shown: %s", origin[1].number, str(error).splitlines()[0]
+        )
         return None
 
 

@@ -41,11 +41,22 @@ class MetricLog:
 
     def __init__(self, stage: str, folder: Path, send: Send) -> None:
         """Take up the spool of an earlier try and start sending."""
-        self._stage, self._folder = stage, folder
+        self._stage, self._folder, self._send = stage, folder, send
         folder.mkdir(parents=True, exist_ok=True)
-        self._last = _repair_spool(folder / SPOOL)
-        self._file = (folder / SPOOL).open("ab")
-        self._sender = _Sender(folder, send)
+        self._file = (folder / SPOOL).open("ab+")
+
+        # The last step spooled of each kind; it is below an earlier one where training went back.
+        self._last: dict[str, int] = {}
+        whole = self._file.seek(0)
+        while (entry := _parse(line := self._file.readline())) is not None:
+            self._last[entry["kind"]] = entry["step"]
+            whole += len(line)
+        # A kill may have left a line half-written.
+        self._file.truncate(whole)
+
+        self._news, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._send_all, name="metrics", daemon=True)
+        self._thread.start()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a training step."""
@@ -71,47 +82,14 @@ class MetricLog:
         line = {"kind": kind, "step": step, "time_ms": time.time_ns() // 1_000_000, "values": named}
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
-        self._sender.wake()
+        self._news.set()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Stop the thread after what it can send in time (20 s); the rest waits in the spool."""
         self._file.close()
-        self._sender.close(CLOSE_TIMEOUT_S if timeout_s is None else timeout_s)
-
-
-def send_rest(folder: Path, send: Send) -> int:
-    """Send what a stage's spool still holds and return how many lines that were.
-
-    Raises:
-        ServiceError: MLflow does not answer; what was sent is remembered.
-    """
-    lines = 0
-    for group, end in _unsent(folder):
-        send(group)
-        with atomic_write(folder / SENT) as file:
-            file.write(str(end).encode())
-        lines += len(group)
-    return lines
-
-
-class _Sender:
-    """The thread that reads the spool and sends it, in growing pauses while the server is away."""
-
-    def __init__(self, folder: Path, send: Send) -> None:
-        self._folder, self._send = folder, send
-        self._news, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Tell the thread that the spool has grown."""
-        self._news.set()
-
-    def close(self, timeout_s: float) -> None:
-        """Let the thread send what it can and end."""
         self._stopping.set()
         self._news.set()
-        self._thread.join(timeout_s)
+        self._thread.join(CLOSE_TIMEOUT_S if timeout_s is None else timeout_s)
         if next(_unsent(self._folder), None) is not None:
             run_logger().warning(
                 "MLflow does not take metrics; they wait in %s and are sent when the run ends "
@@ -119,7 +97,8 @@ class _Sender:
                 self._folder / SPOOL,
             )
 
-    def _run(self) -> None:
+    def _send_all(self) -> None:
+        """Send the spool as it grows, in growing pauses while the server is away."""
         pause_s = PAUSE_S
         while True:
             self._news.wait()
@@ -139,23 +118,19 @@ class _Sender:
             self._stopping.wait(pause_s)
 
 
-def _repair_spool(spool: Path) -> dict[str, int]:
-    """Cut the line that a kill left half-written, and return the last step spooled of each kind."""
-    last: dict[str, int] = {}
-    if not spool.exists():
-        return last
+def send_rest(folder: Path, send: Send) -> int:
+    """Send what a stage's spool still holds and return how many lines that were.
 
-    whole = 0
-    with spool.open("rb+") as file:
-        for line in file:
-            entry = _parse(line)
-            if entry is None:
-                break
-            # The last is below an earlier one where training went back.
-            last[entry["kind"]] = entry["step"]
-            whole += len(line)
-        file.truncate(whole)
-    return last
+    Raises:
+        ServiceError: MLflow does not answer; what was sent is remembered.
+    """
+    lines = 0
+    for group, end in _unsent(folder):
+        send(group)
+        with atomic_write(folder / SENT) as file:
+            file.write(str(end).encode())
+        lines += len(group)
+    return lines
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

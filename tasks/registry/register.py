@@ -7,8 +7,6 @@ where a rollback goes; `tasks.promotion.promote` moves them.
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from model.config.load import RunConfig
@@ -27,7 +25,6 @@ from tasks.runtime.locks import locked
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation, Version
 from tasks.runtime.stage import stage
 
-MEAN_RECALL_TAG = "commerce_clip.test_mean_recall"
 EXPORT_TAG = "commerce_clip.embeddings"
 
 
@@ -44,8 +41,9 @@ def find_registered(config: RunConfig, mark: str) -> Version | None:
     found = find_versions(client, name, {FINGERPRINT_TAG: mark}) or [
         version for version in find_versions(client, name, {}) if run_tag(mark) in version.tags
     ]
-    wanted = {EXPORT_TAG, decided_tag(mark)}
-    finished = [version for version in found if wanted <= version.tags.keys()]
+    finished = [
+        version for version in found if {EXPORT_TAG, decided_tag(mark)} <= version.tags.keys()
+    ]
     return as_version(finished[-1]) if finished else None
 
 
@@ -80,25 +78,35 @@ def register(
     tags = lineage_tags(run.config, run.data, run.lineage) | {
         FINGERPRINT_TAG: run.fingerprint,
         WEIGHTS_TAG: model.weights_sha256,
-        MEAN_RECALL_TAG: f"{evaluation.metrics['mean_recall']:.6f}",
+        "commerce_clip.test_mean_recall": f"{evaluation.metrics['mean_recall']:.6f}",
         "commerce_clip.base_weights_sha256": evaluation.base_weights_sha256,
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
 
-    lock = registry_lock(name, f"run {run.folder.name}")
-    with registry_call("could not register a version"), lock:
-        known = _known(client, run, model.weights_sha256)
-        if known is None:
+    with (
+        registry_call("could not register a version"),
+        registry_lock(name, f"run {run.folder.name}"),
+    ):
+        # The newest version of this fingerprint, or else of these weights.
+        found = find_versions(client, name, {FINGERPRINT_TAG: run.fingerprint})
+        found = found or find_versions(client, name, {WEIGHTS_TAG: model.weights_sha256})
+        if not found:
             model_id = log_model(run.mlflow_run_id, run.config, model.folder)
-            if not _model_exists(client, name):
+            try:
+                client.get_registered_model(name)
+            except MlflowException as error:
+                if error.error_code not in NOT_FOUND:
+                    raise
                 client.create_registered_model(name)
-            source = f"models:/{model_id}"
-            known = client.create_model_version(
-                name, source, run_id=run.mlflow_run_id, tags=tags, model_id=model_id
-            )
-        tag = run_tag(run.fingerprint)
-        client.set_model_version_tag(name, known.version, tag, run.mlflow_run_id)
-    return as_version(known)
+            found = [
+                client.create_model_version(
+                    name, f"models:/{model_id}", run.mlflow_run_id, tags, model_id=model_id
+                )
+            ]
+        client.set_model_version_tag(
+            name, found[-1].version, run_tag(run.fingerprint), run.mlflow_run_id
+        )
+    return as_version(found[-1])
 
 
 def run_tag(mark: str) -> str:
@@ -111,25 +119,6 @@ def decided_tag(mark: str) -> str:
     return f"commerce_clip.decided.{mark}"
 
 
-def _known(client: MlflowClient, run: Run, digest: str) -> ModelVersion | None:
-    """Return the newest version of this fingerprint or else of these weights, or None."""
-    name = run.config.registered_model
-    for tags in ({FINGERPRINT_TAG: run.fingerprint}, {WEIGHTS_TAG: digest}):
-        if found := find_versions(client, name, tags):
-            return found[-1]
-    return None
-
-
 def registry_lock(name: str, what: str) -> AbstractContextManager[None]:
     """Return the lock under which versions are registered and aliases move (DECISIONS 25)."""
     return locked(f"registry-{name}", what, wait=True)
-
-
-def _model_exists(client: MlflowClient, name: str) -> bool:
-    try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code in NOT_FOUND:
-            return False
-        raise
-    return True

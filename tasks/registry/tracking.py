@@ -31,7 +31,6 @@ from tasks.runtime.log import run_logger
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
 HEALTH_TIMEOUT_S = 5
-MAX_METRICS = 1000  # MLflow takes no more in one request
 MAX_PARAM_CHARS = 500
 
 
@@ -47,25 +46,21 @@ def tracking_client() -> MlflowClient:
 
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        _require_health(uri)
+        try:
+            reply = httpx.get(
+                f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S, follow_redirects=True
+            )
+            refusal = "" if reply.is_success else f"status {reply.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            refusal = without_credentials(str(error)) or type(error).__name__
+        if refusal:
+            raise ServiceError(
+                f"MLflow at {without_credentials(uri)} does not answer ({refusal}); "
+                "start it with `make up`, or unset MLFLOW_TRACKING_URI"
+            )
+
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri)
-
-
-def _require_health(uri: str) -> None:
-    try:
-        reply = httpx.get(
-            f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S, follow_redirects=True
-        )
-        if reply.is_success:
-            return
-        reason: object = f"status {reply.status_code}"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        reason = without_credentials(str(error)) or type(error).__name__
-    raise ServiceError(
-        f"MLflow at {without_credentials(uri)} does not answer ({reason}); "
-        "start it with `make up`, or unset MLFLOW_TRACKING_URI"
-    )
 
 
 def experiment_id(client: MlflowClient) -> str:
@@ -86,15 +81,16 @@ def begin_mlflow_run(
 ) -> str:
     """Return the id of the fingerprint's MLflow run, which an earlier try may have begun."""
     experiment = experiment_id(client)
-    query = f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
-    found = client.search_runs([experiment], query, max_results=1)
+    found = client.search_runs(
+        [experiment], f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'", max_results=1
+    )
 
     if found:
         run_id = str(found[0].info.run_id)
         client.update_run(run_id, status="RUNNING")
     else:
-        first_tags = {FINGERPRINT_TAG: fingerprint}
-        run_id = str(client.create_run(experiment, run_name=name, tags=first_tags).info.run_id)
+        made = client.create_run(experiment, run_name=name, tags={FINGERPRINT_TAG: fingerprint})
+        run_id = str(made.info.run_id)
         short = [Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()]
         client.log_batch(run_id, params=short)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -119,8 +115,9 @@ def end_mlflow_run(run_id: str, status: str) -> None:
     try:
         tracking_client().set_terminated(run_id, status)
     except MlflowException as error:
-        message = f"MLflow could not end run {run_id} ({error.error_code}); run again"
-        raise ServiceError(message) from error
+        raise ServiceError(
+            f"MLflow could not end run {run_id} ({error.error_code}); run again"
+        ) from error
 
 
 def metric_sender(run_id: str) -> Send:
@@ -138,11 +135,11 @@ def metric_sender(run_id: str) -> Send:
             for name, value in measured.values.items()
         ]
         try:
-            for start in range(0, len(metrics), MAX_METRICS):
-                client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+            client.log_batch(run_id, metrics=metrics)  # in as many requests as it takes
         except MlflowException as error:
-            message = f"MLflow did not take metrics of run {run_id} ({error.error_code})"
-            raise ServiceError(message) from error
+            raise ServiceError(
+                f"MLflow did not take metrics of run {run_id} ({error.error_code})"
+            ) from error
 
     return send
 
@@ -150,8 +147,7 @@ def metric_sender(run_id: str) -> Send:
 def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], folder: str) -> None:
     """Log final metrics and attach files under an artifact folder of the run."""
     client, now_ms = tracking_client(), int(time.time() * 1000)
-    values = [Metric(name, value, now_ms, 0) for name, value in metrics.items()]
-    client.log_batch(run_id, metrics=values)
+    client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in metrics.items()])
     for file in files:
         client.log_artifact(run_id, str(file), folder)
 
@@ -159,12 +155,11 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], fo
 def attach(run_id: str, files: list[Path], folder: str) -> None:
     """Attach files under an artifact folder of the run, or warn where MLflow is away."""
     try:
-        client = tracking_client()
-        for file in files:
-            client.log_artifact(run_id, str(file), folder)
+        log_results(run_id, {}, files, folder)
     except (ServiceError, MlflowException, OSError) as error:
-        names = ", ".join(str(file) for file in files)
-        run_logger().warning("MLflow did not take %s (%s); they stay on disk", names, error)
+        run_logger().warning(
+            "MLflow did not take %s (%s); they stay on disk", ", ".join(map(str, files)), error
+        )
 
 
 def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:

@@ -3,10 +3,12 @@
 A read that fails is a ServiceError and never "there is no champion".
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -24,8 +26,7 @@ from tasks.pages.text import without_credentials
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import Version
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-PREVIOUS = "previous"
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 WEIGHTS_TAG = "commerce_clip.weights_sha256"
 DATA_VERSION_TAG = "commerce_clip.data_version"
 WAS_CHAMPION_TAG = "commerce_clip.was_champion"
@@ -66,12 +67,11 @@ def find_version(name: str, which: str) -> Version:
 
 def aliases_of(version: Version) -> list[str]:
     """Return the aliases that point to a version."""
-    client, aliases = tracking_client(), []
-    for alias in (CHAMPION, CHALLENGER, PREVIOUS):
-        found = read_alias(client, version.name, alias)
-        if found is not None and int(found.version) == version.number:
-            aliases.append(alias)
-    return aliases
+    client = tracking_client()
+    found = {
+        alias: read_alias(client, version.name, alias) for alias in (CHAMPION, CHALLENGER, PREVIOUS)
+    }
+    return [alias for alias, at in found.items() if at and int(at.version) == version.number]
 
 
 def champion_origin(name: str) -> tuple[str, Version] | None:
@@ -92,14 +92,12 @@ def trained_on() -> dict[str, list[str]]:
     Raises:
         ServiceError: the registry does not answer.
     """
-    client, found, token = tracking_client(), dict[str, list[str]](), None
+    tracking_client()
     with registry_call("could not search versions"):
-        while token is None or token:
-            page = client.search_model_versions(order_by=["version_number ASC"], page_token=token)
-            for version in page:
-                data = version.tags.get(DATA_VERSION_TAG, "")
-                found.setdefault(data, []).append(f"{version.name} {version.version}")
-            token = page.token or ""
+        versions = mlflow.search_model_versions(order_by=["version_number ASC"])
+    found = defaultdict[str, list[str]](list)
+    for version in versions:
+        found[version.tags.get(DATA_VERSION_TAG, "")].append(f"{version.name} {version.version}")
     return found
 
 
@@ -128,8 +126,10 @@ def find_versions(client: MlflowClient, name: str, tags: dict[str, str]) -> list
     """Return the versions that carry all the tags, by number."""
     conditions = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
     with registry_call("could not search versions"):
-        found = client.search_model_versions(" and ".join(conditions))
-    return sorted(found, key=lambda version: int(version.version))
+        return sorted(
+            client.search_model_versions(" and ".join(conditions)),
+            key=lambda version: int(version.version),
+        )
 
 
 def read_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
@@ -160,8 +160,11 @@ def read_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
 
 def as_version(version: Any) -> Version:
     """Return MLflow's version as the record that stages hand on."""
-    run_id = str(version.run_id or "")
-    return Version(name=version.name, number=int(version.version), mlflow_run_id=run_id)
+    return Version(
+        name=version.name,
+        number=int(version.version),
+        mlflow_run_id=str(version.run_id or ""),
+    )
 
 
 def unreachable(what: str, error: MlflowException) -> ServiceError:

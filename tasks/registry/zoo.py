@@ -15,8 +15,6 @@ from tasks.registry.files import registered_model
 from tasks.registry.versions import find_version
 from tasks.runtime.environment import models_folder
 
-REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)")
-
 
 def import_published(
     path: Path,
@@ -47,8 +45,7 @@ def import_published(
             f"{folder}: there is a model of that name; choose another, or remove the folder"
         )
     listed = licence or licence_of(towers or "") or licence_of(name)
-    given = Given(towers, activation)
-    return folder, import_model(path, folder, given, sha256, listed)
+    return folder, import_model(path, folder, Given(towers, activation), sha256, listed)
 
 
 def export_published(source: str, to: str, out: Path) -> Path:
@@ -72,10 +69,9 @@ def folder_of(source: str) -> Path:
         ConfigError: the registry has no such version.
         ServiceError: MLflow does not answer.
     """
-    registered = REGISTERED.fullmatch(source)
+    registered = re.fullmatch(r"models:/(?P<name>[^/@]+)[/@](?P<which>[^/@]+)", source)
     if not registered:
         folder = models_folder() / source
         return folder if folder.is_dir() else Path(source)
 
-    version = find_version(registered["name"], registered["which"])
-    return registered_model(version).folder
+    return registered_model(find_version(registered["name"], registered["which"])).folder

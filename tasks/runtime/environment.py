@@ -12,7 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NO_TELEMETRY = {
+# Of a run's life on its server; an automation marks as crashed what has missed three
+# (flows/automations.py, DECISIONS 27).
+HEARTBEAT_S = 30
+SETTINGS = {
+    # No telemetry.
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -20,11 +24,7 @@ NO_TELEMETRY = {
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-# Of a run's life on its server; an automation marks as crashed what has missed three
-# (flows/automations.py, DECISIONS 27).
-HEARTBEAT_S = 30
-TIMEOUTS = {
+    # How long one waits for the other.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -50,7 +50,7 @@ def settings() -> dict[str, str]:
         "DVC_GLOBAL_CONFIG_DIR": state / "dvc" / "global",
         "DVC_SYSTEM_CONFIG_DIR": state / "dvc" / "system",
     }
-    return NO_TELEMETRY | TIMEOUTS | {name: str(folder) for name, folder in folders.items()}
+    return SETTINGS | {name: str(folder) for name, folder in folders.items()}
 
 
 def prepare() -> None:

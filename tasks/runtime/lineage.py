@@ -66,14 +66,20 @@ def stage_sources(*doors: str) -> dict[str, Path]:
     These are the doors and what they import from there on, also inside functions. Imports of a
     module that makes no result are not followed. Reading 60 files takes 0.2 s.
     """
-    sources: dict[str, Path] = {}
-    waiting = list(doors)
+    sources, waiting = dict[str, Path](), list(doors)
     while waiting:
         name = waiting.pop()
         path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        if name not in sources and _makes_results(name) and path.is_file():
-            sources[name] = path
-            waiting += _imported(path)
+        if name in sources or not _makes_results(name) or not path.is_file():
+            continue
+        sources[name] = path
+
+        # Every name that the file imports, and those in it, which may be modules.
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
     return sources
 
 
@@ -84,22 +90,9 @@ def _makes_results(module: str) -> bool:
         KeyError: the module's wing is not classed.
     """
     package, *inside = module.split(".")
-    if not inside or package not in ("model", "tasks"):
-        return False
-    if package == "model":
-        return inside[0] not in HASHED_OTHERWISE
-    return MAKES_RESULTS[inside[0]] and inside[-1] not in SHOWING
-
-
-def _imported(path: Path) -> list[str]:
-    """Return every name that a file imports, and those in it, which may be modules."""
-    names = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return names
+    if inside and package == "tasks":
+        return MAKES_RESULTS[inside[0]] and inside[-1] not in SHOWING
+    return bool(inside) and package == "model" and inside[0] not in HASHED_OTHERWISE
 
 
 def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence[str]) -> str:
@@ -113,22 +106,15 @@ def stage_key(run: Run, module: str, sections: Sequence[str], upstream: Sequence
         name: config[name]
         for name in sorted({"data", "seed", "device", "precision", "compile", *sections})
     }
-
-    parts = (
-        run.data.version,
-        code_version(module),
-        json.dumps(read, sort_keys=True),
-        *run.lineage.start,
-        *upstream,
-    )
-    return _digest(parts)
+    made_by = (run.data.version, code_version(module), json.dumps(read, sort_keys=True))
+    return _digest([*made_by, *run.lineage.start, *upstream])
 
 
 def trace_lineage(config: RunConfig, data: DataVersion) -> Lineage:
     """Hash what a run is made of, once for all who ask: weights of 1 GB take about a second."""
     start = (architecture_id(config.model), base_weights_id(config), concepts_id(config))
-    parts = (data.version, code_version(*DOORS), config.digest(), *start)
-    return Lineage(fingerprint=_digest(parts), start=start)
+    fingerprint = _digest([data.version, code_version(*DOORS), config.digest(), *start])
+    return Lineage(fingerprint=fingerprint, start=start)
 
 
 def _digest(parts: Sequence[str]) -> str:
@@ -158,39 +144,44 @@ def architecture_id(model: ModelConfig) -> str:
 
 def concepts_id(config: RunConfig) -> str:
     """Return the SHA-256 of each stage's table of concepts where the config names one."""
-    named = (config.pretrain.concepts, config.finetune.concepts)
-    paths = [Path(table) for table in named if table is not None]
-    return " ".join(file_digest(path) for path in paths if path.is_file())
+    tables = [Path(stage.concepts or "") for stage in (config.pretrain, config.finetune)]
+    return " ".join(file_digest(table) for table in tables if table.is_file())
 
 
 def git_commit() -> tuple[str, bool]:
     """Return this checkout's commit and whether files differ; ('unknown', True) outside git."""
-    head = _git("rev-parse", "HEAD")
-    if not head:
+    head = git("rev-parse", "HEAD", cwd=ROOT)
+    if head is None:
         return "unknown", True
-    return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
+    return head.strip(), bool(git("status", "--porcelain", "--untracked-files=no", cwd=ROOT))
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str, cwd: Path) -> str | None:
+    """Return the output of a git command, None where it fails or there is no git."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+            ["git", *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def lineage_tags(config: RunConfig, data: DataVersion, lineage: Lineage) -> dict[str, str]:
     """Return the tags that lead from a run or version back to its data, code and flow run."""
     commit, is_dirty = git_commit()
-    docs = report_folder(data.version) / "docs" / "index.html"
 
     return {
         "commerce_clip.config": config.name,
         "commerce_clip.config_sha256": config.digest(),
         "commerce_clip.data_version": data.version,
-        "commerce_clip.data_docs": docs.as_uri(),
+        "commerce_clip.data_docs": (report_folder(data.version) / "docs/index.html").as_uri(),
         "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
         "commerce_clip.code_version": code_version(*DOORS),
         "commerce_clip.git_commit": commit,

@@ -86,25 +86,24 @@ def refuse_while_read() -> None:
     Raises:
         DataError: names the runs.
     """
-    paths = sorted(_readers().glob("*.lock"))
-    busy = [_holder(path) for path in paths if not _is_stale(path)]
+    busy = []
+    for path in sorted(_readers().glob("*.lock")):
+        descriptor = _open(path)
+        try:
+            is_free = _take(descriptor)
+        finally:
+            os.close(descriptor)
+
+        # Nobody holds the file of a reader that has ended.
+        if is_free:
+            path.unlink(missing_ok=True)
+        else:
+            busy.append(_holder(path))
     if busy:
         raise DataError(
             f"{', '.join(busy)}: still reads the current data version; "
             "run the same command again when it has ended"
         )
-
-
-def _is_stale(path: Path) -> bool:
-    """Return whether nobody holds a reader's file any more, and remove it then."""
-    descriptor = _open(path)
-    try:
-        is_free = _take(descriptor)
-    finally:
-        os.close(descriptor)
-    if is_free:
-        path.unlink(missing_ok=True)
-    return is_free
 
 
 def _readers() -> Path:
@@ -126,8 +125,11 @@ def _take(descriptor: int) -> bool:
 
 def _sign(descriptor: int, what: str) -> None:
     """Write down who holds the lock; in place, for a rename would leave it on a nameless file."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    signed = {"what": what, "pid": os.getpid(), "since": since}
+    signed = {
+        "what": what,
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(signed).encode(), 0)
 

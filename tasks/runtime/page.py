@@ -99,9 +99,11 @@ def _try(what: str, publish: Callable[[], object], is_quiet: bool = False) -> bo
         publish()
     except REFUSALS as error:
         if not is_quiet:
-            name = type(error).__name__
             run_logger().warning(
-                "Prefect did not take %s (%s: %s); the run goes on", what, name, error
+                "Prefect did not take %s (%s: %s); the run goes on",
+                what,
+                type(error).__name__,
+                error,
             )
         return False
     return True

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from prefect.context import TaskRunContext
@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from tasks.runtime.page import ProgressArtifact
 
-QUIET_EVERY_S = 10.0
 PLAIN_LINE = (
     "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt} "
     "[{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
@@ -42,14 +41,11 @@ class Progress:
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     """Draw a bar with rate and time left; outside a terminal print a line every ten seconds."""
-    terminal = {"mininterval": 0.2, "dynamic_ncols": True}
-    log_file = {"mininterval": QUIET_EVERY_S, "bar_format": PLAIN_LINE}
-    shape: dict[str, Any] = terminal if sys.stderr.isatty() else log_file
-    bar: tqdm[Any] = tqdm(total=total, desc=what, unit=f" {unit}", **shape)
-    artifact = ProgressArtifact(what) if TaskRunContext.get() is not None else None
-    try:
+    shape: dict[str, Any] = (
+        {"mininterval": 0.2, "dynamic_ncols": True}
+        if sys.stderr.isatty()
+        else {"mininterval": 10.0, "bar_format": PLAIN_LINE}
+    )
+    published = closing(ProgressArtifact(what)) if TaskRunContext.get() else nullcontext()
+    with published as artifact, tqdm(total=total, desc=what, unit=f" {unit}", **shape) as bar:
         yield Progress(bar, artifact)
-    finally:
-        bar.close()
-        if artifact:
-            artifact.close()

@@ -21,11 +21,8 @@ from model.pairs.repeats import read_repeats
 from model.pairs.splits import Splits, find_split_files, read_side_table
 from tasks.runtime.records import Run, Validation
 
-# What may be part of names of reports, of pages and of lines in a terminal.
-STEM = re.compile(r"\w[\w.-]{0,63}")
 PRETRAIN = "pretrain-"
 RETENTION = "retention"
-HELD_OUT_FROM = ("pretrain", RETENTION)
 
 
 def tsv_files(splits: Splits) -> dict[str, Path]:
@@ -34,17 +31,16 @@ def tsv_files(splits: Splits) -> dict[str, Path]:
     Raises:
         DataError: a pretraining file has a name that no report can have.
     """
+    # A stem is part of the names of reports, of pages and of lines in a terminal.
     for path in splits.pretrain:
-        if not STEM.fullmatch(path.stem):
+        if not re.fullmatch(r"\w[\w.-]{0,63}", path.stem):
             raise DataError(
                 f"{path}: rename it; letters, digits, '.', '_' and '-' are allowed, at most 64"
             )
 
-    named = {f"{PRETRAIN}{path.stem}": path for path in splits.pretrain}
-    named["train"] = splits.train
-    if splits.valid is not None:
-        named["valid"] = splits.valid
-    return named | {"test": splits.test}
+    pretrain = {f"{PRETRAIN}{path.stem}": path for path in splits.pretrain}
+    finetune = {"train": splits.train, "valid": splits.valid, "test": splits.test}
+    return pretrain | {name: path for name, path in finetune.items() if path is not None}
 
 
 def profile_path(folder: Path, name: str) -> Path:
@@ -70,13 +66,16 @@ def split_index(run: Run, validation: Validation, name: str) -> PairIndex:
     """
     splits = find_split_files(run.data.folder)
     tsvs, folder = tsv_files(splits), validation.profiles
-    names = [key for key in tsvs if _holds(key, name, splits.valid is None)]
+    # Pretraining files are one split; a carved valid is taken from train.
+    own = "train" if name == "finetune" or (name == "valid" and splits.valid is None) else name
+    is_pretrain = name in ("pretrain", RETENTION)
+    names = [key for key in tsvs if key == own or (is_pretrain and key.startswith(PRETRAIN))]
     index = index_pairs([PairSource(tsvs[key], profile_path(folder, key)) for key in names])
 
     if splits.valid is None and names == ["train"]:
         carved = carve_valid(index, run.config.data.valid_share, run.config.seed)
         index = carved[1] if name == "valid" else carved[0]
-    if name in HELD_OUT_FROM:
+    if is_pretrain:
         is_held = np.isin(np.arange(len(index)), _held_out(run, validation, index))
         index = index.take(np.flatnonzero(is_held if name == RETENTION else ~is_held))
 
@@ -96,33 +95,21 @@ def _held_out(run: Run, validation: Validation, pretrain: PairIndex) -> Rows:
     tsvs = tsv_files(find_split_files(run.data.folder))
     train = index_pairs([PairSource(tsvs["train"], profile_path(validation.profiles, "train"))])
 
+    # The product of each pair; a pair of a TSV without side table has its own.
+    ids = []
+    files = [(index, *each) for index in (pretrain, train) for each in enumerate(index.files)]
+    for index, number, tsv in files:
+        lines, table = index.line[index.file == number], read_side_table(tsv, required=False)
+        if table is None:
+            ids.append(pa.array([f"{tsv}:{line}" for line in lines.tolist()]))
+        else:
+            ids += table["id"].take(lines - 1).chunks
+
     # Pairs of equal captions, images or products go together.
-    ids = pa.chunked_array(
-        [chunk for index in (pretrain, train) for chunk in _product_ids(index).chunks], pa.string()
-    )
-    products = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    encoded = pa.chunked_array(ids, pa.string()).combine_chunks().dictionary_encode()
     captions, images = (
         np.concatenate([getattr(index, key) for index in (pretrain, train)])
         for key in ("caption_hash", "image_hash")
     )
-    group = group_rows([captions, images, products])
+    group = group_rows([captions, images, encoded.indices.to_numpy()])
     return hold_out(group, np.arange(len(group)) >= len(pretrain), wanted, run.config.seed)
-
-
-def _product_ids(index: PairIndex) -> pa.ChunkedArray:
-    """Return the product id of each pair; a pair of a TSV without side table gets its own."""
-    ids = []
-    for number, tsv in enumerate(index.files):
-        lines, products = index.line[index.file == number], read_side_table(tsv, required=False)
-        if products is None:
-            ids.append(pa.array([f"{tsv}:{line}" for line in lines.tolist()]))
-        else:
-            ids += products["id"].take(lines - 1).chunks
-    return pa.chunked_array(ids, pa.string())
-
-
-def _holds(tsv: str, name: str, is_carved: bool) -> bool:
-    """Return whether a TSV holds pairs of a split."""
-    if name in HELD_OUT_FROM:
-        return tsv.startswith(PRETRAIN)
-    return tsv == ("train" if name == "finetune" or (name == "valid" and is_carved) else name)

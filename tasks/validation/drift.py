@@ -12,7 +12,6 @@ from prefect.events import emit_event
 
 from model.config.sections import DataConfig
 from model.pairs.drift import Mover, added, drift, read_counts
-from model.storage.files import atomic_write
 from tasks.data.card import VERSION
 from tasks.pages.text import visible
 from tasks.registry.tracking import fetch_artifacts, log_results
@@ -66,8 +65,8 @@ class Drift(Record):
 
     def over(self, limit: float) -> list[DriftedColumn]:
         """Return the columns that drifted farther than a limit, farthest first."""
-        far = [each for each in self.columns if each.drift > limit]
-        return sorted(far, key=lambda each: -each.drift)
+        farthest_first = sorted(self.columns, key=lambda each: -each.drift)
+        return [each for each in farthest_first if each.drift > limit]
 
 
 def champion_reference(registered_model: str) -> Reference | None:
@@ -79,9 +78,13 @@ def champion_reference(registered_model: str) -> Reference | None:
     origin = champion_origin(registered_model)
     if origin is None or not VERSION.match(origin[0]):
         return None
+
     version, champion = origin
-    name = f"champion version {champion.number}"
-    return Reference(version=version, name=name, mlflow_run_id=champion.mlflow_run_id)
+    return Reference(
+        version=version,
+        name=f"champion version {champion.number}",
+        mlflow_run_id=champion.mlflow_run_id,
+    )
 
 
 def measure_drift(version: str, reference: Reference) -> Drift | None:
@@ -111,8 +114,7 @@ def measure_drift(version: str, reference: Reference) -> Drift | None:
         for each in drift(before[split], after[split])
     ]
     report = Drift(reference=reference, version=version, columns=columns)
-    with atomic_write(report_folder(version) / DRIFT_FILE) as file:
-        file.write(report.model_dump_json(indent=2).encode())
+    report.write(report_folder(version) / DRIFT_FILE)
     return report
 
 
@@ -140,8 +142,9 @@ def publish_drift(report: Drift, limits: DataConfig) -> None:
         }
         for each in sorted(report.columns, key=lambda each: (-each.drift, -each.psi))[:MAX_ROWS]
     ]
-    title = f"Drift of data version {report.version} against {against}"
-    publish_table(rows, key="drift", description=title)
+    publish_table(
+        rows, key="drift", description=f"Drift of data version {report.version} against {against}"
+    )
 
     over, limit = report.over(limits.drift_warn), limits.drift_warn
     if not over:
@@ -154,12 +157,15 @@ def announce_drift(report: Drift, limits: DataConfig) -> bool:
     """Emit the event that a retraining waits for if a column is over the limit; return whether."""
     over = report.over(limits.drift_warn)
     if over:
-        payload = {
-            "version": report.version,
-            "against": report.reference.name,
-            "columns": [c.sentence() for c in over],
-        }
-        emit_event(DRIFTED, resource={"prefect.resource.id": RESOURCE}, payload=payload)
+        emit_event(
+            DRIFTED,
+            resource={"prefect.resource.id": RESOURCE},
+            payload={
+                "version": report.version,
+                "against": report.reference.name,
+                "columns": [each.sentence() for each in over],
+            },
+        )
     return bool(over)
 
 

@@ -27,7 +27,17 @@ def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
     """Yield what a split's lines must satisfy, the most telling first."""
     # How many lines there are, and how many of them can be used.
     yield _row_count(1, "there is no line")
-    yield from _fault_expectations(limits)
+    yield _in_set(
+        "verdict",
+        ["accepted"],
+        1 - limits.max_fault_share,
+        f"too many faulty lines (data.max_fault_share is {limits.max_fault_share:.2%})",
+    )
+    for reason, share in limits.max_fault_share_by_reason.items():
+        sentence = f"too many lines with {reason} (data.max_fault_share_by_reason is {share:.2%})"
+        yield gxe.ExpectColumnValuesToNotBeInSet(
+            column="verdict", value_set=[reason.value], mostly=1 - share, meta=_meta(sentence)
+        )
     yield gxe.ExpectColumnSumToBeBetween(
         column="is_accepted",
         min_value=limits.min_rows,
@@ -85,26 +95,6 @@ def drift_expectations(limits: DataConfig) -> Iterator[Expectation]:
         )
 
 
-def _fault_expectations(limits: DataConfig) -> Iterator[Expectation]:
-    share = limits.max_fault_share
-    yield _in_set(
-        "verdict",
-        ["accepted"],
-        1 - share,
-        f"too many faulty lines (data.max_fault_share is {share:.2%})",
-    )
-
-    for reason, share in limits.max_fault_share_by_reason.items():
-        yield gxe.ExpectColumnValuesToNotBeInSet(
-            column="verdict",
-            value_set=[reason.value],
-            mostly=1 - share,
-            meta=_meta(
-                f"too many lines with {reason} (data.max_fault_share_by_reason is {share:.2%})"
-            ),
-        )
-
-
 def _caption_expectations(limits: DataConfig) -> Iterator[Expectation]:
     lengths = {
         "chars": (1, limits.max_caption_chars),
@@ -123,13 +113,12 @@ def _caption_expectations(limits: DataConfig) -> Iterator[Expectation]:
         )
 
     if limits.scripts:
-        wanted = ", ".join(limits.scripts)
-        sentence = f"too many captions in other scripts than {wanted} (data.min_script_share is "
         yield _in_set(
             "caption_script",
             list(limits.scripts),
             limits.min_script_share,
-            f"{sentence}{limits.min_script_share:.2%})",
+            f"too many captions in other scripts than {', '.join(limits.scripts)} "
+            f"(data.min_script_share is {limits.min_script_share:.2%})",
         )
 
 

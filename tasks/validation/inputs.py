@@ -40,8 +40,12 @@ def index_input(
     is_decoded = run.config.decoded_cache and crops_centre
     folder = validation.profiles / "cache"
     if is_decoded:
-        size_mb = decoded_layout(index, towers.image_size).bytes / 1e6
-        run_logger().info("%s: decoded images take %.1f MB in %s", name, size_mb, folder)
+        run_logger().info(
+            "%s: decoded images take %.1f MB in %s",
+            name,
+            decoded_layout(index, towers.image_size).bytes / 1e6,
+            folder,
+        )
 
     with ExitStack() as bars:
         shown: dict[str, Progress] = {}
@@ -51,5 +55,4 @@ def index_input(
                 shown[what] = bars.enter_context(progress(f"{what} of {name}", len(index), "pairs"))
             shown[what].advance(rows)
 
-        workers = run.config.workers
-        return pair_input(towers.input_spec, index, folder, is_decoded, workers, on_rows)
+        return pair_input(towers.input_spec, index, folder, is_decoded, run.config.workers, on_rows)

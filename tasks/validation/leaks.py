@@ -10,8 +10,9 @@ profiling.
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,6 @@ from tasks.validation.accepted import leaks_path, profile_path
 
 COUNTS_SUFFIX = ".counts.parquet"
 LISTED = 10_000
-RULES = [1, MAX_BITS, MAX_LEVELS, MAX_PLACE_LEVELS]
 TEST = "test"
 
 
@@ -66,12 +66,25 @@ def compare_splits(folder: Path, splits: Mapping[str, SplitWithProducts]) -> Non
         DataError: a profile is damaged, or a TSV changed since it was profiled.
     """
     for name, split in splits.items():
-        files, made_from = comparison_files(folder, name), _made_from(folder, name, splits)
-        if not _is_sealed(files, made_from):
-            _compare(folder, name, split, splits[TEST], files)
-            seal = {"made_from": made_from, "sha256": _digests(files)}
-            with atomic_write(files.seal) as file:
-                file.write(json.dumps(seal, indent=2).encode())
+        files = comparison_files(folder, name)
+
+        # Everything that the comparisons of a split depend on.
+        inputs = [profile_files(folder, name).words]
+        for each in (name, TEST):
+            inputs += [profile_path(folder, each), side_table_path(splits[each].tsv)]
+        made_from = {
+            "rules": [1, MAX_BITS, MAX_LEVELS, MAX_PLACE_LEVELS],
+            "sha256": [file_digest(path) if path.exists() else None for path in inputs],
+        }
+
+        with suppress(OSError, ValueError):
+            seal = json.loads(files.seal.read_bytes())
+            if seal == {"made_from": made_from, "sha256": _digests(files)}:
+                continue
+        _compare(folder, name, split, splits[TEST], files)
+        seal = {"made_from": made_from, "sha256": _digests(files)}
+        with atomic_write(files.seal) as file:
+            file.write(json.dumps(seal, indent=2).encode())
 
 
 def kinds(table: pa.Table) -> dict[str, int]:
@@ -96,8 +109,11 @@ def _compare(
     there = _profiled(folder, TEST, test)
     repeated = repeats(here)
     leaked = REPEATS_SCHEMA.empty_table() if name == TEST else leaks(here, there)
-    words = pq.read_table(profile_files(folder, name).words)
-    counts = counts_of(read_profile(here.profile, COUNTED_COLUMNS), words, split.products)
+    counts = counts_of(
+        read_profile(here.profile, COUNTED_COLUMNS),
+        pq.read_table(profile_files(folder, name).words),
+        split.products,
+    )
     write_table(repeated, files.repeats)
     write_table(leaked, files.leaks)
     write_table(counts, files.counts)
@@ -116,8 +132,15 @@ def _listed(name: str, leaked: pa.Table, repeated: pa.Table, most: int) -> list[
     rows = list[dict[str, str]]()
     for table, of_split in ((leaked, TEST), (repeated, name)):
         for row in table.slice(0, most - len(rows)).to_pylist():
-            where = {"split": name, "line": str(row["line"]), "repeats": row["kind"]}
-            rows.append(where | {"of": of_split, "of line": str(row["of_line"])})
+            rows.append(
+                {
+                    "split": name,
+                    "line": str(row["line"]),
+                    "repeats": row["kind"],
+                    "of": of_split,
+                    "of line": str(row["of_line"]),
+                }
+            )
     return rows
 
 
@@ -130,24 +153,5 @@ def _profiled(folder: Path, name: str, split: SplitWithProducts) -> Profiled:
     return Profiled(split.tsv, profile, products["id"])
 
 
-def _made_from(folder: Path, name: str, splits: Mapping[str, SplitWithProducts]) -> dict[str, Any]:
-    """Return the hashes of everything that the comparisons of a split depend on."""
-    inputs = [profile_files(folder, name).words]
-    for each in (name, TEST):
-        inputs += [profile_path(folder, each), side_table_path(splits[each].tsv)]
-    return {
-        "rules": RULES,
-        "sha256": [file_digest(path) if path.exists() else None for path in inputs],
-    }
-
-
 def _digests(files: ComparisonFiles) -> list[str]:
     return [file_digest(path) for path in files if path != files.seal]
-
-
-def _is_sealed(files: ComparisonFiles, made_from: dict[str, Any]) -> bool:
-    try:
-        seal = json.loads(files.seal.read_bytes())
-        return bool(seal == {"made_from": made_from, "sha256": _digests(files)})
-    except (OSError, ValueError):
-        return False

@@ -116,11 +116,16 @@ def _results(
 
 def _failure(name: str, result: ExpectationValidationResult) -> str:
     """Return the failure in one sentence, empty where there is none."""
-    meta, raised, found = _meta(result), _exception_of(result.exception_info), result.result
+    meta, found = _meta(result), result.result
     what, rows = meta["sentence"], meta.get("rows", "lines")
+
+    # GX nests the exceptions of metrics.
+    info: Any = result.exception_info or {}
+    entries = [info] if "raised_exception" in info else info.values()
+    raised = [str(each["exception_message"]) for each in entries if each.get("raised_exception")]
     if raised:
         return (
-            f"{name}: could not be checked ({raised}), so perhaps {what}; "
+            f"{name}: could not be checked ({raised[0]}), so perhaps {what}; "
             "the profile is damaged, validate again"
         )
     if "missing_count" in found and found["missing_count"] >= found["element_count"]:
@@ -136,13 +141,3 @@ def _failure(name: str, result: ExpectationValidationResult) -> str:
 def _meta(result: ExpectationValidationResult) -> dict[str, Any]:
     assert result.expectation_config is not None
     return dict(result.expectation_config.meta or {})
-
-
-def _exception_of(info: Any) -> str:
-    """Return the message of the exception inside a result; GX nests those of metrics."""
-    if not info:
-        return ""
-    entries = [info] if "raised_exception" in info else list(info.values())
-    return next(
-        (str(entry["exception_message"]) for entry in entries if entry.get("raised_exception")), ""
-    )

@@ -4,7 +4,7 @@ Only numbers, flags, kinds and escaped sentences: whatever is in a table may rea
 """
 
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,31 @@ def version_tables(
     for count in counts:
         products = splits[count.name].products
         if products is not None:
-            frame = _side_table_frame(products, limits.side_table_columns)
+            # The columns that must have values: 1 where a row has one, null where it is empty.
+            wanted = [
+                name for name in ("id", *limits.side_table_columns) if name in products.column_names
+            ]
+            frame = pd.DataFrame(
+                {
+                    name: pc.not_equal(pc.utf8_trim_whitespace(products[name]), "")
+                    .to_pandas()
+                    .map({True: 1.0})
+                    for name in wanted
+                },
+                index=range(len(products)),
+            )
             expected = list(side_table_expectations(count.lines, limits))
             yield CheckedTable(f"{count.name}.products", frame, expected)
 
+    # A row a column: how far it drifted and, over the limit, which it is, as safe HTML.
     if drift is not None:
-        frame = _drift_frame(drift, limits.drift_warn)
+        sentences = [
+            html.escape(each.sentence()) if each.drift > limits.drift_warn else NO_DRIFT
+            for each in drift.columns
+        ]
+        frame = pd.DataFrame(
+            {"drift": [each.drift for each in drift.columns], "over_warn": sentences}
+        )
         yield CheckedTable("drift", frame, list(drift_expectations(limits)))
 
 
@@ -73,23 +92,3 @@ def _flags(table: pa.Table, kind: str, lines: int) -> npt.NDArray[np.bool_]:
     flags = np.zeros(lines, dtype=np.bool_)
     flags[table.filter(pc.equal(table["kind"], kind))["line"].to_numpy() - 1] = True
     return flags
-
-
-def _side_table_frame(products: pa.Table, columns: Iterable[str]) -> pd.DataFrame:
-    """Return the columns that must have values: 1 where a row has one, null where it is empty."""
-    wanted = [name for name in ("id", *columns) if name in products.column_names]
-    filled = {name: pc.not_equal(pc.utf8_trim_whitespace(products[name]), "") for name in wanted}
-    frame = pd.DataFrame(
-        {name: values.to_pandas().map({True: 1.0}) for name, values in filled.items()}
-    )
-    return frame if wanted else pd.DataFrame(index=range(len(products)))
-
-
-def _drift_frame(drift: Drift, warn: float) -> pd.DataFrame:
-    """Return a row a column: how far it drifted and, over the limit, which it is, as safe HTML."""
-    over = {(each.split, each.column) for each in drift.over(warn)}
-    sentences = [
-        html.escape(each.sentence()) if (each.split, each.column) in over else NO_DRIFT
-        for each in drift.columns
-    ]
-    return pd.DataFrame({"drift": [each.drift for each in drift.columns], "over_warn": sentences})

@@ -57,8 +57,14 @@ def validate(run: Run) -> Validation:
             Data Docs.
         ServiceError: the registry does not answer.
     """
-    config, reference = run.config, champion_reference(run.config.registered_model)
-    validation = validate_data_version(run.data, config.data, config.profile_processes, reference)
+    validation = validate_data_version(
+        run.data,
+        run.config.data,
+        run.config.profile_processes,
+        champion_reference(run.config.registered_model),
+    )
+
+    # Later versions are compared with these counts.
     keep_with_run(run, validation.profiles)
     return validation
 
@@ -96,11 +102,14 @@ def validate_data_version(
 
     checked = tables.version_tables(folder, splits, counts, drift, limits)
     verdict = suite.validate_tables(checked, folder / "docs")
-    page = verdict.docs.as_uri()
-    publish_link(page, text="Data Docs", key="data-docs", description="Great Expectations")
+    publish_link(
+        verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations"
+    )
     if verdict.failures:
-        where = _where(tsvs, folder, counts, limits)
-        raise DataError(f"{data.folder}: {verdict.failures[0]}{where}; see {verdict.docs}")
+        raise DataError(
+            f"{data.folder}: {verdict.failures[0]}{_where(tsvs, folder, counts, limits)}; "
+            f"see {verdict.docs}"
+        )
     return Validation(
         profiles=folder,
         docs=verdict.docs,
@@ -162,10 +171,12 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
 
     repeated = [row for count in counts for row in first_repeats(folder, count.name, MAX_REPEATS)]
     if repeated:
-        description = (
-            f"The first repeats and leaks of each split; all of them: {folder}/*.duplicates.tsv"
+        publish_table(
+            repeated,
+            key="duplicates",
+            description="The first repeats and leaks of each split; all of them: "
+            f"{folder}/*.duplicates.tsv",
         )
-        publish_table(repeated, key="duplicates", description=description)
 
 
 def _measure_drift(

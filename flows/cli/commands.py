@@ -37,7 +37,7 @@ COMMANDS = {
     "predict": Command("flows.cli.predict:predict_file"),
     "up": Command("flows.stack:up"),
     "down": Command("flows.stack:down"),
-    "automate": Command("flows.cli.automate:automate"),
+    "automate": Command("flows.automations:automate"),
 }
 GROUPS = {
     "data": "Look at data versions.",
@@ -75,6 +75,7 @@ def _call(
 ) -> Any:
     """Call a function with those of the given values that its signature names, after the first."""
     signature, _ = read_signature(reference, skip=len(first))
-    chosen = OrderedDict((name, given[name]) for name in signature.parameters)
-    arguments = inspect.BoundArguments(signature, chosen)
+    arguments = inspect.BoundArguments(
+        signature, OrderedDict((name, given[name]) for name in signature.parameters)
+    )
     return function(*first, *arguments.args, **arguments.kwargs)

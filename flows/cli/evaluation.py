@@ -71,32 +71,38 @@ def print_evaluation(
 
 def rank_rows(figures: Figures, protocol: str) -> list[Row]:
     """Return a row a direction and model; the directions together have the mean recall."""
-    rows = []
-    for way, arrow in {"": "both", **ARROWS}.items():
-        for name, model in figures["models"].items():
-            found = model["protocols"][protocol]
-            row = {"direction": arrow, "model": name}
-            for key, measure in MEASURES.items():
-                row[measure] = _short(found[f"{way}_{key}"]) if way else ""
-            row["mean"] = "" if way else _short(found["mean_recall"])
-            rows.append(row)
-    return rows
+    found = {name: model["protocols"][protocol] for name, model in figures["models"].items()}
+    together = [
+        {"direction": "both", "model": name}
+        | dict.fromkeys(MEASURES.values(), "")
+        | {"mean": _short(values["mean_recall"])}
+        for name, values in found.items()
+    ]
+    return together + [
+        {"direction": arrow, "model": name}
+        | {measure: _short(values[f"{way}_{key}"]) for key, measure in MEASURES.items()}
+        | {"mean": ""}
+        for way, arrow in ARROWS.items()
+        for name, values in found.items()
+    ]
 
 
 def query_score_rows(figures: Figures) -> list[Row]:
     """Return a row a kind of query with the new model's scores."""
     rows = []
     for name, scores in figures["models"][NEW]["queries"].items():
+        # Chance is the precision of a random order; captions are measured by recall.
         kind = "recall" if name == "caption" else "precision"
-        chance = figures["queries"][name]["chance"]
-        row = {
-            "queries": QUERIES.get(name, name),
-            "chance": number(chance) if kind == "precision" else "",
-        }
-        row |= {f"@{k}": _short(scores[f"{kind}_at_{k}"]) for k in (1, 10)}
-        row["nDCG@10"] = _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else ""
-        row["MRR"] = _short(scores.get("mrr", scores.get("mrr_at_10")))
-        rows.append(row)
+        rows.append(
+            {
+                "queries": QUERIES.get(name, name),
+                "chance": "" if name == "caption" else number(figures["queries"][name]["chance"]),
+                "@1": _short(scores[f"{kind}_at_1"]),
+                "@10": _short(scores[f"{kind}_at_10"]),
+                "nDCG@10": _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else "",
+                "MRR": _short(scores.get("mrr", scores.get("mrr_at_10"))),
+            }
+        )
     return rows
 
 

@@ -83,18 +83,21 @@ def _publish(
     for key, (rows, description) in tables.items():
         if rows:
             publish_table(rows, key=key, description=description)
-    gallery = evaluation.gallery.as_uri()
-    publish_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
+    publish_link(
+        evaluation.gallery.as_uri(),
+        text="Gallery",
+        key="gallery",
+        description="Captions and their top 5",
+    )
 
     # MLflow compares runs by metric, so each model's have a prefix of their own.
-    by_prefix = {
-        "test": metrics,
-        "test_base": evaluation.base_metrics,
-        "test_champion": evaluation.champion_metrics or {},
-    }
     logged = {
         f"{prefix}/{name}": value
-        for prefix, values in by_prefix.items()
+        for prefix, values in (
+            ("test", metrics),
+            ("test_base", evaluation.base_metrics),
+            ("test_champion", evaluation.champion_metrics or {}),
+        )
         for name, value in values.items()
     }
     if retention is not None:

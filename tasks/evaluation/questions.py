@@ -121,17 +121,23 @@ def write_candidates(test: PairIndex, questions: Questions, seed: int, folder: P
     # Candidates are numbered among distinct captions or images; people look up lines.
     related = questions.related
     lines_of = [test.line[rows.numpy()] for rows in (related.caption_row, related.image_row)]
-    parts = []
-    for direction, own, theirs in zip(DIRECTIONS, lines_of, reversed(lines_of), strict=True):
-        drawn_QK = getattr(questions.candidates, direction)
-        lines = [theirs[row[row >= 0]] for row in drawn_QK]
-        columns = {"direction": [direction] * len(own), "query_line": own, "candidate_lines": lines}
-        parts.append(pa.table(columns))
+    parts = [
+        pa.table(
+            {
+                "direction": [direction] * len(own),
+                "query_line": own,
+                "candidate_lines": [
+                    theirs[row_K[row_K >= 0]] for row_K in getattr(questions.candidates, direction)
+                ],
+            }
+        )
+        for direction, own, theirs in zip(DIRECTIONS, lines_of, reversed(lines_of), strict=True)
+    ]
 
     origin = {"seed": str(seed), "tsv": test.files[0].name}
-    table = pa.concat_tables(parts).replace_schema_metadata(origin)
     path = folder / CANDIDATES_FILE
     with atomic_write(path) as file:
+        table = pa.concat_tables(parts).replace_schema_metadata(origin)
         pq.write_table(table, file, write_page_checksum=True)
     return path
 
@@ -166,9 +172,9 @@ def _candidates(
         )
         return None
 
-    label = fields[config.sampled_column]
     of_caption, of_image = (
-        [label[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row)
+        [fields[config.sampled_column][row] for row in rows.tolist()]
+        for rows in (related.caption_row, related.image_row)
     )
     drawn = draw_candidates(related, products, of_caption, of_image, seed)
 

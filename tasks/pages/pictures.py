@@ -140,8 +140,9 @@ def grid_png(
             top = HEAD + row_height * number
             sheet.plot((MARGIN, width - MARGIN), (top, top), color=LINE, linewidth=1)
             middle = top + 10 + CAPTION_LINE * caption_lines / 2
-            place = (MARGIN, middle)
-            written = _write(sheet, place, row.caption, 21, inner, caption_lines, va="center")
+            written = _write(
+                sheet, (MARGIN, middle), row.caption, 21, inner, caption_lines, va="center"
+            )
             if row.about:
                 after = (MARGIN + written + 14, middle + 1)
                 _write(sheet, after, row.about, 17, inner - written, va="center", color=MUTED)
@@ -165,8 +166,7 @@ def _draw_block(
         below = round(figure.bbox.height) - top - TILE
         figure.figimage(pixels, xo=x, yo=below, zorder=-1)
 
-        frame = 4 if tile.is_marked else 1
-        out = frame / 2
+        frame, out = (4, 2) if tile.is_marked else (1, 0.5)
         sheet.add_patch(
             FancyBboxPatch(
                 (x - out, top - out),

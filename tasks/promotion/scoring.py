@@ -46,8 +46,8 @@ def score_version(run: Run, validation: Validation, version: ModelVersion) -> Sc
 def slice_columns(run: Run, validation: Validation, wanted: Iterable[str]) -> SliceColumns:
     """Return the wanted side-table columns for test's captions and images, if they are there."""
     names = set(wanted)
-    tsv = find_split_files(run.data.folder).test
-    table = read_side_table(tsv, required=False) if names else None
+    splits = find_split_files(run.data.folder)
+    table = read_side_table(splits.test, required=False) if names else None
     if table is None:
         return {}
 

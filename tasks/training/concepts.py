@@ -91,15 +91,14 @@ def report_concepts(
     near: dict[str, list[tuple[NearImage, ...]]] = {}
     for model, towers_folder in {"before": before, "after": after}.items():
         towers = load_towers(towers_folder, run.config.device, run.config.precision)
-        found = nearest_images(
-            towers, made_of, labels, searched, concepts, DRAWN_IMAGES, batch, workers
-        )
         near[model] = [
             tuple(
                 NearImage(pair.image or b"", each.concept in vocabulary.find(pair.caption or ""))
                 for pair in map(searched.index.read, each.rows)
             )
-            for each in found
+            for each in nearest_images(
+                towers, made_of, labels, searched, concepts, DRAWN_IMAGES, batch, workers
+            )
         ]
     rows = [
         ConceptRow(

@@ -69,9 +69,9 @@ def fit_towers(run: Run, validation: Validation, name: str, start: Path | None) 
 
     state, concepts = _run_loop(run, name, towers, pairs, valid)
     for tried in state.interpolations:
-        coefficient, recall = tried["coefficient"], 100 * tried["mean_recall"]
         run_logger().info(
-            "%s at coefficient %.2f: valid mean recall %.1f %%", name, coefficient, recall
+            "%s at coefficient %.2f: valid mean recall %.1f %%",
+            *(name, tried["coefficient"], 100 * tried["mean_recall"]),
         )
     best = run.folder / name / state.best_folder
     for vocabulary in concepts:
@@ -116,9 +116,11 @@ def _run_loop(
 
         steps = _StepLog(name, log, bar)
         workers, seed = run.config.workers, run.config.seed
-        stage = Stage(config, pairs, validate, folder, seed, workers, peak_flops)
-        callbacks = Callbacks(steps.on_start, steps.on_step, steps.on_epoch, stop, on_concepts)
-        state = train(compile_towers(towers) if run.config.compile else towers, stage, callbacks)
+        state = train(
+            compile_towers(towers) if run.config.compile else towers,
+            Stage(config, pairs, validate, folder, seed, workers, peak_flops),
+            Callbacks(steps.on_start, steps.on_step, steps.on_epoch, stop, on_concepts),
+        )
     return state, concepts
 
 
@@ -193,11 +195,10 @@ class _StepLog:
 
     def on_epoch(self, record: EpochRecord) -> None:
         self._log.add_epoch(record.step, record.metrics)
-        recall = 100 * record.metrics["mean_recall"]
         run_logger().info(
             "%s epoch %d: valid mean recall %.1f %%%s",
             self._name,
             record.epoch,
-            recall,
+            100 * record.metrics["mean_recall"],
             " (best so far)" if record.is_best else "",
         )

@@ -49,8 +49,12 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: Pai
         with atomic_write(folder / file_name) as file:
             file.write(content)
     attach(run.mlflow_run_id, [folder / PAGE_FILE, folder / CURVES_FILE], name)
-    link = (folder / PAGE_FILE).as_uri()
-    publish_link(link, text="Training report", key=f"training-{name}", description=title)
+    publish_link(
+        (folder / PAGE_FILE).as_uri(),
+        text="Training report",
+        key=f"training-{name}",
+        description=title,
+    )
 
 
 def training_html(
@@ -99,6 +103,10 @@ def _worst_queries(run: Run, best: Path, valid: PairInput) -> list[GalleryQuery]
     related = relate(valid.index.caption_hash.tolist(), valid.index.image_hash.tolist())
     text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
     found = ranks(text_QD, image_CD, related.query, related.candidate, settings.block_rows)
-    chosen = found.argsort(descending=True, stable=True)[:WORST_QUERIES].tolist()
-    embeddings = {"best weights": (text_QD, image_CD)}
-    return gallery_queries(valid.index, related, embeddings, chosen, settings.block_rows)
+    return gallery_queries(
+        valid.index,
+        related,
+        {"best weights": (text_QD, image_CD)},
+        found.argsort(descending=True, stable=True)[:WORST_QUERIES].tolist(),
+        settings.block_rows,
+    )

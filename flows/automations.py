@@ -94,8 +94,11 @@ def crash_zombies(silence_s: int = MISSED_BEATS * HEARTBEAT_S) -> AutomationCore
         message=f"no heartbeat for {silence_s} s: its process or machine is gone; "
         "the next run goes on from there",
     )
-    return _automation(
-        "crash zombies", "A run whose process is gone is marked as crashed.", trigger, [crash]
+    return AutomationCore(
+        name=f"{NAME_PREFIX}crash zombies",
+        description="A run whose process is gone is marked as crashed.",
+        trigger=trigger,
+        actions=[crash],
     )
 
 
@@ -122,12 +125,9 @@ def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
             SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body)
             for block in blocks
         ]
-        yield _automation(f"tell of {what}", about, trigger, notices)
-
-
-def _automation(
-    name: str, description: str, trigger: EventTrigger, actions: list[ActionTypes]
-) -> AutomationCore:
-    return AutomationCore(
-        name=f"{NAME_PREFIX}{name}", description=description, trigger=trigger, actions=actions
-    )
+        yield AutomationCore(
+            name=f"{NAME_PREFIX}tell of {what}",
+            description=about,
+            trigger=trigger,
+            actions=notices,
+        )

@@ -132,12 +132,14 @@ def enter_checkout() -> dict[str, str]:
 def _servers(addresses: Addresses) -> dict[str, list[str]]:
     """Return the commands of the two servers by name."""
     prefect_port, mlflow_port = (address.rpartition(":")[2] for address in addresses)
-    prefect = ["prefect", "server", "start", "--host", HOST, "--port", prefect_port]
     mlflow = ["mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
     mlflow += ["--backend-store-uri", embedded_tracking_uri(), "--no-serve-artifacts"]
     mlflow += ["--default-artifact-root", artifact_root().as_uri()]
     mlflow += ["--allowed-hosts", f"localhost:{mlflow_port},{HOST}:{mlflow_port}"]
-    return {"prefect": prefect, "mlflow": mlflow}
+    return {
+        "prefect": ["prefect", "server", "start", "--host", HOST, "--port", prefect_port],
+        "mlflow": mlflow,
+    }
 
 
 def _environment(addresses: Addresses) -> dict[str, str]:

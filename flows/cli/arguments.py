@@ -129,10 +129,8 @@ def _add_option(command: argparse.ArgumentParser, option: inspect.Parameter) -> 
     # A default that is appended to has to be a list; argparse appends to a copy of it.
     flag = described.flag or f"--{option.name.replace('_', '-')}"
     default = list(option.default) if isinstance(option.default, tuple) else option.default
-    if default is option.empty:
-        command.add_argument(flag, dest=option.name, required=True, **settings)
-    else:
-        command.add_argument(flag, dest=option.name, default=default, **settings)
+    settings |= {"required": True} if default is option.empty else {"default": default}
+    command.add_argument(flag, dest=option.name, **settings)
 
 
 def _reading(kind: Any, described: Described) -> dict[str, Any]:

@@ -40,15 +40,18 @@ def print_evaluation(
 
     about = f"{figures['captions']:,} captions and {figures['images']:,} images"
     tables = {
-        f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %": rank_rows(figures, protocol)
-        for protocol in figures["models"][NEW]["protocols"]
+        **{
+            f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %": rank_rows(figures, protocol)
+            for protocol in figures["models"][NEW]["protocols"]
+        },
+        "Queries that many products answer: precision (captions: recall), %": (
+            query_score_rows(figures)
+        ),
+        "Zero-shot labels: accuracy, %": label_rows(figures),
+        "Slices below the rest by more than noise: mean recall, %": [
+            {key: row[key] for key in SLICE_COLUMNS} for row in slice_rows(figures, is_worst=True)
+        ],
     }
-    title = "Queries that many products answer: precision (captions: recall), %"
-    tables[title] = query_score_rows(figures)
-    tables["Zero-shot labels: accuracy, %"] = label_rows(figures)
-    tables["Slices below the rest by more than noise: mean recall, %"] = [
-        {key: row[key] for key in SLICE_COLUMNS} for row in slice_rows(figures, is_worst=True)
-    ]
     if compare == "published":
         tables |= published_tables(figures)
 
@@ -89,21 +92,18 @@ def rank_rows(figures: Figures, protocol: str) -> list[Row]:
 
 def query_score_rows(figures: Figures) -> list[Row]:
     """Return a row a kind of query with the new model's scores."""
-    rows = []
-    for name, scores in figures["models"][NEW]["queries"].items():
-        # Chance is the precision of a random order; captions are measured by recall.
-        kind = "recall" if name == "caption" else "precision"
-        rows.append(
-            {
-                "queries": QUERIES.get(name, name),
-                "chance": "" if name == "caption" else number(figures["queries"][name]["chance"]),
-                "@1": _short(scores[f"{kind}_at_1"]),
-                "@10": _short(scores[f"{kind}_at_10"]),
-                "nDCG@10": _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else "",
-                "MRR": _short(scores.get("mrr", scores.get("mrr_at_10"))),
-            }
-        )
-    return rows
+    return [
+        {
+            "queries": QUERIES.get(name, name),
+            # Chance is the precision of a random order; captions are measured by recall.
+            "chance": "" if name == "caption" else number(figures["queries"][name]["chance"]),
+            "@1": _short(scores.get("recall_at_1", scores.get("precision_at_1"))),
+            "@10": _short(scores.get("recall_at_10", scores.get("precision_at_10"))),
+            "nDCG@10": _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else "",
+            "MRR": _short(scores.get("mrr", scores.get("mrr_at_10"))),
+        }
+        for name, scores in figures["models"][NEW]["queries"].items()
+    ]
 
 
 def label_rows(figures: Figures) -> list[Row]:

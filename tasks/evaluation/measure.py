@@ -188,13 +188,14 @@ def _classify(
 
 
 def _flat(prefix: str, figures: dict[str, Figure]) -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for name, figure in figures.items():
-        flat |= {
-            f"{prefix}{name}": figure.value,
-            f"{prefix}{name}_low": figure.low,
-            f"{prefix}{name}_high": figure.high,
-        }
-        if figure.optimistic is not None:
-            flat[f"{prefix}{name}_optimistic"] = figure.optimistic
-    return flat
+    return {
+        f"{prefix}{name}{suffix}": value
+        for name, figure in figures.items()
+        for suffix, value in (
+            ("", figure.value),
+            ("_low", figure.low),
+            ("_high", figure.high),
+            ("_optimistic", figure.optimistic),
+        )
+        if value is not None
+    }

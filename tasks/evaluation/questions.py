@@ -92,6 +92,19 @@ def make_questions(
     }
     notes: list[str] = []
 
+    # A product's slice is that of the first row of its first caption, whose number the group is.
+    first = np.unique(caption_group).tolist()
+    product_rows = related.caption_row[first].tolist()
+    slices = {
+        column: [fields[column][row] for row in product_rows]
+        for column in config.slice_columns
+        if column in fields
+    }
+    # What every split has, or derives from a date.
+    slices[LENGTH] = length_labels([captions[number] for number in first])
+    if config.age_column in fields:
+        slices[AGE] = age_labels([fields[config.age_column][row] for row in product_rows])
+
     return Questions(
         related=related,
         products=products,
@@ -101,7 +114,7 @@ def make_questions(
         candidates=_candidates(related, products, fields, config, seed, notes),
         queries=_queries(captions, related, phrases, of_image, config, notes),
         labels={column: of_image[column] for column in config.label_columns if column in of_image},
-        slices=_slices(captions, related, fields, np.unique(caption_group), config),
+        slices=slices,
         notes=notes,
     )
 
@@ -218,25 +231,3 @@ def _queries(
         if column in of_image
     }
     return {name: each for name, each in queries.items() if each.texts}
-
-
-def _slices(
-    captions: list[str],
-    related: RelevantPairs,
-    fields: dict[str, list[str]],
-    groups: Ints,
-    config: EvaluateConfig,
-) -> dict[str, list[str]]:
-    """Label each product by the first row of its first caption, whose number the group is."""
-    rows = related.caption_row.numpy()[groups].tolist()
-    slices = {
-        column: [fields[column][row] for row in rows]
-        for column in config.slice_columns
-        if column in fields
-    }
-
-    # What every split has, or derives from a date.
-    slices[LENGTH] = length_labels([captions[number] for number in groups.tolist()])
-    if config.age_column in fields:
-        slices[AGE] = age_labels([fields[config.age_column][row] for row in rows])
-    return slices

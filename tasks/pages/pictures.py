@@ -113,8 +113,10 @@ def grid_png(
     A caption has room for ``caption_lines`` lines and a tile's note for ``note_lines``.
     """
     # Columns are as wide as their widest block, rows all of one height.
-    most = [max((len(row.blocks[at].tiles) for row in rows), default=0) for at in range(len(heads))]
-    spans = [max(count, 1) * (TILE + GAP) - GAP for count in most]
+    spans = [
+        max([1, *(len(row.blocks[at].tiles) for row in rows)]) * (TILE + GAP) - GAP
+        for at in range(len(heads))
+    ]
     lefts = [MARGIN + sum(spans[:at]) + BLOCK_GAP * at for at in range(len(heads))]
     width = max(sum(spans) + BLOCK_GAP * (len(heads) - 1) + 2 * MARGIN, MIN_WIDTH)
 
@@ -163,8 +165,7 @@ def _draw_block(
         x = left + place * (TILE + GAP)
         # Pixel for pixel beneath the axes: no image is resampled twice.
         pixels = np.asarray(ImageOps.pad(thumbnail(tile.image), (TILE, TILE), color=PAPER))
-        below = round(figure.bbox.height) - top - TILE
-        figure.figimage(pixels, xo=x, yo=below, zorder=-1)
+        figure.figimage(pixels, xo=x, yo=round(figure.bbox.height) - top - TILE, zorder=-1)
 
         frame, out = (4, 2) if tile.is_marked else (1, 0.5)
         sheet.add_patch(

@@ -103,9 +103,8 @@ def check_alone(
         checks.append(_check(name, value, floor, f"{figure}, floor {floor:g}{known}"))
 
     for column, floor in sorted(gate.min_slice_recall.items()):
-        recalls = dict[str, float]()
-        if new is not None and column in columns:
-            recalls = _slice_recalls(new.result, columns[column], gate)
+        labels = columns.get(column)
+        recalls = {} if new is None or labels is None else _slice_recalls(new.result, labels, gate)
         worst = min(recalls, key=lambda value: recalls[value], default=None)
         lowest = None if worst is None else recalls[worst]
         note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"

@@ -214,7 +214,7 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
 
 
 def promote_by_hand(name: str, number: int, reason: str) -> Decision:
-    """Make a version champion because a person wants it.
+    """Make a version champion because a person wants it, and announce it.
 
     Raises:
         PromotionRefused: there is no such version, or its files are not what was registered.
@@ -226,7 +226,7 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
 
 
 def roll_back(name: str, reason: str) -> Decision:
-    """Make the version before the champion the champion again.
+    """Make the version before the champion the champion again, and announce it.
 
     That is ``previous``, or where a person moved the alias in MLflow UI, the one that was champion
     until then.
@@ -264,10 +264,13 @@ def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision
         if is_promoted:
             change_champion(client, name, champion, number, reason, [])
             leave_reason(client, name, number, reason)
-    return Decision(
+    decision = Decision(
         version=number,
         is_promoted=is_promoted,
         aliases=[CHAMPION],
         reason=reason if is_promoted else ALREADY_CHAMPION,
         champion=champion,
     )
+    if is_promoted:
+        announce_decision(name, decision)
+    return decision

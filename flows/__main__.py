@@ -4,8 +4,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from types import FrameType
 
 from flows.cli.arguments import parse_arguments
@@ -31,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     prepare()
 
     try:
-        with _raising_on_sigterm():
+        # SIGTERM unwinds as Ctrl-C does: Prefect marks the run, locks and temporary files go.
+        # Within a flow Prefect takes it first, marks the run as crashed, and sends it again.
+        with ExitStack() as undo:
+            undo.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
             run_command(options)
     except CommerceClipError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,21 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-@contextmanager
-def _raising_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does: Prefect marks the run, locks and temporary files go.
-
-    Within a flow Prefect takes the signal first, marks the run as crashed, and sends it again.
-    """
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -58,11 +58,13 @@ def approved(run: Run, decision: Decision) -> Decision:
         gate.approval_timeout_s,
         decision.reason,
     )
-    text = (
-        f"# Make version {decision.version} champion?\n\n{escaped(decision.reason)}\n\n"
-        f"{markdown_table(check_table(decision))}\n"
+    form = Approval.with_initial_data(
+        description=f"# Make version {decision.version} champion?\n\n{escaped(decision.reason)}\n\n"
+        f"{markdown_table(check_table(decision))}\n",
+        approve=False,
+        who="",
+        why="",
     )
-    form = Approval.with_initial_data(description=text, approve=False, who="", why="")
     try:
         answer = pause_flow_run(
             wait_for_input=form, timeout=gate.approval_timeout_s, poll_interval=ANSWER_POLL_S
@@ -77,11 +79,12 @@ def approved(run: Run, decision: Decision) -> Decision:
 
 
 def _held_back(decision: Decision, why: str) -> Decision:
-    update = {
-        "is_promoted": False,
-        "aliases": [CHALLENGER],
-        "reason": f"{why}; the gate would promote it ({decision.reason})",
-    }
-    held = decision.model_copy(update=update)
+    held = decision.model_copy(
+        update={
+            "is_promoted": False,
+            "aliases": [CHALLENGER],
+            "reason": f"{why}; the gate would promote it ({decision.reason})",
+        }
+    )
     publish_decision(held)
     return held

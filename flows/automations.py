@@ -6,6 +6,7 @@ notification block (Slack, Sendgrid e-mail, Teams, a webhook, …) that is saved
 the name ``commerce-clip``.
 """
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
@@ -15,6 +16,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+from flows.cli.terminal import print_line
+from model.errors import ServiceError
 from tasks.promotion.promote import HELD_BACK, PROMOTED
 from tasks.runtime.environment import HEARTBEAT_S
 
@@ -22,6 +25,7 @@ NAME_PREFIX = "commerce-clip: "
 BLOCK_NAME = "commerce-clip"
 MISSED_BEATS = 3
 FLOW_RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
+VERSIONS = {"prefect.resource.id": "commerce-clip.model.*"}
 OUR_RUNS = {"prefect.resource.role": "work-pool", "prefect.resource.name": "commerce-clip"}
 ENDS = {
     f"prefect.flow-run.{state}"
@@ -34,6 +38,22 @@ VERDICT = (
 FAILURE = (
     "{{ flow.name }} {{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
 )
+
+
+def automate() -> None:
+    """Create the automations on the Prefect server again, after a notification block was added.
+
+    Raises:
+        ServiceError: no Prefect server is named.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ServiceError(
+            "there is no Prefect server to automate; start one with `make up`, "
+            "or set PREFECT_API_URL"
+        )
+
+    for name in create_automations()["automations"]:
+        print_line(name)
 
 
 def create_automations() -> dict[str, list[str]]:
@@ -74,8 +94,12 @@ def crash_zombies(silence_s: int = MISSED_BEATS * HEARTBEAT_S) -> AutomationCore
         message=f"no heartbeat for {silence_s} s: its process or machine is gone; "
         "the next run goes on from there",
     )
-    about = "A run whose process is gone is marked as crashed."
-    return _automation("crash zombies", about, trigger, [crash])
+    return AutomationCore(
+        name=f"{NAME_PREFIX}crash zombies",
+        description="A run whose process is gone is marked as crashed.",
+        trigger=trigger,
+        actions=[crash],
+    )
 
 
 def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
@@ -83,37 +107,27 @@ def _notifications(blocks: list[UUID]) -> Iterator[AutomationCore]:
     if not blocks:
         return
 
-    # What became of a version.
-    versions = {"prefect.resource.id": "commerce-clip.model.*"}
-    for event, what in ((PROMOTED, "promoted"), (HELD_BACK, "held back")):
+    # What became of a version, and of a run.
+    failures = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+    for what, about, expected, match, related, body in (
+        ("promoted", "A version was promoted.", {PROMOTED}, VERSIONS, {}, VERDICT),
+        ("held back", "A version was held back.", {HELD_BACK}, VERSIONS, {}, VERDICT),
+        ("failed", "A run failed or crashed.", failures, FLOW_RUNS, OUR_RUNS, FAILURE),
+    ):
         trigger = EventTrigger(
-            match=versions, expect={event}, posture=Posture.Reactive, threshold=1
+            match=match,
+            match_related=related,
+            expect=expected,
+            posture=Posture.Reactive,
+            threshold=1,
         )
-        notices = _notices(blocks, what, VERDICT)
-        yield _automation(f"tell of {what}", f"A version was {what}.", trigger, notices)
-
-    # What became of a run.
-    trigger = EventTrigger(
-        match=FLOW_RUNS,
-        match_related=OUR_RUNS,
-        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
-        posture=Posture.Reactive,
-        threshold=1,
-    )
-    notices = _notices(blocks, "failed", FAILURE)
-    yield _automation("tell of failed", "A run failed or crashed.", trigger, notices)
-
-
-def _notices(blocks: list[UUID], what: str, body: str) -> list[ActionTypes]:
-    return [
-        SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body)
-        for block in blocks
-    ]
-
-
-def _automation(
-    name: str, description: str, trigger: EventTrigger, actions: list[ActionTypes]
-) -> AutomationCore:
-    return AutomationCore(
-        name=f"{NAME_PREFIX}{name}", description=description, trigger=trigger, actions=actions
-    )
+        notices: list[ActionTypes] = [
+            SendNotification(block_document_id=block, subject=f"commerce-clip: {what}", body=body)
+            for block in blocks
+        ]
+        yield AutomationCore(
+            name=f"{NAME_PREFIX}tell of {what}",
+            description=about,
+            trigger=trigger,
+            actions=notices,
+        )

@@ -1,9 +1,14 @@
-"""What a person does to the champion. Little is imported: who rolls back is in a hurry."""
+"""What a person does to the champion, and the history of what was done.
+
+Little is imported: who rolls back is in a hurry.
+"""
 
 from prefect import flow
 
+from flows.cli.terminal import print_line, print_table
 from flows.parameters import NO_REASON, OUR_MODEL, Reason, RegisteredModel, VersionNumber
-from tasks.promotion.promote import announce_decision, promote_by_hand, roll_back
+from tasks.promotion.promote import promote_by_hand, roll_back
+from tasks.registry.aliases import history
 from tasks.runtime.log import log_sentences
 from tasks.runtime.records import Decision
 
@@ -16,17 +21,29 @@ def promote(
 ) -> Decision:
     """Make a registered version champion by hand."""
     log_sentences()
-    decision = promote_by_hand(registered_model, version, reason)
-    if decision.is_promoted:
-        announce_decision(registered_model, decision)
-    return decision
+    return promote_by_hand(registered_model, version, reason)
 
 
 @flow(name="rollback")
 def rollback(reason: Reason = NO_REASON, registered_model: RegisteredModel = OUR_MODEL) -> Decision:
     """Make the previous champion the champion again."""
     log_sentences()
-    decision = roll_back(registered_model, reason)
-    if decision.is_promoted:
-        announce_decision(registered_model, decision)
-    return decision
+    return roll_back(registered_model, reason)
+
+
+def print_history(registered_model: RegisteredModel = OUR_MODEL) -> None:
+    """List every change of the champion: when, who, from which version to which, why."""
+    rows = [
+        {
+            "when (UTC)": change.when[:16].replace("T", " "),
+            "who": change.who,
+            "champion": f"{change.before or 'none'} → {change.after}",
+            "why": change.why,
+        }
+        for change in history(registered_model)
+    ]
+
+    if rows:
+        print_table(f"Champions of {registered_model}", rows)
+    else:
+        print_line(f"{registered_model} has had no champion yet; `make run` trains one")

@@ -120,8 +120,10 @@ def _outcome(
     if card:
         faults = ", ".join(f"{reason} {count}" for reason, count in card.faults.items())
         facts |= {"accepted pairs": rows_text(card.splits), "faults": faults or "none"}
-    facts["taken over"] = ", ".join(staged.taken_over) or "nothing"
-    facts["notes"] = "; ".join(staged.notes) or "none"
+    facts |= {
+        "taken over": ", ".join(staged.taken_over) or "nothing",
+        "notes": "; ".join(staged.notes) or "none",
+    }
 
     headline = f"nothing new: the current data version {name} holds just these pairs"
     next_steps = [] if unpushed is None else [unpushed]

@@ -51,15 +51,18 @@ def start(command: Sequence[str], cwd: Path, environment: Mapping[str, str], log
     return Process(pid=child.pid, started=_started(child.pid))
 
 
-def is_running(process: Process) -> bool:
+def is_running(process: Process | None) -> bool:
     """Return whether this very process, not a later one with its id, is still there."""
-    started = _started(process.pid)
-    return started is not None and started == process.started
+    return (
+        process is not None
+        and process.started is not None
+        and _started(process.pid) == process.started
+    )
 
 
-def stop(process: Process, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+def stop(process: Process | None, timeout_s: float = STOP_TIMEOUT_S) -> bool:
     """End a process and its group, politely, then by force; return whether there was one."""
-    if not is_running(process):
+    if process is None or not is_running(process):
         return False
 
     _signal_group(process.pid, signal.SIGTERM)

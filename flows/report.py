@@ -35,23 +35,27 @@ class Report(Record):
 
 def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Report:
     """Return the report of a run whose fingerprint is registered already."""
-    headline = (
-        f"nothing new: {version.name} version {version.number} "
-        "was made from this data, code and config"
+    return Report(
+        is_new=False,
+        headline=f"nothing new: {version.name} version {version.number} "
+        "was made from this data, code and config",
+        ranks=[],
+        facts={
+            "aliases": ", ".join(aliases_of(version)) or "none",
+            "data version": data.version,
+            "config": config.name,
+        },
     )
-    facts = {
-        "aliases": ", ".join(aliases_of(version)) or "none",
-        "data version": data.version,
-        "config": config.name,
-    }
-    return Report(is_new=False, headline=headline, ranks=[], facts=facts)
 
 
 def skipped(config: RunConfig, holder: str) -> State[Report]:
     """Return the final state of a run that another one has left no work: it is no failure."""
     headline = f"skipped: {holder} holds the lock of {config.registered_model}"
-    report = Report(is_new=False, headline=headline, ranks=[], facts={"config": config.name})
-    return Completed(name="Skipped", message=headline, data=report)
+    return Completed(
+        name="Skipped",
+        message=headline,
+        data=Report(is_new=False, headline=headline, ranks=[], facts={"config": config.name}),
+    )
 
 
 def full_report(
@@ -63,7 +67,10 @@ def full_report(
     export: Export,
 ) -> Report:
     """Return the report of a finished retraining, and put it on the run's page in Prefect."""
-    facts = {
+    facts = {}
+    if evaluation.retention is not None:
+        facts["retention"] = format_retention(evaluation.retention)
+    facts |= {
         "decision": ("promoted, " if decision.is_promoted else "not promoted, ") + decision.reason,
         "aliases": ", ".join(aliases_of(version)) or "none",
         "data version": run.data.version,
@@ -76,8 +83,6 @@ def full_report(
             f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)"
         ),
     }
-    if evaluation.retention is not None:
-        facts = {"retention": format_retention(evaluation.retention)} | facts
 
     report = Report(
         is_new=True,
@@ -87,8 +92,11 @@ def full_report(
         checks=check_table(decision),
     )
     lines = "\n".join(f"- **{name}**: {value}" for name, value in facts.items())
-    page = f"# {report.headline}\n\n{markdown_table(report.ranks)}\n\n{lines}\n"
-    publish_text(page, key="retrain-report", description=report.headline)
+    publish_text(
+        f"# {report.headline}\n\n{markdown_table(report.ranks)}\n\n{lines}\n",
+        key="retrain-report",
+        description=report.headline,
+    )
     return report
 
 

@@ -52,9 +52,8 @@ def read_config(
 
 def protocol_overrides(protocols: str | None) -> list[str]:
     """Return the override that protocols, comma between them, stand for."""
-    if not protocols:
-        return []
-    return [f"evaluate.protocols=[{','.join(map(repr, protocols.split(',')))}]"]
+    names = protocols.split(",") if protocols else []
+    return [f"evaluate.protocols=[{','.join(map(repr, names))}]"] if names else []
 
 
 def run_name() -> str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ HOST = "127.0.0.1"
 POOL = PROFILE = "commerce-clip"
 PORTS = {"COMMERCE_CLIP_PREFECT_PORT": 4200, "COMMERCE_CLIP_MLFLOW_PORT": 5000}
 NAMES = ("prefect", "mlflow", "worker")
+WORKER = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
 START_TIMEOUT_S = 180
 REQUEST_TIMEOUT_S = 5
 HEALTH_POLL_S = 0.5
@@ -83,11 +84,11 @@ def up() -> None:
             _start(name, command, addresses)
 
         # Nothing needs MLflow before a run begins, so it is waited for last.
-        _wait_until("prefect", lambda: _answers(f"{addresses.api}/health"))
-        _start("worker", _worker(), addresses)
+        _wait_until("prefect", lambda: _is_healthy(addresses.api))
+        _start("worker", WORKER, addresses)
         _wait_until("worker", lambda: _has_worker(addresses))
         _deploy(addresses)
-        _wait_until("mlflow", lambda: _answers(f"{addresses.mlflow}/health"))
+        _wait_until("mlflow", lambda: _is_healthy(addresses.mlflow))
 
         # Later commands find the servers by a file, `prefect` finds them by its profile.
         with atomic_write(served_file()) as file:
@@ -131,16 +132,14 @@ def enter_checkout() -> dict[str, str]:
 def _servers(addresses: Addresses) -> dict[str, list[str]]:
     """Return the commands of the two servers by name."""
     prefect_port, mlflow_port = (address.rpartition(":")[2] for address in addresses)
-    prefect = ["prefect", "server", "start", "--host", HOST, "--port", prefect_port]
     mlflow = ["mlflow", "server", "--host", HOST, "--port", mlflow_port, "--workers", "1"]
     mlflow += ["--backend-store-uri", embedded_tracking_uri(), "--no-serve-artifacts"]
     mlflow += ["--default-artifact-root", artifact_root().as_uri()]
     mlflow += ["--allowed-hosts", f"localhost:{mlflow_port},{HOST}:{mlflow_port}"]
-    return {"prefect": prefect, "mlflow": mlflow}
-
-
-def _worker() -> list[str]:
-    return ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
+    return {
+        "prefect": ["prefect", "server", "start", "--host", HOST, "--port", prefect_port],
+        "mlflow": mlflow,
+    }
 
 
 def _environment(addresses: Addresses) -> dict[str, str]:
@@ -159,18 +158,16 @@ def _environment(addresses: Addresses) -> dict[str, str]:
 
 def _start(name: str, command: list[str], addresses: Addresses) -> None:
     print_line(f"starting {name} …")
-    module, *arguments = command
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", *command]
     save(start(command, ROOT, _environment(addresses), _log(name)), _record(name))
 
 
 def _deploy(addresses: Addresses) -> None:
     """Create or update the deployments of prefect.yaml."""
     print_line("creating the deployments of prefect.yaml …")
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     with open(_log("deploy"), "wb") as log:
         done = subprocess.run(
-            command,
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
             cwd=ROOT,
             env=_environment(addresses),
             stdin=subprocess.DEVNULL,
@@ -244,8 +241,7 @@ def _stop_all() -> list[str]:
     """Stop the recorded processes, last started first, and forget them; return what was running."""
     stopped = []
     for name in reversed(NAMES):
-        process = load(_record(name))
-        if process is not None and stop(process):
+        if stop(load(_record(name))):
             stopped.append(name)
         _record(name).unlink(missing_ok=True)
 
@@ -263,8 +259,7 @@ def _are_running() -> bool:
 
 
 def _is_running(name: str) -> bool:
-    process = load(_record(name))
-    return process is not None and is_running(process)
+    return is_running(load(_record(name)))
 
 
 def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
@@ -274,7 +269,10 @@ def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
         ServiceError: it ended, or took too long; names its log.
     """
     give_up = time.monotonic() + START_TIMEOUT_S
-    while not is_healthy():
+    while True:
+        with suppress(httpx.HTTPError):  # it may not answer yet
+            if is_healthy():
+                return
         if not _is_running(name):
             raise ServiceError(
                 f"{name} ended at once; {_log(name)} says why; repair it and try again"
@@ -287,19 +285,13 @@ def _wait_until(name: str, is_healthy: Callable[[], bool]) -> None:
         time.sleep(HEALTH_POLL_S)
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=REQUEST_TIMEOUT_S).is_success
-    except httpx.HTTPError:
-        return False
+def _is_healthy(server: str) -> bool:
+    return httpx.get(f"{server}/health", timeout=REQUEST_TIMEOUT_S).is_success
 
 
 def _has_worker(addresses: Addresses) -> bool:
     url = f"{addresses.api}/work_pools/{POOL}/workers/filter"
-    try:
-        reply = httpx.post(url, json={}, timeout=REQUEST_TIMEOUT_S)
-    except httpx.HTTPError:
-        return False
+    reply = httpx.post(url, json={}, timeout=REQUEST_TIMEOUT_S)
     return reply.is_success and any(worker["status"] == "ONLINE" for worker in reply.json())
 
 

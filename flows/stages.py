@@ -66,8 +66,7 @@ def evaluate(
     overrides: Overrides = (),
 ) -> Evaluation:
     """Evaluate a registered version on the test split of a data version."""
-    wanted = [*overrides, *protocol_overrides(protocols)]
-    run, chosen = _begin_with(version, config, data, wanted)
+    run, chosen = _begin_with(version, config, data, [*overrides, *protocol_overrides(protocols)])
     with tracked(run):
         validation = validate_data(run)
         evaluation = evaluate_model(run, validation, registered_model(chosen))

@@ -117,19 +117,20 @@ def _add_option(command: argparse.ArgumentParser, option: inspect.Parameter) -> 
     assert get_origin(option.annotation) is Annotated, f"{option.name} is not described"
     kind, *notes = get_args(option.annotation)
     (described,) = (note for note in notes if isinstance(note, Described))
-    settings = _reading(kind, described)
     about = f"{described.text} May be repeated." if described.repeated else described.text
-    settings |= {"metavar": described.metavar, "help": about.replace("%", "%%")}
+    settings = _reading(kind, described) | {
+        "metavar": described.metavar,
+        "help": about.replace("%", "%%"),
+    }
     if option.kind is option.POSITIONAL_ONLY:
         command.add_argument(option.name, **settings)
         return
 
+    # A default that is appended to has to be a list; argparse appends to a copy of it.
     flag = described.flag or f"--{option.name.replace('_', '-')}"
-    is_required = option.default is option.empty
-    default = None if is_required else option.default
-    if isinstance(default, tuple):
-        default = list(default)  # argparse appends to a copy of it
-    command.add_argument(flag, dest=option.name, required=is_required, default=default, **settings)
+    default = list(option.default) if isinstance(option.default, tuple) else option.default
+    settings |= {"required": True} if default is option.empty else {"default": default}
+    command.add_argument(flag, dest=option.name, **settings)
 
 
 def _reading(kind: Any, described: Described) -> dict[str, Any]:

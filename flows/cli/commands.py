@@ -23,7 +23,7 @@ COMMANDS = {
     "rollback": Command("flows.by_hand:rollback", JSON, starts_run=False),
     "drift-check": Command("flows.stages:drift_check", JSON),
     "export": Command("flows.stages:export", JSON),
-    "history": Command("flows.cli.history:print_history"),
+    "history": Command("flows.by_hand:print_history"),
     "ingest": Command("flows.ingest:ingest", "flows.cli.report:print_ingested"),
     "data log": Command("flows.cli.data:print_versions"),
     "data status": Command("flows.cli.data:print_status"),
@@ -37,7 +37,7 @@ COMMANDS = {
     "predict": Command("flows.cli.predict:print_predicted"),
     "up": Command("flows.stack:up"),
     "down": Command("flows.stack:down"),
-    "automate": Command("flows.cli.automate:automate"),
+    "automate": Command("flows.automations:automate"),
 }
 GROUPS = {
     "data": "Look at data versions.",
@@ -75,6 +75,7 @@ def _call(
 ) -> Any:
     """Call a function with those of the given values that its signature names, after the first."""
     signature, _ = read_signature(reference, skip=len(first))
-    chosen = OrderedDict((name, given[name]) for name in signature.parameters)
-    arguments = inspect.BoundArguments(signature, chosen)
+    arguments = inspect.BoundArguments(
+        signature, OrderedDict((name, given[name]) for name in signature.parameters)
+    )
     return function(*first, *arguments.args, **arguments.kwargs)

@@ -15,7 +15,13 @@ SHORT = 8
 
 def print_versions() -> None:
     """List the data versions: hash, date, name, rows, faults, and who trained on it."""
-    current, models = current_version_or_none(), _trained_on()
+    from tasks.registry.versions import trained_on
+
+    current, models = current_version_or_none(), None
+    try:
+        models = trained_on()
+    except ServiceError as error:
+        print_line(str(error))
     rows = [
         {
             "": "→" if known.version == current else "",
@@ -37,10 +43,10 @@ def print_versions() -> None:
 
 def print_status() -> None:
     """Print whether data/ is what data.dvc names, committed, pushed and validated."""
-    facts = {
-        fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in data_status()
-    }
-    print_facts("Data version", facts)
+    print_facts(
+        "Data version",
+        {fact.what: f"{'ok ' if fact.is_good else '!! '} {fact.answer}" for fact in data_status()},
+    )
 
 
 def pull_data() -> None:
@@ -71,8 +77,11 @@ def print_difference(
         }
         for split in found
     ]
-    title = f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs"
-    print_table(title, rows, right=("before", "after", "in", "out"))
+    print_table(
+        f"{before[:SHORT]} → {after[:SHORT]}: accepted pairs",
+        rows,
+        right=("before", "after", "in", "out"),
+    )
 
     drifted = [
         {
@@ -89,14 +98,3 @@ def print_difference(
         print_table("Drift (population stability index)", drifted, right=("drift", "chance"))
     else:
         print_line("no column drifted by more than chance")
-
-
-def _trained_on() -> dict[str, list[str]] | None:
-    """Return the registered versions by data version; None where the registry does not answer."""
-    from tasks.registry.versions import trained_on
-
-    try:
-        return trained_on()
-    except ServiceError as error:
-        print_line(str(error))
-        return None

@@ -40,15 +40,18 @@ def print_evaluation(
 
     about = f"{figures['captions']:,} captions and {figures['images']:,} images"
     tables = {
-        f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %": rank_rows(figures, protocol)
-        for protocol in figures["models"][NEW]["protocols"]
+        **{
+            f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %": rank_rows(figures, protocol)
+            for protocol in figures["models"][NEW]["protocols"]
+        },
+        "Queries that many products answer: precision (captions: recall), %": (
+            query_score_rows(figures)
+        ),
+        "Zero-shot labels: accuracy, %": label_rows(figures),
+        "Slices below the rest by more than noise: mean recall, %": [
+            {key: row[key] for key in SLICE_COLUMNS} for row in slice_rows(figures, is_worst=True)
+        ],
     }
-    title = "Queries that many products answer: precision (captions: recall), %"
-    tables[title] = query_score_rows(figures)
-    tables["Zero-shot labels: accuracy, %"] = label_rows(figures)
-    tables["Slices below the rest by more than noise: mean recall, %"] = [
-        {key: row[key] for key in SLICE_COLUMNS} for row in slice_rows(figures, is_worst=True)
-    ]
     if compare == "published":
         tables |= published_tables(figures)
 
@@ -71,33 +74,36 @@ def print_evaluation(
 
 def rank_rows(figures: Figures, protocol: str) -> list[Row]:
     """Return a row a direction and model; the directions together have the mean recall."""
-    rows = []
-    for way, arrow in {"": "both", **ARROWS}.items():
-        for name, model in figures["models"].items():
-            found = model["protocols"][protocol]
-            row = {"direction": arrow, "model": name}
-            for key, measure in MEASURES.items():
-                row[measure] = _short(found[f"{way}_{key}"]) if way else ""
-            row["mean"] = "" if way else _short(found["mean_recall"])
-            rows.append(row)
-    return rows
+    found = {name: model["protocols"][protocol] for name, model in figures["models"].items()}
+    together = [
+        {"direction": "both", "model": name}
+        | dict.fromkeys(MEASURES.values(), "")
+        | {"mean": _short(values["mean_recall"])}
+        for name, values in found.items()
+    ]
+    return together + [
+        {"direction": arrow, "model": name}
+        | {measure: _short(values[f"{way}_{key}"]) for key, measure in MEASURES.items()}
+        | {"mean": ""}
+        for way, arrow in ARROWS.items()
+        for name, values in found.items()
+    ]
 
 
 def query_score_rows(figures: Figures) -> list[Row]:
     """Return a row a kind of query with the new model's scores."""
-    rows = []
-    for name, scores in figures["models"][NEW]["queries"].items():
-        kind = "recall" if name == "caption" else "precision"
-        chance = figures["queries"][name]["chance"]
-        row = {
+    return [
+        {
             "queries": QUERIES.get(name, name),
-            "chance": number(chance) if kind == "precision" else "",
+            # Chance is the precision of a random order; captions are measured by recall.
+            "chance": "" if name == "caption" else number(figures["queries"][name]["chance"]),
+            "@1": _short(scores.get("recall_at_1", scores.get("precision_at_1"))),
+            "@10": _short(scores.get("recall_at_10", scores.get("precision_at_10"))),
+            "nDCG@10": _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else "",
+            "MRR": _short(scores.get("mrr", scores.get("mrr_at_10"))),
         }
-        row |= {f"@{k}": _short(scores[f"{kind}_at_{k}"]) for k in (1, 10)}
-        row["nDCG@10"] = _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else ""
-        row["MRR"] = _short(scores.get("mrr", scores.get("mrr_at_10")))
-        rows.append(row)
-    return rows
+        for name, scores in figures["models"][NEW]["queries"].items()
+    ]
 
 
 def label_rows(figures: Figures) -> list[Row]:

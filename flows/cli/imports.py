@@ -10,8 +10,6 @@ from model.errors import ConfigError
 from model.importers.importing import ImportedSplit, import_pairs
 from tasks.runtime.progress import Progress, progress
 
-TOP_SPLITS = ("train", "valid", "test")
-
 
 def import_data_set(
     kind: ImportKind,
@@ -60,7 +58,12 @@ def _print(imported: list[ImportedSplit]) -> None:
             "split": split.split,
             "rows": f"{split.rows:,}",
             "pairs": f"{split.pairs:,}",
-            "left out": "; ".join(_left_out(split)) or "none",
+            "left out": "; ".join(
+                f"{left.rows:,} {reason} "
+                f"({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
+                for reason, left in split.left_out.items()
+            )
+            or "none",
             "file": str(split.tsv or "none"),
         }
         for split in imported
@@ -78,22 +81,13 @@ def _print(imported: list[ImportedSplit]) -> None:
                 f"{split.split}: columns left out of the side table, which has a limit: "
                 f"{', '.join(split.dropped_columns)}"
             )
-    print_line(f"next: {_ingest_command(imported)}")
 
-
-def _left_out(split: ImportedSplit) -> list[str]:
-    return [
-        f"{left.rows:,} {reason} "
-        f"({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
-        for reason, left in split.left_out.items()
-    ]
-
-
-def _ingest_command(imported: list[ImportedSplit]) -> str:
-    """Return the command that makes a data version of what was imported."""
+    # What is no split of a data version is for pretraining.
     files = {split.split: str(split.tsv) for split in imported if split.tsv is not None}
     command = ["python", "-m", "flows", "ingest", "--name", "NAME"]
-    for split in TOP_SPLITS:
-        if split in files:
-            command += [f"--{split}", files.pop(split)]
-    return shlex.join([*command, *(["--pretrain", *files.values()] if files else [])])
+    for name in ("train", "valid", "test"):
+        if name in files:
+            command += [f"--{name}", files.pop(name)]
+    if files:
+        command += ["--pretrain", *files.values()]
+    print_line(f"next: {shlex.join(command)}")

@@ -1,9 +1,7 @@
 """`python -m flows models …`: the family of models, in and out; no server is needed."""
 
 from flows.cli.terminal import print_facts, print_table
-from flows.parameters import (
-    ListedModel,
-)
+from flows.parameters import ListedModel
 from model.errors import ConfigError, nearest
 from model.zoo.family import FAMILY, find_published
 
@@ -36,9 +34,9 @@ def print_model(
     """
     row = find_published(name)
     if row is None:
-        names = [known.name for known in FAMILY]
+        closest = nearest(name, [known.name for known in FAMILY])
         raise ConfigError(
-            f"{name}: no such model{nearest(name, names)}; `python -m flows models list` lists them"
+            f"{name}: no such model{closest}; `python -m flows models list` lists them"
         )
 
     facts = {

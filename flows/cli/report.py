@@ -33,12 +33,18 @@ def print_report(report: "Report") -> None:
 
 def print_validation(validation: Validation) -> None:
     """Print what validation found in each split."""
-    rows = count_rows(validation.counts, "split")
-    title = f"All {validation.expectations} expectations are met"
-    print_table(title, rows, right=("lines", "accepted"))
-
-    folders = {"Data Docs": validation.docs, "profiles": validation.profiles}
-    print_facts("", {name: shorten_paths(str(path)) for name, path in folders.items()})
+    print_table(
+        f"All {validation.expectations} expectations are met",
+        count_rows(validation.counts, "split"),
+        right=("lines", "accepted"),
+    )
+    print_facts(
+        "",
+        {
+            "Data Docs": shorten_paths(str(validation.docs)),
+            "profiles": shorten_paths(str(validation.profiles)),
+        },
+    )
     for warning in validation.warnings:
         print_line(f"warning: {warning}")
 

@@ -51,13 +51,17 @@ def call_helpers(work: Work) -> None:
 def _help(work: Work) -> None:
     run, config = work.run, getattr(work.run.config, work.name)
     towers = load_towers(work.start, run.config.device, run.config.precision)
-    crops_centre = config.crop_scale >= 1
-    pairs = split_input(run, work.validation, work.name, towers, crops_centre)
+    pairs = split_input(
+        run, work.validation, work.name, towers, crops_centre=config.crop_scale >= 1
+    )
 
     # The first process validates for all. A launcher signals all processes, and they stop after the
     # same step.
     folder, workers = run.folder / work.name, run.config.workers
     stage = Stage(config, pairs, lambda towers: {}, folder, run.config.seed, workers)
     with stop_by_signal() as stop:
-        compiled = compile_towers(towers) if run.config.compile else towers
-        train(compiled, stage, Callbacks(should_stop=stop))
+        train(
+            compile_towers(towers) if run.config.compile else towers,
+            stage,
+            Callbacks(should_stop=stop),
+        )

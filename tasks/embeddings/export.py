@@ -36,6 +36,9 @@ def export(run: Run, version: Version) -> Export:
 
     faulty = lines - rows
     record_export(version, folder, rows)
-    row = {"version": version.number, "lines": lines, "embedded": rows, "faulty": faulty}
-    publish_table([row], key="export", description=str(folder))
+    publish_table(
+        [{"version": version.number, "lines": lines, "embedded": rows, "faulty": faulty}],
+        key="export",
+        description=str(folder),
+    )
     return Export(folder=folder, files_written=paths, lines=lines, rows=rows, faulty=faulty)

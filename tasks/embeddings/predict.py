@@ -18,7 +18,6 @@ import numpy as np
 from model.config.sections import DataConfig
 from model.embeddings.columns import write_products
 from model.errors import DataError
-from model.pairs.index import PairIndex
 from model.pairs.profile import profile_files
 from model.pairs.tsv import LineColumns, detect_columns
 from model.storage.files import atomic_write
@@ -87,12 +86,16 @@ def predict_file(
 
     with atomic_write(out) as file, TemporaryDirectory(prefix="commerce-clip-") as scratch:
         index, lines = accepted_lines(tsv, profile_files(Path(scratch), "tsv"), DataConfig())
-        if form == "easynlp":
-            _require_every_line(tsv, index, lines)
+        if form == "easynlp" and len(index) < lines:
+            # The first line whose number is not among those of the accepted.
+            first = np.setdiff1d(np.arange(1, lines + 1), index.line)[0]
+            raise DataError(
+                f"{tsv}: line {first} cannot be embedded, so rows would not be lines; "
+                "repair or remove it"
+            )
         products = embed_lines("predict", towers, index, Path(scratch), batch_size, workers)
         if form == "parquet":
-            facts, width = {"model": model}, towers.embed_dim
-            write_products(file, products, columns, width, facts, tsv.stem)
+            write_products(file, products, columns, towers.embed_dim, {"model": model}, tsv.stem)
         else:
             for batch in products:
                 embeddings = batch.texts if batch.images is None else batch.images
@@ -100,13 +103,3 @@ def predict_file(
                 for row in embeddings.numpy():
                     file.write("\t".join(map(str, row)).encode() + b"\n")
     return Predicted(columns, lines, len(index), towers.embed_dim)
-
-
-def _require_every_line(tsv: Path, index: PairIndex, lines: int) -> None:
-    if len(index) < lines:
-        # The first line whose number is not among those of the accepted.
-        first = np.setdiff1d(np.arange(1, lines + 1), index.line)[0]
-        raise DataError(
-            f"{tsv}: line {first} cannot be embedded, so rows would not be lines; "
-            "repair or remove it"
-        )

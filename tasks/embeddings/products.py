@@ -93,8 +93,9 @@ def export_files(
         ids = None if table is None else table["id"].to_pylist()
 
         path = folder / f"{tsv.stem}.parquet"
-        batch_size, workers = config.export.batch_size, config.workers
-        products = embed_lines("export", towers, index, reports / "cache", batch_size, workers)
+        products = embed_lines(
+            "export", towers, index, reports / "cache", config.export.batch_size, config.workers
+        )
         with atomic_write(path) as file:
             write_products(file, products, index.columns, towers.embed_dim, facts, tsv.stem, ids)
         yield path, lines, len(index)

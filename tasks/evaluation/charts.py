@@ -64,10 +64,10 @@ def confusion_chart(
     first.
     """
     rows = -(-len(confusions) // CONFUSIONS_A_ROW)
-    size = (6.4 * CONFUSIONS_A_ROW, 6.2 * rows)
-
     with legible():
-        figure = Figure(figsize=size, dpi=CHART_DPI, layout="constrained")
+        figure = Figure(
+            figsize=(6.4 * CONFUSIONS_A_ROW, 6.2 * rows), dpi=CHART_DPI, layout="constrained"
+        )
         figure.suptitle(title, fontsize=11)
         panels = figure.subplots(rows, CONFUSIONS_A_ROW, squeeze=False).ravel()
         for panel in panels[len(confusions) :]:

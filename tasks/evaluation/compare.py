@@ -5,7 +5,6 @@ drawn. Imports torch.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,20 +49,26 @@ def compare_models(run: Run, validation: Validation, folders: dict[str, Path]) -
         CheckpointError: a model folder is damaged.
         DataError: test has no accepted pair.
     """
-    test, settings, seed = (
-        split_index(run, validation, "test"),
-        run.config.evaluate,
-        run.config.seed,
-    )
-    phrases = keyword_phrases(run, validation)
+    test, phrases = split_index(run, validation, "test"), keyword_phrases(run, validation)
+    settings, seed, batch = run.config.evaluate, run.config.seed, run.config.evaluate.batch_size
     questions = make_questions(test, phrases, settings, seed)
     for note in questions.notes:
         run_logger().warning("%s", note)
 
-    embeddings, measured = {}, {}
-    for name, embedded in _embed_all(run, validation, test, folders, questions):
-        measured[name] = measure_model(embedded, questions, settings, seed)
-        embeddings[name] = (embedded.texts, embedded.images)
+    # Pairs are embedded as they are read; questions ask about distinct captions and images.
+    embeddings, measured, related = {}, {}, questions.related
+    with progress("evaluate", len(test) * len(folders), "pairs") as bar:
+        for name, model_folder in folders.items():
+            towers = load_towers(model_folder, run.config.device, run.config.precision)
+            pairs = index_input(run, validation, "test", test, towers)
+            text_ND, image_ND = embed_pairs(
+                towers, pairs, batch, run.config.workers, on_rows=bar.advance
+            )
+            text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
+            embed = partial(embed_captions, towers, batch_size=batch)
+            asked = ModelEmbeddings(text_QD, image_CD, embed)
+            measured[name] = measure_model(asked, questions, settings, seed)
+            embeddings[name] = (text_QD, image_CD)
 
     folder = run.folder / "evaluate"
     figures = _figures(run, questions, measured)
@@ -80,43 +85,9 @@ def compare_models(run: Run, validation: Validation, folders: dict[str, Path]) -
     )
 
 
-def _embed_all(
-    run: Run,
-    validation: Validation,
-    test: PairIndex,
-    folders: dict[str, Path],
-    questions: Questions,
-) -> Iterator[tuple[str, ModelEmbeddings]]:
-    """Yield each model's embeddings of test's distinct captions and images."""
-    related, batch = questions.related, run.config.evaluate.batch_size
-    with progress("evaluate", len(test) * len(folders), "pairs") as bar:
-        for name, folder in folders.items():
-            towers = load_towers(folder, run.config.device, run.config.precision)
-
-            # Pairs are embedded as they are read; questions ask about distinct captions and images.
-            pairs = index_input(run, validation, "test", test, towers)
-            text_ND, image_ND = embed_pairs(
-                towers, pairs, batch, run.config.workers, on_rows=bar.advance
-            )
-            embed = partial(embed_captions, towers, batch_size=batch)
-            yield (
-                name,
-                ModelEmbeddings(text_ND[related.caption_row], image_ND[related.image_row], embed),
-            )
-
-
 def _figures(run: Run, questions: Questions, measured: dict[str, ModelFigures]) -> Figures:
     """Collect all that was measured, for `figures.json`."""
     images = len(questions.related.image_row)
-    # The first texts let a person see what was asked.
-    queries = {
-        name: {
-            "queries": len(each.texts),
-            "chance": expected_precision(each, images),
-            "first": each.texts[:5],
-        }
-        for name, each in questions.queries.items()
-    }
     return {
         "config": run.config.name,
         "data_version": run.data.version,
@@ -124,7 +95,15 @@ def _figures(run: Run, questions: Questions, measured: dict[str, ModelFigures]) 
         "captions": len(questions.captions),
         "images": images,
         "notes": questions.notes,
-        "queries": queries,
+        # The first texts let a person see what was asked.
+        "queries": {
+            name: {
+                "queries": len(each.texts),
+                "chance": expected_precision(each, images),
+                "first": each.texts[:5],
+            }
+            for name, each in questions.queries.items()
+        },
         "models": {name: each.to_json() for name, each in measured.items()},
     }
 

@@ -44,8 +44,6 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
     folders[BASE] = base_weights(run)
 
     compared = compare_models(run, validation, folders)
-    # A version that was registered before has its card already.
-    is_ours = model.folder.is_relative_to(run.folder)
     folder = run.folder / "evaluate"
     evaluation = Evaluation(
         metrics=compared.metrics[NEW],
@@ -55,7 +53,10 @@ def evaluate(run: Run, validation: Validation, model: TrainedModel) -> Evaluatio
         figures=folder / FIGURES_FILE,
         gallery=folder / GALLERY_FILE,
         pictures=compared.pictures,
-        card=write_model_card(run, model, compared.figures) if is_ours else None,
+        # A version that was registered before has its card already.
+        card=write_model_card(run, model, compared.figures)
+        if model.folder.is_relative_to(run.folder)
+        else None,
         retention=model.retention,
     )
     _publish(run, evaluation, compared.figures, compared.candidates)
@@ -73,33 +74,40 @@ def _publish(
     if retention is not None:
         about += f" Retention: {format_retention(retention)}."
     ranks = rank_table(metrics, evaluation.base_metrics, evaluation.champion_metrics)
-    worst = slice_rows(figures, is_worst=True)
     tables: dict[str, tuple[list[Row], str]] = {
         "rank-at-k": (ranks, about),
         "queries": (query_rows(figures), "Queries that many products answer, in percent."),
         "zero-shot": (zero_shot_rows(figures), "Labels by prompts, in percent."),
-        "worst-slices": (worst, "Slices below the rest by more than noise, in percent."),
+        "worst-slices": (
+            slice_rows(figures, is_worst=True),
+            "Slices below the rest by more than noise, in percent.",
+        ),
     }
     for key, (rows, description) in tables.items():
         if rows:
             publish_table(rows, key=key, description=description)
-    gallery = evaluation.gallery.as_uri()
-    publish_link(gallery, text="Gallery", key="gallery", description="Captions and their top 5")
+    publish_link(
+        evaluation.gallery.as_uri(),
+        text="Gallery",
+        key="gallery",
+        description="Captions and their top 5",
+    )
 
     # MLflow compares runs by metric, so each model's have a prefix of their own.
-    by_prefix = {
-        "test": metrics,
-        "test_base": evaluation.base_metrics,
-        "test_champion": evaluation.champion_metrics or {},
-    }
     logged = {
         f"{prefix}/{name}": value
-        for prefix, values in by_prefix.items()
+        for prefix, values in (
+            ("test", metrics),
+            ("test_base", evaluation.base_metrics),
+            ("test_champion", evaluation.champion_metrics or {}),
+        )
         for name, value in values.items()
     }
     if retention is not None:
-        logged["retention/mean_recall_before"] = retention.before
-        logged["retention/mean_recall_after"] = retention.after
+        logged |= {
+            "retention/mean_recall_before": retention.before,
+            "retention/mean_recall_after": retention.after,
+        }
     files = [evaluation.figures, evaluation.gallery, *evaluation.pictures]
     files += [path for path in (candidates, evaluation.card) if path is not None]
     log_results(run.mlflow_run_id, logged, files, "evaluation")

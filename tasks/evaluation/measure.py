@@ -89,7 +89,16 @@ class ModelFigures:
             "audit": vars(self.audit)
             | {"strict": self.audit.strict, "audited": self.audit.audited},
             "zero_shot": {
-                column: {prompts: _plain_values(found) for prompts, found in by_prompt.items()}
+                column: {
+                    prompts: {
+                        "labels": list(found.labels),
+                        "accuracy": vars(found.accuracy),
+                        "macro_accuracy": found.macro,
+                        "largest_label": found.largest,
+                        "confusion": found.confusion.tolist(),
+                    }
+                    for prompts, found in by_prompt.items()
+                }
                 for column, by_prompt in self.zero_shot.items()
             },
             "slices": [vars(each) for each in self.slices],
@@ -146,8 +155,8 @@ def _score(
         scores = score_queries(queries, text_QD[name], searched_CD, config.block_rows)
         reported = {key: scores[key] for key in REPORTED_SCORES.get(name, LABEL_SCORES)}
         # Each query is a group of its own in the bootstrap.
-        each = torch.arange(len(queries.texts)).numpy()
-        found[name] = figures_of(reported, each, config.bootstrap_draws, seed)
+        group = torch.arange(len(queries.texts)).numpy()
+        found[name] = figures_of(reported, group, config.bootstrap_draws, seed)
     return found
 
 
@@ -155,39 +164,38 @@ def _classify(
     model: ModelEmbeddings, questions: Questions, config: EvaluateConfig, seed: int
 ) -> dict[str, dict[str, Classified]]:
     """Classify images by each column with two labels or more, with one prompt and with all."""
-    found: dict[str, dict[str, Classified]] = {}
+    found = {}
     group, draws = questions.group[1], config.bootstrap_draws
     for column, label_C in questions.labels.items():
         labels = labels_of(label_C)
-        if len(labels) < 2:
-            continue
-
-        for prompts, templates in {SINGLE: config.prompts[:1], ENSEMBLE: config.prompts}.items():
-            label_LD = prompt_embeddings(labels, templates, model.embed)
-            found.setdefault(column, {})[prompts] = classify(
-                model.images, label_LD, labels, label_C, group, draws, seed
-            )
+        if len(labels) > 1:
+            found[column] = {
+                prompts: classify(
+                    model.images,
+                    prompt_embeddings(labels, templates, model.embed),
+                    labels,
+                    label_C,
+                    group,
+                    draws,
+                    seed,
+                )
+                for prompts, templates in (
+                    (SINGLE, config.prompts[:1]),
+                    (ENSEMBLE, config.prompts),
+                )
+            }
     return found
 
 
 def _flat(prefix: str, figures: dict[str, Figure]) -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for name, figure in figures.items():
-        flat |= {
-            f"{prefix}{name}": figure.value,
-            f"{prefix}{name}_low": figure.low,
-            f"{prefix}{name}_high": figure.high,
-        }
-        if figure.optimistic is not None:
-            flat[f"{prefix}{name}_optimistic"] = figure.optimistic
-    return flat
-
-
-def _plain_values(found: Classified) -> dict[str, Any]:
     return {
-        "labels": list(found.labels),
-        "accuracy": vars(found.accuracy),
-        "macro_accuracy": found.macro,
-        "largest_label": found.largest,
-        "confusion": found.confusion.tolist(),
+        f"{prefix}{name}{suffix}": value
+        for name, figure in figures.items()
+        for suffix, value in (
+            ("", figure.value),
+            ("_low", figure.low),
+            ("_high", figure.high),
+            ("_optimistic", figure.optimistic),
+        )
+        if value is not None
     }

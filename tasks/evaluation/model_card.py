@@ -36,10 +36,6 @@ def write_model_card(run: Run, model: TrainedModel, figures: Figures) -> Path:
         CheckpointError: the file cannot be written.
     """
     head = _head(run, model.folder, figures)
-    labels = {
-        column: number(by_prompt["ensemble"]["accuracy"]["value"])
-        for column, by_prompt in figures["models"][NEW]["zero_shot"].items()
-    }
     card = render(
         "model_card.md.jinja",
         head=yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120),
@@ -51,7 +47,10 @@ def write_model_card(run: Run, model: TrainedModel, figures: Figures) -> Path:
         protocols=protocol_rows(figures),
         audit=audit_sentence(figures),
         worst_slices=slice_rows(figures, is_worst=True),
-        labels=labels,
+        labels={
+            column: number(by_prompt["ensemble"]["accuracy"]["value"])
+            for column, by_prompt in figures["models"][NEW]["zero_shot"].items()
+        },
     )
 
     path = model.folder / CARD_FILE
@@ -63,18 +62,22 @@ def write_model_card(run: Run, model: TrainedModel, figures: Figures) -> Path:
 def _head(run: Run, folder: Path, figures: Figures) -> dict[str, Any]:
     """Fill what hubs read: licence, tags, and the figures of the full set."""
     config, found = run.config, figures["models"][NEW]["protocols"]["full"]
-    metrics = [
-        {"type": key, "name": name, "value": round(found[key]["value"], 5)}
-        for key, name in SCORED.items()
-    ]
-    dataset = {
-        "type": "private",
-        "name": config.name,
-        "split": "test",
-        "revision": run.data.version,
+    result = {
+        "task": {
+            "type": "zero-shot-image-classification",
+            "name": "image-text retrieval, full set",
+        },
+        "dataset": {
+            "type": "private",
+            "name": config.name,
+            "split": "test",
+            "revision": run.data.version,
+        },
+        "metrics": [
+            {"type": key, "name": name, "value": round(found[key]["value"], 5)}
+            for key, name in SCORED.items()
+        ],
     }
-    task = {"type": "zero-shot-image-classification", "name": "image-text retrieval, full set"}
-    results = [{"task": task, "dataset": dataset, "metrics": metrics}]
 
     licence = licence_of_model(folder)
     return {
@@ -82,16 +85,15 @@ def _head(run: Run, folder: Path, figures: Figures) -> dict[str, Any]:
         "library_name": "open_clip",
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "e-commerce", "product-search", "image-text-retrieval"],
-        "model-index": [{"name": config.registered_model, "results": results}],
+        "model-index": [{"name": config.registered_model, "results": [result]}],
     }
 
 
 def _begin(run: Run) -> str:
     """Name the architecture and weights that training began with; of a file never its folder."""
-    begin = run.config.model.pretrained
+    begin, name = run.config.model.pretrained, Path(run.config.model.name).stem
     if begin and find_imported(begin, models_folder()):
         return f"{Path(begin).name} (imported)"
-    name = Path(run.config.model.name).stem
     return f"{name} ({Path(begin).name})" if begin else f"{name} (random weights)"
 
 

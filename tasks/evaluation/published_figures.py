@@ -53,8 +53,10 @@ def published_tables(figures: Figures) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {}
     for each in (each for each in published() if each.data_set in COMPARED_SETS):
         if ours := _ours(figures, each.protocol, each.task):
-            first = _row("ours", str(figures["config"]), ours, each)
-            rows = tables.setdefault(f"{each.task}, protocol {each.protocol}, %", [first])
+            rows = tables.setdefault(
+                f"{each.task}, protocol {each.protocol}, %",
+                [_row("ours", str(figures["config"]), ours, each)],
+            )
             rows.append(_row(each.model, each.data_set, each.figures, each))
     return tables
 
@@ -80,7 +82,8 @@ def _ours(figures: Figures, protocol: str, task: str) -> dict[str, float]:
     name = "caption" if task == "text → image" else task.removesuffix(" → product")
     scores = model["queries"].get(name, {}) if protocol == "Marqo" else {}
     found = {THEIR_SCORES[key]: 100 * figure["value"] for key, figure in scores.items()}
-    for mean, parts in MEANS.items():
-        if found.keys() >= set(parts):
-            found[mean] = sum(found[part] for part in parts) / len(parts)
-    return found
+    return found | {
+        mean: sum(found[part] for part in parts) / len(parts)
+        for mean, parts in MEANS.items()
+        if found.keys() >= set(parts)
+    }

@@ -92,6 +92,19 @@ def make_questions(
     }
     notes: list[str] = []
 
+    # A product's slice is that of the first row of its first caption, whose number the group is.
+    first = np.unique(caption_group).tolist()
+    product_rows = related.caption_row[first].tolist()
+    slices = {
+        column: [fields[column][row] for row in product_rows]
+        for column in config.slice_columns
+        if column in fields
+    }
+    # What every split has, or derives from a date.
+    slices[LENGTH] = length_labels([captions[number] for number in first])
+    if config.age_column in fields:
+        slices[AGE] = age_labels([fields[config.age_column][row] for row in product_rows])
+
     return Questions(
         related=related,
         products=products,
@@ -101,7 +114,7 @@ def make_questions(
         candidates=_candidates(related, products, fields, config, seed, notes),
         queries=_queries(captions, related, phrases, of_image, config, notes),
         labels={column: of_image[column] for column in config.label_columns if column in of_image},
-        slices=_slices(captions, related, fields, np.unique(caption_group), config),
+        slices=slices,
         notes=notes,
     )
 
@@ -121,17 +134,23 @@ def write_candidates(test: PairIndex, questions: Questions, seed: int, folder: P
     # Candidates are numbered among distinct captions or images; people look up lines.
     related = questions.related
     lines_of = [test.line[rows.numpy()] for rows in (related.caption_row, related.image_row)]
-    parts = []
-    for direction, own, theirs in zip(DIRECTIONS, lines_of, reversed(lines_of), strict=True):
-        drawn_QK = getattr(questions.candidates, direction)
-        lines = [theirs[row[row >= 0]] for row in drawn_QK]
-        columns = {"direction": [direction] * len(own), "query_line": own, "candidate_lines": lines}
-        parts.append(pa.table(columns))
+    parts = [
+        pa.table(
+            {
+                "direction": [direction] * len(own),
+                "query_line": own,
+                "candidate_lines": [
+                    theirs[row_K[row_K >= 0]] for row_K in getattr(questions.candidates, direction)
+                ],
+            }
+        )
+        for direction, own, theirs in zip(DIRECTIONS, lines_of, reversed(lines_of), strict=True)
+    ]
 
     origin = {"seed": str(seed), "tsv": test.files[0].name}
-    table = pa.concat_tables(parts).replace_schema_metadata(origin)
     path = folder / CANDIDATES_FILE
     with atomic_write(path) as file:
+        table = pa.concat_tables(parts).replace_schema_metadata(origin)
         pq.write_table(table, file, write_page_checksum=True)
     return path
 
@@ -166,9 +185,9 @@ def _candidates(
         )
         return None
 
-    label = fields[config.sampled_column]
     of_caption, of_image = (
-        [label[row] for row in rows.tolist()] for rows in (related.caption_row, related.image_row)
+        [fields[config.sampled_column][row] for row in rows.tolist()]
+        for rows in (related.caption_row, related.image_row)
     )
     drawn = draw_candidates(related, products, of_caption, of_image, seed)
 
@@ -212,25 +231,3 @@ def _queries(
         if column in of_image
     }
     return {name: each for name, each in queries.items() if each.texts}
-
-
-def _slices(
-    captions: list[str],
-    related: RelevantPairs,
-    fields: dict[str, list[str]],
-    groups: Ints,
-    config: EvaluateConfig,
-) -> dict[str, list[str]]:
-    """Label each product by the first row of its first caption, whose number the group is."""
-    rows = related.caption_row.numpy()[groups].tolist()
-    slices = {
-        column: [fields[column][row] for row in rows]
-        for column in config.slice_columns
-        if column in fields
-    }
-
-    # What every split has, or derives from a date.
-    slices[LENGTH] = length_labels([captions[number] for number in groups.tolist()])
-    if config.age_column in fields:
-        slices[AGE] = age_labels([fields[config.age_column][row] for row in rows])
-    return slices

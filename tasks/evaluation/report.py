@@ -29,7 +29,6 @@ from tasks.runtime.page import publish_link
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
 
 REPORT_FILE = "report.html"
-CURVES_OF = ("pretrain", "finetune")
 
 
 def report_version(
@@ -70,12 +69,11 @@ def version_html(
 ) -> str:
     """Render the page from what a run left."""
     figures = read_figures(evaluation.figures)
-    checks = decision.model_dump().get("checks", []) if decision else []
     asked = [figures["queries"].get(name, {}) for name in ("keyword", "field")]
     config = yaml.safe_dump(
         run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )
-    curves = {stage: run.folder / stage / "curves.png" for stage in CURVES_OF}
+    curves = {stage: run.folder / stage / "curves.png" for stage in ("pretrain", "finetune")}
 
     # In the order of the page.
     return render(
@@ -83,7 +81,10 @@ def version_html(
         title=title,
         evaluation=evaluation,
         decision=decision,
-        checks=[{key: _cell(value) for key, value in check.items()} for check in checks],
+        checks=[
+            {key: _cell(value) for key, value in check}
+            for check in (decision.checks if decision else ())
+        ],
         lineage=_lineage(run, validation),
         counts=count_rows(validation.counts, "name"),
         figures=figures,

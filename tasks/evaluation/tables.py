@@ -41,9 +41,7 @@ def rank_table(
 ) -> list[Row]:
     """List Rank@K from flat metrics: a row a direction and K, chance, then a column a model."""
     models = {BASE: base, **({} if champion is None else {CHAMPION: champion}), NEW: metrics}
-    has_keywords = "keyword_rank_at_1" in metrics
-    directions = ARROWS | ({"keyword": "keywords → image"} if has_keywords else {})
-
+    keywords = {"keyword": "keywords → image"} if "keyword_rank_at_1" in metrics else {}
     return [
         {
             "direction": arrow,
@@ -51,70 +49,70 @@ def rank_table(
             "chance": number(metrics[f"{direction}_chance_at_{k}"]),
             **{name: number(values[f"{direction}_rank_at_{k}"]) for name, values in models.items()},
         }
-        for direction, arrow in directions.items()
+        for direction, arrow in (ARROWS | keywords).items()
         for k in RANKS
     ]
 
 
 def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list[Row]:
     """List mean recall and measures by protocol and direction, a column a model."""
-    models, rows = figures["models"], []
-    keys = {"mean_recall": ("both", "mean recall")} | {
-        f"{way}_{key}": (arrow, measure)
+    models = figures["models"]
+    # A median rank is no share.
+    keys = {"mean_recall": ("both", "mean recall", 100)} | {
+        f"{way}_{key}": (arrow, measure, 1 if measure == "median rank" else 100)
         for way, arrow in ARROWS.items()
         for key, measure in measures.items()
     }
-    for protocol, found in models[NEW]["protocols"].items():
-        for key, (arrow, measure) in keys.items():
-            row = {"protocol": PROTOCOLS[protocol], "direction": arrow, "measure": measure}
-            # A median rank is no share.
-            scale = 1 if measure == "median rank" else 100
-            row["chance"] = number(models[NEW]["chance"][protocol].get(key))
-            for name in reversed(models):
-                row[name] = with_half(models[name]["protocols"][protocol][key], scale)
-            row["ties won"] = number(found[key]["optimistic"], scale)
-            rows.append(row)
-    return rows
+
+    return [
+        {
+            "protocol": PROTOCOLS[protocol],
+            "direction": arrow,
+            "measure": measure,
+            "chance": number(models[NEW]["chance"][protocol].get(key)),
+            **{
+                name: with_half(models[name]["protocols"][protocol][key], scale)
+                for name in reversed(models)
+            },
+            "ties won": number(found[key]["optimistic"], scale),
+        }
+        for protocol, found in models[NEW]["protocols"].items()
+        for key, (arrow, measure, scale) in keys.items()
+    ]
 
 
 def query_rows(figures: Figures) -> list[Row]:
     """List scores by kind of query, a column a model, chance beside them."""
-    models, rows = figures["models"], []
-    for name, scores in models[NEW]["queries"].items():
-        about = figures["queries"][name]
-        for key in scores:
-            row = {
-                "queries": f"{QUERIES.get(name, f'{name} → product')}, {about['queries']:,}",
-                "score": SCORES[key],
-            }
+    models = figures["models"]
+    return [
+        {
+            "queries": f"{QUERIES.get(name, f'{name} → product')}, {about['queries']:,}",
+            "score": SCORES[key],
             # What was computed as chance is the precision of a random order.
-            row["chance"] = number(about["chance"]) if key.startswith("precision") else ""
-            for model in reversed(models):
-                row[model] = with_half(models[model]["queries"][name][key])
-            rows.append(row)
-    return rows
+            "chance": number(about["chance"]) if key.startswith("precision") else "",
+            **{model: with_half(models[model]["queries"][name][key]) for model in reversed(models)},
+        }
+        for name, about in figures["queries"].items()
+        for key in models[NEW]["queries"].get(name, ())
+    ]
 
 
 def zero_shot_rows(figures: Figures) -> list[Row]:
     """List accuracies by column: of each way to prompt, and of always saying the largest label."""
-    models, rows = figures["models"], []
-    for column, by_prompt in models[NEW]["zero_shot"].items():
-        single, ensemble = by_prompt["single"], by_prompt["ensemble"]
-        base = models[BASE]["zero_shot"][column]["ensemble"]
-
-        rows.append(
-            {
-                "column": column,
-                "labels": str(len(single["labels"])),
-                "largest label": number(single["largest_label"]),
-                "base, ensemble": number(base["accuracy"]["value"]),
-                "one prompt": with_half(single["accuracy"]),
-                "ensemble": with_half(ensemble["accuracy"]),
-                "macro, one prompt": number(single["macro_accuracy"]),
-                "macro, ensemble": number(ensemble["macro_accuracy"]),
-            }
-        )
-    return rows
+    base = figures["models"][BASE]["zero_shot"]
+    return [
+        {
+            "column": column,
+            "labels": str(len(found["single"]["labels"])),
+            "largest label": number(found["single"]["largest_label"]),
+            "base, ensemble": number(base[column]["ensemble"]["accuracy"]["value"]),
+            "one prompt": with_half(found["single"]["accuracy"]),
+            "ensemble": with_half(found["ensemble"]["accuracy"]),
+            "macro, one prompt": number(found["single"]["macro_accuracy"]),
+            "macro, ensemble": number(found["ensemble"]["macro_accuracy"]),
+        }
+        for column, found in figures["models"][NEW]["zero_shot"].items()
+    ]
 
 
 def slice_rows(figures: Figures, is_worst: bool) -> list[Row]:

@@ -62,9 +62,14 @@ def gallery_queries(
             )
             results.append(ModelResult(name, int(rank[place]), images))
 
-        right_image = index.encoded_image(int(related.image_row[right[place][0]]))
-        concepts = tuple(phrases.phrases[concept] for concept in asked) if phrases else ()
-        queries.append(GalleryQuery(wanted, right_image, tuple(results), concepts))
+        queries.append(
+            GalleryQuery(
+                wanted,
+                index.encoded_image(int(related.image_row[right[place][0]])),
+                tuple(results),
+                tuple(phrases.phrases[concept] for concept in asked) if phrases else (),
+            )
+        )
     return queries
 
 

@@ -39,12 +39,11 @@ class FoundImage:
 
     def explanation(self, concepts: tuple[str, ...]) -> str:
         """Name what the image lacks of the concepts of its query; empty where nothing is known."""
-        if self.misses is None:
-            return ""
         if not self.misses:
-            return "names all"
-        is_far = len(self.misses) == len(concepts)
-        return "names none" if is_far else f"not {', '.join(self.misses)}"
+            return "" if self.misses is None else "names all"
+        if len(self.misses) == len(concepts):
+            return "names none"
+        return f"not {', '.join(self.misses)}"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from markupsafe import Markup, escape
 from tasks.pages.text import WORD_COLUMNS, visible
 from tasks.pages.thumbnails import thumbnail_jpeg
 
-TEMPLATES = Path(__file__).with_name("templates")
-
 
 def render(template: str, **values: Any) -> str:
     """Fill a template; ``values`` may be foreign."""
@@ -29,32 +27,24 @@ def render(template: str, **values: Any) -> str:
 def templates() -> Environment:
     """Make what loads and fills the templates beside this file."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_visible_value,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value)),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # A template turns encoded images into what a page may show, and nothing else does.
+    # A template turns encoded images into what a page may show, and nothing else does. A foreign
+    # text cannot end a table's cell in Markdown or begin markup.
     environment.filters |= {
         "thumbnail": lambda image: _data_uri(thumbnail_jpeg(image), "jpeg"),
         "png": lambda content: _data_uri(content, "png"),
-        "cell": _markdown_cell,
+        "cell": lambda text: escape(visible(text).replace("|", "\\|").replace("`", "'")),
     }
     environment.globals["word_columns"] = WORD_COLUMNS
     return environment
 
 
-def _visible_value(value: object) -> object:
-    return value if isinstance(value, Markup) else visible(str(value))
-
-
 def _data_uri(content: bytes, kind: str) -> Markup:
     return Markup("data:image/{};base64,{}").format(kind, base64.b64encode(content).decode())
-
-
-def _markdown_cell(text: str) -> Markup:
-    """Return foreign text so that it cannot end a table's cell or begin markup."""
-    return escape(visible(text).replace("|", "\\|").replace("`", "'"))

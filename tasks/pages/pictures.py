@@ -113,8 +113,10 @@ def grid_png(
     A caption has room for ``caption_lines`` lines and a tile's note for ``note_lines``.
     """
     # Columns are as wide as their widest block, rows all of one height.
-    most = [max((len(row.blocks[at].tiles) for row in rows), default=0) for at in range(len(heads))]
-    spans = [max(count, 1) * (TILE + GAP) - GAP for count in most]
+    spans = [
+        max([1, *(len(row.blocks[at].tiles) for row in rows)]) * (TILE + GAP) - GAP
+        for at in range(len(heads))
+    ]
     lefts = [MARGIN + sum(spans[:at]) + BLOCK_GAP * at for at in range(len(heads))]
     width = max(sum(spans) + BLOCK_GAP * (len(heads) - 1) + 2 * MARGIN, MIN_WIDTH)
 
@@ -140,8 +142,9 @@ def grid_png(
             top = HEAD + row_height * number
             sheet.plot((MARGIN, width - MARGIN), (top, top), color=LINE, linewidth=1)
             middle = top + 10 + CAPTION_LINE * caption_lines / 2
-            place = (MARGIN, middle)
-            written = _write(sheet, place, row.caption, 21, inner, caption_lines, va="center")
+            written = _write(
+                sheet, (MARGIN, middle), row.caption, 21, inner, caption_lines, va="center"
+            )
             if row.about:
                 after = (MARGIN + written + 14, middle + 1)
                 _write(sheet, after, row.about, 17, inner - written, va="center", color=MUTED)
@@ -162,11 +165,9 @@ def _draw_block(
         x = left + place * (TILE + GAP)
         # Pixel for pixel beneath the axes: no image is resampled twice.
         pixels = np.asarray(ImageOps.pad(thumbnail(tile.image), (TILE, TILE), color=PAPER))
-        below = round(figure.bbox.height) - top - TILE
-        figure.figimage(pixels, xo=x, yo=below, zorder=-1)
+        figure.figimage(pixels, xo=x, yo=round(figure.bbox.height) - top - TILE, zorder=-1)
 
-        frame = 4 if tile.is_marked else 1
-        out = frame / 2
+        frame, out = (4, 2) if tile.is_marked else (1, 0.5)
         sheet.add_patch(
             FancyBboxPatch(
                 (x - out, top - out),

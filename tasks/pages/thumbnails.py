@@ -19,8 +19,7 @@ def thumbnail(image: bytes) -> Image.Image:
     decoded = decode_rgb(image)
     if isinstance(decoded, FaultReason):
         tile = Image.new("RGB", (THUMBNAIL_SIDE, THUMBNAIL_SIDE), "#c9ccd1")
-        centre = (THUMBNAIL_SIDE // 2, THUMBNAIL_SIDE // 2)
-        font = ImageFont.load_default(24)
+        centre, font = (THUMBNAIL_SIDE // 2, THUMBNAIL_SIDE // 2), ImageFont.load_default(24)
         ImageDraw.Draw(tile).text(centre, "no image", "#50555c", font, anchor="mm")
         return tile
 

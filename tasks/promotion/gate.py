@@ -44,29 +44,30 @@ class SliceLabels(NamedTuple):
 SliceColumns = Mapping[str, SliceLabels]
 
 
-def decide_first(version: int, checks: list[Check], had_champion: bool) -> Decision:
-    """Return the decision on a version where there is no champion to compare it with."""
-    failed = _failed(checks)
-    if had_champion:
-        failed = (
-            "there was a champion, but its alias or version was removed; choose one with "
-            f"`python -m flows rollback` or `python -m flows promote --version {version}`"
-        )
-    beaten = next(check.note for check in checks if check.name == "base weights")
-    return _decision(version, None, checks, failed, f"first champion: {beaten}")
-
-
-def decide_against(version: int, champion: int, checks: list[Check]) -> Decision:
-    """Return the decision on a version that was compared with the champion."""
-    figures = next((check.note for check in checks if check.name == "difference"), "")
-    failed = _failed(checks)
-    worse = failed and f"not better: {failed}"
-    return _decision(version, champion, checks, worse, f"better: {figures}")
-
-
-def _decision(
-    version: int, champion: int | None, checks: list[Check], failed: str, passed: str
+def decide_version(
+    version: int, champion: int | None, checks: list[Check], had_champion: bool = False
 ) -> Decision:
+    """Return the decision on a version by its checks: those against the champion, if there is one.
+
+    ``had_champion`` says that there was one before, which somebody removed.
+    """
+    notes = {check.name: check.note for check in checks}
+    failed = "; ".join(
+        f"{check.name}: {check.note}" if check.note else check.name
+        for check in checks
+        if not check.passed
+    )
+    if champion is not None:
+        passed = f"better: {notes.get('difference', '')}"
+        failed = failed and f"not better: {failed}"
+    else:
+        passed = f"first champion: {notes['base weights']}"
+        if had_champion:
+            failed = (
+                "there was a champion, but its alias or version was removed; choose one with "
+                f"`python -m flows rollback` or `python -m flows promote --version {version}`"
+            )
+
     beats_base = all(check.passed for check in checks if check.name == "base weights")
     return Decision(
         version=version,
@@ -75,14 +76,6 @@ def _decision(
         reason=failed or passed,
         champion=champion,
         checks=checks,
-    )
-
-
-def _failed(checks: list[Check]) -> str:
-    return "; ".join(
-        f"{check.name}: {check.note}" if check.note else check.name
-        for check in checks
-        if not check.passed
     )
 
 
@@ -96,8 +89,8 @@ def check_alone(
     """Return the checks that need no champion: expectations, base weights, floors, worst slices."""
     recall = _metric(evaluation.metrics, "mean_recall")
     base = _metric(evaluation.base_metrics, "mean_recall")
-    beaten = f"mean recall {_share(recall)} against {_share(base)} of its base weights"
     met = validation.expectations
+    beaten = f"mean recall {_share(recall)} against {_share(base)} of its base weights"
     checks = [
         _check("expectations", float(met), 1, f"{met} expectations about the data are met"),
         _check("base weights", recall, base, beaten, operator.gt),
@@ -110,9 +103,8 @@ def check_alone(
         checks.append(_check(name, value, floor, f"{figure}, floor {floor:g}{known}"))
 
     for column, floor in sorted(gate.min_slice_recall.items()):
-        recalls = dict[str, float]()
-        if new is not None and column in columns:
-            recalls = _slice_recalls(new.result, columns[column], gate)
+        labels = columns.get(column)
+        recalls = {} if new is None or labels is None else _slice_recalls(new.result, labels, gate)
         worst = min(recalls, key=lambda value: recalls[value], default=None)
         lowest = None if worst is None else recalls[worst]
         note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"
@@ -140,23 +132,24 @@ def check_against(
     ours, theirs = new.result.mean_recall, old.result.mean_recall
     evaluated = _metric(evaluation.metrics, "mean_recall")
     apart = None if evaluated is None else abs(evaluated - ours)
-    note = f"evaluated {_share(evaluated)}, scored again {ours:.2%}"
-    same_figure = _check("same figure", apart, SAME_FIGURE, note, operator.le)
+    again = f"evaluated {_share(evaluated)}, scored again {ours:.2%}"
 
     # It is better by more than chance (DECISIONS 11).
     interval = mean_recall_difference(new.result, old.result, gate.draws, seed)
-    note = (
+    share = exchanged_share(new.result, old.result, gate.draws, seed)
+    exchanged = f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}"
+    better = (
         f"mean recall {ours:.2%} against {theirs:.2%} of {champion} on data version "
         f"{new.data_version[:8]} "
         f"(95 % interval of the difference {interval.low:+.2%} to {interval.high:+.2%})"
     )
-    difference = _check("difference", interval.low, gate.margin, note, operator.gt)
-    share = exchanged_share(new.result, old.result, gate.draws, seed)
-    note = f"as good in {share:.1%} of random exchanges, limit {MAX_CHANCE:.1%}"
-    chance = _check("chance", share, MAX_CHANCE, note, operator.le)
-
-    slices = _check_slices(gate, new, old, columns)
-    return [same_test, same_figure, difference, chance, *slices]
+    return [
+        same_test,
+        _check("same figure", apart, SAME_FIGURE, again, operator.le),
+        _check("difference", interval.low, gate.margin, better, operator.gt),
+        _check("chance", share, MAX_CHANCE, exchanged, operator.le),
+        *_check_slices(gate, new, old, columns),
+    ]
 
 
 def _check_slices(
@@ -171,8 +164,7 @@ def _check_slices(
         )
         for value in sorted(after):
             note = f"{before[value]:.2%} → {after[value]:.2%}, may fall by {limit:.2%}"
-            change = after[value] - before[value]
-            yield _check(f"{column} {visible(value)}", change, -limit, note)
+            yield _check(f"{column} {visible(value)}", after[value] - before[value], -limit, note)
 
 
 def _incomparable(new: Scored, old: Scored) -> str:
@@ -207,8 +199,11 @@ def _slice_recalls(
         )
 
     text, image = sides
-    enough = [value for value in text if value in image and text[value][1] >= gate.min_slice_pairs]
-    return {value: (text[value][0] + image[value][0]) / 2 for value in enough}
+    return {
+        value: (mean + image[value][0]) / 2
+        for value, (mean, captions) in text.items()
+        if value in image and captions >= gate.min_slice_pairs
+    }
 
 
 def _metric(metrics: Mapping[str, float], name: str) -> float | None:

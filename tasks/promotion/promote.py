@@ -97,8 +97,9 @@ def _pass_gate(
 
     client, limits = tracking_client(), run.config.gate
     had_one = had_champion(client, version.name)
-    wanted = {*limits.max_slice_fall, *limits.min_slice_recall}
-    columns = scoring.slice_columns(run, validation, wanted)
+    columns = scoring.slice_columns(
+        run, validation, {*limits.max_slice_fall, *limits.min_slice_recall}
+    )
 
     # Without a champion and without floors of slices, the evaluation's figures are enough.
     new = None
@@ -107,12 +108,12 @@ def _pass_gate(
         new = scoring.score_version(run, validation, registered)
     checks = gate.check_alone(limits, evaluation, validation, new, columns)
     if champion is None or new is None:
-        return gate.decide_first(version.number, checks, had_one)
+        return gate.decide_version(version.number, None, checks, had_one)
 
     old = scoring.score_version(run, validation, champion)
-    named, seed = f"champion version {champion.version}", run.config.seed
-    checks += gate.check_against(limits, evaluation, new, old, columns, seed, named)
-    return gate.decide_against(version.number, int(champion.version), checks)
+    named = f"champion version {champion.version}"
+    checks += gate.check_against(limits, evaluation, new, old, columns, run.config.seed, named)
+    return gate.decide_version(version.number, int(champion.version), checks)
 
 
 def publish_decision(decision: Decision) -> None:
@@ -155,11 +156,12 @@ def promote(run: Run, version: Version, decision: Decision) -> Decision:
             "run again"
         )
 
-    outcome = "promoted" if decision.is_promoted else "held back"
     client, run_id = tracking_client(), run.mlflow_run_id
     with registry_call("could not keep the decision"):
         client.log_text(run_id, decision.model_dump_json(indent=2), "gate/decision.json")
-        client.set_tag(run_id, "commerce_clip.gate", outcome)
+        client.set_tag(
+            run_id, "commerce_clip.gate", "promoted" if decision.is_promoted else "held back"
+        )
         client.set_tag(run_id, "commerce_clip.gate_reason", decision.reason[:4000])
     announce_decision(version.name, decision)
     return decision
@@ -200,20 +202,19 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
         if champion != decision.champion and not is_done:
             return False
 
-        reason = decision.reason
         if decision.is_promoted and not is_done:
-            change_champion(client, name, champion, number, reason, decision.checks)
+            change_champion(client, name, champion, number, decision.reason, decision.checks)
         elif CHALLENGER in decision.aliases:
             client.set_registered_model_alias(name, CHALLENGER, str(number))
         if decision.is_promoted:
             mark_champion(client, name, number)
-        leave_reason(client, name, number, reason)
+        leave_reason(client, name, number, decision.reason)
         client.set_model_version_tag(name, str(number), decided_tag(mark), "true")
     return True
 
 
 def promote_by_hand(name: str, number: int, reason: str) -> Decision:
-    """Make a version champion because a person wants it.
+    """Make a version champion because a person wants it, and announce it.
 
     Raises:
         PromotionRefused: there is no such version, or its files are not what was registered.
@@ -225,7 +226,7 @@ def promote_by_hand(name: str, number: int, reason: str) -> Decision:
 
 
 def roll_back(name: str, reason: str) -> Decision:
-    """Make the version before the champion the champion again.
+    """Make the version before the champion the champion again, and announce it.
 
     That is ``previous``, or where a person moved the alias in MLflow UI, the one that was champion
     until then.
@@ -238,7 +239,13 @@ def roll_back(name: str, reason: str) -> Decision:
     with registry_lock(name, "a rollback"):
         finish_change(client, name)
 
-    previous = _before(client, name)
+    champion, previous = read_alias(client, name, CHAMPION), None
+    last = model_tags(client, name).get(WAS_CHAMPION_TAG)
+    if champion is not None and last != str(champion.version):
+        # The last champion may have been deleted.
+        found = find_versions(client, name, {})
+        previous = next((version for version in found if str(version.version) == last), None)
+    previous = previous or read_alias(client, name, PREVIOUS)
     if previous is None:
         raise PromotionRefused(
             f"{name}: no version has the alias {PREVIOUS}; "
@@ -248,33 +255,22 @@ def roll_back(name: str, reason: str) -> Decision:
     return _move(client, name, int(previous.version), f"by hand: rollback, {reason}")
 
 
-def _before(client: MlflowClient, name: str) -> ModelVersion | None:
-    champion = read_alias(client, name, CHAMPION)
-    last = model_tags(client, name).get(WAS_CHAMPION_TAG)
-    if champion is not None and last != str(champion.version):
-        # The last champion may have been deleted.
-        for version in find_versions(client, name, {}):
-            if str(version.version) == last:
-                return version
-    return read_alias(client, name, PREVIOUS)
-
-
 def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision:
     lock = registry_lock(name, f"promotion of version {number}")
     with registry_call("could not set aliases"), lock:
         finish_change(client, name)
         champion = number_of(read_alias(client, name, CHAMPION))
-        if champion == number:
-            return Decision(
-                version=number,
-                is_promoted=False,
-                aliases=[CHAMPION],
-                reason=ALREADY_CHAMPION,
-                champion=champion,
-            )
-
-        change_champion(client, name, champion, number, reason, [])
-        leave_reason(client, name, number, reason)
-    return Decision(
-        version=number, is_promoted=True, aliases=[CHAMPION], reason=reason, champion=champion
+        is_promoted = champion != number
+        if is_promoted:
+            change_champion(client, name, champion, number, reason, [])
+            leave_reason(client, name, number, reason)
+    decision = Decision(
+        version=number,
+        is_promoted=is_promoted,
+        aliases=[CHAMPION],
+        reason=reason if is_promoted else ALREADY_CHAMPION,
+        champion=champion,
     )
+    if is_promoted:
+        announce_decision(name, decision)
+    return decision

@@ -3,8 +3,6 @@
 Imports torch.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 from mlflow.entities.model_registry import ModelVersion
@@ -43,18 +41,17 @@ def score_version(run: Run, validation: Validation, version: ModelVersion) -> Sc
     return Scored(result, run.data.version)
 
 
-def slice_columns(run: Run, validation: Validation, wanted: Iterable[str]) -> SliceColumns:
+def slice_columns(run: Run, validation: Validation, wanted: set[str]) -> SliceColumns:
     """Return the wanted side-table columns for test's captions and images, if they are there."""
-    names = set(wanted)
-    tsv = find_split_files(run.data.folder).test
-    table = read_side_table(tsv, required=False) if names else None
+    splits = find_split_files(run.data.folder)
+    table = read_side_table(splits.test, required=False) if wanted else None
     if table is None:
         return {}
 
     test = split_index(run, validation, "test")
     related = relate(test.caption_hash.tolist(), test.image_hash.tolist())
     columns = {}
-    for name in sorted(names.intersection(table.column_names)):
+    for name in sorted(wanted.intersection(table.column_names)):
         label_N: npt.NDArray[np.str_] = np.array(
             table[name].take(test.line - 1).to_pylist(), dtype=np.str_
         )

@@ -6,7 +6,6 @@ a ViT-B-32 on two cores. Imports torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from model.batches.loading import PairInput
@@ -25,47 +24,19 @@ DRAWN_CONCEPTS, DRAWN_IMAGES = 12, 5
 PICTURE_FILE = "concepts.png"
 
 
-@dataclass(frozen=True)
-class NearImage:
-    """An image near to a concept, encoded as in the TSV, and whether its caption names it."""
-
-    image: bytes
-    is_named: bool
-
-
-@dataclass(frozen=True)
-class ConceptRow:
-    """A concept, how many train captions name it, and by model the images nearest to it."""
-
-    concept: str
-    count: int
-    images: dict[str, tuple[NearImage, ...]]
-
-
-def concepts_png(title: str, rows: Sequence[ConceptRow]) -> bytes:
-    """Draw a row a concept and a block a model: nearest images, framed if captions name it."""
+def concepts_png(title: str, models: Sequence[str], rows: Sequence[GridRow]) -> bytes:
+    """Draw a row a concept and a block a model: the nearest images, marked if captions name it."""
     # How often a nearest image is named is the figure by which to compare the models.
     heads = []
-    for name in rows[0].images if rows else ():
-        named = [near.is_named for row in rows for near in row.images[name]]
-        heads.append(f"{name}: {sum(named) / max(len(named), 1):.0%} named")
+    for place, model in enumerate(models):
+        named = [tile.is_marked for row in rows for tile in row.blocks[place].tiles]
+        heads.append(f"{model}: {sum(named) / max(len(named), 1):.0%} named")
 
-    grid = [
-        GridRow(
-            row.concept,
-            tuple(
-                Block(tuple(Tile(near.image, is_marked=near.is_named) for near in images))
-                for images in row.images.values()
-            ),
-            about=f"{row.count:,} captions",
-        )
-        for row in rows
-    ]
     subtitle = (
         "The images of valid nearest to each concept's prototype; "
         "framed are those whose captions name it."
     )
-    return grid_png(title, subtitle, heads, grid)
+    return grid_png(title, subtitle, heads, rows)
 
 
 def report_concepts(
@@ -88,24 +59,25 @@ def report_concepts(
     batch, workers = run.config.evaluate.batch_size, run.config.workers
 
     # By model, the nearest images of each concept; one pair of towers in memory at a time.
-    near: dict[str, list[tuple[NearImage, ...]]] = {}
+    near: dict[str, list[Block]] = {}
     for model, towers_folder in {"before": before, "after": after}.items():
         towers = load_towers(towers_folder, run.config.device, run.config.precision)
-        found = nearest_images(
-            towers, made_of, labels, searched, concepts, DRAWN_IMAGES, batch, workers
-        )
         near[model] = [
-            tuple(
-                NearImage(pair.image or b"", each.concept in vocabulary.find(pair.caption or ""))
-                for pair in map(searched.index.read, each.rows)
+            Block(
+                tuple(
+                    Tile(pair.image or b"", each.concept in vocabulary.find(pair.caption or ""))
+                    for pair in map(searched.index.read, each.rows)
+                )
             )
-            for each in found
+            for each in nearest_images(
+                towers, made_of, labels, searched, concepts, DRAWN_IMAGES, batch, workers
+            )
         ]
     rows = [
-        ConceptRow(
+        GridRow(
             vocabulary.phrases[concept],
-            vocabulary.counts[concept],
-            {model: images[place] for model, images in near.items()},
+            tuple(blocks[place] for blocks in near.values()),
+            about=f"{vocabulary.counts[concept]:,} captions",
         )
         for place, concept in enumerate(concepts)
     ]
@@ -114,7 +86,8 @@ def report_concepts(
     if rows:
         files.append(run.folder / name / PICTURE_FILE)
         with atomic_write(files[-1]) as file:
-            file.write(concepts_png(f"{run.config.name}: concepts before and after {name}", rows))
+            title = f"{run.config.name}: concepts before and after {name}"
+            file.write(concepts_png(title, list(near), rows))
     attach(run.mlflow_run_id, files, name)
 
 

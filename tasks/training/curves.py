@@ -59,13 +59,12 @@ def read_series(folder: Path) -> dict[str, Series]:
 
 def curves_png(title: str, series: dict[str, Series]) -> bytes:
     """Draw a PNG of the panels that there are values for."""
-    panels = [(name, [key for key in keys if key in series]) for name, keys in PANELS]
-    panels = [(name, keys) for name, keys in panels if keys]
+    measured = [(name, [key for key in keys if key in series]) for name, keys in PANELS]
+    panels = [(name, keys) for name, keys in measured if keys]
     rows = -(-len(panels) // PANELS_A_ROW)
-    size = (4.6 * PANELS_A_ROW, 2.9 * rows + 0.5)
 
     with legible():
-        figure = Figure(figsize=size, dpi=110)
+        figure = Figure(figsize=(4.6 * PANELS_A_ROW, 2.9 * rows + 0.5), dpi=110)
         figure.set_layout_engine("constrained", h_pad=0.12)
         figure.suptitle(title, fontsize=13)
         axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
@@ -76,9 +75,13 @@ def curves_png(title: str, series: dict[str, Series]) -> bytes:
             percent = 100 if name.startswith("valid") else 1
             for key, colour in zip(keys, COLOURS.values(), strict=False):
                 steps, values = _thinned(series[key])
-                shares = [percent * value for value in values]
-                label = key.removeprefix("valid_").replace("_", " ")
-                axis.plot(steps, shares, color=colour, label=label, linewidth=1.4)
+                axis.plot(
+                    steps,
+                    [percent * value for value in values],
+                    color=colour,
+                    label=key.removeprefix("valid_").replace("_", " "),
+                    linewidth=1.4,
+                )
             axis.set_title(name, fontsize=11)
             axis.spines[["top", "right"]].set_visible(False)
             if len(keys) > 1:

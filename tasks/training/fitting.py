@@ -4,8 +4,8 @@ Metrics go to MLflow, progress to the terminal and the Prefect UI, concepts and 
 stage's folder; a signal ends it after the step. Imports torch.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from model.batches.loading import PairInput
@@ -30,7 +30,7 @@ from tasks.registry.tracking import metric_sender
 from tasks.runtime.log import run_logger
 from tasks.runtime.progress import Progress, progress
 from tasks.runtime.records import Retention, Run, TrainedModel, Validation
-from tasks.runtime.signals import StopRequest, stop_by_signal
+from tasks.runtime.signals import stop_by_signal
 from tasks.training.base_weights import base_weights
 from tasks.training.concepts import report_concepts
 from tasks.training.report import report_training
@@ -69,9 +69,9 @@ def fit_towers(run: Run, validation: Validation, name: str, start: Path | None) 
 
     state, concepts = _run_loop(run, name, towers, pairs, valid)
     for tried in state.interpolations:
-        coefficient, recall = tried["coefficient"], 100 * tried["mean_recall"]
         run_logger().info(
-            "%s at coefficient %.2f: valid mean recall %.1f %%", name, coefficient, recall
+            "%s at coefficient %.2f: valid mean recall %.1f %%",
+            *(name, tried["coefficient"], 100 * tried["mean_recall"]),
         )
     best = run.folder / name / state.best_folder
     for vocabulary in concepts:
@@ -93,15 +93,13 @@ def _run_loop(
     config: StageConfig = getattr(run.config, name)
     folder, concepts = run.folder / name, list[Vocabulary]()
     # A CPU is shared: at such a moment its peak would read lower than the work that follows.
-    peak_flops = None
-    if towers.device.type != "cpu":
-        peak_flops = measure_peak_flops(towers.device, towers.precision)
+    is_shared = towers.device.type == "cpu"
+    peak_flops = None if is_shared else measure_peak_flops(towers.device, towers.precision)
 
-    with (
-        stop_by_signal() as stop,
-        _metric_log(run, name, stop) as log,
-        progress(name, config.epochs, "steps") as bar,
-    ):
+    with stop_by_signal() as stop, ExitStack() as ends:
+        log = MetricLog(name, folder, metric_sender(run.mlflow_run_id))
+        ends.callback(lambda: log.close(STOPPED_CLOSE_S if stop() else None))
+        bar = ends.enter_context(progress(name, config.epochs, "steps"))
 
         def stop_between_batches(rows: int) -> None:
             if stop():
@@ -116,9 +114,11 @@ def _run_loop(
 
         steps = _StepLog(name, log, bar)
         workers, seed = run.config.workers, run.config.seed
-        stage = Stage(config, pairs, validate, folder, seed, workers, peak_flops)
-        callbacks = Callbacks(steps.on_start, steps.on_step, steps.on_epoch, stop, on_concepts)
-        state = train(compile_towers(towers) if run.config.compile else towers, stage, callbacks)
+        state = train(
+            compile_towers(towers) if run.config.compile else towers,
+            Stage(config, pairs, validate, folder, seed, workers, peak_flops),
+            Callbacks(steps.on_start, steps.on_step, steps.on_epoch, stop, on_concepts),
+        )
     return state, concepts
 
 
@@ -153,15 +153,6 @@ def _evaluate(
     return evaluate_split(towers, pairs, settings.batch_size, settings.block_rows, workers, on_rows)
 
 
-@contextmanager
-def _metric_log(run: Run, name: str, stop: StopRequest) -> Iterator[MetricLog]:
-    log = MetricLog(name, run.folder / name, metric_sender(run.mlflow_run_id))
-    try:
-        yield log
-    finally:
-        log.close(STOPPED_CLOSE_S if stop() else None)
-
-
 class _StepLog:
     """Passes steps and epochs of a loop on to the metric log, the bar and the run's log."""
 
@@ -193,11 +184,10 @@ class _StepLog:
 
     def on_epoch(self, record: EpochRecord) -> None:
         self._log.add_epoch(record.step, record.metrics)
-        recall = 100 * record.metrics["mean_recall"]
         run_logger().info(
             "%s epoch %d: valid mean recall %.1f %%%s",
             self._name,
             record.epoch,
-            recall,
+            100 * record.metrics["mean_recall"],
             " (best so far)" if record.is_best else "",
         )

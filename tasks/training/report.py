@@ -34,23 +34,37 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: Pai
     folder = run.folder / name
     series = read_series(folder)
     title = f"{run.config.name}: {name} on data version {run.data.short}"
-    curves = curves_png(title, series)
-    concepts = folder / PICTURE_FILE
-    page = training_html(
-        title,
-        series,
-        best_epoch,
-        curves,
-        concepts.read_bytes() if concepts.exists() else None,
-        _worst_queries(run, best, valid),
+    curves, concepts = curves_png(title, series), folder / PICTURE_FILE
+
+    # The worst queries are captions of valid whose image the best weights rank last. Pairs may
+    # share a caption or an image; both are ranked once.
+    settings = run.config.evaluate
+    towers = load_towers(best, run.config.device, run.config.precision)
+    text_ND, image_ND = embed_pairs(towers, valid, settings.batch_size, run.config.workers)
+    related = relate(valid.index.caption_hash.tolist(), valid.index.image_hash.tolist())
+    text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
+    found = ranks(text_QD, image_CD, related.query, related.candidate, settings.block_rows)
+    worst = gallery_queries(
+        valid.index,
+        related,
+        {"best weights": (text_QD, image_CD)},
+        found.argsort(descending=True, stable=True)[:WORST_QUERIES].tolist(),
+        settings.block_rows,
     )
+
+    drawn = concepts.read_bytes() if concepts.exists() else None
+    page = training_html(title, series, best_epoch, curves, drawn, worst)
 
     for file_name, content in {CURVES_FILE: curves, PAGE_FILE: page.encode()}.items():
         with atomic_write(folder / file_name) as file:
             file.write(content)
     attach(run.mlflow_run_id, [folder / PAGE_FILE, folder / CURVES_FILE], name)
-    link = (folder / PAGE_FILE).as_uri()
-    publish_link(link, text="Training report", key=f"training-{name}", description=title)
+    publish_link(
+        (folder / PAGE_FILE).as_uri(),
+        text="Training report",
+        key=f"training-{name}",
+        description=title,
+    )
 
 
 def training_html(
@@ -87,18 +101,3 @@ def training_html(
         concepts=concepts,
         worst=worst,
     )
-
-
-def _worst_queries(run: Run, best: Path, valid: PairInput) -> list[GalleryQuery]:
-    """Ask the best weights the captions of valid whose image they rank last."""
-    settings = run.config.evaluate
-    towers = load_towers(best, run.config.device, run.config.precision)
-    text_ND, image_ND = embed_pairs(towers, valid, settings.batch_size, run.config.workers)
-
-    # Pairs may share a caption or an image; both are ranked once.
-    related = relate(valid.index.caption_hash.tolist(), valid.index.image_hash.tolist())
-    text_QD, image_CD = text_ND[related.caption_row], image_ND[related.image_row]
-    found = ranks(text_QD, image_CD, related.query, related.candidate, settings.block_rows)
-    chosen = found.argsort(descending=True, stable=True)[:WORST_QUERIES].tolist()
-    embeddings = {"best weights": (text_QD, image_CD)}
-    return gallery_queries(valid.index, related, embeddings, chosen, settings.block_rows)

@@ -43,5 +43,6 @@ def finetune(run: Run, validation: Validation, start: TrainedModel) -> TrainedMo
     from tasks.training.fitting import fit_towers, measure_retention
 
     tuned = fit_towers(run, validation, "finetune", start.folder)
-    retention = measure_retention(run, validation, start.folder, tuned.folder)
-    return tuned.model_copy(update={"retention": retention})
+    return tuned.model_copy(
+        update={"retention": measure_retention(run, validation, start.folder, tuned.folder)}
+    )

@@ -28,7 +28,7 @@ import sys
 from flows import stack
 
 addresses = stack._recorded_addresses()
-commands = stack._servers(addresses) | {"worker": stack._worker()}
+commands = stack._servers(addresses) | {"worker": stack.WORKER}
 stack._start(sys.argv[1], commands[sys.argv[1]], addresses)
 """
 

@@ -30,7 +30,7 @@ def printed(
     """Run a command and return what it printed; ``code`` is the exit code that it must end with."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setattr(
-        "flows.cli.data._trained_on",
+        "tasks.registry.versions.trained_on",
         lambda: {TrackedFolder(project / "data").promised(): ["commerce-clip 3"]},
     )
 

@@ -14,8 +14,7 @@ from tasks.promotion.gate import (
     SliceLabels,
     check_against,
     check_alone,
-    decide_against,
-    decide_first,
+    decide_version,
 )
 from tasks.runtime.records import Check, Evaluation, Validation
 from tests.tasks.conftest import evaluation_of
@@ -44,7 +43,7 @@ def against(
 
 
 def passes(checks: dict[str, Check]) -> bool:
-    return decide_against(2, 1, list(checks.values())).is_promoted
+    return decide_version(2, 1, list(checks.values())).is_promoted
 
 
 def test_a_challenger_that_is_better_beyond_chance_passes() -> None:
@@ -113,9 +112,8 @@ def alone(
 
 def test_floors_hold_for_a_first_champion_too(validation: Validation) -> None:
     def is_promoted(**given: object) -> bool:
-        return decide_first(
-            1, list(alone(validation, **given).values()), had_champion=False
-        ).is_promoted  # type: ignore[arg-type]
+        checks = alone(validation, **given)  # type: ignore[arg-type]
+        return decide_version(1, None, list(checks.values()), had_champion=False).is_promoted
 
     assert is_promoted()
     assert not is_promoted(new=0.1)
@@ -127,7 +125,7 @@ def test_floors_hold_for_a_first_champion_too(validation: Validation) -> None:
     assert not is_promoted(min_slice_recall={"category": 0.01})
     assert not is_promoted(min_slice_recall={"colour": 0.0})
     empty = validation.model_copy(update={"expectations": 0})
-    assert not decide_first(1, list(alone(empty).values()), had_champion=False).is_promoted
+    assert not decide_version(1, None, list(alone(empty).values()), had_champion=False).is_promoted
 
 
 def test_a_metric_that_is_missing_is_named_with_those_that_are_known(

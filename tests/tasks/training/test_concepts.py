@@ -20,10 +20,9 @@ from model.pairs.profile import profile_files
 from model.towers.create import create_towers
 from model.towers.folder import save_towers
 from model.towers.towers import Towers
+from tasks.pages.pictures import Block, GridRow, Tile
 from tasks.runtime.records import DataVersion, Run
 from tasks.training.concepts import (
-    ConceptRow,
-    NearImage,
     concepts_png,
     keyword_phrases,
     report_concepts,
@@ -32,14 +31,14 @@ from tests.runs import lineage
 from tests.tiny import COLOURS, THINGS, drawn_jpeg, write_data, write_model
 
 
-def row(is_named: bool, concept: str = "red") -> ConceptRow:
-    near = tuple(NearImage(drawn_jpeg("red bag", seed), is_named) for seed in range(5))
-    return ConceptRow(concept, 1234, {"before": near, "after": near})
+def row(is_named: bool, concept: str = "red") -> GridRow:
+    near = tuple(Tile(drawn_jpeg("red bag", seed), is_named) for seed in range(5))
+    return GridRow(concept, (Block(near), Block(near)), "1,234 captions")
 
 
 def test_the_picture_has_a_row_a_concept_and_frames_what_is_named() -> None:
     one, two = (
-        Image.open(io.BytesIO(concepts_png("title", rows)))
+        Image.open(io.BytesIO(concepts_png("title", ["before", "after"], rows)))
         for rows in ([row(True)], [row(True), row(False)])
     )
     assert one.format == "PNG" and one.width == two.width > 1500 and two.height > one.height
@@ -51,10 +50,9 @@ def test_the_picture_has_a_row_a_concept_and_frames_what_is_named() -> None:
 
 
 def test_a_foreign_phrase_and_a_broken_picture_are_drawn_all_the_same() -> None:
-    broken = ConceptRow(
-        "连衣裙 \x1b[31m\u202e" + "x" * 500, 1, {"before": (NearImage(b"no image", False),)}
-    )
-    assert Image.open(io.BytesIO(concepts_png("\x1b", [broken]))).format == "PNG"
+    concept, block = "连衣裙 \x1b[31m\u202e" + "x" * 500, Block((Tile(b"no image"),))
+    drawn = concepts_png("\x1b", ["before"], [GridRow(concept, (block,), "1 captions")])
+    assert Image.open(io.BytesIO(drawn)).format == "PNG"
 
 
 @pytest.fixture(scope="module")

@@ -140,15 +140,20 @@ def chinese_resnet(folder: Path, shapes: Shapes) -> Published:
 
 
 def rows() -> Iterator[Any]:
-    """Yield the rows, one of those that are published in the same shapes, form and activation."""
-    seen = set()
+    """Yield the rows, one of those that are published in the same shapes, form and activation.
+
+    In `make test` runs the first one of each form.
+    """
+    seen, forms = set(), set()
     for row in FAMILY:
         kind = row.form, row.architecture or row.towers, row.activation
-        if kind not in seen:
-            yield pytest.param(
-                row, id=row.name, marks=pytest.mark.large if "ViT-L" in row.towers else ()
-            )
+        if kind in seen:
+            continue
+        is_large = "ViT-L" in row.towers
+        mark = pytest.mark.large if is_large else pytest.mark.full
+        yield pytest.param(row, id=row.name, marks=mark if is_large or row.form in forms else ())
         seen.add(kind)
+        forms |= set() if is_large else {row.form}
 
 
 @pytest.fixture

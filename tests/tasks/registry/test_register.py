@@ -8,13 +8,14 @@ from tasks.promotion import promote
 from tasks.registry import aliases, files, register, versions
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import TrainedModel
+from tests.gears import rounds
 from tests.tasks.conftest import evaluation_of, run_of
 from tests.tasks.registering import registrars
 from tests.tasks.shop import Shop
 
 pytestmark = pytest.mark.usefixtures("state")
 
-PROCESSES, ROUNDS = 10, 20
+PROCESSES, ROUNDS = rounds(4, 10), rounds(1, 20)
 
 
 def test_the_first_version_that_beats_its_base_weights_is_champion(shop: Shop) -> None:

@@ -68,7 +68,7 @@ def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, se
         if model.context_length is not None:
             towers = lengthen_towers(towers, model.context_length)
     else:
-        # A name that is nearly one on the shelf is taken for no tag.
+        # A name close to one on the shelf is a slip of the pen, not one of open_clip's tags.
         folders = shelf.iterdir() if shelf.is_dir() else ()
         hint = nearest(model.pretrained or "", [path.name for path in folders if path.is_dir()])
         if hint:

@@ -104,7 +104,7 @@ def write(towers: Towers, folder: Path) -> None:
     (folder / MERGES).write_bytes(own_merges())
 
 
-@dataclass
+@dataclass(frozen=True)
 class TheirTruncation:
     """CLIP's tokeniser as EasyNLP runs it: a caption that is cut loses its end of text."""
 

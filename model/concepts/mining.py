@@ -69,6 +69,7 @@ class _Finder:
         parts = [singular(word) for word in words]
         start = 0
         while start < len(parts):
+            # The longest first; without any the next word is looked at.
             for stop in range(min(start + self._most_words, len(parts)), start, -1):
                 number = self._number.get("".join(parts[start:stop]))
                 if number is not None:

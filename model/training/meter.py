@@ -133,6 +133,7 @@ class Hollow:
         """
         self._mode = FakeTensorMode()
         with self._mode:
+            # By the ids under which deepcopy looks up what it has copied already.
             empty: dict[int, Any] = {
                 id(value): torch.empty(value.shape, dtype=value.dtype) for value in clip.buffers()
             }

@@ -122,13 +122,12 @@ class _Loop:
         vocabulary, self.concepts = label_concepts(stage.train, config)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
-        self.reword = (
-            Rewording(
+        self.reword: Rewording | None = None
+        if config.keyword_share:
+            assert vocabulary is not None, "what keywords are taken from"
+            self.reword = Rewording(
                 stage.train.index, towers.tokenizer, vocabulary, config.keyword_share, stage.seed
             )
-            if vocabulary is not None and config.keyword_share
-            else None
-        )
 
         # What is minimised, and how.
         self.objective = Objective(towers, config, vocabulary)

@@ -130,6 +130,9 @@ def _train(
 ) -> int:
     """Train to the end and return the exit code; a sentence is left in ``<folder>.error``."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A fork has to make torch's pool of threads anew. Autograd's threads would do so at once, and
+    # one of them would find none.
+    torch.set_num_threads(1)
     calls, taken = 0, list[bytearray]()
 
     def arm(epoch: int) -> None:

@@ -74,6 +74,14 @@ def only_loopback() -> Iterator[None]:
     socket.socket.connect = connect  # type: ignore[method-assign]
 
 
+@pytest.fixture(autouse=True)
+def no_database_of_an_earlier_test() -> Iterator[None]:
+    """Forget the MLflow address that MLflow leaves in the environment once it is used."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn pairs in the project's layout, with side tables; read it, copy it, do not

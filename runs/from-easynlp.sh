@@ -26,7 +26,8 @@ flows import easynlp "$TEST" --out "$OUT/pairs" --set split=test
 # 3. --mode=train and --mode=evaluate. Leaks between the two files stop this step with their line numbers.
 flows retrain --config "$CONFIG" --data "$OUT/pairs"
 
-# 4. --mode=predict: floats between tabs, as EasyNLP writes them; reading them gives the same bits.
+# 4. --mode=predict, both columns at once, as Parquet. For a TSV of captions or of images alone, `--format easynlp` writes
+#    floats between tabs as EasyNLP does; reading them gives the same bits.
 flows predict "$OUT/pairs/test.tsv" --model models:/commerce-clip@champion --out "$OUT/features.parquet"
 
 # 5. The fine-tuned model as EasyNLP loads it.

@@ -190,7 +190,7 @@ def mutated_jpegs(count: int) -> Iterator[bytes]:
 
 
 def test_both_roads_give_the_same_pixels_of_damaged_jpegs() -> None:
-    agreed, count = 0, rounds(80, 200)
+    agreed, count = 0, rounds(40, 200)
     for data in mutated_jpegs(count):
         fast, slow = decode_rgb(data, max_pixels=100_000), images._decode_with_pillow(data, "JPEG")
         if isinstance(fast, np.ndarray) and isinstance(slow, np.ndarray):
@@ -200,7 +200,7 @@ def test_both_roads_give_the_same_pixels_of_damaged_jpegs() -> None:
 
 
 def test_a_preview_is_refused_when_and_only_when_decoding_is() -> None:
-    verdicts, count = Counter(), rounds(200, 1000)
+    verdicts, count = Counter(), rounds(100, 1000)
     for data in mutated_jpegs(count):
         preview, pixels = (
             preview_image(data, max_pixels=100_000),

@@ -15,7 +15,7 @@ from model.errors import DataError
 from model.pairs import index as pair_index
 from model.pairs.index import PairIndex, PairSource, carve_valid, index_pairs, without_leaks
 from model.pairs.profile import profile_files, write_profile
-from tests.gears import rounds
+from tests.gears import first_of, rounds
 from tests.model.pairs.reader import read_all
 from tests.tiny import TinyData, drawn_jpeg, profiled
 
@@ -129,7 +129,7 @@ def test_indexes_of_other_pairs_or_another_order_have_other_digests(source: Pair
     assert index.digest() == index_pairs([source]).digest()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", first_of(["fork", "spawn"]))
 def test_forked_and_spawned_processes_read_what_their_parent_reads(
     source: PairSource, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

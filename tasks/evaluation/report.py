@@ -23,10 +23,12 @@ from tasks.evaluation.tables import (
 )
 from tasks.pages.html import render
 from tasks.pages.text import count_rows, format_retention
+from tasks.registry.metric_log import SPOOL
 from tasks.registry.tracking import attach
 from tasks.runtime.lineage import git_commit
 from tasks.runtime.page import publish_link
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
+from tasks.training.curves import read_series, stage_panels
 
 REPORT_FILE = "report.html"
 
@@ -73,7 +75,7 @@ def version_html(
     config = yaml.safe_dump(
         run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
     )
-    curves = {stage: run.folder / stage / "curves.png" for stage in ("pretrain", "finetune")}
+    folders = [run.folder / stage for stage in ("pretrain", "finetune")]
 
     # In the order of the page.
     return render(
@@ -97,7 +99,11 @@ def version_html(
         slices=slice_rows(figures, is_worst=False),
         zero_shot=zero_shot_rows(figures),
         pictures={path.stem: path.read_bytes() for path in evaluation.pictures},
-        curves={stage: path.read_bytes() for stage, path in curves.items() if path.exists()},
+        stages={
+            folder.name: stage_panels(read_series(folder))
+            for folder in folders
+            if (folder / SPOOL).exists()
+        },
         config_name=run.config.name,
         config_lines=config.splitlines(),
     )

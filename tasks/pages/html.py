@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from tasks.pages.curves import FRAME
 from tasks.pages.text import WORD_COLUMNS, visible
 from tasks.pages.thumbnails import thumbnail_jpeg
 
@@ -42,7 +43,7 @@ def templates() -> Environment:
         "png": lambda content: _data_uri(content, "png"),
         "cell": lambda text: escape(visible(text).replace("|", "\\|").replace("`", "'")),
     }
-    environment.globals["word_columns"] = WORD_COLUMNS
+    environment.globals |= {"word_columns": WORD_COLUMNS, "frame": FRAME}
     return environment
 
 

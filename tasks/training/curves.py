@@ -1,12 +1,13 @@
-"""What a stage measured, read back from its spool and drawn over the steps, a panel a quantity."""
+"""What a stage measured, read back from its spool and drawn over the steps, a panel a quantity.
+
+Imports no torch.
+"""
 
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
-from tasks.pages.pictures import COLOURS, figure_png, legible
+from tasks.pages.curves import Curve, Panel, draw_panel
 from tasks.registry.metric_log import SPOOL
 
 # Title of a panel, and the metrics drawn in it; what a stage did not measure is left out.
@@ -25,9 +26,8 @@ PANELS = (
     ("share of peak FLOP/s (MFU)", ("mfu",)),
     ("peak memory, GB", ("peak_memory_gb",)),
 )
-PANELS_A_ROW = 3
 # As many points a curve as a panel has room for; each is the mean of its steps.
-POINTS = 200
+POINTS = 100
 
 
 class Series(NamedTuple):
@@ -57,36 +57,22 @@ def read_series(folder: Path) -> dict[str, Series]:
     return series
 
 
-def curves_png(title: str, series: dict[str, Series]) -> bytes:
-    """Draw a PNG of the panels that there are values for."""
-    measured = [(name, [key for key in keys if key in series]) for name, keys in PANELS]
-    panels = [(name, keys) for name, keys in measured if keys]
-    rows = -(-len(panels) // PANELS_A_ROW)
-
-    with legible():
-        figure = Figure(figsize=(4.6 * PANELS_A_ROW, 2.9 * rows + 0.5), dpi=110)
-        figure.set_layout_engine("constrained", h_pad=0.12)
-        figure.suptitle(title, fontsize=13)
-        axes = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
-        for axis in axes[len(panels) :]:
-            axis.set_visible(False)
-
-        for axis, (name, keys) in zip(axes, panels, strict=False):
-            percent = 100 if name.startswith("valid") else 1
-            for key, colour in zip(keys, COLOURS.values(), strict=False):
-                steps, values = _thinned(series[key])
-                axis.plot(
-                    steps,
-                    [percent * value for value in values],
-                    color=colour,
-                    label=key.removeprefix("valid_").replace("_", " "),
-                    linewidth=1.4,
-                )
-            axis.set_title(name, fontsize=11)
-            axis.spines[["top", "right"]].set_visible(False)
-            if len(keys) > 1:
-                axis.legend(frameon=False, fontsize=8)
-        return figure_png(figure)
+def stage_panels(series: dict[str, Series]) -> list[Panel]:
+    """Draw the panels that there are values for; shares of queries in percent."""
+    panels = []
+    for title, keys in PANELS:
+        factor = 100 if title.startswith("valid") else 1
+        thinned = {key: _thinned(series[key]) for key in keys if key in series}
+        curves = [
+            Curve(
+                key.removeprefix("valid_").replace("_", " "),
+                steps,
+                [factor * value for value in values],
+            )
+            for key, (steps, values) in thinned.items()
+        ]
+        panels.append(draw_panel(title, curves))
+    return [panel for panel in panels if panel is not None]
 
 
 def _thinned(series: Series) -> Series:

@@ -1,7 +1,7 @@
 """The report of a training stage: one page with its curves, epochs, concepts and worst queries.
 
-`training.html` loads nothing and runs nothing; `curves.png` is its picture. Both lie in the stage's
-folder and are attached to the MLflow run; Prefect links the page. Imports torch.
+`training.html` loads nothing and runs nothing. It lies in the stage's folder and is attached to the
+MLflow run; Prefect links it. Imports torch.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ from tasks.registry.tracking import attach
 from tasks.runtime.page import publish_link
 from tasks.runtime.records import Run
 from tasks.training.concepts import PICTURE_FILE
-from tasks.training.curves import Series, curves_png, read_series
+from tasks.training.curves import Series, read_series, stage_panels
 
-PAGE_FILE, CURVES_FILE = "training.html", "curves.png"
+PAGE_FILE = "training.html"
 WORST_QUERIES = 8
 
 
@@ -34,7 +34,7 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: Pai
     folder = run.folder / name
     series = read_series(folder)
     title = f"{run.config.name}: {name} on data version {run.data.short}"
-    curves, concepts = curves_png(title, series), folder / PICTURE_FILE
+    concepts = folder / PICTURE_FILE
 
     # The worst queries are captions of valid whose image the best weights rank last. Pairs may
     # share a caption or an image; both are ranked once.
@@ -53,12 +53,11 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: Pai
     )
 
     drawn = concepts.read_bytes() if concepts.exists() else None
-    page = training_html(title, series, best_epoch, curves, drawn, worst)
+    page = training_html(title, series, best_epoch, drawn, worst)
 
-    for file_name, content in {CURVES_FILE: curves, PAGE_FILE: page.encode()}.items():
-        with atomic_write(folder / file_name) as file:
-            file.write(content)
-    attach(run.mlflow_run_id, [folder / PAGE_FILE, folder / CURVES_FILE], name)
+    with atomic_write(folder / PAGE_FILE) as file:
+        file.write(page.encode())
+    attach(run.mlflow_run_id, [folder / PAGE_FILE], name)
     publish_link(
         (folder / PAGE_FILE).as_uri(),
         text="Training report",
@@ -71,7 +70,6 @@ def training_html(
     title: str,
     series: dict[str, Series],
     best_epoch: int,
-    curves: bytes,
     concepts: bytes | None,
     worst: list[GalleryQuery],
 ) -> str:
@@ -95,7 +93,7 @@ def training_html(
         "training.html.jinja",
         title=title,
         best_epoch=best_epoch,
-        curves=curves,
+        panels=stage_panels(series),
         columns=["epoch", "step", *measured],
         epochs=epochs,
         concepts=concepts,

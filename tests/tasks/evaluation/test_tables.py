@@ -29,6 +29,7 @@ from tasks.evaluation.tables import (
     zero_shot_rows,
 )
 from tasks.pages.html import templates
+from tasks.registry.metric_log import SPOOL
 from tasks.runtime.records import (
     DataVersion,
     Decision,
@@ -281,7 +282,8 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
     )
     monkeypatch.setattr("tasks.evaluation.report.attach", lambda *_: None)
     (tmp_path / "finetune").mkdir()
-    (tmp_path / "finetune" / "curves.png").write_bytes(encoded(file_format="PNG"))
+    measured = {"kind": "step", "step": 1, "time_ms": 0, "values": {"finetune/loss": 4.5}}
+    (tmp_path / "finetune" / SPOOL).write_text(json.dumps(measured) + "\n")
     counts = SplitCounts(
         name="test",
         lines=32,
@@ -316,7 +318,7 @@ def test_the_report_of_a_version_is_one_page_that_loads_and_runs_nothing(
         and str(tmp_path) not in page
     )
     sources = [attributes.get("src") or "" for tag, attributes in shown.tags if tag == "img"]
-    assert len(sources) == 4 and all(
+    assert len(sources) == 3 and all(
         source.startswith("data:image/png;base64,") for source in sources
     )
     assert {attributes.get("href") for tag, attributes in shown.tags if tag == "a"} == {

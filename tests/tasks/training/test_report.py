@@ -1,13 +1,10 @@
 """A training report shows what the spool of its stage holds, and nothing that it does not."""
 
 import json
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from tasks.registry.metric_log import SPOOL
-from tasks.training.curves import POINTS, Series, _thinned, curves_png, read_series
+from tasks.training.curves import POINTS, Series, _thinned, read_series, stage_panels
 from tasks.training.report import training_html
 
 
@@ -50,21 +47,27 @@ def test_a_long_curve_is_thinned_to_means_and_ends_at_its_last_step() -> None:
 
 def test_curves_have_a_panel_for_what_was_measured_alone(tmp_path: Path) -> None:
     spool(tmp_path, 4)
-    few, more = read_series(tmp_path), read_series(tmp_path) | {"mfu": Series([1], [0.5])}
-    heights = [Image.open(BytesIO(curves_png("title", series))).height for series in (few, more)]
-    assert heights[0] < heights[1], "a fourth panel begins a second row"
+    series = read_series(tmp_path)
+    titles = [panel.title for panel in stage_panels(series | {"tflops_per_s": Series([1], [0.5])})]
+    assert titles == ["loss by term", "valid, % of queries", "learning rate", "TFLOP/s"]
+
+
+def test_the_page_holds_every_value_of_a_curve_as_text(tmp_path: Path) -> None:
+    spool(tmp_path, 4)
+    page = training_html("title", read_series(tmp_path), 2, None, [])
+    assert "step 3: loss 0.3333" in page, "under the pointer"
+    assert "<td>3</td><td>0.3333</td>" in page, "in the table below"
 
 
 def test_the_table_of_epochs_marks_the_best_one_and_shows_percent(tmp_path: Path) -> None:
     spool(tmp_path, 4)
-    page = training_html("title", read_series(tmp_path), 2, b"", None, [])
+    page = training_html("title", read_series(tmp_path), 2, None, [])
     assert '<tr class="best"><td>2</td><td>4</td><td>50.0</td><td>25.0</td></tr>' in page
-    assert page.count("<tr") == 3 and "image → text" not in page
+    epochs = page.partition("<h2>Epochs</h2>")[2]
+    assert epochs.count("<tr") == 3 and "image → text" not in page
 
 
 def test_a_hostile_title_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     spool(tmp_path, 4)
-    page = training_html(
-        "<script>alert(1)</script>\x1b[31m", read_series(tmp_path), 1, b"", None, []
-    )
+    page = training_html("<script>alert(1)</script>\x1b[31m", read_series(tmp_path), 1, None, [])
     assert "<script>" not in page and "&lt;script&gt;" in page and "\x1b" not in page

@@ -7,6 +7,7 @@ from prefect import flow
 
 from flows.cli.terminal import print_line, print_table
 from flows.parameters import NO_REASON, OUR_MODEL, Reason, RegisteredModel, VersionNumber
+from flows.settings import require_settings
 from tasks.promotion.promote import promote_by_hand, roll_back
 from tasks.registry.aliases import history
 from tasks.runtime.log import log_sentences
@@ -21,6 +22,7 @@ def promote(
 ) -> Decision:
     """Make a registered version champion by hand."""
     log_sentences()
+    require_settings()
     return promote_by_hand(registered_model, version, reason)
 
 
@@ -28,6 +30,7 @@ def promote(
 def rollback(reason: Reason = NO_REASON, registered_model: RegisteredModel = OUR_MODEL) -> Decision:
     """Make the previous champion the champion again."""
     log_sentences()
+    require_settings()
     return roll_back(registered_model, reason)
 
 

@@ -33,8 +33,17 @@ class Process(Record):
     started: float | None
 
 
-def start(command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path) -> Process:
-    """Start a command in a session of its own, its output in a log file; return it at once."""
+def start(
+    command: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    log: Path,
+    umask: int = -1,
+) -> Process:
+    """Start a command in a session of its own, its output in a log file; return it at once.
+
+    ``umask`` takes rights from the files that it makes; -1 leaves ours.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as output:
         child = subprocess.Popen(
@@ -45,6 +54,7 @@ def start(command: Sequence[str], cwd: Path, environment: Mapping[str, str], log
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=umask,
         )
 
     child.returncode = 0  # it is meant to outlive this object, which would warn about that

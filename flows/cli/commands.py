@@ -37,6 +37,7 @@ COMMANDS = {
     "predict": Command("flows.cli.predict:print_predicted"),
     "up": Command("flows.stack:up"),
     "down": Command("flows.stack:down"),
+    "deploy": Command("flows.servers.deploy:deploy"),
     "automate": Command("flows.automations:automate"),
 }
 GROUPS = {

@@ -20,10 +20,10 @@ FILE_MODE = 0o644
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, mode: int = FILE_MODE) -> Iterator[IO[bytes]]:
     """Yield an open binary file that replaces ``path`` when the block ends well.
 
-    It vanishes when the block does not.
+    It vanishes when the block does not. Nobody whom ``mode`` keeps out reads it meanwhile.
 
     Raises:
         CommerceClipError: the disk is full or the folder cannot be written; the old file is intact.
@@ -31,12 +31,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
 
-        temporary.chmod(FILE_MODE)
+        temporary.chmod(mode)
         temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:

@@ -1,9 +1,9 @@
 """Where a run leaves its files, and what the services that it starts may not do.
 
 Everything lies under one folder, ``state/`` (moved by the environment variable
-COMMERCE_CLIP_STATE). `prepare` fills in environment variables that are not set yet; it must run
-before Prefect or MLflow is imported, because both read their settings at import. No part may phone
-home or write to HOME.
+COMMERCE_CLIP_STATE). `keep_quiet` fills in environment variables that are not set yet; it must run
+before Prefect or MLflow is imported, because both read their settings at import, and does so when
+`flows` is imported. No part may phone home or write to HOME.
 """
 
 import json
@@ -13,8 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # Of a run's life on its server; an automation marks as crashed what has missed three
-# (flows/automations.py, DECISIONS 27).
+# (flows/automations.py, DECISIONS 27). A worker hands it to its runs by the template of the pool.
 HEARTBEAT_S = 30
+HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
 SETTINGS = {
     # No telemetry.
     "DO_NOT_TRACK": "1",
@@ -25,7 +26,7 @@ SETTINGS = {
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # How long one waits for the other.
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+    **HEARTBEAT,
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -53,20 +54,35 @@ def settings() -> dict[str, str]:
     return SETTINGS | {name: str(folder) for name, folder in folders.items()}
 
 
-def prepare() -> None:
-    """Make the state folder and set every setting that the caller's environment has not set."""
-    (state_folder() / "prefect").mkdir(parents=True, exist_ok=True)
-    for name, value in (settings() | served()).items():
+def keep_quiet() -> None:
+    """Set every setting that the caller's environment has not set; touches no file."""
+    for name, value in settings().items():
         os.environ.setdefault(name, value)
 
 
+def prepare() -> None:
+    """Make the state folder, keep quiet, and find the servers of `make up`.
+
+    The credentials of a server of ours are never put beside the address of another one.
+    """
+    state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    (state_folder() / "prefect").mkdir(mode=0o700, exist_ok=True)
+    keep_quiet()
+
+    known = served()
+    for address in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        if address in known and os.environ.get(address) in (None, "", known[address]):
+            service = address.partition("_")[0]
+            os.environ |= {name: known[name] for name in known if name.startswith(service)}
+
+
 def served_file() -> Path:
-    """Return the file in which `make up` leaves the addresses of its servers."""
+    """Return the file in which `make up` leaves addresses and credentials of its servers."""
     return state_folder() / "stack" / "addresses.json"
 
 
 def served() -> dict[str, str]:
-    """Return the environment variables that name the servers of `make up`, none without them."""
+    """Return the environment variables that open the servers of `make up`, none without them."""
     try:
         return dict(json.loads(served_file().read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

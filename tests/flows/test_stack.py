@@ -10,24 +10,28 @@ import pytest
 from flows import stack
 from flows.__main__ import main
 from flows.processes import Process, is_running, load, save, start, stop
+from flows.servers import addresses
 from model.errors import ServiceError
 from tasks.runtime.environment import ROOT
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ADDRESSES = {
     "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+    "PREFECT_API_AUTH_STRING": "commerce-clip:secret",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
+    "MLFLOW_TRACKING_USERNAME": "commerce-clip",
+    "MLFLOW_TRACKING_PASSWORD": "secret",
 }
-PROFILES: list[str | None] = []
+PROFILES: list[addresses.Addresses | None] = []
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state folder of the test's own, with free ports and Prefect's profiles left alone."""
     monkeypatch.setenv("COMMERCE_CLIP_STATE", str(tmp_path))
-    for variable in stack.PORTS:
+    for variable in addresses.PORTS:
         monkeypatch.setenv(variable, str(free_port()))
-    monkeypatch.setattr(stack, "_set_profile", PROFILES.append)
+    monkeypatch.setattr(addresses, "_set_profile", PROFILES.append)
     monkeypatch.setattr(
         "flows.__main__.prepare", lambda: None
     )  # would leave variables to later tests

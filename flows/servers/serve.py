@@ -1,0 +1,43 @@
+"""Serve Prefect or MLflow behind the door: `python -m flows.servers.serve mlflow 5000`.
+
+Both have commands of their own, but neither lets anybody look at a request before its app does.
+What their commands would set stands in the environment (`flows.servers.addresses`).
+"""
+
+import os
+import sys
+from importlib.resources import files
+
+import uvicorn
+from uvicorn.importer import import_from_string
+
+from flows.servers.door import HOSTS, Door
+
+GRACE_S = 5  # an open websocket is not waited for longer
+
+
+def serve(name: str, port: int) -> None:
+    """Serve until a signal comes; Prefect asks for its password itself, MLflow's door does."""
+    credentials = None
+    if name == "prefect":
+        app = import_from_string("prefect.server.api.server:create_app")(final=True)
+    else:
+        app = import_from_string("mlflow.server.fastapi_app:app")
+        credentials = ":".join(
+            os.environ[f"MLFLOW_TRACKING_{each}"] for each in ("USERNAME", "PASSWORD")
+        )
+
+    page = (files(__package__) / f"login-{name}.html").read_text(encoding="utf-8")
+    uvicorn.run(
+        Door(app, port, page, credentials),
+        host=HOSTS[0],
+        port=port,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))

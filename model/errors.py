@@ -9,6 +9,7 @@
     ├── TrainingStopped         training was asked to stop, and its checkpoint is written
     ├── OutOfMemory             a step needs more memory than there is
     ├── ServiceError            a server or remote did not answer; the only one that is retried
+    ├── AccessDenied            a server knows the user not, or not with the right that it takes
     └── PromotionRefused        the registry must not change in the way that was asked for
 
 A message says what is wrong, where, and what to do. Anything else that escapes is our bug: a trace
@@ -54,6 +55,10 @@ class OutOfMemory(CommerceClipError):
 
 class ServiceError(CommerceClipError):
     """A server or remote did not answer; trying again may help."""
+
+
+class AccessDenied(CommerceClipError):
+    """A server does not know the user, or the user may not do what was asked for."""
 
 
 class PromotionRefused(CommerceClipError):

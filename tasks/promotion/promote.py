@@ -20,10 +20,13 @@ from tasks.registry.aliases import (
     leave_reason,
     mark_champion,
     number_of,
+    set_alias,
 )
+from tasks.registry.calls import longer_calls, registry_call
 from tasks.registry.files import loadable_folder
 from tasks.registry.register import decided_tag, registry_lock
-from tasks.registry.tracking import tracking_client
+from tasks.registry.signing import signing_key
+from tasks.registry.tracking import MAY_EDIT, tracking_client
 from tasks.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -32,10 +35,10 @@ from tasks.registry.versions import (
     aliases_of,
     find_versions,
     had_champion,
+    may_manage,
     model_tags,
     read_alias,
     read_version,
-    registry_call,
 )
 from tasks.runtime.page import publish_table
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
@@ -53,7 +56,8 @@ def decide(run: Run, validation: Validation, version: Version, evaluation: Evalu
 
     Raises:
         ServiceError: the registry does not answer; nothing was promoted.
-        PromotionRefused: the champion's files are missing or damaged.
+        AccessDenied: the user may not.
+        PromotionRefused: the files of a version are missing, damaged or not signed by the key.
     """
     client = tracking_client()
     with registry_lock(version.name, f"gate of version {version.number}"):
@@ -80,6 +84,9 @@ def decide(run: Run, validation: Validation, version: Version, evaluation: Evalu
             champion=version.number,
         )
 
+    if signing_key() is not None:
+        # The first champion meets no other for which its files would be read.
+        loadable_folder(known)
     decision = _pass_gate(run, validation, version, evaluation, champion)
     publish_decision(decision)
     return decision
@@ -157,7 +164,7 @@ def promote(run: Run, version: Version, decision: Decision) -> Decision:
         )
 
     client, run_id = tracking_client(), run.mlflow_run_id
-    with registry_call("could not keep the decision"):
+    with registry_call("could not keep the decision", MAY_EDIT), longer_calls():
         client.log_text(run_id, decision.model_dump_json(indent=2), "gate/decision.json")
         client.set_tag(
             run_id, "commerce_clip.gate", "promoted" if decision.is_promoted else "held back"
@@ -194,7 +201,7 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
     """
     client, name, number = tracking_client(), version.name, version.number
     lock = registry_lock(name, f"promotion of version {number}")
-    with registry_call("could not set aliases"), lock:
+    with registry_call("could not set aliases", may_manage(name)), longer_calls(), lock:
         finish_change(client, name)
         champion = number_of(read_alias(client, name, CHAMPION))
         # An earlier try may have ended between the alias and the tags.
@@ -205,7 +212,7 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
         if decision.is_promoted and not is_done:
             change_champion(client, name, champion, number, decision.reason, decision.checks)
         elif CHALLENGER in decision.aliases:
-            client.set_registered_model_alias(name, CHALLENGER, str(number))
+            set_alias(client, name, CHALLENGER, str(number))
         if decision.is_promoted:
             mark_champion(client, name, number)
         leave_reason(client, name, number, decision.reason)
@@ -257,7 +264,7 @@ def roll_back(name: str, reason: str) -> Decision:
 
 def _move(client: MlflowClient, name: str, number: int, reason: str) -> Decision:
     lock = registry_lock(name, f"promotion of version {number}")
-    with registry_call("could not set aliases"), lock:
+    with registry_call("could not set aliases", may_manage(name)), longer_calls(), lock:
         finish_change(client, name)
         champion = number_of(read_alias(client, name, CHAMPION))
         is_promoted = champion != number

@@ -13,9 +13,12 @@ from uuid import uuid4
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from pydantic import Field, ValidationError
 
+from model.errors import AccessDenied
 from model.storage.sealed import fault_point
+from tasks.registry.calls import OUTAGES, longer_calls, registry_call
 from tasks.registry.tracking import begin_mlflow_run, tracking_client
 from tasks.registry.versions import (
     CHALLENGER,
@@ -23,9 +26,9 @@ from tasks.registry.versions import (
     PREVIOUS,
     WAS_CHAMPION_TAG,
     find_versions,
+    may_manage,
     model_tags,
     read_alias,
-    registry_call,
 )
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Check, Record
@@ -69,7 +72,12 @@ def change_champion(
     fault_point("promote:before_intent")
     client.set_registered_model_tag(name, CHANGE_TAG, change.model_dump_json())
     fault_point("promote:after_intent")
-    finish_change(client, name)
+    try:
+        finish_change(client, name)
+    except AccessDenied:
+        # What takes the widest right comes first, so nothing has moved.
+        client.delete_registered_model_tag(name, CHANGE_TAG)
+        raise
 
 
 def finish_change(client: MlflowClient, name: str) -> None:
@@ -79,8 +87,9 @@ def finish_change(client: MlflowClient, name: str) -> None:
 
     Raises:
         ServiceError: the registry does not answer.
+        AccessDenied: the user may not.
     """
-    with registry_call("could not set aliases"):
+    with registry_call("could not set aliases", may_manage(name)), longer_calls():
         try:
             change = ChampionChange.model_validate_json(
                 model_tags(client, name).get(CHANGE_TAG, "")
@@ -112,25 +121,41 @@ def finish_change(client: MlflowClient, name: str) -> None:
 
 def _set_aliases(client: MlflowClient, change: ChampionChange, champion: int | None) -> None:
     name, after = change.model, str(change.after)
-    if champion != change.after:
-        if change.before is not None:
-            client.set_registered_model_alias(name, PREVIOUS, str(change.before))
-        fault_point("promote:between_aliases")
-        client.set_registered_model_alias(name, CHAMPION, after)
-        fault_point("promote:after_alias")
-
     # No alias may point where it no longer belongs.
     previous, challenger = (
         number_of(read_alias(client, name, alias)) for alias in (PREVIOUS, CHALLENGER)
     )
-    if previous == change.after:
-        client.delete_registered_model_alias(name, PREVIOUS)
     if challenger is not None and challenger <= change.after:
         client.delete_registered_model_alias(name, CHALLENGER)
+    if previous == change.after:
+        client.delete_registered_model_alias(name, PREVIOUS)
+
+    if champion != change.after:
+        if change.before is not None:
+            set_alias(client, name, PREVIOUS, str(change.before))
+        fault_point("promote:between_aliases")
+        set_alias(client, name, CHAMPION, after)
+        fault_point("promote:after_alias")
 
     mark_champion(client, name, change.after)
     leave_reason(client, name, change.after, change.why)
     fault_point("promote:before_strike")
+
+
+def set_alias(client: MlflowClient, name: str, alias: str, number: str) -> None:
+    """Point an alias to a version; where the reply is lost, what it points to now counts.
+
+    Raises:
+        MlflowException: it was not set.
+    """
+    try:
+        client.set_registered_model_alias(name, alias, number)
+    except MlflowException as error:
+        if error.error_code not in OUTAGES:
+            raise
+        found = read_alias(client, name, alias)
+        if found is None or str(found.version) != number:
+            raise
 
 
 def mark_champion(client: MlflowClient, name: str, number: int) -> None:

@@ -1,17 +1,31 @@
-"""The files of a registered version: only from our artifact root, only with the tagged weights."""
+"""The files of a registered version: only from our artifact root, only with the tagged weights.
 
+Only data are read (safetensors, JSON), never the Python beside them. Where
+COMMERCE_CLIP_SIGNING_KEY_FILE names a key, the version has to be signed by it.
+"""
+
+import hashlib
+import shutil
 from pathlib import Path
 
-import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from model.errors import CheckpointError, PromotionRefused
 from model.storage.sealed import weights_sha256
-from tasks.registry.tracking import experiment_id, tracking_client
+from model.storage.signed import verify_contents
+from tasks.registry.calls import registry_call
+from tasks.registry.package import identity_of
+from tasks.registry.signing import signing_key
+from tasks.registry.tracking import MAY_READ, experiment_id, tracking_client
+from tasks.registry.transfer import download_folder
 from tasks.registry.versions import WEIGHTS_TAG, champion_origin, read_version
+from tasks.runtime.environment import state_folder
+from tasks.runtime.locks import locked
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import TrainedModel, Version
+
+DATA = "artifacts"  # where MLflow keeps what a version's code reads
 
 
 def model_folder(version: ModelVersion) -> Path:
@@ -20,8 +34,9 @@ def model_folder(version: ModelVersion) -> Path:
     It is downloaded if need be.
 
     Raises:
-        CheckpointError: the weights are not those that were registered, or they lie outside of our
-            artifact store.
+        CheckpointError: the weights are not those that were registered, they lie outside of our
+            artifact store, or a signing key is set and did not sign them.
+        ServiceError: the artifact store does not answer.
     """
     # Files that somebody put elsewhere would be fetched from there and read.
     client = tracking_client()
@@ -31,11 +46,33 @@ def model_folder(version: ModelVersion) -> Path:
     if not source.startswith(root) or ".." in source.removeprefix(root).split("/"):
         raise CheckpointError(f"its source {source} lies outside of the artifact store {root}")
 
-    folder = Path(
-        mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}/artifacts")
-    )
+    # Another process may be fetching the same files.
+    place = f"{version.name}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    with locked(f"version-{place}", f"download of version {version.version}", wait=True):
+        copy = state_folder() / "versions" / place
+        try:
+            return _checked(version, source, copy)
+        except CheckpointError:
+            # What lies here may be damaged, not what lies in the store.
+            if not copy.exists():
+                raise
+            shutil.rmtree(copy)
+            return _checked(version, source, copy)
+
+
+def _checked(version: ModelVersion, source: str, copy: Path) -> Path:
+    """Return a version's model folder after a check of weights and signature."""
+    key, weights = signing_key(), version.tags.get(WEIGHTS_TAG, "")
+    with registry_call("could not fetch the files of a version", MAY_READ):
+        if key is None:
+            folder = download_folder(f"{source}/{DATA}", copy / DATA)
+        else:
+            whole = download_folder(source, copy)
+            verify_contents(whole, identity_of(str(version.run_id), weights), DATA, key)
+            folder = whole / DATA
+
     inner = next((path.parent for path in folder.rglob("open_clip_config.json")), folder)
-    if weights_sha256(inner) != version.tags.get(WEIGHTS_TAG):
+    if weights_sha256(inner) != weights:
         raise CheckpointError(f"{inner}: the weights are not those that were registered")
     return inner
 

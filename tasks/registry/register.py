@@ -7,19 +7,17 @@ where a rollback goes; `tasks.promotion.promote` moves them.
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from model.config.load import RunConfig
 from model.errors import CheckpointError
 from model.storage.sealed import weights_sha256
-from tasks.registry.tracking import FINGERPRINT_TAG, log_model, tracking_client
-from tasks.registry.versions import (
-    NOT_FOUND,
-    WEIGHTS_TAG,
-    as_version,
-    find_versions,
-    registry_call,
-)
+from tasks.registry.calls import OUTAGES, longer_calls, registry_call
+from tasks.registry.package import log_model
+from tasks.registry.tracking import FINGERPRINT_TAG, MAY_EDIT, tracking_client
+from tasks.registry.versions import WEIGHTS_TAG, as_version, find_versions, is_absent, may_edit
 from tasks.runtime.lineage import lineage_tags
 from tasks.runtime.locks import locked
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation, Version
@@ -67,6 +65,7 @@ def register(
 
     Raises:
         ServiceError: the registry does not answer.
+        AccessDenied: the user may not.
         CheckpointError: the weights changed since they were evaluated.
     """
     client, name = tracking_client(), run.config.registered_model
@@ -83,30 +82,51 @@ def register(
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
 
-    with (
-        registry_call("could not register a version"),
-        registry_lock(name, f"run {run.folder.name}"),
-    ):
-        # The newest version of this fingerprint, or else of these weights.
-        found = find_versions(client, name, {FINGERPRINT_TAG: run.fingerprint})
-        found = found or find_versions(client, name, {WEIGHTS_TAG: model.weights_sha256})
-        if not found:
-            model_id = log_model(run.mlflow_run_id, run.config, model.folder)
-            try:
-                client.get_registered_model(name)
-            except MlflowException as error:
-                if error.error_code not in NOT_FOUND:
-                    raise
-                client.create_registered_model(name)
-            found = [
-                client.create_model_version(
-                    name, f"models:/{model_id}", run.mlflow_run_id, tags, model_id=model_id
+    with registry_call("could not register a version", MAY_EDIT):
+        source = None
+        if not _find_same(client, name, tags):
+            # Files take minutes, and the lock is for moments.
+            source = log_model(run.mlflow_run_id, run.config, model.folder)
+        with registry_lock(name, f"run {run.folder.name}"):
+            found = _find_same(client, name, tags)
+            if not found:
+                source = source or log_model(run.mlflow_run_id, run.config, model.folder)
+                found = [_create_version(client, name, source, run.mlflow_run_id, tags)]
+            with registry_call("could not tag a version", may_edit(name)):
+                client.set_model_version_tag(
+                    name, found[-1].version, run_tag(run.fingerprint), run.mlflow_run_id
                 )
-            ]
-        client.set_model_version_tag(
-            name, found[-1].version, run_tag(run.fingerprint), run.mlflow_run_id
-        )
     return as_version(found[-1])
+
+
+def _find_same(client: MlflowClient, name: str, tags: dict[str, str]) -> list[ModelVersion]:
+    """Return the versions of a fingerprint, or else those of the same weights."""
+    return find_versions(client, name, {FINGERPRINT_TAG: tags[FINGERPRINT_TAG]}) or find_versions(
+        client, name, {WEIGHTS_TAG: tags[WEIGHTS_TAG]}
+    )
+
+
+def _create_version(
+    client: MlflowClient, name: str, source: str, run_id: str, tags: dict[str, str]
+) -> ModelVersion:
+    """Make a version, and the model if it is the first; the caller holds the registry's lock."""
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if not is_absent(client, name, error):
+            raise
+        with registry_call("could not make the model", "the right to create registered models"):
+            client.create_registered_model(name)
+
+    # Creating twice would make two versions, so a try without an answer is not repeated.
+    with registry_call("could not make a version", may_edit(name)), longer_calls(retries=0):
+        try:
+            return client.create_model_version(name, source, run_id, tags)
+        except MlflowException as error:
+            made = find_versions(client, name, {FINGERPRINT_TAG: tags[FINGERPRINT_TAG]})
+            if error.error_code in OUTAGES and made:
+                return made[-1]
+            raise
 
 
 def run_tag(mark: str) -> str:

@@ -1,37 +1,37 @@
 """MLflow tracking: one MLflow run a fingerprint, whatever number of tries it takes.
 
-Only this file and those of the registry (`tasks.registry.register`, `tasks.registry.aliases`,
-`tasks.promotion.promote`) import MLflow. Training metrics go through `tasks.registry.metric_log`.
+Only the wings `registry` and `promotion` import MLflow. Training metrics go through
+`tasks.registry.metric_log`.
 """
 
-import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import mlflow
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
-from mlflow.types.schema import Array, DataType
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
-from model.config.load import RunConfig
-from model.errors import ServiceError
+from model.errors import AccessDenied, ServiceError
 from tasks.pages.text import without_credentials
+from tasks.registry.calls import refused_credentials, registry_call
 from tasks.registry.metric_log import Measured, Send
-from tasks.runtime.environment import ROOT, artifact_root, tracking_uri
+from tasks.registry.transfer import download_folder, upload_file
+from tasks.runtime.environment import artifact_root, tracking_uri
 from tasks.runtime.log import run_logger
 
 EXPERIMENT = "commerce-clip"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
 HEALTH_TIMEOUT_S = 5
 MAX_PARAM_CHARS = 500
+MAY_READ = f"READ on the experiment {EXPERIMENT}"
+MAY_EDIT = f"EDIT on the experiment {EXPERIMENT}"
 
 
 def tracking_client() -> MlflowClient:
@@ -39,6 +39,7 @@ def tracking_client() -> MlflowClient:
 
     Raises:
         ServiceError: the server does not answer.
+        AccessDenied: it does not know the user.
     """
     # The first two would list every migration, the last talks of the input example.
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
@@ -46,30 +47,66 @@ def tracking_client() -> MlflowClient:
 
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
-        try:
-            reply = httpx.get(
-                f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT_S, follow_redirects=True
-            )
-            refusal = "" if reply.is_success else f"status {reply.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            refusal = without_credentials(str(error)) or type(error).__name__
-        if refusal:
-            raise ServiceError(
-                f"MLflow at {without_credentials(uri)} does not answer ({refusal}); "
-                "start it with `make up`, or unset MLFLOW_TRACKING_URI"
-            )
-
+        _check_server(uri)
     mlflow.set_tracking_uri(uri)
     return MlflowClient(uri)
 
 
+def _check_server(uri: str) -> None:
+    """Ask an MLflow server for its version, as its client would: user, token, certificates.
+
+    Its ``/health`` answers everybody and would not notice a password that has changed.
+    """
+    address = without_credentials(uri).rstrip("/")
+    try:
+        credentials = get_default_host_creds(uri.rstrip("/"))
+        status = http_request(
+            credentials, "/version", "GET", timeout=HEALTH_TIMEOUT_S, max_retries=0,
+            raise_on_status=False,
+        ).status_code  # fmt: skip
+        refusal = f"status {status}" if status >= 400 else ""
+    except MlflowException as error:
+        status, refusal = 0, _refusal(error)
+
+    if status == 401:
+        raise AccessDenied(f"MLflow at {address}: {refused_credentials()}")
+    if status == 403:
+        raise AccessDenied(f"MLflow at {address} lets this user or machine not in (status 403)")
+    if refusal:
+        raise ServiceError(
+            f"MLflow at {address} does not answer ({refusal}); "
+            "start it with `make up`, or unset MLFLOW_TRACKING_URI"
+        )
+
+
+def _refusal(error: MlflowException) -> str:
+    """Return in a few words why a request got no reply."""
+    reason = without_credentials(str(error.__context__ or error)).splitlines()[0]
+    if "timed out" in reason:
+        return f"timed out after {HEALTH_TIMEOUT_S} s"
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return "its certificate is by an unknown CA: name yours in MLFLOW_TRACKING_SERVER_CERT_PATH"
+    if "BadStatusLine" in reason:
+        return "what it says is no HTTP"
+    # The libraries wrap each other's errors; the innermost, quoted last, says what happened.
+    quoted = re.findall(r"'([^']+)'", reason) or [reason]
+    return str(quoted[-1]).rsplit(": ", 1)[-1].strip('()" ')[-120:]
+
+
 def experiment_id(client: MlflowClient) -> str:
-    """Return the id of the project's experiment, made on first use."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+    """Return the id of the project's experiment, made on first use.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+        AccessDenied: the user may not.
+    """
+    with registry_call("could not read the experiment", MAY_READ):
+        experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return str(experiment.experiment_id)
     root = f"{artifact_root().as_uri()}" if tracking_uri().startswith("sqlite") else None
-    return str(client.create_experiment(EXPERIMENT, artifact_location=root))
+    with registry_call("could not make the experiment", "the right to create experiments"):
+        return str(client.create_experiment(EXPERIMENT, artifact_location=root))
 
 
 def begin_mlflow_run(
@@ -79,21 +116,24 @@ def begin_mlflow_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> str:
-    """Return the id of the fingerprint's MLflow run, which an earlier try may have begun."""
-    experiment = experiment_id(client)
-    found = client.search_runs(
-        [experiment], f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'", max_results=1
-    )
+    """Return the id of the fingerprint's MLflow run, which an earlier try may have begun.
 
-    if found:
-        run_id = str(found[0].info.run_id)
-        client.update_run(run_id, status="RUNNING")
-    else:
-        made = client.create_run(experiment, run_name=name, tags={FINGERPRINT_TAG: fingerprint})
-        run_id = str(made.info.run_id)
-        short = [Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()]
-        client.log_batch(run_id, params=short)
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    Raises:
+        ServiceError: MLflow does not answer.
+        AccessDenied: the user may not.
+    """
+    experiment, mark = experiment_id(client), f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
+    with registry_call("could not begin a run", MAY_EDIT):
+        found = client.search_runs([experiment], mark, max_results=1)
+        if found:
+            run_id = str(found[0].info.run_id)
+            client.update_run(run_id, status="RUNNING")
+        else:
+            made = client.create_run(experiment, run_name=name, tags={FINGERPRINT_TAG: fingerprint})
+            run_id = str(made.info.run_id)
+            short = [Param(key, str(value)[:MAX_PARAM_CHARS]) for key, value in params.items()]
+            client.log_batch(run_id, params=short)
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return run_id
 
 
@@ -145,11 +185,19 @@ def metric_sender(run_id: str) -> Send:
 
 
 def log_results(run_id: str, metrics: Mapping[str, float], files: list[Path], folder: str) -> None:
-    """Log final metrics and attach files under an artifact folder of the run."""
+    """Log final metrics and attach files under an artifact folder of the run.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+        AccessDenied: the user may not.
+    """
     client, now_ms = tracking_client(), int(time.time() * 1000)
-    client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in metrics.items()])
-    for file in files:
-        client.log_artifact(run_id, str(file), folder)
+    with registry_call("could not take results", MAY_EDIT):
+        client.log_batch(
+            run_id, [Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+        )
+        for file in files:
+            upload_file(client, run_id, file, folder)
 
 
 def attach(run_id: str, files: list[Path], folder: str) -> None:
@@ -163,48 +211,10 @@ def attach(run_id: str, files: list[Path], folder: str) -> None:
 
 
 def fetch_artifacts(run_id: str, folder: str, destination: Path) -> Path | None:
-    """Return the copy of an artifact folder of a run, None where either is gone."""
-    tracking_client()
-    destination.mkdir(parents=True, exist_ok=True)
+    """Return an artifact folder of a run, copied if need be, None where either is gone."""
+    client = tracking_client()
     try:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=folder, dst_path=str(destination)
-            )
-        )
+        uri = client.get_run(run_id).info.artifact_uri
+        return download_folder(f"{uri}/{folder}", destination / folder)
     except (MlflowException, OSError):
         return None
-
-
-def log_model(run_id: str, config: RunConfig, folder: Path) -> str:
-    """Log the model folder to the run, loadable by `mlflow.pyfunc`; return MLflow's id of it."""
-    embedding = Array(DataType.float)
-    signature = ModelSignature(
-        inputs=Schema(
-            [
-                ColSpec("string", "caption", required=False),
-                ColSpec("binary", "image", required=False),
-            ]
-        ),
-        outputs=Schema(
-            [
-                ColSpec(embedding, "text_embedding", required=False),
-                ColSpec(embedding, "image_embedding", required=False),
-            ]
-        ),
-    )
-
-    # The code of today goes along, so that a version is loaded years later as it was evaluated.
-    with mlflow.start_run(run_id=run_id):
-        mlflow.log_dict(json.loads(config.model_dump_json()), "config.json")
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(ROOT / "tasks" / "registry" / "served_model.py"),
-            artifacts={"model": str(folder)},
-            code_paths=[str(ROOT / "model")],
-            signature=signature,
-            input_example=pd.DataFrame({"caption": ["long sleeve striped top in navy"]}),
-            pip_requirements=[f"-r {ROOT / 'requirements.lock'}"],
-            metadata={"config": config.model_dump(mode="json")},
-        )
-    return str(info.model_id)

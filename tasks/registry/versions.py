@@ -4,25 +4,15 @@ A read that fails is a ServiceError and never "there is no champion".
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import (
-    INTERNAL_ERROR,
-    INVALID_PARAMETER_VALUE,
-    REQUEST_LIMIT_EXCEEDED,
-    RESOURCE_DOES_NOT_EXIST,
-    TEMPORARILY_UNAVAILABLE,
-    ErrorCode,
-)
 
-from model.errors import PromotionRefused, ServiceError
-from tasks.pages.text import without_credentials
+from model.errors import PromotionRefused
+from tasks.registry.calls import DENIED, NOT_FOUND, call_failure, registry_call
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import Version
 
@@ -30,21 +20,6 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 WEIGHTS_TAG = "commerce_clip.weights_sha256"
 DATA_VERSION_TAG = "commerce_clip.data_version"
 WAS_CHAMPION_TAG = "commerce_clip.was_champion"
-OUTAGES = {
-    ErrorCode.Name(code)
-    for code in (INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, REQUEST_LIMIT_EXCEEDED)
-}
-# MLflow answers "invalid parameter" for an alias that is not there.
-NOT_FOUND = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
-
-
-@contextmanager
-def registry_call(what: str) -> Iterator[None]:
-    """Turn an outage of the registry within the block into the error that is retried."""
-    try:
-        yield
-    except MlflowException as error:
-        raise unreachable(what, error) from error
 
 
 def find_version(name: str, which: str) -> Version:
@@ -109,17 +84,41 @@ def had_champion(client: MlflowClient, name: str) -> bool:
 
 
 def model_tags(client: MlflowClient, name: str) -> dict[str, str]:
-    """Return the tags of a registered model.
+    """Return the tags of a registered model, none where it does not exist.
 
     Raises:
         ServiceError: the registry does not answer.
+        AccessDenied: the user may not read it.
     """
     try:
         return dict(client.get_registered_model(name).tags)
     except MlflowException as error:
-        if error.error_code in NOT_FOUND:
+        if is_absent(client, name, error):
             return {}
-        raise unreachable("could not read the model", error) from error
+        raise call_failure("could not read the model", error, may_read(name)) from error
+
+
+def is_absent(client: MlflowClient, name: str, error: MlflowException) -> bool:
+    """Return whether an error about a registered model or its alias means that it is not there.
+
+    To a user without administrator's rights MLflow denies what does not exist; the search lists
+    what the user may read. A model that the user may not even read counts as absent here, and
+    whatever is then done with it is denied.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    if error.error_code in NOT_FOUND:
+        return True
+    if error.error_code != DENIED:
+        return False
+    with registry_call("could not search models"):
+        return not client.search_registered_models(f"name = '{name}'", max_results=1)
+
+
+def may_read(name: str) -> str:
+    """Return the permission that reading a model takes, for a sentence."""
+    return f"READ on the registered model {name}"
 
 
 def find_versions(client: MlflowClient, name: str, tags: dict[str, str]) -> list[ModelVersion]:
@@ -143,19 +142,19 @@ def read_version(client: MlflowClient, name: str, number: int) -> ModelVersion:
         return client.get_model_version(name, str(number))
     except MlflowException as error:
         if error.error_code not in NOT_FOUND:
-            raise unreachable("could not read a version", error) from error
+            raise call_failure("could not read a version", error, may_read(name)) from error
         known = ", ".join(str(version.version) for version in find_versions(client, name, {}))
         raise PromotionRefused(f"{name}: no version {number}; known: {known or 'none'}") from None
 
 
 def read_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """Return the version of an alias; None only where MLflow answers that it is not found."""
+    """Return the version of an alias; None only where MLflow answers that it is not there."""
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in NOT_FOUND:
+        if is_absent(client, name, error):
             return None
-        raise unreachable(f"could not read the alias {alias}", error) from error
+        raise call_failure(f"could not read the alias {alias}", error, may_read(name)) from error
 
 
 def as_version(version: Any) -> Version:
@@ -167,11 +166,11 @@ def as_version(version: Any) -> Version:
     )
 
 
-def unreachable(what: str, error: MlflowException) -> ServiceError:
-    """Return an outage as the error that is retried; raise anything else, our bug, as it is."""
-    if error.error_code not in OUTAGES:
-        raise error
-    reason = without_credentials(str(error).splitlines()[0])[:200]
-    return ServiceError(
-        f"MLflow registry {what} ({error.error_code}: {reason}); check the server and run again"
-    )
+def may_edit(name: str) -> str:
+    """Return the permission that making and tagging versions takes, for a sentence."""
+    return f"EDIT on the registered model {name}"
+
+
+def may_manage(name: str) -> str:
+    """Return the permission that moving and removing aliases takes, for a sentence."""
+    return f"MANAGE on the registered model {name}"

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from model.errors import PromotionRefused, ServiceError
 from tasks.promotion import promote
-from tasks.registry import aliases, register, versions
+from tasks.registry import aliases, calls, register, versions
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.environment import ROOT
 from tasks.runtime.records import Decision, Version
@@ -246,7 +246,7 @@ def test_files_outside_of_the_artifact_store_are_not_even_looked_at(
     def download(*_: object, **__: object) -> str:
         raise AssertionError("somebody else's files were fetched")
 
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+    monkeypatch.setattr("tasks.registry.files.download_folder", download)
     for source in (
         "file:///etc",
         "/etc/passwd",
@@ -269,7 +269,7 @@ def test_a_password_in_an_address_is_in_no_sentence(monkeypatch: pytest.MonkeyPa
     ) as away:
         tracking_client()
     error = MlflowException("API request to https://ada:CANARY@shop.example/api failed")
-    said = str(versions.unreachable("could not read", error))
+    said = str(calls.call_failure("could not read", error))
     assert "https://shop.example/api failed" in said
     assert "CANARY" not in str(away.value) + said
 

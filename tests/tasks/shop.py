@@ -12,8 +12,8 @@ from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
 from tasks.promotion import promote, scoring
 from tasks.promotion.gate import Scored
-from tasks.registry import register, versions
-from tasks.registry.tracking import experiment_id, tracking_client
+from tasks.registry import package, register, versions
+from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import DataVersion, Decision, TrainedModel, Validation, Version
 from tests.tasks.conftest import evaluation_of, run_of
 
@@ -38,17 +38,9 @@ def result_of(mean_recall: float, products: int = PRODUCTS) -> RetrievalResult:
     return RetrievalResult(side, side)
 
 
-def log_files(run_id: str, config: RunConfig, folder: Path) -> str:
-    """Log a model folder without what makes it loadable, which takes seconds; return its id."""
-    client = tracking_client()
-    model = client.create_logged_model(experiment_id(client), name="model", source_run_id=run_id)
-    staged = Path(
-        shutil.copytree(folder, folder.with_name(f"{folder.name}-logged") / "artifacts" / "model")
-    )
-    client.log_model_artifacts(model.model_id, str(staged.parents[1]))
-    shutil.rmtree(staged.parents[1])
-    client.finalize_logged_model(model.model_id, "READY")
-    return str(model.model_id)
+def write_files(run_id: str, config: RunConfig, folder: Path, package: Path) -> None:
+    """Pack a model folder without what makes it loadable, which takes seconds."""
+    shutil.copytree(folder, package / "artifacts" / "model")
 
 
 class Shop:
@@ -78,7 +70,7 @@ class Shop:
             lambda run, validation, version: self.scored(int(version.version)),
         )
         monkeypatch.setattr(promote, "publish_decision", lambda decision: None)
-        monkeypatch.setattr(register, "log_model", log_files)
+        monkeypatch.setattr(package, "write_package", write_files)
 
     @property
     def name(self) -> str:

@@ -13,8 +13,8 @@ from tasks.registry import tracking
 
 REPLIES = {
     "fails": (b"HTTP/1.0 500 Internal Server Error\r\n\r\n", "status 500"),
-    "closes at once": (b"", "disconnected"),
-    "is another service": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "illegal status line"),
+    "closes at once": (b"", "closed connection"),
+    "is another service": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m flows retrain --config sample --set finetune.epochs=2`."""
+"""The command line: `commerce-clip retrain --config sample --set finetune.epochs=2`."""
 
 import shlex
 import signal
@@ -9,7 +9,7 @@ from types import FrameType
 
 from flows.cli.arguments import parse_arguments
 from flows.cli.commands import COMMANDS, GROUPS, run_command
-from model.errors import CommerceClipError
+from model.errors import CommerceClipError, typed
 from tasks.runtime.environment import prepare
 
 BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -39,11 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, _Terminated) as stop:
-        again = shlex.join(["python", "-m", "flows", *words])
-        print(
-            f"\nstopped; finished stages and checkpoints are kept. Go on with: {again}",
-            file=sys.stderr,
+        again = typed(shlex.join(words))
+        is_flow = options.command.printer is not None and options.command.starts_run
+        kept = (
+            "finished stages and checkpoints are kept. Go on with"
+            if is_flow
+            else "begin again with"
         )
+        print(f"\nstopped; {kept}: {again}", file=sys.stderr)
         return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
     except Exception:
         traceback.print_exc()
@@ -55,5 +58,10 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command that was typed, and exit: the script `commerce-clip`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -5,11 +5,12 @@ Little is imported: who rolls back is in a hurry.
 
 from prefect import flow
 
-from flows.cli.terminal import print_line, print_table
+from flows.cli.history import print_champions
 from flows.parameters import NO_REASON, OUR_MODEL, Reason, RegisteredModel, VersionNumber
 from flows.settings import require_settings
 from tasks.promotion.promote import promote_by_hand, roll_back
 from tasks.registry.aliases import history
+from tasks.registry.versions import model_names
 from tasks.runtime.log import log_sentences
 from tasks.runtime.records import Decision
 
@@ -35,18 +36,10 @@ def rollback(reason: Reason = NO_REASON, registered_model: RegisteredModel = OUR
 
 
 def print_history(registered_model: RegisteredModel = OUR_MODEL) -> None:
-    """List every change of the champion: when, who, from which version to which, why."""
-    rows = [
-        {
-            "when (UTC)": change.when[:16].replace("T", " "),
-            "who": change.who,
-            "champion": f"{change.before or 'none'} → {change.after}",
-            "why": change.why,
-        }
-        for change in history(registered_model)
-    ]
+    """List every change of the champion: when, who, from which version to which, why.
 
-    if rows:
-        print_table(f"Champions of {registered_model}", rows)
-    else:
-        print_line(f"{registered_model} has had no champion yet; `make run` trains one")
+    Raises:
+        ConfigError: there is no such model.
+    """
+    changes = [change.model_dump() for change in history(registered_model)]
+    print_champions(registered_model, changes, model_names())

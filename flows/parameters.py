@@ -24,7 +24,8 @@ class Described:
 
     ``ge`` and ``min_length`` are pydantic's. ``flag`` is the option where that is not the
     parameter's name, ``metavar`` stands for the value in `--help`; a ``repeated`` option takes one
-    value at a time.
+    value at a time. A command looks for what a value ``names``: an input must be there, a place may
+    be one of the checkout's, too, a model is known or registered.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Described:
     flag: str | None = None
     metavar: str | None = None
     repeated: bool = False
+    names: Literal["input", "place", "model"] | None = None
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: "GetCoreSchemaHandler"
@@ -60,10 +62,14 @@ class _ValidName:
         return handler(Name)
 
 
-Config = Annotated[str, Described("YAML file of the run, or its name in configs/ (sample).")]
+Config = Annotated[
+    str, Described("YAML file of the run, or its name in configs/ (sample).", names="place")
+]
 Data = Annotated[
     str | None,
-    Described("Folder of pairs (train.tsv, test.tsv) in place of the config's data.path."),
+    Described(
+        "Folder of pairs (train.tsv, test.tsv) in place of the config's data.path.", names="place"
+    ),
 ]
 # A choice beside None would hide its choices in Prefect's form, so "config" stands for what the
 # config says.
@@ -117,17 +123,26 @@ DropName = Annotated[
 ]
 SplitFile = Annotated[
     str | None,
-    Described("TSV of this split; without it the current version's is taken over.", metavar="TSV"),
+    Described(
+        "TSV of this split; without it the current version's is taken over.",
+        metavar="TSV",
+        names="input",
+    ),
 ]
 PretrainFiles = Annotated[
     Sequence[str],
-    Described("TSVs for continued pretraining, in place of the current version's.", metavar="TSV"),
+    Described(
+        "TSVs for continued pretraining, in place of the current version's.",
+        metavar="TSV",
+        names="input",
+    ),
 ]
 MendedFile = Annotated[
     str | None,
     Described(
         "A <split>.quarantine.tsv of the current version with lines repaired by hand.",
         metavar="QUARANTINE",
+        names="input",
     ),
 ]
 
@@ -135,9 +150,14 @@ MendedFile = Annotated[
 
 Model = Annotated[
     str,
-    Described("models:/name@alias, models:/name/version, an imported model or a model folder."),
+    Described(
+        "models:/name@alias, models:/name/version, an imported model or a model folder.",
+        names="model",
+    ),
 ]
-PredictedFile = Annotated[str, Described("Captions, base64 of images, or both in two columns.")]
+PredictedFile = Annotated[
+    str, Described("Captions, base64 of images, or both in two columns.", names="input")
+]
 EmbeddingsFile = Annotated[str, Described("Where the embeddings go.", metavar="FILE")]
 EmbeddingsForm = Annotated[
     Literal["parquet", "easynlp"],
@@ -158,7 +178,7 @@ ContextLength = Annotated[
     int | None, Described("Tokens of a caption that a Chinese model reads.", ge=1)
 ]
 ListedModel = Annotated[str, Described("As `models list` has it.")]
-PublishedPath = Annotated[str, Described("Folder or weights file as published.")]
+PublishedPath = Annotated[str, Described("Folder or weights file as published.", names="input")]
 ImportedName = Annotated[str, Described("For model.pretrained.", flag="--as", metavar="NAME")]
 ImportedTowers = Annotated[
     str | None,
@@ -175,7 +195,9 @@ NewFolder = Annotated[str, Described("New folder.", metavar="FOLDER")]
 ImportKind = Annotated[
     str, Described("fashion-gen, muge, chinese-clip, webdataset, csv or easynlp.")
 ]
-ImportSources = Annotated[Sequence[str], Described("Files or folders.", metavar="source")]
+ImportSources = Annotated[
+    Sequence[str], Described("Files or folders.", metavar="source", names="input")
+]
 TsvFolder = Annotated[str, Described("Where the TSVs go.", metavar="FOLDER")]
 ImportOverrides = Annotated[
     Sequence[str],

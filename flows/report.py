@@ -1,9 +1,9 @@
-"""The outcome of a retraining, for the person who started it."""
+"""The report of a retraining, for the person who started it."""
 
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import Field
 
+from flows.outcome import Report
 from model.config.load import RunConfig
 from tasks.evaluation.report import REPORT_FILE
 from tasks.evaluation.tables import rank_table
@@ -12,40 +12,13 @@ from tasks.promotion.promote import check_table
 from tasks.registry.versions import aliases_of
 from tasks.runtime.page import publish_text
 from tasks.runtime.records import (
-    DataVersion,
     Decision,
     Evaluation,
     Export,
-    Record,
     Run,
     Validation,
     Version,
 )
-
-
-class Report(Record):
-    """The outcome of a retraining: what was registered, how good it is, what was decided."""
-
-    is_new: bool
-    headline: str
-    ranks: list[dict[str, str]]
-    facts: dict[str, str]
-    checks: list[dict[str, str]] = Field(default_factory=list)
-
-
-def nothing_new(config: RunConfig, data: DataVersion, version: Version) -> Report:
-    """Return the report of a run whose fingerprint is registered already."""
-    return Report(
-        is_new=False,
-        headline=f"nothing new: {version.name} version {version.number} "
-        "was made from this data, code and config",
-        ranks=[],
-        facts={
-            "aliases": ", ".join(aliases_of(version)) or "none",
-            "data version": data.version,
-            "config": config.name,
-        },
-    )
 
 
 def skipped(config: RunConfig, holder: str) -> State[Report]:

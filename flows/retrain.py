@@ -9,6 +9,8 @@ is skipped, or waits and takes the newest data.
 from prefect import State, flow
 
 from flows.approval import approved, require_approver
+from flows.names import run_name
+from flows.outcome import Report, nothing_new
 from flows.parameters import (
     SAMPLE_CONFIG,
     Config,
@@ -19,14 +21,15 @@ from flows.parameters import (
     Precision,
     WhenBusy,
 )
-from flows.report import Report, full_report, nothing_new, skipped
-from flows.settings import read_config, run_name
+from flows.report import full_report, skipped
+from flows.settings import read_config
 from tasks.data.version import materialise_data
 from tasks.embeddings.export import export
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.report import report_version
 from tasks.promotion.promote import decide, promote
 from tasks.registry.register import find_registered, register
+from tasks.registry.versions import aliases_of
 from tasks.run import begin_run, retraining, tracked
 from tasks.runtime.lineage import trace_lineage
 from tasks.training.train import finetune, pretrain
@@ -57,7 +60,13 @@ def retrain(
         version = materialise_data(settings)
         lineage = trace_lineage(settings, version)
         if registered := find_registered(settings, lineage.fingerprint):
-            return nothing_new(settings, version, registered)
+            return nothing_new(
+                settings.name,
+                version.version,
+                registered.name,
+                registered.number,
+                aliases_of(registered),
+            )
 
         run = begin_run(settings, version, lineage)
         with tracked(run):

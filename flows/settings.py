@@ -1,12 +1,10 @@
-"""The config of a flow run, and its name."""
+"""The config of a flow run."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
-from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
 from model.config.load import RunConfig, load_config
@@ -79,18 +77,3 @@ def protocol_overrides(protocols: str | None) -> list[str]:
     """Return the override that protocols, comma between them, stand for."""
     names = protocols.split(",") if protocols else []
     return [f"evaluate.protocols=[{','.join(map(repr, names))}]"] if names else []
-
-
-def run_name() -> str:
-    """Return the name of a flow run: its config, and its folder or the version in data.dvc."""
-    parameters: dict[str, Any] = flow_run.parameters or {}
-    config, data = Path(str(parameters.get("config", "run"))), parameters.get("data")
-    return f"{config.stem}-{Path(str(data)).name if data else _tracked_version()}"
-
-
-def _tracked_version() -> str:
-    try:
-        outs = yaml.safe_load((ROOT / "data.dvc").read_text(encoding="utf-8"))["outs"]
-        return f"data-{outs[0]['md5'][:8]}"
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError):
-        return "no-data-version"

@@ -2,8 +2,9 @@
 
 from prefect import flow
 
+from flows.names import run_name
 from flows.parameters import SAMPLE_CONFIG, Config, Data, Overrides, Protocols, WhichVersion
-from flows.settings import protocol_overrides, read_config, run_name
+from flows.settings import protocol_overrides, read_config
 from tasks.data.version import materialise_data
 from tasks.embeddings.export import export as export_embeddings
 from tasks.evaluation.evaluate import evaluate as evaluate_model

@@ -17,8 +17,17 @@ and exit code 2. The fault of a single line of a TSV is a value (`FaultReason`),
 """
 
 import difflib
+import shutil
+import sys
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
+
+# Where the user stands: a flow runs elsewhere. A folder that was removed has no name.
+try:
+    STARTED_IN = Path.cwd()
+except OSError:
+    STARTED_IN = Path("/")
 
 
 class CommerceClipError(Exception):
@@ -88,3 +97,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def typed(words: str) -> str:
+    """Spell a command of ours, ``data log``, so that it runs where the user stands."""
+    python, installed = Path(sys.executable), shutil.which("commerce-clip")
+    script = python.with_name("commerce-clip")
+    if installed and Path(installed).resolve() == script.resolve():
+        return f"commerce-clip {words}"
+
+    # A virtual environment that is not active: its own script, or else its Python.
+    place = script if script.is_file() else python
+    if place.is_relative_to(STARTED_IN):
+        place = place.relative_to(STARTED_IN)
+    return f"{place} {words}" if place.name == script.name else f"{place} -m flows {words}"

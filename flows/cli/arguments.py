@@ -25,12 +25,14 @@ class Command:
     """The function that a command calls, as ``module:function``.
 
     What a flow returns goes to its ``printer``, whose other parameters are options, too. A flow
-    that starts no run is called as the plain function that it is.
+    that starts no run is called as the plain function that it is. A ``quick`` function
+    with the same parameters returns whether it has answered in the command's place.
     """
 
     function: str
     printer: str | None = None
     starts_run: bool = True
+    quick: str | None = None
 
     def options(self) -> list[inspect.Parameter]:
         """Return the parameters that the command line fills in."""
@@ -48,7 +50,7 @@ def parse_arguments(
     A command of a group bears the group's name first.
     """
     whole = argparse.ArgumentParser(
-        prog="python -m flows", description="Retraining of product-search CLIP models."
+        prog="commerce-clip", description="Retraining of product-search CLIP models."
     )
     places = {"": whole.add_subparsers(required=True, metavar="command")}
 

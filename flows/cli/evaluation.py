@@ -1,4 +1,4 @@
-"""What `python -m flows evaluate` prints: tables that fit 80 columns.
+"""What `commerce-clip evaluate` prints: tables that fit 80 columns.
 
 Every measure stands in the report; published figures stand beside ours where they are asked for.
 """

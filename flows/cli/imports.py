@@ -1,4 +1,4 @@
-"""`python -m flows import KIND SOURCE… --out FOLDER`: another product data set becomes TSVs."""
+"""`commerce-clip import KIND SOURCE… --out FOLDER`: another product data set becomes TSVs."""
 
 import shlex
 from contextlib import ExitStack

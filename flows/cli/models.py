@@ -1,8 +1,8 @@
-"""`python -m flows models …`: the family of models, in and out; no server is needed."""
+"""`commerce-clip models …`: the family of models, in and out; no server is needed."""
 
 from flows.cli.terminal import print_facts, print_table
 from flows.parameters import ListedModel
-from model.errors import ConfigError, nearest
+from model.errors import ConfigError, nearest, typed
 from model.zoo.family import FAMILY, find_published
 
 
@@ -35,9 +35,7 @@ def print_model(
     row = find_published(name)
     if row is None:
         closest = nearest(name, [known.name for known in FAMILY])
-        raise ConfigError(
-            f"{name}: no such model{closest}; `python -m flows models list` lists them"
-        )
+        raise ConfigError(f"{name}: no such model{closest}; `{typed('models list')}` lists them")
 
     facts = {
         "towers": row.towers,

@@ -1,4 +1,4 @@
-"""`python -m flows predict FILE --out FILE`: embeddings of one file, without a server."""
+"""`commerce-clip predict FILE --out FILE`: embeddings of one file, without a server."""
 
 from pathlib import Path
 

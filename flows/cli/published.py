@@ -1,4 +1,4 @@
-"""`python -m flows models import|convert`: models of others, in and out."""
+"""`commerce-clip models import|convert`: models of others, in and out."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from flows.parameters import (
     PublishedPath,
     WeightsHash,
 )
+from model.errors import typed
 from tasks.registry.zoo import export_published, import_published
 
 
@@ -30,7 +31,7 @@ def import_base_weights(
     """Make base weights of a model as published."""
     folder, origin = import_published(Path(path), name, towers, activation, sha256, licence)
     print_facts(name, {key: str(value) for key, value in origin.items()} | {"folder": str(folder)})
-    print_line(f"next: python -m flows retrain --set model.pretrained={name}")
+    print_line(f"next: {typed(f'retrain --set model.pretrained={name}')}")
 
 
 def convert_to_form(

@@ -3,14 +3,15 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from model.errors import STARTED_IN
 from tasks.pages.text import visible
+from tasks.runtime.log import STAGE_WIDTH
 
 PIPED_COLUMNS = 160  # where no terminal says how wide it is
 
@@ -55,6 +56,12 @@ def print_line(text: str = "") -> None:
     Console(highlight=False).print(escape(visible(text)), soft_wrap=True)
 
 
+def print_progress(stage: str, sentence: str) -> None:
+    """Print a line of a command's log before there is a run that logs."""
+    sys.stderr.write(f"{stage:<{STAGE_WIDTH}} {visible(sentence)}\n")
+    sys.stderr.flush()
+
+
 def shorten_paths(text: str) -> str:
-    """Return a text in which paths below the working directory begin there."""
-    return text.replace(f"{Path.cwd()}/", "")
+    """Return a text in which paths below the folder where the user stands begin there."""
+    return text.replace(f"{STARTED_IN}/", "")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import DataError
+from model.errors import DataError, typed
 from model.storage.files import atomic_write
 
 
@@ -26,7 +26,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path}: missing or damaged; delete it and validate that data version again "
-            "(`python -m flows validate --data data`)"
+            f"(`{typed('validate --data data')}`)"
         ) from error
 
     if not table.schema.equals(schema):

@@ -33,7 +33,13 @@ from model.towers.bert import (
     with_context_length,
 )
 from model.towers.folder import build_clip, load_towers, quiet_open_clip, write_config
-from model.towers.imported import find_imported
+from model.towers.imported import (
+    find_imported,
+    is_tag,
+    require_architecture,
+    require_name_on_shelf,
+    require_weights_file,
+)
 from model.towers.towers import Towers, resolve_device
 
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
@@ -68,14 +74,7 @@ def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, se
         if model.context_length is not None:
             towers = lengthen_towers(towers, model.context_length)
     else:
-        # A name close to one on the shelf is a slip of the pen, not one of open_clip's tags.
-        folders = shelf.iterdir() if shelf.is_dir() else ()
-        hint = nearest(model.pretrained or "", [path.name for path in folders if path.is_dir()])
-        if hint:
-            raise ConfigError(
-                f"model.pretrained is '{model.pretrained}': no model was imported under that name"
-                f"{hint}"
-            )
+        require_name_on_shelf(model.pretrained, shelf)
         towers = create_towers(model, device, precision, seed)
     return towers if model.image_size is None else resize_towers(towers, model.image_size)
 
@@ -208,16 +207,11 @@ def _known_architecture(name: str) -> str:
 
     open_clip would trip over a broken one at every later registration, so it is checked here.
     """
+    require_architecture(name, open_clip.list_models())
     if not name.endswith(".json"):
-        if name not in open_clip.list_models():
-            hint = nearest(name, open_clip.list_models())
-            raise ConfigError(f"model.name is '{name}': open_clip knows no such model{hint}")
         return name
 
     path = Path(name)
-    if not path.is_file():
-        known = sorted(str(other) for other in path.parent.glob("*.json"))
-        raise ConfigError(f"model.name is '{path}': no such file{nearest(str(path), known)}")
     try:
         architecture = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -252,7 +246,7 @@ def _build(name: str, device: torch.device) -> Any:
 
 def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> None:
     path, tags = Path(pretrained), open_clip.list_pretrained_tags_by_model(name)
-    if not path.suffix and "/" not in pretrained:
+    if is_tag(pretrained):
         if pretrained not in tags:
             hint = nearest(pretrained, tags) or (f"; known tags: {', '.join(tags)}" if tags else "")
             raise ConfigError(
@@ -268,11 +262,7 @@ def _load_base_weights(clip: torch.nn.Module, name: str, pretrained: str) -> Non
                 f"{name} weights '{pretrained}' cannot be downloaded ({type(error).__name__}); "
                 "check the network, or set model.pretrained to a local file"
             ) from error
-    if not path.is_file():
-        raise ConfigError(
-            f"model.pretrained is '{pretrained}': no such file; "
-            "name a weights file, an open_clip tag or null"
-        )
+    require_weights_file(pretrained, path)
 
     try:
         open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True)

@@ -6,6 +6,7 @@ about two seconds, most of it imports. Hashing a folder costs about 1.5 s a giga
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,9 @@ from tasks.runtime.locks import held_descriptors
 DVC_FILE = "data.dvc"
 COMMAND_TIMEOUT_S = 24 * 3600
 NAMED_FILES = 3
+# DVC's settings as DVC itself writes them; its own reader knows much more.
+SECTION = re.compile(r"""\['?(?P<kind>\w+)(?: "(?P<name>[\w.-]+)")?'?\]\Z""")
+SETTING = re.compile(r"(?P<key>\w+) = (?P<value>[\w./:@+-]+)\Z")
 # What a killed `dvc pull` leaves beside the file that it was writing.
 DVC_TEMPORARY = re.compile(r"\A\.[A-Za-z0-9_-]{22}\.tmp\Z")
 
@@ -235,8 +239,35 @@ def default_remote(cwd: Path) -> Remote | None:
 
 def _config(cwd: Path) -> dict[str, str]:
     """Return DVC's settings from all its files, paths made absolute."""
+    found = read_plain_config(cwd)
+    if found is not None:
+        return found
     lines = dvc("config", "--list", cwd=cwd).stdout.splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def read_plain_config(cwd: Path) -> dict[str, str] | None:
+    """Return DVC's settings without starting it, None where a line is not plain ``key = value``."""
+    folders = [os.environ.get(f"DVC_{level}_CONFIG_DIR") for level in ("SYSTEM", "GLOBAL")]
+    if None in folders or not (cwd / ".dvc").is_dir():
+        return None
+    own = (cwd / ".dvc").resolve()
+    files = [Path(str(folder)) / "config" for folder in folders]
+
+    # Each file overrides those before it; a relative path in it begins at its own folder.
+    found, section = dict[str, str](), ""
+    for file in (*files, own / "config", own / "config.local"):
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        for line in (text.strip() for text in lines):
+            if head := SECTION.match(line):
+                section = ".".join(filter(None, head.group("kind", "name")))
+            elif setting := SETTING.match(line):
+                key, value = f"{section}.{setting['key']}", setting["value"]
+                is_path = key in ("cache.dir", f"{section}.url") and "://" not in value
+                found[key] = os.path.normpath(file.parent / value) if is_path else value
+            elif line and not line.startswith("#"):
+                return None
+    return found
 
 
 def is_inside_git(remote: Remote, cwd: Path) -> bool:
@@ -250,6 +281,9 @@ def is_inside_git(remote: Remote, cwd: Path) -> bool:
 @cache
 def cache_folder(cwd: Path) -> Path:
     """Return the folder in which DVC keeps its copies of all versions; asked once a process."""
+    known = read_plain_config(cwd)
+    if known is not None:
+        return Path(known.get("cache.dir") or cwd / ".dvc" / "cache").resolve()
     return Path(dvc("cache", "dir", cwd=cwd).stdout.strip())
 
 

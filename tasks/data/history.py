@@ -7,7 +7,7 @@ Reading them costs one git command a commit that changed ``data.dvc``.
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from model.errors import DataError, nearest
+from model.errors import DataError, nearest, typed
 from tasks.data.card import VersionCard, card_in, local_cards
 from tasks.data.dvc import DVC_FILE, current_pairs, version_in
 from tasks.runtime.lineage import git
@@ -91,7 +91,7 @@ def find_data_version(which: str) -> str:
             "give more of the hash"
         )
     hint = nearest(which, [each.name for each in known] + [CURRENT])
-    raise DataError(f"{which}: no such data version{hint}; `python -m flows data log` lists them")
+    raise DataError(f"{which}: no such data version{hint}; `{typed('data log')}` lists them")
 
 
 def version_of_name(name: str) -> str | None:

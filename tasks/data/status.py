@@ -1,4 +1,4 @@
-"""The state of the current data version: `python -m flows data status`.
+"""The state of the current data version: `commerce-clip data status`.
 
 Costs one hash of the folder (1.5 s a gigabyte) and one question to the remote.
 """
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from model.errors import DataError
+from model.errors import DataError, typed
 from tasks.data.card import card_in, read_card
 from tasks.data.dvc import (
     TrackedFolder,
@@ -57,7 +57,7 @@ def data_status() -> list[Fact]:
     is_validated = bool(read_card(version)) or any(
         found and found.profiles == reports for found in by_runs
     )
-    elsewhere = "not on this machine; `python -m flows validate`"
+    elsewhere = f"not on this machine; `{typed('validate')}`"
 
     return [
         Fact("version", f"{version} ({name})", True),
@@ -72,7 +72,7 @@ def data_status() -> list[Fact]:
 
 def _folder_fact(pairs: TrackedFolder) -> Fact:
     if not pairs.folder.is_dir():
-        return Fact("folder", "not here; `python -m flows data pull`", False)
+        return Fact("folder", f"not here; `{typed('data pull')}`", False)
     version, found = pairs.promised(), hash_folder(pairs.folder)
     if version_of(found) == version:
         return Fact("folder", f"just that: {len(found)} files, every MD5 right", True)
@@ -91,7 +91,7 @@ def _folder_fact(pairs: TrackedFolder) -> Fact:
     way = (
         f"`dvc checkout --force {pairs.tracked.name}` goes back"
         if changed
-        else "`python -m flows data pull`"
+        else f"`{typed('data pull')}`"
     )
     return Fact("folder", f"{'; '.join(parts)}; {way}", False)
 

@@ -70,6 +70,11 @@ def replace_data(staged: Path, card: VersionCard) -> None:
         )
 
 
+def is_swapping() -> bool:
+    """Return whether a replacement is under way, or was interrupted."""
+    return _journal_path().exists()
+
+
 def repair_swap() -> None:
     """Finish or undo a replacement that was interrupted; the caller holds DATA."""
     pairs = current_pairs()

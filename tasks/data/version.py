@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model.config.load import RunConfig
-from model.errors import DataError, ServiceError
+from model.errors import DataError, ServiceError, typed
 from model.storage.files import file_digest
 from tasks.data.dvc import (
     DVC_FILE,
@@ -66,7 +66,7 @@ def materialise(folder: Path) -> DataVersion:
             raise DataError(
                 f"{tracked}: not there, so there is no data version; "
                 f"restore it with `git checkout {tracked.name}`, "
-                "track your own pairs with `python -m flows ingest`, or name a folder with --data"
+                f"track your own pairs with `{typed('ingest')}`, or name a folder with --data"
             )
 
         promised, found = pairs.promised(), hash_folder(folder)

@@ -65,7 +65,7 @@ def decide_version(
         if had_champion:
             failed = (
                 "there was a champion, but its alias or version was removed; choose one with "
-                f"`python -m flows rollback` or `python -m flows promote --version {version}`"
+                f"`commerce-clip rollback` or `commerce-clip promote --version {version}`"
             )
 
     beats_base = all(check.passed for check in checks if check.name == "base weights")

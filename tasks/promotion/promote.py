@@ -13,7 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
-from model.errors import PromotionRefused
+from model.errors import PromotionRefused, typed
 from tasks.registry.aliases import (
     change_champion,
     finish_change,
@@ -24,7 +24,8 @@ from tasks.registry.aliases import (
 )
 from tasks.registry.calls import longer_calls, registry_call
 from tasks.registry.files import loadable_folder
-from tasks.registry.register import decided_tag, registry_lock
+from tasks.registry.reading import decided_tag
+from tasks.registry.register import registry_lock
 from tasks.registry.signing import signing_key
 from tasks.registry.tracking import MAY_EDIT, tracking_client
 from tasks.registry.versions import (
@@ -256,7 +257,7 @@ def roll_back(name: str, reason: str) -> Decision:
     if previous is None:
         raise PromotionRefused(
             f"{name}: no version has the alias {PREVIOUS}; "
-            "name one with `python -m flows promote --version N`"
+            f"name one with `{typed('promote --version N')}`"
         )
     loadable_folder(previous)
     return _move(client, name, int(previous.version), f"by hand: rollback, {reason}")

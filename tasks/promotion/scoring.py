@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from mlflow.entities.model_registry import ModelVersion
 
-from model.errors import PromotionRefused
+from model.errors import PromotionRefused, typed
 from model.evaluation.retrieval import relate
 from model.evaluation.split import evaluate_split
 from model.pairs.splits import find_split_files, read_side_table
@@ -36,7 +36,7 @@ def score_version(run: Run, validation: Validation, version: ModelVersion) -> Sc
     except ValueError as error:
         raise PromotionRefused(
             f"{version.name} version {version.version} cannot be scored ({error}); "
-            "choose another version, or go back with `python -m flows rollback`"
+            f"choose another version, or go back with `{typed('rollback')}`"
         ) from error
     return Scored(result, run.data.version)
 

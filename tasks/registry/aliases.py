@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from model.errors import AccessDenied
 from model.storage.sealed import fault_point
 from tasks.registry.calls import OUTAGES, longer_calls, registry_call
+from tasks.registry.reading import EXPERIMENT, FINGERPRINT_TAG, HISTORY
 from tasks.registry.tracking import begin_mlflow_run, tracking_client
 from tasks.registry.versions import (
     CHALLENGER,
@@ -35,7 +36,6 @@ from tasks.runtime.records import Check, Record
 
 REASON_TAG = "commerce_clip.promotion"
 CHANGE_TAG = "commerce_clip.change_under_way"
-HISTORY = "promotions"
 
 
 class ChampionChange(Record):
@@ -112,6 +112,7 @@ def finish_change(client: MlflowClient, name: str) -> None:
             if not any(change.key[:8] in path for path in kept):
                 path = f"{HISTORY}/{len(kept) + 1:06d}-{change.key[:8]}.json"
                 client.log_text(run_id, change.model_dump_json(indent=2), path)
+            client.set_terminated(run_id, "FINISHED")
         else:
             run_logger().warning(
                 "%s: a person made version %s champion meanwhile; it stays", name, champion
@@ -184,7 +185,15 @@ def history(name: str) -> list[ChampionChange]:
     """
     client = tracking_client()
     with registry_call("could not read the history"):
-        run_id = _history_run(client, name)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        found = experiment and client.search_runs(
+            [experiment.experiment_id],
+            f"tags.`{FINGERPRINT_TAG}` = 'history:{name}'",
+            max_results=1,
+        )
+        if not found:
+            return []
+        run_id = found[0].info.run_id
         paths = sorted(file.path for file in client.list_artifacts(run_id, HISTORY))
         texts = (mlflow.artifacts.load_text(f"runs:/{run_id}/{path}") for path in paths)
         return [ChampionChange.model_validate_json(text) for text in texts]

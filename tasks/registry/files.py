@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from model.errors import CheckpointError, PromotionRefused
+from model.errors import CheckpointError, PromotionRefused, typed
 from model.storage.sealed import weights_sha256
 from model.storage.signed import verify_contents
 from tasks.registry.calls import registry_call
@@ -125,5 +125,5 @@ def loadable_folder(version: ModelVersion) -> Path:
     except (CheckpointError, MlflowException, OSError) as error:
         raise PromotionRefused(
             f"{version.name} version {version.version} cannot serve ({error}); restore its files, "
-            "choose another, or go back with `python -m flows rollback`"
+            f"choose another, or go back with `{typed('rollback')}`"
         ) from error

@@ -16,14 +16,13 @@ from model.errors import CheckpointError
 from model.storage.sealed import weights_sha256
 from tasks.registry.calls import OUTAGES, longer_calls, registry_call
 from tasks.registry.package import log_model
-from tasks.registry.tracking import FINGERPRINT_TAG, MAY_EDIT, tracking_client
+from tasks.registry.reading import EXPORT_TAG, FINGERPRINT_TAG, decided_tag, run_tag
+from tasks.registry.tracking import MAY_EDIT, tracking_client
 from tasks.registry.versions import WEIGHTS_TAG, as_version, find_versions, is_absent, may_edit
 from tasks.runtime.lineage import lineage_tags
 from tasks.runtime.locks import locked
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation, Version
 from tasks.runtime.stage import stage
-
-EXPORT_TAG = "commerce_clip.embeddings"
 
 
 def find_registered(config: RunConfig, mark: str) -> Version | None:
@@ -127,16 +126,6 @@ def _create_version(
             if error.error_code in OUTAGES and made:
                 return made[-1]
             raise
-
-
-def run_tag(mark: str) -> str:
-    """Return the tag by which a version names a run that led to it, one of several perhaps."""
-    return f"commerce_clip.run.{mark}"
-
-
-def decided_tag(mark: str) -> str:
-    """Return the tag of a version whose promotion was decided by the run of a fingerprint."""
-    return f"commerce_clip.decided.{mark}"
 
 
 def registry_lock(name: str, what: str) -> AbstractContextManager[None]:

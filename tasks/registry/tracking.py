@@ -22,12 +22,11 @@ from model.errors import AccessDenied, ServiceError
 from tasks.pages.text import without_credentials
 from tasks.registry.calls import refused_credentials, registry_call
 from tasks.registry.metric_log import Measured, Send
+from tasks.registry.reading import EXPERIMENT, FINGERPRINT_TAG
 from tasks.registry.transfer import download_folder, upload_file
 from tasks.runtime.environment import artifact_root, tracking_uri
 from tasks.runtime.log import run_logger
 
-EXPERIMENT = "commerce-clip"
-FINGERPRINT_TAG = "commerce_clip.fingerprint"
 HEALTH_TIMEOUT_S = 5
 MAX_PARAM_CHARS = 500
 MAY_READ = f"READ on the experiment {EXPERIMENT}"

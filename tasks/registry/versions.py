@@ -13,12 +13,14 @@ from mlflow.exceptions import MlflowException
 
 from model.errors import PromotionRefused
 from tasks.registry.calls import DENIED, NOT_FOUND, call_failure, registry_call
+from tasks.registry.reading import CHALLENGER as CHALLENGER
+from tasks.registry.reading import CHAMPION as CHAMPION
+from tasks.registry.reading import DATA_VERSION_TAG
+from tasks.registry.reading import PREVIOUS as PREVIOUS
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import Version
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 WEIGHTS_TAG = "commerce_clip.weights_sha256"
-DATA_VERSION_TAG = "commerce_clip.data_version"
 WAS_CHAMPION_TAG = "commerce_clip.was_champion"
 
 
@@ -74,6 +76,17 @@ def trained_on() -> dict[str, list[str]]:
     for version in versions:
         found[version.tags.get(DATA_VERSION_TAG, "")].append(f"{version.name} {version.version}")
     return found
+
+
+def model_names() -> list[str]:
+    """Return the names of all registered models.
+
+    Raises:
+        ServiceError: the registry does not answer.
+    """
+    client = tracking_client()
+    with registry_call("could not list models"):
+        return [str(model.name) for model in client.search_registered_models()]
 
 
 def had_champion(client: MlflowClient, name: str) -> bool:

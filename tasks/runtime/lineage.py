@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from prefect.runtime import flow_run
-
 from model.config.load import RunConfig
 from model.config.sections import ModelConfig
 from model.storage.files import file_digest
 from model.storage.sealed import MANIFEST
 from model.towers.imported import find_imported, recorded_weights_sha256
 from tasks.runtime.environment import ROOT, models_folder, report_folder
+from tasks.runtime.log import flow_run_id
 from tasks.runtime.records import DataVersion, Lineage, Run
 
 # The doors of the stages: the code behind them is the code of a run.
@@ -187,5 +186,5 @@ def lineage_tags(config: RunConfig, data: DataVersion, lineage: Lineage) -> dict
         "commerce_clip.git_commit": commit,
         "commerce_clip.git_is_dirty": str(is_dirty).lower(),
         "commerce_clip.base_weights": lineage.base_weights,
-        "commerce_clip.prefect_flow_run": str(flow_run.id or "none"),
+        "commerce_clip.prefect_flow_run": str(flow_run_id() or "none"),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from model.errors import DataError
+from model.errors import DataError, typed
 from model.pairs.drift import ColumnDrift, drift, read_counts
 from model.pairs.profile import read_profile
 from model.pairs.repeats import pair_hashes
@@ -72,7 +72,7 @@ def _profiles(version: str) -> dict[str, Path]:
         raise DataError(
             f"{folder}: no profiles of data version {version}; check it out "
             "(`git checkout COMMIT data.dvc`) and make them with "
-            "`python -m flows validate --data data`"
+            f"`{typed('validate --data data')}`"
         )
     return found
 

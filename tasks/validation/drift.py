@@ -11,6 +11,7 @@ import pyarrow as pa
 from prefect.events import emit_event
 
 from model.config.sections import DataConfig
+from model.errors import typed
 from model.pairs.drift import Mover, added, drift, read_counts
 from tasks.data.card import VERSION
 from tasks.pages.text import visible
@@ -124,7 +125,7 @@ def unmeasured(reference: Reference) -> str:
         f"drift was not measured: the counts of data version {reference.version} "
         f"({reference.name}) are neither on this machine nor in its MLflow run; check that version "
         "out (`git checkout COMMIT data.dvc`) and make them with "
-        "`python -m flows validate --data data`"
+        f"`{typed('validate --data data')}`"
     )
 
 

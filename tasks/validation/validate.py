@@ -16,7 +16,7 @@ from model.pairs.profile import ProfileSummary, existing_profile, profile_files,
 from model.pairs.repeats import read_repeats
 from model.pairs.splits import find_split_files, read_side_table
 from model.pairs.tsv import check_file, count_lines, likely_encoding
-from tasks.pages.text import counted
+from tasks.pages.text import count_rows, counted
 from tasks.runtime.environment import report_folder
 from tasks.runtime.log import run_logger
 from tasks.runtime.page import publish_link, publish_table
@@ -155,18 +155,25 @@ def _publish_counts(data: DataVersion, counts: list[SplitCounts], folder: Path) 
             "lines": count.lines,
             "accepted": count.accepted,
             "quarantined": count.quarantined,
-            "also in test": counted(count.leaks),
+            "shared with test": counted(count.leaks),
             "repeats": counted(count.repeats),
             "faults": counted(count.faults),
         }
         for count in counts
     ]
     publish_table(rows, key="validation", description=f"Data version {data.version}")
-    for row in rows:
+    for row in count_rows(counts, "split"):
+        found = ", ".join(
+            f"{what}: {row[what]}"
+            for what in ("faults", "repeats", "shared with test")
+            if row[what] != "none"
+        )
         run_logger().info(
-            "%(split)s: %(lines)d lines, %(accepted)d accepted, also in test: %(also in test)s, "
-            "repeats: %(repeats)s, faults: %(faults)s",
-            row,
+            "%s: %s lines, %s accepted%s",
+            row["split"],
+            row["lines"],
+            row["accepted"],
+            f", {found}" if found else "",
         )
 
     repeated = [row for count in counts for row in first_repeats(folder, count.name, MAX_REPEATS)]

@@ -13,6 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
+from model.errors import typed
 from tasks.runtime.environment import ROOT, settings
 
 pytestmark = [
@@ -113,7 +114,7 @@ def test_a_stopped_and_killed_run_goes_on_and_ends_with_the_same_table(
     disturbed = Runner(tmp_path / "disturbed", miniature)
     code, output = disturbed.signal_after_checkpoint("pretrain", signal.SIGINT)
     assert code == 130
-    assert f"Go on with: python -m flows retrain --config {disturbed.config}" in output
+    assert f"Go on with: {typed('retrain')} --config {disturbed.config}" in output
     code, output = disturbed.signal_after_checkpoint("finetune", signal.SIGTERM)
     assert code == 143 and "Go on with: " in output
     assert run_states()[:2] == ["CRASHED", "CRASHED"]

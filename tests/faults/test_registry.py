@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from model.errors import PromotionRefused, ServiceError
+from model.errors import PromotionRefused, ServiceError, typed
 from tasks.promotion import promote
 from tasks.registry import aliases, calls, register, versions
 from tasks.registry.tracking import tracking_client
@@ -192,7 +192,7 @@ def test_versions_whose_files_are_gone_are_neither_promoted_nor_rolled_back_to(m
     client = tracking_client()
     for number, champion in ((1, None), (2, 1)):
         assert promote.carry_out(_version(model, number), decided(number, champion), f"{number}")
-    healing = "restore its files, choose another, or go back with `python -m flows rollback`"
+    healing = f"restore its files, choose another, or go back with `{typed('rollback')}`"
     with pytest.raises(PromotionRefused, match=f"version 3 cannot serve .*{healing}"):
         promote.promote_by_hand(model, 3, "why not")
     with pytest.raises(PromotionRefused, match=f"version 1 cannot serve .*{healing}"):

@@ -10,6 +10,7 @@ import pytest
 from flows.__main__ import main
 from flows.cli import terminal
 from model.config.sections import DataConfig
+from model.errors import typed
 from model.pairs.drift import counts_of
 from model.pairs.profile import profile_files, read_profile, write_profile
 from model.storage.tables import write_table
@@ -111,7 +112,7 @@ def test_status_tells_what_is_right_and_what_is_not(project: Path, printed: Prin
         "every MD5 right",
         "data.dvc is committed",
         "has all of it",
-        "not on this machine; `python -m flows",
+        f"not on this machine; `{typed('validate')}`",
     ):
         assert part in output
     change_version(project, "autumn")
@@ -160,7 +161,7 @@ def test_diff_of_a_version_that_was_not_validated_here_says_how_to_do_it(
     project: Path, printed: Printed
 ) -> None:
     sentence = printed("data", "diff", "current", "current", code=1)
-    assert "`python -m flows validate --data data`" in sentence
+    assert f"`{typed('validate --data data')}`" in sentence
 
 
 @pytest.mark.parametrize(

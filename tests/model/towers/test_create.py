@@ -53,7 +53,7 @@ def test_a_name_that_was_not_imported_is_refused_with_the_nearest(shelf: Path) -
     published = shelf.parent / "published/tiny-clip"
     with pytest.raises(
         ConfigError,
-        match=r"a folder as published; make base weights of it by `python -m flows models",
+        match=r"a folder as published; make base weights of it by `.* models import",
     ):
         start(shelf, pretrained=str(published))
 

@@ -112,7 +112,7 @@ def test_a_removed_champion_is_never_replaced_by_the_machine(shop: Shop) -> None
     tracking_client().delete_registered_model_alias(shop.config.registered_model, "champion")
     decision = shop.add(0.9)
     assert not decision.is_promoted
-    assert "python -m flows promote --version 2" in decision.reason
+    assert "commerce-clip promote --version 2" in decision.reason
     assert shop.alias("champion") is None
 
 

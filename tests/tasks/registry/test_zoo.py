@@ -7,7 +7,7 @@ import pytest
 
 from flows.__main__ import main
 from model.config.load import RunConfig
-from model.errors import CheckpointError, ConfigError
+from model.errors import CheckpointError, ConfigError, typed
 from model.zoo.family import FAMILY, PublishedModel, find_published, licence_of
 from tasks.evaluation.model_card import licence_of_model
 from tasks.registry.zoo import export_published, import_published
@@ -171,7 +171,7 @@ def test_the_terminal_lists_shows_imports_and_converts(
         "---\ntags:\n- clip\nlicense: cc-by-4.0\n---\n# A model\nlicense: no\n"
     )
     told = run("import", tmp_path / "a", "--as", "mine")
-    assert "cc-by-4.0" in told and "python -m flows retrain --set model.pretrained=mine" in told
+    assert "cc-by-4.0" in told and typed("retrain --set model.pretrained=mine") in told
     assert f"mine as easynlp: {tmp_path / 'b'}" in run(
         "convert", "mine", "--to", "easynlp", "--out", tmp_path / "b"
     )

@@ -76,6 +76,8 @@ def _print(imported: list[ImportedSplit]) -> None:
                 f"{split.split}: {split.cleaned_captions:,} captions had a tab or a line break, "
                 "which became a space"
             )
+        for advice in split.advice:
+            print_line(f"{split.split}: {advice}")
         if split.dropped_columns:
             print_line(
                 f"{split.split}: columns left out of the side table, which has a limit: "

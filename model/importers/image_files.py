@@ -1,20 +1,25 @@
 """Image files that a table names by path or URL; none is read outside its root, none is fetched."""
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from model.importers.records import MAX_IMAGE_BYTES, LeftOutReason
 
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif")
+ENDINGS = ("", *(f".{case}" for ending in IMAGE_ENDINGS for case in (ending, ending.upper())))
 
-def find_image(root: Path, name: str) -> bytes | LeftOutReason:
+
+def find_image(root: Path, name: str, folders: Sequence[str] = ("",)) -> bytes | LeftOutReason:
     """Return the bytes of the file that a path or URL names, or why there are none.
 
-    The file must lie under ``root``, a resolved folder.
+    The file must lie under ``root``, a resolved folder; ``folders`` are those inside it that the
+    name may begin in.
     """
     reason = LeftOutReason.MISSING_IMAGE if name.strip() else LeftOutReason.NO_IMAGE
-    for candidate in _candidates(name.strip()):
+    for candidate in _candidates(name.strip(), folders):
         image = _read_inside(root, candidate)
         if isinstance(image, bytes):
             return image
@@ -24,8 +29,8 @@ def find_image(root: Path, name: str) -> bytes | LeftOutReason:
     return reason
 
 
-def _candidates(name: str) -> Iterator[str]:
-    """Yield the paths to try, each as it is and with the usual extensions.
+def _candidates(name: str, folders: Sequence[str]) -> Iterator[str]:
+    """Yield the paths to try, each as it is and with the usual endings.
 
     Of a URL they are its path, then its file name.
     """
@@ -38,8 +43,8 @@ def _candidates(name: str) -> Iterator[str]:
     if url.scheme in ("http", "https"):
         path = unquote(url.path).lstrip("/")
         paths = [path, path.rpartition("/")[2]]
-    for path in filter(None, paths):
-        yield from (path + extension for extension in ("", ".jpg", ".jpeg", ".png", ".webp"))
+    for folder, path in product(folders, filter(None, paths)):
+        yield from (f"{folder}/{path}{ending}" if folder else path + ending for ending in ENDINGS)
 
 
 def _read_inside(root: Path, name: str) -> bytes | LeftOutReason:

@@ -137,11 +137,12 @@ def _check_outputs(found: Sequence[SplitSource], out: Path) -> None:
 
 
 def _reasons(imported: Sequence[ImportedSplit]) -> str:
-    """Return for each split which reasons left out how many rows, with the names of the first."""
+    """Return which reasons left out how many rows, the names of the first, and what to do."""
     reasons = [
         f"{split.split} {left.rows:,} {reason} "
         f"({', '.join(left.names)}{', …' if left.rows > len(left.names) else ''})"
         for split in imported
         for reason, left in split.left_out.items()
     ]
-    return "; ".join(reasons) or "the sources hold no row"
+    advice = dict.fromkeys(line for split in imported for line in split.advice)
+    return "; ".join([*reasons, *advice]) or "the sources hold no row"

@@ -7,7 +7,7 @@ the rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -43,9 +43,11 @@ class LeftOutReason(StrEnum):
     TOO_LARGE = "too_large"
     BAD_BASE64 = "bad_base64"
     BAD_JSON = "bad_json"
+    BAD_FIELD = "bad_field"
     BAD_ROW = "bad_row"
     BAD_UTF8 = "bad_utf8"
     NO_KEY = "no_key"
+    DOTTED_KEY = "dotted_key"
 
 
 class ImportedPair(NamedTuple):
@@ -79,13 +81,17 @@ SourceRow = ImportedPair | Untouched | LeftOut
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A split that can be imported; ``rows`` is None where they are not known before."""
+    """A split that can be imported; ``rows`` is None where they are not known before.
+
+    ``advice`` says of a reason what the user may do where it leaves rows out.
+    """
 
     split: str
     files: tuple[Path, ...]
     read: Callable[[], Iterator[SourceRow]]
     rows: int | None = None
     has_side_table: bool = True
+    advice: Mapping[LeftOutReason, str] = field(default_factory=dict)
 
 
 class LeftOutRows(NamedTuple):
@@ -100,8 +106,8 @@ class ImportedSplit:
     """What was read and written.
 
     ``tsv`` is None where no row became a pair, and then nothing was written. ``cleaned_captions``
-    held a tab or a line break that became a space; ``dropped_columns`` found
-    no place in the side table, which has a limit.
+    held a tab or a line break that became a space; ``dropped_columns`` found no place in the side
+    table, which has a limit. ``advice`` is on the reasons that left rows out.
     """
 
     split: str
@@ -113,6 +119,7 @@ class ImportedSplit:
     left_out: Mapping[str, LeftOutRows]
     cleaned_captions: int
     dropped_columns: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.rows == self.pairs + sum(left.rows for left in self.left_out.values())

@@ -1,32 +1,43 @@
-"""CSV or Parquet beside image files: a shop's export, Kaggle's and Hugging Face's tables.
+"""CSV, Parquet or JSON lines beside image files: exports of shops, of Kaggle and of Hugging Face.
 
-Format: a CSV with a header (comma, semicolon or tab, quotes as RFC 4180, UTF-8) or a Parquet file,
-one row a pair. One column is the caption. One names the image: a path relative to the table's
-folder or to the option ``images``, with or without its extension, or a URL whose file lies there
-under the URL's path or file name (nothing is ever downloaded); in Parquet the image may also be the
-bytes themselves, or Hugging Face's ``{bytes, path}``. All other columns go to the side table as
-text, where ``NA`` stays ``NA``; binary ones do not.
+Format: a CSV with a header (comma, semicolon or tab, quotes as RFC 4180; `delimited`), a Parquet
+file, or JSON lines as Hugging Face's ``metadata.jsonl``; one row a pair. One column is the caption.
+One names the image: a path relative to the table's folder, to ``images/`` in it or to the option
+``images``, with or without its ending, or a URL whose file lies there under the URL's path or file
+name (nothing is ever downloaded). In Parquet the image may also be the bytes themselves, or Hugging
+Face's ``{bytes, path}``. A cell may list several images: the first counts, or all of them as images
+of one product. All other columns go to the side table as text, where ``NA`` stays ``NA``; binary
+ones do not.
 
 Columns are chosen by name unless an option says otherwise, see ``ROLES``. An image outside its root
-(``../``, a link that leads away) is refused and a missing one counted. Tables are read in batches:
+(``../``, a link that leads away) is refused and a missing one counted. Tables are read row by row:
 60 MB, 4,500 rows/s from a warm disk.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from model.errors import DataError, nearest
+from model.importers.delimited import (
+    IMAGE_NAME,
+    Quotes,
+    column_names,
+    find_form,
+    names_image,
+    read_rows,
+)
 from model.importers.image_files import find_image
 from model.importers.records import (
+    MAX_LINE_BYTES,
     ImportedPair,
     ImportOptions,
     LeftOut,
@@ -35,6 +46,7 @@ from model.importers.records import (
     SplitSource,
 )
 from model.importers.sources import by_split, find_files, reading_source
+from model.pairs.tsv import check_file, read_lines
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "caption": (
@@ -42,8 +54,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
         "productdisplayname", "productname", "producttitle", "name",
     ),
     "image": (
-        "image", "imagepath", "img", "path", "filename", "file",
-        "imagefile", "imageurl", "imgurl", "url", "link",
+        "image", "imagepath", "img", "path", "filename", "filepath", "file",
+        "imagefile", "imageurl", "imgurl", "url", "link", "images", "imageurls",
     ),
     "id": ("id", "productid", "itemid", "sku", "articleid", "asin", "uid"),
     "title": ("title", "productdisplayname", "productname", "producttitle", "name"),
@@ -51,15 +63,35 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "subcategory": ("subcategory",),
 }  # fmt: skip
 SIDE_ROLES = ("title", "category", "subcategory")
-CSV_ADVICE = "save it as CSV with a header in UTF-8"
-CSV_BLOCK_BYTES = 16 << 20
+IMAGES_FOLDER = "images"
+JSON_LINES = ".jsonl"
+# Of so many objects the columns of JSON lines are known.
+HEAD_OBJECTS = 100
+LISTED = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
+SIGNS = re.compile(r"\s*[|;,]\s*")
 
 
 class Options(ImportOptions):
-    """Options of CSV and Parquet tables."""
+    """Options of CSV, Parquet and JSON lines."""
 
     images: Path | None = Field(
-        None, description="Folder of the image files; by default the table's own."
+        None,
+        description="Folder of the image files; by default the table's own and images/ in it.",
+    )
+    several: Literal["first", "all"] = Field(
+        "first",
+        description="Of a cell that lists several images, the first becomes a pair, or all do as "
+        "images of one product.",
+    )
+    encoding: str | None = Field(
+        None,
+        description="Encoding of a CSV (cp1252, gb18030, …); by default UTF-8, or UTF-16 by its "
+        "mark.",
+    )
+    quotes: Quotes | None = Field(
+        None,
+        description="Quotation marks of a CSV: checked stops where one may have swallowed rows, "
+        "literal takes them as text (usual where tabs separate columns), trusted does not check.",
     )
     caption: str | None = Field(None, description="Column that is the caption.")
     image: str | None = Field(
@@ -76,6 +108,16 @@ class Options(ImportOptions):
         None, description="Column that becomes subcategory in the side table."
     )
 
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                "".encode(name)
+            except LookupError:
+                raise ValueError("no encoding that Python knows") from None
+        return name
+
 
 def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
     """Return the splits by the tables' names or their folders' names, else train.
@@ -87,11 +129,19 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
         raise DataError(f"{options.images}: no such folder of images; correct the option images")
 
     # The columns of all tables are checked before the first is read.
-    tables = find_files(sources, (".csv", ".tsv", ".parquet"))
+    tables = find_files(sources, (".csv", ".tsv", ".parquet", f"metadata{JSON_LINES}"))
     for path in tables:
-        _choose_columns(path, _column_names(path), options)
+        _choose_columns(path, _column_names(path, options), options)
+
+    where = options.images or f"{tables[0].parent} and its folder {IMAGES_FOLDER}"
+    advice = {
+        LeftOutReason.MISSING_IMAGE: f"looked in {where}; the option images names another folder",
+        LeftOutReason.OUTSIDE_IMAGES: f"absolute, or leads out of {where}; the option images names "
+        "the folder that all images lie in",
+        LeftOutReason.BAD_UTF8: "the option encoding names another encoding, such as cp1252",
+    }
     return [
-        SplitSource(split, group, partial(_read, group, options), _count_rows(group))
+        SplitSource(split, group, partial(_read, group, options), _count_rows(group), advice=advice)
         for split, group in by_split(tables, options.split).items()
     ]
 
@@ -100,16 +150,15 @@ def _is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def _column_names(path: Path) -> list[str]:
-    if _is_parquet(path):
-        with reading_source(path, pa.ArrowException, advice="fetch it again"):
-            return list(pq.read_schema(path).names)
-
-    with (
-        reading_source(path, pa.ArrowException, advice=CSV_ADVICE),
-        _open_csv(path, lambda row: "skip") as reader,
-    ):
-        return list(reader.schema.names)
+def _column_names(path: Path, options: Options) -> list[str]:
+    if path.suffix == JSON_LINES:
+        check_file(path)
+        head = islice((row for row in _read_json(path) if isinstance(row, dict)), HEAD_OBJECTS)
+        return list(dict.fromkeys(name for row in head for name in row))
+    if not _is_parquet(path):
+        return column_names(find_form(path, options.encoding, options.quotes))
+    with reading_source(path, pa.ArrowException, advice="fetch it again"):
+        return list(pq.read_schema(path).names)
 
 
 def _count_rows(tables: Sequence[Path]) -> int | None:
@@ -151,88 +200,121 @@ def _choose_columns(path: Path, names: Sequence[str], options: Options) -> dict[
 
 def _read(tables: Sequence[Path], options: Options) -> Iterator[SourceRow]:
     for path in tables:
-        columns = _choose_columns(path, _column_names(path), options)
-        root = (options.images or path.parent).resolve()
-        rows = _read_parquet(path) if _is_parquet(path) else _read_csv(path)
-        for number, row in enumerate(rows, 1):
-            name = f"{path.name} row {number}"
-            yield row if isinstance(row, LeftOut) else _row(row, columns, root, name)
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    with reading_source(path, pa.ArrowException), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=256):
-            yield from batch.to_pylist()
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
-    """Yield the rows in their order, those with a wrong number of fields as left out."""
-    refused: dict[int, LeftOut] = {}
-
-    def refuse(row: csv.InvalidRow) -> str:
-        name = (
-            f"{path.name} row {row.number - 1}, {row.actual_columns} fields "
-            f"for {row.expected_columns} columns: {row.text}"
-        )
-        refused[row.number] = LeftOut(LeftOutReason.BAD_ROW, name)
-        return "skip"
-
-    number = 2  # pyarrow counts the header as row 1
-    with (
-        reading_source(path, pa.ArrowException, advice=CSV_ADVICE),
-        _open_csv(path, refuse) as reader,
-    ):
-        for batch in reader:
-            for row in batch.to_pylist():
-                # A refused row is not in the batch; it stood where the numbers have a gap.
-                while number in refused:
-                    yield refused.pop(number)
-                    number += 1
+        names = _column_names(path, options)
+        columns, images = _choose_columns(path, names, options), _Images.of(path, options)
+        for number, row in enumerate(_read_table(path, options, names, columns, images), 1):
+            if isinstance(row, LeftOut):
                 yield row
-                number += 1
-    yield from refused.values()
+            else:
+                name = f"{path.name} row {number}"
+                yield from _pairs(row, columns, images, name, options.several)
 
 
-def _open_csv(path: Path, on_bad_row: Callable[[csv.InvalidRow], str]) -> csv.CSVStreamingReader:
-    with path.open("rb") as file:
-        header = file.readline(CSV_BLOCK_BYTES).decode("utf-8", "replace")
-    parsing = csv.ParseOptions(
-        delimiter=max(",;\t", key=header.count),
-        newlines_in_values=True,
-        invalid_row_handler=on_bad_row,
-    )
+def _read_table(
+    path: Path,
+    options: Options,
+    names: Sequence[str],
+    columns: Mapping[str, str],
+    images: "_Images",
+) -> Iterator[dict[str, Any] | LeftOut]:
+    if _is_parquet(path):
+        with reading_source(path, pa.ArrowException), pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from batch.to_pylist()
+        return
+    if path.suffix == JSON_LINES:
+        yield from _read_json(path)
+        return
 
-    # Every column is text, so that an empty field stays empty and NA stays NA.
-    as_text = csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False)
-    return csv.open_csv(
-        path,
-        read_options=csv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
-        parse_options=parsing,
-        convert_options=as_text,
-    )
+    # A line that is a row names its image in the column of the images.
+    place = names.index(columns["image"])
+
+    def finds_image(cells: Sequence[str]) -> bool:
+        is_row = len(cells) == len(names) and cells[place].strip()
+        return names_image(cells) or bool(is_row and isinstance(images.find(cells[place]), bytes))
+
+    for row in read_rows(find_form(path, options.encoding, options.quotes), finds_image):
+        yield row if isinstance(row, LeftOut) else dict(zip(names, row, strict=True))
 
 
-def _row(row: dict[str, Any], columns: Mapping[str, str], root: Path, name: str) -> SourceRow:
-    # The cell holds the image, or names its file, or is Hugging Face's struct of both.
-    cell = row[columns["image"]]
-    embedded = cell.get("bytes") if isinstance(cell, dict) else cell
-    path = cell.get("path") if isinstance(cell, dict) else cell
-    label = _text(path) if isinstance(path, str | int) else ""
+def _read_json(path: Path) -> Iterator[dict[str, Any] | LeftOut]:
+    """Yield the objects of a file of JSON lines; blank lines are none."""
+    with reading_source(path):
+        for line in read_lines(path, MAX_LINE_BYTES):
+            name = f"{path.name} line {line.line}"
+            if line.data is None:
+                yield LeftOut(LeftOutReason.TOO_LARGE, name)
+            elif line.data.strip():
+                try:
+                    row = json.loads(line.data)
+                except (ValueError, RecursionError):
+                    yield LeftOut(LeftOutReason.BAD_JSON, name)
+                    continue
+                yield row if isinstance(row, dict) else LeftOut(LeftOutReason.BAD_FIELD, name)
 
-    image = embedded if isinstance(embedded, bytes) else find_image(root, label)
-    if isinstance(image, LeftOutReason):
-        return LeftOut(image, label or name)
-    product = _text(row[columns["id"]]) if "id" in columns else label
+
+class _Images(NamedTuple):
+    """Where the images of a table lie: a resolved folder, and the folders in it to begin in."""
+
+    root: Path
+    folders: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path, options: Options) -> "_Images":
+        if options.images is not None:
+            return cls(options.images.resolve(), ("",))
+        return cls(path.parent.resolve(), ("", IMAGES_FOLDER))
+
+    def find(self, name: str) -> bytes | LeftOutReason:
+        return find_image(self.root, name, self.folders)
+
+
+def _pairs(
+    row: dict[str, Any], columns: Mapping[str, str], images: _Images, name: str, several: str
+) -> Iterator[SourceRow]:
+    """Yield the pair of a row, or of each image that its cell lists."""
+    cells = _cells_of(row.get(columns["image"]), images)
+    product = _text(row.get(columns["id"])) if "id" in columns else _label(cells[0])
 
     # A column that has the name of another's role gets ``source_`` before its own.
-    side = {role: _text(row[columns[role]]) for role in SIDE_ROLES if role in columns}
+    side = {role: _text(row.get(columns[role])) for role in SIDE_ROLES if role in columns}
     used, taken = set(columns.values()), {"id", *side}
     side |= {
         f"source_{column}" if column in taken else column: _text(value)
         for column, value in row.items()
         if column not in used and not isinstance(value, bytes)
     }
-    return ImportedPair(product or name, _text(row[columns["caption"]]), image, side)
+
+    caption = _text(row.get(columns["caption"]))
+    for cell in cells if several == "all" else cells[:1]:
+        embedded = cell.get("bytes") if isinstance(cell, dict) else cell
+        image = embedded if isinstance(embedded, bytes) else images.find(_label(cell))
+        if isinstance(image, LeftOutReason):
+            yield LeftOut(image, _label(cell) or name)
+        else:
+            yield ImportedPair(product or name, caption, image, side)
+
+
+def _label(cell: Any) -> str:
+    """Return the name of an image's file: the cell, or the path in Hugging Face's struct."""
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    return _text(path) if isinstance(path, str | int) else ""
+
+
+def _cells_of(cell: Any, images: _Images) -> list[Any]:
+    """Return the images that a cell lists, at least one: a list, or a text of one."""
+    if isinstance(cell, list):
+        return cell or [None]
+    if not isinstance(cell, str):
+        return [cell]
+
+    # Lists as JSON and Python write them; names between signs, unless the whole is a name.
+    if bracketed := LISTED.fullmatch(cell):
+        return [name.strip(" '\"") for name in bracketed[1].split(",")]
+    parts = SIGNS.split(cell)
+    if len(parts) > 1 and all(map(IMAGE_NAME.fullmatch, parts)):
+        return [cell] if isinstance(images.find(cell), bytes) else parts
+    return [cell]
 
 
 def _text(value: Any) -> str:

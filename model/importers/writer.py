@@ -101,6 +101,11 @@ def write_split(
         left_out=tally.left_out,
         cleaned_captions=tally.cleaned,
         dropped_columns=tuple(table.dropped),
+        advice=tuple(
+            f"{reason}: {advice}"
+            for reason, advice in source.advice.items()
+            if reason in tally.left_out
+        ),
     )
 
 

@@ -36,6 +36,7 @@ FOREIGN_FILES = {
     b"\xff\xfe": "UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)",
     b"\xfe\xff": "UTF-16; convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)",
 }
+PAGE_STARTS = (b"<!doctype html", b"<html")
 # VT stays a part of a caption like the other line breaks of Unicode; a CR that does not end the
 # line does not.
 CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0c-\x1f\x7f]")
@@ -83,7 +84,7 @@ def check_file(path: Path) -> None:
                 "name a TSV file of pairs"
             )
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(64)
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; check the path or pull the data version again"
@@ -98,6 +99,10 @@ def check_file(path: Path) -> None:
     for start, advice in FOREIGN_FILES.items():
         if head.startswith(start):
             raise DataError(f"{path}: is {advice}")
+    if head.removeprefix(BOM).lstrip().lower().startswith(PAGE_STARTS):
+        raise DataError(
+            f"{path}: is an HTML page, as a failed download leaves; fetch the file itself"
+        )
 
 
 def likely_encoding(path: Path) -> str | None:

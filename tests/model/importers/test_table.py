@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import ConfigError, DataError
-from model.importers import table
 from model.importers.importing import import_pairs
 from tests.golden import encoded, jpeg, picture
 
@@ -127,10 +126,7 @@ def test_a_fifo_is_no_image_and_blocks_nothing(drop: Path) -> None:
     assert imported(path).left_out == {"missing_image": (1, ("pipe.jpg",))}
 
 
-def test_a_row_with_a_stray_comma_is_named_by_its_number(
-    drop: Path, accepted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table, "CSV_BLOCK_BYTES", 300)
+def test_a_row_with_a_stray_comma_is_named_by_its_number(drop: Path, accepted) -> None:
     rows = [f"{row},hat {row},a.jpg" for row in range(1, 101)]
     rows[2], rows[59], rows[99] = "3,hat, blue,a.jpg", "60,hat", "100,hat,a.jpg,"
     rows[60] = "61,hat,"
@@ -151,10 +147,7 @@ def test_a_row_with_a_stray_comma_is_named_by_its_number(
     ]
 
 
-def test_a_row_is_numbered_past_bad_rows_and_line_breaks_in_quotes(
-    drop: Path, accepted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table, "CSV_BLOCK_BYTES", 64)
+def test_a_row_is_numbered_past_bad_rows_and_line_breaks_in_quotes(drop: Path, accepted) -> None:
     broken = [f'"hat\n{row}",a.jpg' for row in range(1, 41)]
     broken[9], broken[10] = "bad", "no image,"
     split = imported(write(drop / "a.csv", "caption,image\n" + "\n".join(broken) + "\n"))
@@ -219,8 +212,10 @@ def test_tables_of_one_split_are_joined_in_the_order_of_their_names(drop: Path, 
 @pytest.mark.parametrize(
     ("data", "options", "sentence"),
     [
-        (b"", {}, "cannot be read .*save it as CSV"),
-        (b"caption,image\ncaf\xe9,a.jpg\n", {}, "cannot be read .*UTF.*save it as CSV"),
+        (b"", {}, "is empty"),
+        (b"caption,image\ncaf\xe9,a.jpg\n", {}, "1 bad_utf8 .*the option encoding"),
+        (b"hat,a.jpg\nbag,b.jpg\n", {}, "first row is a pair .* put them above it"),
+        (b"<!DOCTYPE html>\n<html>", {}, "an HTML page"),
         (
             b"sku,colour\n1,red\n",
             {},
@@ -253,3 +248,80 @@ def test_a_damaged_parquet_or_a_missing_folder_of_images_is_one_sentence(drop: P
         imported(write(drop / "a.csv", "caption,image\nhat,a.jpg\n"), images=str(drop / "none"))
     with pytest.raises(ConfigError, match="no option 'root'"):
         imported(drop / "a.csv", root="x")
+
+
+def test_names_without_an_ending_in_capitals_and_a_folder_of_images_are_found(
+    drop: Path, accepted
+) -> None:
+    (drop / "images" / "b.JPG").write_bytes(FIRST)
+    (drop / "images" / "c.gif").write_bytes(encoded(picture(seed=3), "GIF"))
+    path = write(drop / "a.csv", "caption,filepath\nhat,b\nbag,15970\ncap,c\nshoe,b.JPG\n")
+    split = imported(path)
+    assert (split.rows, split.pairs, split.advice) == (4, 4, ())
+    assert accepted(split)[1]["id"] == ["b", "15970", "c", "b.JPG"]
+
+
+def test_where_an_image_was_looked_for_and_the_option_for_it_are_named(drop: Path) -> None:
+    path = write(drop / "a.csv", "caption,image\nhat,a.jpg\nbag,b.jpg\ncap,/data/shop/c.jpg\n")
+    missing, outside = imported(path).advice
+    assert missing == (
+        f"missing_image: looked in {drop} and its folder images; "
+        "the option images names another folder"
+    )
+    assert outside.startswith("outside_images: absolute") and "the option images" in outside
+    elsewhere = write(drop / "images" / "test.csv", "caption,image\nhat,a.jpg\n")
+    with pytest.raises(DataError, match=r"missing_image \(a.jpg\).*looked in .*the option images"):
+        imported(elsewhere)
+    (split,) = import_pairs("csv", [elsewhere], drop.parent / "out", {"images": str(drop)})
+    assert split.pairs == 1
+
+
+@pytest.mark.parametrize(
+    "cell", ['["a.jpg", "images/15970.png"]', "['a.jpg', 'images/15970.png']",
+             "a.jpg|images/15970.png", "a.jpg, images/15970.png"]
+)  # fmt: skip
+def test_a_cell_that_lists_images_gives_the_first_or_all_of_one_product(
+    drop: Path, accepted, cell: str
+) -> None:
+    path = write(drop / "a.csv", f"id;title;images\n7;hat;{cell}\n8;bag;a.jpg\n")
+    assert [pair.image for pair in accepted(imported(path))[0]] == [FIRST, FIRST]
+    pairs, side = accepted(imported(path, several="all"))
+    assert [pair.image for pair in pairs] == [FIRST, SECOND, FIRST]
+    assert side["id"] == ["7", "7", "8"]
+
+
+def test_a_name_with_a_comma_is_one_image_and_an_empty_list_none(drop: Path) -> None:
+    (drop / "a.jpg,b.jpg").write_bytes(SECOND)
+    path = write(drop / "a.csv", 'title;image\nhat;a.jpg,b.jpg\nbag;[]\ncap;["gone.jpg"]\n')
+    split = imported(path)
+    assert split.tsv is not None and split.tsv.read_bytes().startswith(b"hat\tiVBOR")
+    assert split.left_out == {
+        "no_image": (1, ("a.csv row 2",)),
+        "missing_image": (1, ("gone.jpg",)),
+    }
+
+
+def test_hugging_faces_metadata_is_a_table_whose_images_lie_beside_it(drop: Path, accepted) -> None:
+    lines = [
+        '{"file_name": "a.jpg", "text": "a hat", "price": 9.5}',
+        "",
+        '{"file_name": "images/15970.png", "text": "a bag", "tags": ["x"]}',
+        "{", "[1]", '{"text": "nothing"}',
+    ]  # fmt: skip
+    (drop / "train").mkdir()
+    for name in ("a.jpg", "images"):
+        (drop / name).rename(drop / "train" / name)
+    write(drop / "train" / "metadata.jsonl", "\n".join(lines))
+    (split,) = import_pairs("csv", [drop / "train"], drop.parent / "out")
+    pairs, side = accepted(split)
+    assert pairs == [("a hat", FIRST), ("a bag", SECOND)]
+    assert side == {
+        "id": ["a.jpg", "images/15970.png"],
+        "price": ["9.5", ""],
+        "tags": ["", '["x"]'],
+    }
+    assert split.left_out == {
+        "bad_json": (1, ("metadata.jsonl line 4",)),
+        "bad_field": (1, ("metadata.jsonl line 5",)),
+        "no_image": (1, ("metadata.jsonl row 5",)),
+    }

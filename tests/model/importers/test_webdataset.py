@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -137,9 +138,9 @@ def test_a_key_that_is_no_pair_is_counted_and_named(
         ],
     )
     split = imported(shard, tmp_path)
-    assert (split.rows, split.pairs) == (11, 1)
+    assert (split.rows, split.pairs) == (10, 1)
     assert split.left_out == {
-        "no_key": (2, ("README", "._1.jpg")),
+        "no_key": (1, ("README",)),
         "no_caption": (1, ("1",)),
         "no_image": (2, ("2", "7")),
         "bad_json": (3, ("3", "4", "8")),
@@ -162,7 +163,10 @@ def test_hostile_members_are_names_and_never_files(tmp_path: Path, accepted) -> 
         archive.addfile(device)
     split = imported(shard, tmp_path)
     assert accepted(split)[1] == {"id": ["../../evil"]}
-    assert split.left_out == {"no_caption": (1, ("/abs",)), "no_image": (2, ("link", "device"))}
+    assert split.left_out == {
+        "no_caption": (1, ("/abs",)),
+        "no_image": (2, ("link (it has link.jpg)", "device (it has device.jpg)")),
+    }
     written = {
         path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
     }
@@ -208,7 +212,7 @@ def test_shards_that_were_joined_are_read_to_the_end(tmp_path: Path, accepted) -
 
 def test_a_shard_of_many_members_does_not_gather_in_memory(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "a.tar", [(f"{key}.txt", "hat") for key in range(300)])
-    members = webdataset._read_members(shard)
+    members = webdataset._read_members(shard, webdataset.Options())
     assert sum(1 for _ in itertools.islice(members, 299)) == 299
     assert sum(issubclass(type(thing), tarfile.TarInfo) for thing in gc.get_objects()) < 10
 
@@ -218,3 +222,100 @@ def test_a_gzip_that_holds_no_tar_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"hello" * 1000))
     with pytest.raises(DataError, match=r"a\.tar: cannot be read"):
         imported(path, tmp_path)
+
+
+# --- shards as other tools make them ---
+
+
+def members_of(keys: Iterable[str], image: str = "jpg", text: str = "txt") -> list[Any]:
+    return [
+        [(f"{key}.{image}", jpeg(seed=place)), (f"{key}.{text}", f"hat {key}")]
+        for place, key in enumerate(keys)
+    ]
+
+
+@pytest.mark.faults(kind="F3", trials=2)
+@pytest.mark.parametrize("folder", ["", "__MACOSX/"])
+def test_the_companions_that_macos_adds_are_passed_over(tmp_path: Path, folder: str) -> None:
+    files = [one for pair in members_of("1234") for one in pair]
+    with_companions = [
+        one
+        for name, data in files
+        for one in ((f"{folder}._{name}", b"\0\5\x16\7 resource fork"), (name, data))
+    ]
+    shard = write_shard(tmp_path / "a.tar", [(".DS_Store", b"x"), *with_companions])
+    split = imported(shard, tmp_path)
+    assert (split.rows, split.pairs, split.left_out) == (4, 4, {})
+
+
+ORDERS = ("images first", "texts first", "shuffled", "json last")
+
+
+@pytest.mark.faults(kind="F3", trials=2 * len(ORDERS))
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_members_in_any_order_are_the_same_pairs(
+    tmp_path: Path, accepted, order: str, mode: str
+) -> None:
+    keys = [f"{key:03}" for key in range(20)]
+    files = [
+        *((name, data) for pair in members_of(keys) for name, data in pair),
+        *((f"{key}.json", json.dumps({"price": key})) for key in keys),
+    ]
+    if order == "shuffled":
+        Random(1).shuffle(files)
+    else:
+        first = {"texts first": ".txt", "json last": ".jpg"}.get(order, ".jpg")
+        files.sort(key=lambda one: (not one[0].endswith(first), one[0][3:], one[0]))
+
+    shard = write_shard(tmp_path / f"a.tar{'.gz' if mode == 'w:gz' else ''}", files, mode)
+    pairs, side = accepted(imported(shard, tmp_path))
+    found = {key: (pair.caption, pair.image) for key, pair in zip(side["id"], pairs, strict=True)}
+    assert found == {key: (f"hat {key}", jpeg(seed=place)) for place, key in enumerate(keys)}
+    assert side["price"] == side["id"]
+
+
+def test_a_key_that_comes_twice_is_two_pairs_whatever_the_order(tmp_path: Path, accepted) -> None:
+    one, other = ([("a.jpg", jpeg(seed=n)), ("a.txt", f"hat {n}")] for n in (1, 2))
+    for files in ([*one, *other], [one[0], other[0], one[1], other[1]]):
+        pairs, _ = accepted(imported(write_shard(tmp_path / "a.tar", files), tmp_path))
+        assert pairs == [("hat 1", jpeg(seed=1)), ("hat 2", jpeg(seed=2))]
+
+
+def test_a_key_without_its_other_half_is_left_out_once_and_the_rest_comes_in(
+    tmp_path: Path,
+) -> None:
+    files = [one for pair in members_of("12345") for one in pair]
+    split = imported(write_shard(tmp_path / "a.tar", files[:3] + files[4:]), tmp_path)
+    assert (split.rows, split.pairs) == (5, 4)
+    assert split.left_out == {"no_caption": (1, ("2",))}
+
+
+@pytest.mark.parametrize("ending", ["gif", "bmp", "avif"])
+def test_other_kinds_of_images_are_images(tmp_path: Path, ending: str, accepted) -> None:
+    image = encoded(picture(), ending.upper())
+    shard = write_shard(tmp_path / "a.tar", [(f"1.{ending}", image), ("1.txt", "hat")])
+    assert accepted(imported(shard, tmp_path))[0] == [("hat", image)]
+
+
+@pytest.mark.faults(kind="F3", trials=2)
+def test_other_endings_are_named_and_an_option_takes_them_in(tmp_path: Path) -> None:
+    files = [one for pair in members_of("12", "img", "cap") for one in pair]
+    shard = write_shard(tmp_path / "a.tar", files)
+    with pytest.raises(DataError, match=r"2 no_image \(1 \(it has 1.img, 1.cap\).*option image"):
+        imported(shard, tmp_path)
+    split = imported(shard, tmp_path, image="img", text="cap")
+    assert (split.rows, split.pairs, split.left_out) == (2, 2, {})
+
+
+@pytest.mark.faults(kind="F3", trials=2)
+def test_a_key_with_dots_is_named_and_an_option_takes_it_in(tmp_path: Path) -> None:
+    files = [one for pair in members_of(["shirt.v1", "shirt.v2", "hat.v1"]) for one in pair]
+    plain = [one for pair in members_of(["bag"]) for one in pair]
+    shard = write_shard(tmp_path / "a.tar", [*files, *plain, ("bag.mask.png", IMAGE)])
+    split = imported(shard, tmp_path)
+    assert (split.rows, split.pairs) == (4, 1)
+    assert split.left_out == {"dotted_key": (3, ("shirt.v1", "shirt.v2", "hat.v1"))}
+    assert "the first dot" in split.advice[0] and "keys=last-dot" in split.advice[0]
+    shard = write_shard(tmp_path / "b.tar", files)
+    assert imported(shard, tmp_path, keys="last-dot").pairs == 3

@@ -43,9 +43,14 @@ def jpeg(height: int = 40, width: int = 32, seed: int = 0) -> bytes:
 
 def oriented_jpeg(orientation: int, image: Image.Image | None = None) -> bytes:
     """Return a JPEG whose EXIF block asks to be turned."""
+    return encoded(image or picture(), quality=95, exif=oriented_exif(orientation))
+
+
+def oriented_exif(orientation: int) -> Image.Exif:
+    """Return an EXIF block that asks for an image to be turned."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(image or picture(), quality=95, exif=exif)
+    return exif
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -75,6 +80,19 @@ def webp_claiming(width: int, height: int) -> bytes:
     return data[:21] + (flags | (height - 1) << 14 | (width - 1)).to_bytes(4, "little") + data[25:]
 
 
+def avif_claiming(width: int, height: int) -> bytes:
+    """Return a small AVIF whose property box promises another size."""
+    data = encoded(picture(), "AVIF")
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
+
+
+def iso_file(brand: bytes, *others: bytes) -> bytes:
+    """Return the head of an ISO file of that brand, compatible with others, and an empty body."""
+    kind = b"ftyp" + brand + bytes(4) + b"".join((brand, *others))
+    return struct.pack(">I", len(kind) + 4) + kind + struct.pack(">I", 8) + b"mdat"
+
+
 def png_chunk(kind: bytes, body: bytes) -> bytes:
     """Return a chunk of a PNG with its length and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -94,6 +112,19 @@ def png_of_much_text(kind: bytes, unpacked_bytes: int = 20_000_000) -> bytes:
     data, head = encoded(picture(), "PNG"), b"k\0\1\0\0\0" if kind == b"iTXt" else b"k\0\0"
     chunk = png_chunk(kind, head + zlib.compress(bytes(unpacked_bytes)))
     return data[:33] + chunk + data[33:]
+
+
+def png_with_wrong_sum(kind: bytes, body: bytes) -> bytes:
+    """Return a PNG with a side chunk whose checksum is wrong."""
+    data, chunk = encoded(picture(), "PNG"), png_chunk(kind, body)
+    return data[:33] + chunk[:-1] + bytes([chunk[-1] ^ 1]) + data[33:]
+
+
+def png_of_late_text() -> bytes:
+    """Return a PNG with 2 MB of compressed text behind its pixels."""
+    data = encoded(picture(), "PNG")
+    chunk = png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000)))
+    return data[:-12] + chunk + data[-12:]
 
 
 def gif_of_frames(count: int) -> bytes:
@@ -210,12 +241,28 @@ def _faulty_images() -> list[Golden]:
     table = {
         FaultReason.NOT_AN_IMAGE: {
             "empty image": b"",
-            "html": b"<!DOCTYPE html><html><body>404</body></html>",
             "text": b"BMW drivers also bought a red dress",
-            "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-            "tiff": encoded(picture(), "TIFF"),
+            "xml": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
             "ppm": encoded(picture(), "PPM"),
         },
+        FaultReason.HEIC_IMAGE: {
+            "heic": iso_file(b"heic", b"mif1"),
+            "heic of the general brand": iso_file(b"mif1", b"heic"),
+        },
+        FaultReason.JPEG2000_IMAGE: {
+            "jpeg 2000": encoded(picture(), "JPEG2000"),
+            "jpeg 2000 without its container": encoded(picture(), "JPEG2000", no_jp2=True),
+        },
+        FaultReason.TIFF_IMAGE: {"tiff": encoded(picture(), "TIFF")},
+        FaultReason.SVG_DRAWING: {
+            "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+            "svg behind a declaration": b'\n<?xml version="1.0"?><!-- drawn --><svg/>',
+        },
+        FaultReason.HTML_PAGE: {
+            "html": b"<!DOCTYPE html><html><body>404</body></html>",
+            "html behind a blank line": b"\r\n<HTML><body>404</body></HTML>",
+        },
+        FaultReason.JSON_TEXT: {"json": b'{"error": "not found"}\n'},
         FaultReason.TRUNCATED_IMAGE: {
             "jpeg two bytes short": jpeg()[:-2],
             "jpeg half": jpeg()[: len(jpeg()) // 2],
@@ -226,9 +273,9 @@ def _faulty_images() -> list[Golden]:
             "gif two bytes short": gif[:-2],
             "webp two bytes short": webp[:-2],
             "bmp two bytes short": encoded(picture(), "BMP")[:-2],
-            "png of 20 MB of text": png_of_much_text(b"zTXt"),
-            "png of 20 MB of international text": png_of_much_text(b"iTXt"),
-            "png of a colour profile of 20 MB": png_of_much_text(b"iCCP"),
+            "avif two bytes short": encoded(picture(), "AVIF")[:-2],
+            "avif half": encoded(picture(), "AVIF")[:200],
+            "jpeg cut after a newline": b"\n" + jpeg()[:-2],
         },
         FaultReason.TOO_MANY_PIXELS: {
             "jpeg bomb": jpeg_claiming(60_000, 60_000),
@@ -238,6 +285,8 @@ def _faulty_images() -> list[Golden]:
             "png over the limit": png_claiming(6_000, 6_000),
             "gif bomb": gif_claiming(65_535, 65_535),
             "webp bomb": webp_claiming(16_000, 16_000),
+            "avif bomb": avif_claiming(60_000, 60_000),
+            "avif over the limit": avif_claiming(6_000, 6_000),
         },
         FaultReason.TOO_SMALL: {
             "one pixel side": encoded(picture(1, 40), "PNG"),
@@ -272,6 +321,25 @@ def _unusual_images() -> list[Golden]:
     table = {
         "png": (encoded(rgb, "PNG"), ""),
         "bmp": (encoded(rgb, "BMP"), ""),
+        "avif": (encoded(rgb, "AVIF"), ""),
+        "alpha avif": (encoded(half_clear, "AVIF"), "alpha"),
+        "grey avif": (encoded(rgb.convert("L"), "AVIF"), "grey"),
+        "turned avif": (encoded(rgb, "AVIF", exif=oriented_exif(6)), "rotated"),
+        "avif of two frames": (
+            encoded(rgb, "AVIF", save_all=True, append_images=frames),
+            "animated",
+        ),
+        "jpeg after a newline": (b"\r\n" + jpeg(), ""),
+        "png after a BOM": (b"\xef\xbb\xbf" + encoded(rgb, "PNG"), ""),
+        "png of 20 MB of text": (png_of_much_text(b"zTXt"), "side_chunk"),
+        "png of 20 MB of international text": (png_of_much_text(b"iTXt"), "side_chunk"),
+        "png of a colour profile of 20 MB": (png_of_much_text(b"iCCP"), "side_chunk"),
+        "png of text behind its pixels": (png_of_late_text(), ""),
+        "png of a wrong checksum aside": (png_with_wrong_sum(b"tEXt", b"k\0v"), "side_chunk"),
+        "png of a wrong checksum of its clear colour": (
+            png_with_wrong_sum(b"tRNS", bytes(6)),
+            "alpha side_chunk",
+        ),
         "webp": (encoded(rgb, "WEBP"), ""),
         "progressive jpeg": (encoded(rgb, progressive=True), ""),
         "jpeg with bytes behind it": (jpeg() + b"\0\0padding", ""),

@@ -88,6 +88,7 @@ def other_encodings(image: bytes) -> list[bytes]:
         encoded(small, "GIF", save_all=True, append_images=[small.rotate(90)]),
         encoded(small, "PNG", save_all=True, append_images=[small.rotate(90)]),
         encoded(small, "BMP"),
+        encoded(small, "AVIF", speed=10),
     ]
 
 

@@ -19,12 +19,21 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import AvifImagePlugin, ExifTags, Image
 
 from model.errors import FaultReason
 from model.pairs.arrays import Pixels
+from model.pairs.image_bytes import (
+    avif_side,
+    foreign_kind,
+    has_signature,
+    is_avif,
+    is_cut,
+    trimmed,
+    without_side_chunks,
+)
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 MAX_SIDE = 16_384
 MAX_PIXELS = 25_000_000
 FLAT_SHARE = 0.3
@@ -38,6 +47,9 @@ FRAME_HEADERS = (0xC0, 0xC1, 0xC2)
 PASSED_SEGMENTS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 START_OF_SCAN, EXIF_OR_XMP, ADOBE = 0xDA, 0xE1, 0xEE
 ORIENTATION_TAGS = (b"\x01\x12", b"\x12\x01", b"tiff:Orientation")
+
+# Several processes decode at once, each an image.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 # Whatever Pillow's parsers let through on hostile bytes, listed so that a bug of ours outside them
 # still surfaces.
@@ -95,9 +107,11 @@ def inspect_image(
 ) -> ImageFacts | FaultReason:
     """Validate encoded bytes by their header alone, without decoding a pixel.
 
-    Checked in this order: NOT_AN_IMAGE, TRUNCATED_IMAGE (the header itself is cut), TOO_MANY_PIXELS
-    (more than ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under ``min_side``).
+    Checked in this order: NOT_AN_IMAGE or what it is instead, TRUNCATED_IMAGE (the header itself is
+    cut), TOO_MANY_PIXELS (more than ``max_pixels``, or a side over 16,384), TOO_SMALL (a side under
+    ``min_side``). What a web page left before an image (white space, a BOM) is passed over.
     """
+    data = trimmed(data)
     return _facts(data, _plain_jpeg_size(data), max_pixels, min_side)
 
 
@@ -108,6 +122,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels | FaultReaso
     of an animation taken. Whatever is cut off (2 bytes are enough) is TRUNCATED_IMAGE; damage
     inside is decoded as far as it goes.
     """
+    data = trimmed(data)
     plain_size = _plain_jpeg_size(data)
     facts = _facts(data, plain_size, max_pixels, min_side=1)
     if isinstance(facts, FaultReason):
@@ -135,6 +150,7 @@ def preview_image(
     pixels at least). Its notes hold also what only decoding can find: ``damaged`` (the decoder met
     corrupt data and went on), ``flat_below``.
     """
+    data = trimmed(data)
     plain_size = _plain_jpeg_size(data)
     facts = _facts(data, plain_size, max_pixels, min_side)
     if isinstance(facts, FaultReason):
@@ -152,20 +168,6 @@ def preview_image(
     if _is_flat_below(pixels):
         notes.append("flat_below")
     return Preview(replace(facts, notes=tuple(notes)), pixels)
-
-
-def has_signature(data: bytes) -> bool:
-    """Whether the first bytes are those of a known format.
-
-    If so, what follows is damaged rather than foreign.
-    """
-    bmp_header_bytes = int.from_bytes(data[14:18], "little")
-    return (
-        data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
-        or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
-        # Two letters are no proof of a BMP; the size of its second header is.
-        or (data.startswith(b"BM") and bmp_header_bytes in (12, 40, 52, 56, 64, 108, 124))
-    )
 
 
 def _is_flat_below(pixels: Pixels) -> bool:
@@ -258,7 +260,13 @@ def _inspect_with_pillow(data: bytes) -> ImageFacts | FaultReason:
     except Image.DecompressionBombError:
         return FaultReason.TOO_MANY_PIXELS
     except PILLOW_ERRORS:
-        return FaultReason.TRUNCATED_IMAGE if has_signature(data) else FaultReason.NOT_AN_IMAGE
+        plain = without_side_chunks(data)
+        facts = None if plain is None else _inspect_with_pillow(plain)
+        if isinstance(facts, ImageFacts):
+            return replace(facts, notes=(*facts.notes, "side_chunk"))
+        if is_avif(data) and avif_side(data) > MAX_SIDE:
+            return FaultReason.TOO_MANY_PIXELS
+        return facts or (FaultReason.TRUNCATED_IMAGE if has_signature(data) else foreign_kind(data))
 
 
 def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixels | FaultReason:
@@ -266,7 +274,7 @@ def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixel
 
     With ``min_side`` the sides may be up to 8 times smaller, but are that at least.
     """
-    if _is_cut(data, container):
+    if is_cut(data, container):
         return FaultReason.TRUNCATED_IMAGE
     try:
         with _open(data) as image:
@@ -280,7 +288,10 @@ def _decode_with_pillow(data: bytes, container: str, min_side: int = 0) -> Pixel
                 image = small.reduce(min(8, *(side // min_side for side in small.size)) or 1)
             return _to_array(image if orientation is None else image.transpose(orientation))
     except PILLOW_ERRORS:
-        return FaultReason.TRUNCATED_IMAGE
+        plain = without_side_chunks(data)
+        if plain is None:
+            return FaultReason.TRUNCATED_IMAGE
+        return _decode_with_pillow(plain, container, min_side)
 
 
 def _to_array(image: Image.Image) -> Pixels:
@@ -335,16 +346,3 @@ def _notes(image: Image.Image, container: str, data: bytes) -> Iterator[str]:
         orientation = _orientation(image)
         if orientation != 1:
             yield "bad_exif" if orientation is None else "rotated"
-
-
-def _is_cut(data: bytes, container: str) -> bool:
-    """Whether the format's own end mark is missing.
-
-    Decoders forgive that as soon as they have their pixels.
-    """
-    return (
-        (container == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"))
-        or (container == "PNG" and b"IEND\xaeB`\x82" not in data)
-        or (container == "GIF" and b"\x00;" not in data)
-        or (container == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data))
-    )

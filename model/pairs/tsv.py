@@ -17,7 +17,7 @@ from typing import IO, Literal, NamedTuple
 import pybase64
 
 from model.errors import DataError, FaultReason
-from model.pairs.images import has_signature
+from model.pairs.image_bytes import has_signature
 
 LineColumns = Literal["pair", "text", "image"]
 

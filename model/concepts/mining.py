@@ -2,9 +2,9 @@
 
 A concept is a word or a phrase of two or three (``navy blue``, ``casual shoes``) that enough
 captions name, under the spelling that they use most. Each word of a caption belongs to one concept
-at most, the longest; spellings together and apart (``t-shirt``, ``tshirt``), singular and plural
-are one. Mining 2,000,000 captions of seven words takes about five minutes of one core beside
-reading them, with at most `MAX_TALLIED` words and as many phrases in memory.
+at most, the longest; spellings together and apart (``t-shirt``, ``tshirt``), in English singular
+and plural too, are one. Mining 2,000,000 captions of seven words takes about five minutes of one
+core beside reading them, with at most `MAX_TALLIED` words and as many phrases in memory.
 
 Shapes: N captions, C concepts, M most concepts a caption (padded with -1).
 """
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.pairs.words import singular, spellings
+from model.pairs.words import Language, join_words, language_of, word_key, words_of
 
 MAX_PHRASE_WORDS = 3
 MAX_CONCEPTS_A_CAPTION = 16
@@ -41,6 +41,25 @@ STOP_WORDS = frozenset(
             "these they this those to under up was we were which while who with without you your",
             "的 了 和 与 及 或 在 是 为 有 也 都 就 不 把 被 对 从 到 等",
             "之 其 这 那 个 件 款 条 双 只 套 新款 正品 包邮",
+            "の と に で は を が も や から まで な た",
+            "และ ที่ ของ สำหรับ แบบ กับ ใน มี จาก",
+            "និង សម្រាប់ របស់ ដែល ໄປ ແລະ ສຳລັບ ຂອງ နှင့် အတွက် သော တွင်",
+            "का के की को में से और है वाला वाली वाले साथ एवं এবং ও এর জন্য সাথে থেকে மற்றும் உடன் ஒரு",
+            "في من على مع و أو عن إلى של עם את ב ל ו על או",
+            "и с в для на из без от",
+        )
+    ).split()
+)
+# In English captions some of these are words of their own (die-cut, Las Vegas).
+LATIN_STOP_WORDS = frozenset(
+    " ".join(
+        (
+            "mit und für aus ohne der die das den dem des ein eine einen einer im in am an auf von",
+            "vom zu zum zur bei oder als ist auch nach bis sich wie",
+            "de du des d l un une le la les et en à au aux avec pour sans sur par dans ou qui est",
+            "el los las una unos unas y o con para por sin del al que es se lo su",
+            "il lo gli i di da della con per senza e ed nel com sem do dos das ao em os",
+            "met voor van het een zonder med och til för og z dla ze ve ile için untuk dengan",
         )
     ).split()
 )
@@ -54,9 +73,11 @@ _T = TypeVar("_T", bound=Hashable)
 class _Finder:
     """Finds phrases by their keys: what is left of a phrase without spaces, plural and case."""
 
-    def __init__(self, keys: Iterable[str], most_words: int = MAX_PHRASE_WORDS) -> None:
+    def __init__(
+        self, keys: Iterable[str], language: Language, most_words: int = MAX_PHRASE_WORDS
+    ) -> None:
         self._number = {key: number for number, key in enumerate(keys)}
-        self._most_words = most_words
+        self._language, self._most_words = language, most_words
 
     def __len__(self) -> int:
         return len(self._number)
@@ -66,7 +87,7 @@ class _Finder:
 
         Each is its number and the words [start, stop) that name it.
         """
-        parts = [singular(word) for word in words]
+        parts = [word_key(word, self._language) for word in words]
         start = 0
         while start < len(parts):
             # The longest first; without any the next word is looked at.
@@ -82,22 +103,26 @@ class _Finder:
 
 @dataclass(frozen=True)
 class Phrases:
-    """C different phrases that captions are searched for."""
+    """C different phrases that captions of a language are searched for."""
 
     phrases: tuple[str, ...]
+    language: Language = field(default="en", kw_only=True)
 
     def __len__(self) -> int:
         return len(self.phrases)
 
     def find(self, caption: str) -> list[int]:
         """Number the phrases that a caption names, each once, in the caption's order."""
-        return list(dict.fromkeys(number for number, *_ in self.finder(spellings(caption))))
+        words = words_of(caption, self.language)
+        return list(dict.fromkeys(number for number, *_ in self.finder(words)))
 
     @cached_property
     def finder(self) -> _Finder:
         """Make what searches for them, once."""
-        most_words = max((len(spellings(phrase)) for phrase in self.phrases), default=0)
-        return _Finder(map(phrase_key, self.phrases), max(MAX_PHRASE_WORDS, most_words))
+        language = self.language
+        most_words = max((len(words_of(phrase, language)) for phrase in self.phrases), default=0)
+        keys = [phrase_key(phrase, language) for phrase in self.phrases]
+        return _Finder(keys, language, max(MAX_PHRASE_WORDS, most_words))
 
 
 @dataclass(frozen=True)
@@ -130,34 +155,42 @@ class Vocabulary(Phrases):
         return np.fromiter(rows(), np.dtype((np.int32, MAX_CONCEPTS_A_CAPTION)))
 
 
-def phrase_key(phrase: str) -> str:
+def phrase_key(phrase: str, language: Language = "en") -> str:
     """Reduce a phrase to what its spellings share; empty where it has no letter or digit."""
-    return "".join(map(singular, spellings(phrase)))
+    return "".join(word_key(word, language) for word in words_of(phrase, language))
 
 
 def mine_concepts(
-    captions: Iterable[str], min_count: int, max_concepts: int | None = None
+    captions: Iterable[str],
+    min_count: int,
+    max_concepts: int | None = None,
+    language: Language | None = None,
 ) -> Vocabulary:
     """Mine the concepts that at least ``min_count`` captions name; digits and stop words are none.
+
+    Without a language it is that of the captions (`model.pairs.words.language_of`).
 
     Neighbouring words become a phrase, in up to four passes, when they hardly stand apart or occur
     together far more often than chance; a part that nearly always stands in a longer phrase is then
     too rare to be a concept by itself. The captions are iterated over a few times, so that millions
     of them need not be held. Of more than ``max_concepts`` the most frequent are kept.
     """
+    language = language_of(captions) if language is None else language
     merges: list[frozenset[tuple[str, str]]] = []
-    while len(merges) < 4 and (found := _pairs_to_merge(_units(captions, merges))):
+    while len(merges) < 4 and (
+        found := _pairs_to_merge(_units(captions, merges, language), language)
+    ):
         merges.append(found)
 
     # The keys of the words and phrases that may be concepts, whatever their spelling.
     often = Counter[str]()
-    for words in _units(captions, merges):
-        often.update({word.replace(" ", "") for word in words if _is_eligible(word)})
+    for words in _units(captions, merges, language):
+        often.update({word.replace(" ", "") for word in words if _is_eligible(word, language)})
         _trim(often)
     keys = sorted(key for key, count in often.items() if count >= min_count)
 
     while True:
-        counts, spelled, examples, total = _tally(captions, _Finder(keys))
+        counts, spelled, examples, total = _tally(captions, _Finder(keys, language), language)
         kept = [number for number, count in enumerate(counts) if min_count <= count < total]
         kept = sorted(kept, key=lambda number: (-counts[number], keys[number]))[:max_concepts]
         if len(kept) == len(keys):
@@ -173,17 +206,24 @@ def mine_concepts(
         tuple(counts[number] for number in order),
         total,
         tuple(tuple(examples[number]) for number in order),
+        language=language,
     )
 
 
 def count_concepts(captions: Iterable[str], phrases: Phrases) -> Vocabulary:
     """Count how many captions name each of the given phrases; order and spelling stay."""
-    counts, _, examples, total = _tally(captions, phrases.finder)
-    return Vocabulary(phrases.phrases, tuple(counts), total, tuple(map(tuple, examples)))
+    counts, _, examples, total = _tally(captions, phrases.finder, phrases.language)
+    return Vocabulary(
+        phrases.phrases,
+        tuple(counts),
+        total,
+        tuple(map(tuple, examples)),
+        language=phrases.language,
+    )
 
 
 def _tally(
-    captions: Iterable[str], finder: _Finder
+    captions: Iterable[str], finder: _Finder, language: Language
 ) -> tuple[list[int], list[Counter[str]], list[list[str]], int]:
     """Count the captions that name each phrase, in which spellings, the first; and all captions."""
     size, total = len(finder), 0
@@ -193,25 +233,28 @@ def _tally(
 
     for caption in captions:
         total += 1
-        words = spellings(caption)
+        words = words_of(caption, language)
         # A caption that names a phrase twice counts once, by the last spelling.
         for number, start, stop in {found[0]: found for found in finder(words)}.values():
             counts[number] += 1
-            spelled[number][" ".join(words[start:stop])] += 1
+            spelled[number][join_words(words[start:stop])] += 1
             if len(examples[number]) < EXAMPLES and caption not in examples[number]:
                 examples[number].append(caption)
     return counts, spelled, examples, total
 
 
-def _is_eligible(word: str) -> bool:
-    return word not in STOP_WORDS and not any(map(str.isdigit, word))
+def _is_eligible(word: str, language: Language) -> bool:
+    is_small = word in STOP_WORDS or (
+        language == "other" and (word in LATIN_STOP_WORDS or (len(word) == 1 and word.isascii()))
+    )
+    return not is_small and not any(map(str.isdigit, word))
 
 
 def _units(
-    captions: Iterable[str], merges: Sequence[frozenset[tuple[str, str]]]
+    captions: Iterable[str], merges: Sequence[frozenset[tuple[str, str]]], language: Language
 ) -> Iterator[list[str]]:
     for caption in captions:
-        words = list(map(singular, spellings(caption)))
+        words = [word_key(word, language) for word in words_of(caption, language)]
         for pairs in merges:
             words = _merge(words, pairs)
         yield words
@@ -230,7 +273,7 @@ def _merge(words: list[str], pairs: frozenset[tuple[str, str]]) -> list[str]:
     return merged
 
 
-def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
+def _pairs_to_merge(units: Iterable[list[str]], language: Language) -> frozenset[tuple[str, str]]:
     """Find the neighbours x y that make a phrase of at most three words."""
     singles, together, total = Counter[str](), Counter[tuple[str, str]](), 0
     for words in units:
@@ -245,8 +288,8 @@ def _pairs_to_merge(units: Iterable[list[str]]) -> frozenset[tuple[str, str]]:
         for (x, y), n in together.items()
         if n >= MIN_TOGETHER
         and x.count(" ") + y.count(" ") + 2 <= MAX_PHRASE_WORDS
-        and _is_eligible(x)
-        and _is_eligible(y)
+        and _is_eligible(x, language)
+        and _is_eligible(y, language)
         and _is_phrase(n, singles[x], singles[y], total)
     )
 

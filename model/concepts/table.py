@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from model.concepts.mining import Phrases, Vocabulary, phrase_key
 from model.errors import ConfigError
+from model.pairs.words import Language
 from model.storage.tables import write_table
 
 CONCEPTS_FILE = "concepts.parquet"
@@ -26,6 +27,7 @@ CONCEPTS_SCHEMA = pa.schema(
     }
 )
 MAX_PHRASE_CHARS = 100
+LANGUAGE = b"language"
 
 
 def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
@@ -38,11 +40,16 @@ def write_concepts(vocabulary: Vocabulary, path: Path) -> None:
         [vocabulary.phrases, vocabulary.counts, vocabulary.idf().numpy(), vocabulary.examples],
         schema=CONCEPTS_SCHEMA,
     )
-    write_table(table.sort_by([("count", "descending"), ("concept", "ascending")]), path)
+    table = table.sort_by([("count", "descending"), ("concept", "ascending")])
+    if vocabulary.language != "en":
+        table = table.replace_schema_metadata({LANGUAGE: vocabulary.language})
+    write_table(table, path)
 
 
-def read_concepts(path: Path) -> Phrases:
+def read_concepts(path: Path, language: Language | None = None) -> Phrases:
     """Read the phrases of a table of concepts, in its order.
+
+    Without a language it is the one that the table was left with, English where it names none.
 
     Raises:
         ConfigError: the table is missing, damaged or empty, or a phrase cannot be found in captions
@@ -50,6 +57,7 @@ def read_concepts(path: Path) -> Phrases:
     """
     try:
         table = pq.read_table(path, columns=["concept"], page_checksum_verification=True)
+        left_with = (table.schema.metadata or {}).get(LANGUAGE)
         phrases = pc.cast(table["concept"], pa.string()).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ConfigError(
@@ -57,9 +65,11 @@ def read_concepts(path: Path) -> Phrases:
             "begin with the concepts.parquet that a run leaves"
         ) from error
 
+    # Spellings of one concept are told by its language.
+    language = language or ("other" if left_with == b"other" else "en")
     rows: dict[str, tuple[int, str]] = {}
     for row, phrase in enumerate(phrases, start=1):
-        key = phrase_key(phrase or "")
+        key = phrase_key(phrase or "", language)
         if not phrase or not key:
             raise ConfigError(
                 f"{path} row {row}: {phrase!r} has no letter or digit; "
@@ -79,4 +89,4 @@ def read_concepts(path: Path) -> Phrases:
 
     if not rows:
         raise ConfigError(f"{path}: no concepts; add rows, or set concepts to null to mine them")
-    return Phrases(tuple(phrase for _, phrase in rows.values()))
+    return Phrases(tuple(phrase for _, phrase in rows.values()), language=language)

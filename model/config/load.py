@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from model.config.leaks import LeakPolicies
 from model.config.sections import (
     DataConfig,
     EvaluateConfig,
@@ -193,6 +194,8 @@ def _assign(values: dict[str, Any], keys: list[str], text: str, origin: str) -> 
     """Set the nested key; the text is YAML, so numbers, booleans and null mean themselves."""
     for key in keys[:-1]:
         section = values.get(key, {})
+        if key == "on_leak" and isinstance(section, str):
+            section = dict.fromkeys(LeakPolicies.model_fields, section)
         if not isinstance(section, dict):
             raise ConfigError(f"{origin}: '{key}' is a value, not a section")
         # A copy, because a section that the file names by an alias stands twice.

@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.config.leaks import LeakPolicies
 from model.errors import FaultReason
 
 # Becomes part of paths; dots stand alone.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
+LanguageChoice = Literal["auto", "en", "other"]
+FEWEST_CAPTIONS = 2  # that can name a concept
 ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
 
 
@@ -50,15 +53,18 @@ class DataConfig(Section):
         0.3,
         description="Largest share of pairs that repeat an earlier pair's words and image, 0 to 1.",
     )
-    on_leak: Literal["refuse", "drop"] = Field(
-        "refuse",
-        description="What happens when pairs of another split share with test the image, one that "
-        "looks the same, the words of the caption (whatever their case and punctuation) or the "
-        "product id: refuse stops the run, drop leaves those pairs out of training.",
+    on_leak: LeakPolicies = Field(
+        default_factory=LeakPolicies,
+        description="What happens when pairs of another split share something with test: refuse "
+        "stops the run, drop leaves those pairs out of training, allow trains on them. One word "
+        "for all kinds, or one a kind (caption: allow).",
     )
-    min_caption_words: int = Field(
-        1, ge=0, description="Fewest words of a caption; in scripts without spaces, characters."
+    language: LanguageChoice = Field(
+        "auto",
+        description="Language of the captions: en takes singular and plural for one concept and "
+        "'s off, other leaves words as they are written; auto looks at the captions.",
     )
+    min_caption_words: int = Field(1, ge=0, description="Fewest words of a caption.")
     max_caption_words: int = Field(
         200,
         ge=1,
@@ -184,7 +190,7 @@ class StageConfig(Section):
         65_536, ge=1, description="Rows of the feature queue that prototypes are means over."
     )
     min_concept_count: int = Field(
-        5, ge=2, description="Captions that must name a concept before it is one."
+        5, ge=FEWEST_CAPTIONS, description="Captions that must name a concept before it is one."
     )
     layer_decay: float = Field(
         1.0,

@@ -228,19 +228,22 @@ def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return np.concatenate([np.from_dlpack(chunk.fill_null(0)) for chunk in column.chunks])
 
 
-def carve_valid(index: PairIndex, share: float, seed: int) -> tuple[PairIndex, PairIndex]:
-    """Split an index into (train, valid) so that no caption and no image is in both.
+def carve_valid(
+    index: PairIndex, share: float, seed: int, keys: Sequence[npt.NDArray[Any]] | None = None
+) -> tuple[PairIndex, PairIndex]:
+    """Split an index into (train, valid) so that no value of a key is in both.
 
-    Pairs whose caption and image occur once are drawn; where they are too few, whole groups of
-    pairs that share some.
+    ``keys`` are arrays of N values, by default the captions and the images. Pairs whose values
+    occur once are drawn; where they are too few, whole groups of pairs that share some.
     """
-    alone = np.flatnonzero(_occurs_once(index.caption_hash) & _occurs_once(index.image_hash))
+    keys = [index.caption_hash, index.image_hash] if keys is None else keys
+    alone = np.flatnonzero(np.logical_and.reduce([_occurs_once(key) for key in keys]))
     wanted = round(share * len(index))
 
     if len(alone) >= wanted:
         chosen = np.sort(np.random.default_rng(seed).permutation(alone)[:wanted])
     else:
-        groups = group_rows([index.caption_hash, index.image_hash])
+        groups = group_rows(keys)
         chosen = hold_out(groups, np.zeros(len(index), dtype=np.bool_), wanted, seed)
     return index.take(np.setdiff1d(np.arange(len(index)), chosen)), index.take(chosen)
 
@@ -256,6 +259,6 @@ def without_leaks(index: PairIndex, leaks: Sequence[Rows]) -> PairIndex:
     return index.take(np.flatnonzero(~is_leak))
 
 
-def _occurs_once(values: Hashes) -> npt.NDArray[np.bool_]:
+def _occurs_once(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.equal(counts[inverse], 1)

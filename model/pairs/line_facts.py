@@ -16,7 +16,7 @@ from model.errors import FaultReason
 from model.pairs.images import preview_image
 from model.pairs.near_duplicates import image_signature
 from model.pairs.tsv import LineColumns, RawLine, line_notes, parse_line, read_lines
-from model.pairs.words import words_of
+from model.pairs.words import same_words, words_of
 
 PROFILE_COLUMNS = (
     "line", "offset", "length",
@@ -98,7 +98,7 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
         "caption_words": len(used),
         "caption_script": _script(pair.caption),
         "caption_hash": whole,
-        "caption_key": content_hash(" ".join(used).encode()) if used else whole,
+        "caption_key": content_hash(same_words(used).encode()) if used else whole,
     }
 
 

@@ -56,7 +56,7 @@ PROFILE_SCHEMA = pa.schema(
     }
 )
 # Raise it when a column changes its meaning, so that profiles from before are made again.
-PROFILE_VERSION = 2
+PROFILE_VERSION = 3
 WORDS_SCHEMA = pa.schema({"word": pa.string(), "count": pa.int64()})
 
 

@@ -32,6 +32,7 @@ from model.pairs.near_duplicates import (
     near_duplicates,
 )
 from model.pairs.profile import read_profile
+from model.pairs.splits import canonical_ids
 from model.pairs.tsv import parse_line
 from model.storage.tables import read_table
 
@@ -103,7 +104,7 @@ def leaks(split: Profiled, test: Profiled) -> pa.Table:
     """Return a row of ``REPEATS_SCHEMA`` for each accepted line and kind of thing shared with test.
 
     ``of_line`` is the first such line of test; where both have side tables, products are compared
-    by their ids.
+    by their ids in canonical form.
 
     Raises:
         DataError: a profile is missing or damaged, or a TSV is not the one that was profiled.
@@ -211,8 +212,8 @@ def _accepted(split: Profiled) -> pa.Table:
     ``id`` is null where there is none.
     """
     table = read_profile(split.profile, COMPARED_COLUMNS)
-    known = pa.nulls(len(table), pa.string()) if split.ids is None else split.ids
-    table = table.append_column("id", pc.if_else(pc.equal(known, ""), None, known))
+    known = pa.nulls(len(table), pa.string())
+    table = table.append_column("id", known if split.ids is None else canonical_ids(split.ids))
 
     is_clean = table["fault"].null_count == len(table)
     return table if is_clean else table.filter(pc.field("fault").is_null())

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from model.errors import DataError
+
+WHOLE_FLOAT = r"^(0|-?[1-9][0-9]*)\.0+$"
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,21 @@ def read_side_table(tsv: Path, required: bool, lines: int | None = None) -> pa.T
             "write one row a line"
         )
     return table
+
+
+def canonical_ids(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bring product ids into the form by which they are compared: null where one is empty.
+
+    Blanks at the ends go, and a whole float is its number (``1000.0`` is 1000: pandas writes
+    numbers so beside a gap). Leading zeros stay, because ``007`` may be another product than 7.
+    """
+    plain = pc.replace_substring_regex(
+        pc.utf8_trim_whitespace(ids), pattern=WHOLE_FLOAT, replacement=r"\1"
+    )
+    return pc.if_else(pc.equal(plain, ""), None, plain)
+
+
+def are_floats(ids: pa.ChunkedArray) -> bool:
+    """Decide whether the ids, those that there are, all look like whole floats."""
+    known = pc.utf8_trim_whitespace(ids).filter(pc.not_equal(ids, ""))
+    return len(known) > 0 and bool(pc.all(pc.match_substring_regex(known, WHOLE_FLOAT)).as_py())

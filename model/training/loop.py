@@ -119,7 +119,7 @@ class _Loop:
         self.rank, self.world = rank_of_world()
 
         # What captions say: the concepts that they name, and the words that some of them change.
-        vocabulary, self.concepts = label_concepts(stage.train, config)
+        vocabulary, self.concepts = label_concepts(stage.train, config, stage.language)
         if vocabulary is not None:
             callbacks.on_concepts(vocabulary)
         self.reword: Rewording | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model.batches.loading import PairInput
 from model.concepts.mining import Vocabulary
-from model.config.sections import StageConfig
+from model.config.sections import LanguageChoice, StageConfig
 from model.towers.towers import Towers
 
 
@@ -61,7 +61,8 @@ class Stage:
     """What a stage trains on, and how it is validated.
 
     ``validate`` returns metrics, ``mean_recall`` among them; it may raise TrainingStopped, which
-    loses nothing. ``peak_flops`` is what the device can do a second.
+    loses nothing. ``peak_flops`` is what the device can do a second, ``language`` that of
+    the captions.
     """
 
     config: StageConfig
@@ -71,3 +72,4 @@ class Stage:
     seed: int
     workers: int
     peak_flops: float | None = None
+    language: LanguageChoice = "auto"

@@ -58,7 +58,8 @@ def _help(work: Work) -> None:
     # The first process validates for all. A launcher signals all processes, and they stop after the
     # same step.
     folder, workers = run.folder / work.name, run.config.workers
-    stage = Stage(config, pairs, lambda towers: {}, folder, run.config.seed, workers)
+    seed, language = run.config.seed, run.config.data.language
+    stage = Stage(config, pairs, lambda towers: {}, folder, seed, workers, language=language)
     with stop_by_signal() as stop:
         train(
             compile_towers(towers) if run.config.compile else towers,

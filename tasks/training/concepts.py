@@ -101,7 +101,9 @@ def keyword_phrases(run: Run, validation: Validation) -> Phrases:
     config, left = run.config.finetune, run.folder / "finetune" / CONCEPTS_FILE
     if left.exists():
         return read_concepts(left)
+    choice = run.config.data.language
+    language = None if choice == "auto" else choice
     if config.concepts is not None:
-        return read_concepts(Path(config.concepts))
+        return read_concepts(Path(config.concepts), language)
     captions = split_index(run, validation, "finetune").captions()
-    return mine_concepts(captions, config.min_concept_count, config.max_concepts)
+    return mine_concepts(captions, config.min_concept_count, config.max_concepts, language)

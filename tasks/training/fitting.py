@@ -113,10 +113,10 @@ def _run_loop(
             concepts.append(vocabulary)
 
         steps = _StepLog(name, log, bar)
-        workers, seed = run.config.workers, run.config.seed
+        workers, seed, language = run.config.workers, run.config.seed, run.config.data.language
         state = train(
             compile_towers(towers) if run.config.compile else towers,
-            Stage(config, pairs, validate, folder, seed, workers, peak_flops),
+            Stage(config, pairs, validate, folder, seed, workers, peak_flops, language),
             Callbacks(steps.on_start, steps.on_step, steps.on_epoch, stop, on_concepts),
         )
     return state, concepts

@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from model.errors import DataError
 from model.pairs.arrays import Rows
@@ -18,7 +21,7 @@ from model.pairs.index import (
 )
 from model.pairs.profile import profile_files
 from model.pairs.repeats import read_repeats
-from model.pairs.splits import Splits, find_split_files, read_side_table
+from model.pairs.splits import Splits, canonical_ids, find_split_files, read_side_table
 from tasks.runtime.records import Run, Validation
 
 PRETRAIN = "pretrain-"
@@ -58,13 +61,13 @@ def split_index(run: Run, validation: Validation, name: str) -> PairIndex:
 
     Splits are ``pretrain``, ``finetune`` (train less a carved valid), ``valid``, ``test``, and
     ``retention``: the pretraining pairs that no stage trains on, perhaps none. Pairs that share an
-    image, a look-alike, words or a product with test are in no other split; unless data.on_leak is
-    drop, there are none.
+    image, a look-alike, words or a product with test are in no other split, unless data.on_leak
+    allows it.
 
     Raises:
         DataError: the split has no accepted pair.
     """
-    splits = find_split_files(run.data.folder)
+    splits, limits = find_split_files(run.data.folder), run.config.data
     tsvs, folder = tsv_files(splits), validation.profiles
     # Pretraining files are one split; a carved valid is taken from train.
     own = "train" if name == "finetune" or (name == "valid" and splits.valid is None) else name
@@ -73,15 +76,25 @@ def split_index(run: Run, validation: Validation, name: str) -> PairIndex:
     index = index_pairs([PairSource(tsvs[key], profile_path(folder, key)) for key in names])
 
     if splits.valid is None and names == ["train"]:
-        carved = carve_valid(index, run.config.data.valid_share, run.config.seed)
+        # Captions that images of many products share cannot keep train and valid apart.
+        keys = _keys(run, [index]) if "caption" in limits.on_leak.kinds("allow") else None
+        carved = carve_valid(index, limits.valid_share, run.config.seed, keys)
         index = carved[1] if name == "valid" else carved[0]
     if is_pretrain:
         is_held = np.isin(np.arange(len(index)), _held_out(run, validation, index))
         index = index.take(np.flatnonzero(is_held if name == RETENTION else ~is_held))
 
-    if name != "test":
-        leaking = [read_repeats(leaks_path(folder, key))["line"].to_numpy() for key in names]
-        index = without_leaks(index, leaking)
+    if name != "test" and len(index):
+        barred = pa.array([*limits.on_leak.kinds("refuse"), *limits.on_leak.kinds("drop")])
+        leaks = [read_repeats(leaks_path(folder, key)) for key in names]
+        lines = [each.filter(pc.is_in(each["kind"], barred))["line"].to_numpy() for each in leaks]
+        index = without_leaks(index, lines)
+        if not len(index) and name != RETENTION:
+            raise DataError(
+                f"{run.data.folder}: every accepted pair of {name} shares something with test "
+                "(data.on_leak), so none is left; split the data anew, or allow a kind "
+                "(--set data.on_leak.caption=allow)"
+            )
     if not len(index) and name != RETENTION:
         raise DataError(f"{run.data.folder}: no accepted pair in {name}; see {validation.docs}")
     return index
@@ -95,21 +108,27 @@ def _held_out(run: Run, validation: Validation, pretrain: PairIndex) -> Rows:
     tsvs = tsv_files(find_split_files(run.data.folder))
     train = index_pairs([PairSource(tsvs["train"], profile_path(validation.profiles, "train"))])
 
-    # The product of each pair; a pair of a TSV without side table has its own.
+    # Pairs of equal captions, images or products go together.
+    group = group_rows(_keys(run, [pretrain, train]))
+    return hold_out(group, np.arange(len(group)) >= len(pretrain), wanted, run.config.seed)
+
+
+def _keys(run: Run, indexes: list[PairIndex]) -> list[npt.NDArray[Any]]:
+    """List what keeps pairs together: images, products, and captions unless many share one."""
+    # The product of each pair; a pair without an id has its own.
     ids = []
-    files = [(index, *each) for index in (pretrain, train) for each in enumerate(index.files)]
+    files = [(index, *each) for index in indexes for each in enumerate(index.files)]
     for index, number, tsv in files:
         lines, table = index.line[index.file == number], read_side_table(tsv, required=False)
-        if table is None:
-            ids.append(pa.array([f"{tsv}:{line}" for line in lines.tolist()]))
-        else:
-            ids += table["id"].take(lines - 1).chunks
+        own = pa.array([f"{tsv}:{line}" for line in lines.tolist()])
+        known = pa.nulls(len(lines), pa.string())
+        if table is not None:
+            known = canonical_ids(table["id"].take(lines - 1)).combine_chunks()
+        ids.append(pc.coalesce(known, own))
+    products = pa.chunked_array(ids, pa.string()).combine_chunks().dictionary_encode()
 
-    # Pairs of equal captions, images or products go together.
-    encoded = pa.chunked_array(ids, pa.string()).combine_chunks().dictionary_encode()
-    captions, images = (
-        np.concatenate([getattr(index, key) for index in (pretrain, train)])
-        for key in ("caption_hash", "image_hash")
-    )
-    group = group_rows([captions, images, encoded.indices.to_numpy()])
-    return hold_out(group, np.arange(len(group)) >= len(pretrain), wanted, run.config.seed)
+    shared = ["image_hash"]
+    if "caption" not in run.config.data.on_leak.kinds("allow"):
+        shared.insert(0, "caption_hash")
+    hashes = [np.concatenate([getattr(index, key) for index in indexes]) for key in shared]
+    return [*hashes, products.indices.to_numpy()]

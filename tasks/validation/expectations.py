@@ -12,7 +12,6 @@ from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metadata_types import FailureSeverity
 
 from model.config.sections import DataConfig
-from model.pairs.repeats import LEAK_KINDS
 
 NO_DRIFT = "none"
 LEAKS = {
@@ -21,6 +20,8 @@ LEAKS = {
     "caption": "the words of a caption of test occur here",
     "product": "a product id of test occurs here",
 }
+REMEDY = "take it out or set data.on_leak=drop"
+REMEDIES = {"caption": f"{REMEDY}, or data.on_leak.caption=allow where many images share a caption"}
 
 
 def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
@@ -45,9 +46,9 @@ def split_expectations(name: str, limits: DataConfig) -> Iterator[Expectation]:
     )
 
     # What is in test, or in the split itself, already (DECISIONS 13).
-    if name != "test" and limits.on_leak == "refuse":
-        for kind in LEAK_KINDS:
-            sentence = f"test leaks: {LEAKS[kind]}; take it out or set data.on_leak=drop"
+    if name != "test":
+        for kind in limits.on_leak.kinds("refuse"):
+            sentence = f"test leaks: {LEAKS[kind]}; {REMEDIES.get(kind, REMEDY)}"
             yield _in_set(f"{kind}_in_test", [False], 1, sentence)
     yield _in_set(
         "is_duplicate",

@@ -158,7 +158,7 @@ def test_chinese_concepts_are_mined_beside_english_ones() -> None:
     ] * 2
     vocabulary = mine_concepts([*texts, *["花瓶"] * 60], 5)
     expected = {
-        "雪 纺",
+        "雪纺",
         "纯棉",
         "碎花",
         "真皮",
@@ -173,7 +173,7 @@ def test_chinese_concepts_are_mined_beside_english_ones() -> None:
     assert set(vocabulary.phrases) == expected
     assert named(vocabulary, "ZARA 雪纺连衣裙, 纯棉t恤") == {
         "zara",
-        "雪 纺",
+        "雪纺",
         "连衣裙",
         "纯棉",
         "t恤",

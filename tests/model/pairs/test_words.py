@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.pairs.words import singular, spellings
+from model.pairs.words import singular, words_of
 from tests.gears import rounds
 
 
@@ -29,7 +29,7 @@ from tests.gears import rounds
     ],
 )
 def test_a_caption_is_cut_into_words_in_any_script(caption: str, words: list[str]) -> None:
-    assert spellings(caption) == words
+    assert words_of(caption, "en") == words
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,21 @@ def test_words_that_only_look_like_plurals_of_each_other_stay_apart() -> None:
 @settings(max_examples=rounds(40, 100))
 @given(st.text(st.characters(codec="ascii"), max_size=40))
 def test_what_is_left_of_a_word_is_left_of_itself(text: str) -> None:
-    for word in spellings(text):
+    for word in words_of(text):
         assert singular(singular(word)) == singular(word)
 
 
 @settings(max_examples=rounds(40, 100))
 @given(st.text(st.sampled_from("纯棉连衣裙女士收腰雪纺休闲鞋高领T恤v红色 -a"), max_size=20))
 def test_words_put_side_by_side_are_cut_as_they_were(text: str) -> None:
-    words = spellings(text)
-    assert spellings(" ".join(words)) == words
-    assert "".join(words) == "".join(spellings(text.replace("-", " ")))
+    words = words_of(text)
+    assert words_of(" ".join(words)) == words
+    assert "".join(words) == "".join(words_of(text.replace("-", " ")))
 
 
 def test_captions_without_chinese_need_no_segmenter() -> None:
     code = (
-        "import sys; from model.pairs.words import spellings; "
-        "spellings('Café Robe'); assert 'rjieba' not in sys.modules"
+        "import sys; from model.pairs.words import words_of; "
+        "words_of('Café Robe'); assert 'rjieba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

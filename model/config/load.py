@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -53,8 +53,10 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where the towers run."
     )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16 runs the towers under autocast."
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32",
+        description="bf16 runs the towers under autocast; auto does where the device multiplies "
+        "bf16 (CUDA with bf16, a CPU with AMX or AVX-512-bf16), else it is fp32.",
     )
     compile: bool = Field(
         False,
@@ -239,6 +241,9 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = RunConfig
     for part in path:
         annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        section = annotation
+        # A section that may be null is a union.
+        kinds = [annotation, *get_args(annotation)]
+        section = next(
+            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
     return list(section.model_fields)

@@ -2,23 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from model.config.base import ColumnName, Section, Share, is_unset
+from model.config.base import Name as Name  # the sections' vocabulary, whole, from one module
 from model.config.leaks import LeakPolicies
+from model.config.model import ModelConfig as ModelConfig
 from model.errors import FaultReason
 
-# Becomes part of paths; dots stand alone.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*$", max_length=64)]
-Share = Annotated[float, Field(ge=0, le=1)]
 LanguageChoice = Literal["auto", "en", "other"]
 FEWEST_CAPTIONS = 2  # that can name a concept
-ColumnName = Annotated[str, Field(pattern=r"^[\w .-]{1,64}$")]
-
-
-class Section(BaseModel):
-    """A frozen part of the config that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -107,39 +100,6 @@ class DataConfig(Section):
     )
 
 
-class ModelConfig(Section):
-    """Which towers, and the weights that they start from."""
-
-    name: str = Field(
-        "ViT-B-32",
-        description="An open_clip model name, or the path of a JSON config (configs/models/…).",
-    )
-    pretrained: str | None = Field(
-        None,
-        description="Base weights: a model that `models import` took in, by its name, which brings "
-        "its own towers so that name is not looked at; an open_clip tag (laion2b_s34b_b79k), a "
-        "local .safetensors, .pt or .bin file, or null for random weights.",
-    )
-    image_size: int | None = Field(
-        None,
-        ge=1,
-        description="Side of the images that the image tower sees, a multiple of its patches, "
-        "pixels; the positions of pretrained patches are interpolated. null keeps the model's "
-        "own.",
-    )
-    vocabulary: str | None = Field(
-        None,
-        description="vocab.txt of a BERT text tower that has none of its own yet "
-        "(configs/models/roberta-…); travels with the model. null for other towers and for "
-        "imported models.",
-    )
-    context_length: int | None = Field(
-        None,
-        ge=1,
-        description="Tokens of a caption that a BERT text tower reads; null keeps the model's own.",
-    )
-
-
 class StageConfig(Section):
     """One training stage (pretrain or finetune)."""
 
@@ -203,6 +163,45 @@ class StageConfig(Section):
         "none",
         description="Tower that keeps still for the whole stage, its projection and running "
         "statistics included.",
+    )
+    locked_image_epochs: int = Field(
+        0,
+        ge=0,
+        exclude_if=is_unset,
+        description="Epochs at the begin in which the image tower is locked below its projection: "
+        "its features are computed once, without augmentation, and kept on disk, so an epoch "
+        "costs the rest alone. 0 is off, epochs the whole stage.",
+    )
+    locked_text_epochs: int = Field(
+        0,
+        ge=0,
+        exclude_if=is_unset,
+        description="The same for the text tower; keyword_share has to be 0.",
+    )
+    image_lr: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=is_unset,
+        description="Peak learning rate of the image tower below its projection; null takes lr.",
+    )
+    text_lr: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=is_unset,
+        description="Peak learning rate of the text tower below its projection; null takes lr.",
+    )
+    learning_layers: int | None = Field(
+        None,
+        ge=0,
+        exclude_if=is_unset,
+        description="Topmost layers of both towers that learn beside the projections, those below "
+        "keep still; null: all.",
+    )
+    keep_batch_norm: bool = Field(
+        False,
+        exclude_if=is_unset,
+        description="Whether batch norm keeps its running statistics and uses them in training, "
+        "for fine-tuning pretrained convolutions by small batches.",
     )
     ema_decay: float = Field(
         0.0,

@@ -32,15 +32,9 @@ from model.towers.bert import (
     read_vocabulary,
     with_context_length,
 )
-from model.towers.folder import build_clip, load_towers, quiet_open_clip, write_config
-from model.towers.imported import (
-    find_imported,
-    is_tag,
-    require_architecture,
-    require_name_on_shelf,
-    require_weights_file,
-)
-from model.towers.towers import Towers, resolve_device
+from model.towers.folder import build_clip, quiet_open_clip, write_config
+from model.towers.imported import is_tag, require_architecture, require_weights_file
+from model.towers.towers import Towers, resolve_device, resolve_precision
 
 ARCHITECTURE_KEYS = ("embed_dim", "vision_cfg", "text_cfg")
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
@@ -58,25 +52,6 @@ UNREADABLE_WEIGHTS = (
     ValueError,
     StopIteration,
 )
-
-
-def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, seed: int) -> Towers:
-    """Create the towers of a config with their base weights, imported models from the shelf.
-
-    Raises:
-        ConfigError: model, weights or resolution are unknown, or do not fit each other.
-        CheckpointError: the weights are damaged.
-        ServiceError: the weights of a tag cannot be downloaded.
-    """
-    imported = find_imported(model.pretrained, shelf)
-    if imported is not None:
-        towers = load_towers(imported, device, precision)
-        if model.context_length is not None:
-            towers = lengthen_towers(towers, model.context_length)
-    else:
-        require_name_on_shelf(model.pretrained, shelf)
-        towers = create_towers(model, device, precision, seed)
-    return towers if model.image_size is None else resize_towers(towers, model.image_size)
 
 
 def create_towers(
@@ -125,7 +100,8 @@ def create_towers(
     }
     clip.visual.image_mean, clip.visual.image_std = preprocess["mean"], preprocess["std"]
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
-    return Towers(clip, tokenizer, config, target, precision, files=files)
+    arithmetic = resolve_precision(precision, target)
+    return Towers(clip, tokenizer, config, target, arithmetic, files=files)
 
 
 def lengthen_towers(towers: Towers, length: int) -> Towers:
@@ -156,6 +132,10 @@ def resize_towers(towers: Towers, side: int) -> Towers:
 
     is_timm_s = hasattr(visual, "trunk")
     tower = visual.trunk if is_timm_s else visual
+    has_no_patches = is_timm_s and not hasattr(tower, "set_input_size")
+    if has_no_patches and not getattr(tower, "pretrained_cfg", {}).get("fixed_input_size", True):
+        visual.image_size = (side, side)  # convolutions take any
+        return replace(towers, config=config)
     if not hasattr(tower, "set_input_size" if is_timm_s else "grid_size"):
         raise ConfigError(
             f"model.image_size is {side}, but a {type(tower).__name__} has a fixed one; "
@@ -228,8 +208,29 @@ def _known_architecture(name: str) -> str:
         raise ConfigError(
             f"model.name is '{path}': not an open_clip config, {', '.join(missing)} missing"
         )
+    _refuse_unread_weights(path, architecture)
     open_clip.add_model_config(path)
     return path.stem
+
+
+def _refuse_unread_weights(path: Path, architecture: dict[str, Any]) -> None:
+    """Refuse a JSON config that asks for weights of a tower: they would stay random in silence.
+
+    Raises:
+        ConfigError: it does.
+    """
+    for section, key, other in (
+        ("vision_cfg", "timm_model_pretrained", "image_tower"),
+        ("text_cfg", "hf_model_pretrained", "text_tower"),
+    ):
+        cfg = architecture[section]
+        if not isinstance(cfg, dict):
+            raise ConfigError(f"model.name is '{path}': {section} is no mapping; correct the file")
+        if cfg.get(key):
+            raise ConfigError(
+                f"model.name is '{path}': {section}.{key} is true, but a JSON config loads no "
+                f"weights; set it to false and name them in model.{other}.pretrained"
+            )
 
 
 def _build(name: str, device: torch.device) -> Any:

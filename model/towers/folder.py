@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, verify_sealed
 from model.towers.bert import VOCABULARY_FILE, build_bert_clip, is_bert, make_word_pieces
-from model.towers.towers import Towers, resolve_device
+from model.towers.towers import Towers, resolve_device, resolve_precision
 
 CONFIG_FILE = "open_clip_config.json"
 TANH = {"approximate": "tanh"}  # act_kwargs of towers with this form of GELU
@@ -50,8 +50,9 @@ def load_towers(folder: Path, device: str = "auto", precision: str = "fp32") -> 
         for name in names
         if name not in (CONFIG_FILE, WEIGHTS_FILE)
     }
+    config, tokenizer = _read_config(folder), build_tokenizer(folder)
     return Towers(
-        clip, build_tokenizer(folder), _read_config(folder), target, precision, files=files
+        clip, tokenizer, config, target, resolve_precision(precision, target), files=files
     )
 
 
@@ -71,9 +72,10 @@ def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
     config = _read_config(folder)
     if is_bert(config["model_cfg"]):
         with torch.random.fork_rng(devices=[]):
-            return build_bert_clip(config["model_cfg"], config["preprocess_cfg"]).to(device)
+            clip = build_bert_clip(config["model_cfg"], config["preprocess_cfg"]).to(device)
+        return _apply_to_timm(clip, config["model_cfg"]["vision_cfg"])
 
-    text, vision = config["model_cfg"]["text_cfg"], config["model_cfg"]["vision_cfg"]
+    text = config["model_cfg"]["text_cfg"]
     if text.get("hf_model_name"):
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     with torch.random.fork_rng(devices=[]), quiet_open_clip():
@@ -84,6 +86,11 @@ def build_clip(folder: Path, device: torch.device | str = "cpu") -> Any:
             pretrained_text=False,
             text_cfg=text,
         )
+    return _apply_to_timm(clip, config["model_cfg"]["vision_cfg"])
+
+
+def _apply_to_timm(clip: Any, vision: dict[str, Any]) -> Any:
+    """Give an image tower of timm's the activation and resolution of its config."""
     if not vision.get("timm_model_name"):
         return clip
 

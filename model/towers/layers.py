@@ -18,6 +18,8 @@ Tower = Literal["image", "text"]
 
 # The name of a module up to its first number: resblocks.3 of resblocks.3.mlp.c_fc.weight.
 LAYER = re.compile(r"^.*?\.\d+(?=\.)")
+# The last matrix of open_clip's own towers, and the heads of timm's, Hugging Face's and BERT's.
+PROJECTION = re.compile(r"(visual\.(proj$|head\.)|(text\.)?text_projection|text\.proj\.)")
 # Neither tower's: what scales and shifts the similarities of both.
 SHARED = ("logit_scale", "logit_bias")
 
@@ -46,6 +48,11 @@ def tower_of(name: str) -> Tower | None:
     if name in SHARED:
         return None
     return "image" if name.startswith("visual.") else "text"
+
+
+def is_projection(name: str) -> bool:
+    """Return whether a parameter is one of what projects a tower's features to the embedding."""
+    return PROJECTION.match(name) is not None
 
 
 def is_in_layer(name: str) -> bool:

@@ -102,6 +102,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return the arithmetic that a config names; ``auto`` is bf16 where the device multiplies it.
+
+    That is CUDA with bf16, and a CPU with AMX or AVX-512-bf16; elsewhere bf16 is emulated, which
+    costs time.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    multiplies = device.type == "cpu" and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+    return "bf16" if multiplies else "fp32"
+
+
 def compile_towers(towers: Towers) -> Towers:
     """Return the same towers with passes that are compiled on their first step.
 

@@ -16,14 +16,14 @@ def base_weights(run: Run) -> Path:
         CheckpointError: the weights file is damaged.
         ServiceError: the weights cannot be downloaded.
     """
-    from model.towers import create, folder
+    from model.towers import base, folder
 
     made = run.folder / "base"
     try:
         weights_sha256(made)
     except CheckpointError:
         config = run.config
-        towers = create.base_towers(
+        towers = base.base_towers(
             config.model, models_folder(), config.device, config.precision, config.seed
         )
         folder.save_towers(towers, made)

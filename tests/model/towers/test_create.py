@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from model.config.sections import ModelConfig
 from model.errors import ConfigError
-from model.towers.create import base_towers, resize_towers
+from model.towers.base import base_towers
+from model.towers.create import resize_towers
 from model.towers.folder import load_towers, save_towers
 from model.towers.towers import Towers, encode_images
 from model.zoo.importing import import_model

@@ -71,7 +71,7 @@ def test_every_row_is_imported_evaluated_and_fine_tuned(
 ) -> None:
     from model.batches.loading import pair_input
     from model.evaluation.split import evaluate_split
-    from model.towers.create import base_towers
+    from model.towers.base import base_towers
     from model.towers.folder import load_towers
     from model.training.loop import train
     from model.training.stage import Callbacks, Stage

@@ -17,8 +17,8 @@ from model.config.sections import ModelConfig
 from model.embeddings.embed import embed_captions, embed_encoded_images
 from model.errors import CheckpointError, CommerceClipError
 from model.evaluation.split import evaluate_split
+from model.towers.base import base_towers
 from model.towers.bert import build_bert_clip
-from model.towers.create import base_towers
 from model.towers.folder import load_towers
 from model.towers.towers import Towers, encode_images, encode_texts, normalise
 from model.training.loop import train

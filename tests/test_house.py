@@ -9,7 +9,7 @@ import pytest
 
 from tasks.runtime.environment import ROOT
 
-PACKAGES = ("flows", "tasks", "model")
+PACKAGES = ("flows", "search", "tasks", "model")
 BESIDE_WINGS = {
     "model": {"__init__.py", "errors.py"},
     "tasks": {"__init__.py", "run.py"},

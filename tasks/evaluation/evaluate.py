@@ -19,6 +19,7 @@ from tasks.evaluation.tables import (
 from tasks.pages.text import format_retention
 from tasks.registry.files import champion_model
 from tasks.registry.tracking import log_results
+from tasks.runtime.environment import page_address
 from tasks.runtime.page import publish_link, publish_table
 from tasks.runtime.records import Evaluation, Run, TrainedModel, Validation
 from tasks.runtime.stage import stage
@@ -87,7 +88,7 @@ def _publish(
         if rows:
             publish_table(rows, key=key, description=description)
     publish_link(
-        evaluation.gallery.as_uri(),
+        page_address(evaluation.gallery),
         text="Gallery",
         key="gallery",
         description="Captions and their top 5",

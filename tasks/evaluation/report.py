@@ -25,6 +25,7 @@ from tasks.pages.html import render
 from tasks.pages.text import count_rows, format_retention
 from tasks.registry.metric_log import SPOOL
 from tasks.registry.tracking import attach
+from tasks.runtime.environment import page_address
 from tasks.runtime.lineage import git_commit
 from tasks.runtime.page import publish_link
 from tasks.runtime.records import Decision, Evaluation, Run, Validation, Version
@@ -58,7 +59,7 @@ def report_version(
     with atomic_write(path) as file:
         file.write(page.encode())
     attach(run.mlflow_run_id, [path], "evaluation")
-    publish_link(path.as_uri(), text="Report", key="report", description=title)
+    publish_link(page_address(path), text="Report", key="report", description=title)
     return path
 
 

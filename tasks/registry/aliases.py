@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from model.errors import AccessDenied
 from model.storage.sealed import fault_point
 from tasks.registry.calls import OUTAGES, longer_calls, registry_call
-from tasks.registry.reading import EXPERIMENT, FINGERPRINT_TAG, HISTORY
+from tasks.registry.reading import EXPERIMENT, FINGERPRINT_TAG, HISTORY, REASON_TAG
 from tasks.registry.tracking import begin_mlflow_run, tracking_client
 from tasks.registry.versions import (
     CHALLENGER,
@@ -34,7 +34,6 @@ from tasks.registry.versions import (
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Check, Record
 
-REASON_TAG = "commerce_clip.promotion"
 CHANGE_TAG = "commerce_clip.change_under_way"
 
 

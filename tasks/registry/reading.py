@@ -41,6 +41,7 @@ EXPERIMENT, HISTORY = "commerce-clip", "promotions"
 DATA_VERSION_TAG = "commerce_clip.data_version"
 EXPORT_TAG = "commerce_clip.embeddings"
 FINGERPRINT_TAG = "commerce_clip.fingerprint"
+REASON_TAG = "commerce_clip.promotion"
 
 
 class KnownModelVersion(NamedTuple):

@@ -9,6 +9,7 @@ before Prefect or MLflow is imported, because both read their settings at import
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # (flows/automations.py, DECISIONS 27). A worker hands it to its runs by the template of the pool.
 HEARTBEAT_S = 30
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
+# Where `make up` serves the pages that runs leave (`search.app`).
+PAGES_VARIABLE, PAGES_PATH = "COMMERCE_CLIP_PAGES_URL", "/state"
 SETTINGS = {
     # No telemetry.
     "DO_NOT_TRACK": "1",
@@ -74,6 +77,14 @@ def prepare() -> None:
         if address in known and os.environ.get(address) in (None, "", known[address]):
             service = address.partition("_")[0]
             os.environ |= {name: known[name] for name in known if name.startswith(service)}
+
+
+def page_address(path: Path) -> str:
+    """Return where a browser finds a page of a run: at the app of `make up`, or as a file."""
+    served_at = os.environ.get(PAGES_VARIABLE)
+    if served_at and path.is_relative_to(state_folder()):
+        return f"{served_at}{PAGES_PATH}/{quote(path.relative_to(state_folder()).as_posix())}"
+    return path.as_uri()
 
 
 def served_file() -> Path:

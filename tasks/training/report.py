@@ -16,6 +16,7 @@ from tasks.pages.gallery import GalleryQuery
 from tasks.pages.html import render
 from tasks.pages.text import ARROWS
 from tasks.registry.tracking import attach
+from tasks.runtime.environment import page_address
 from tasks.runtime.page import publish_link
 from tasks.runtime.records import Run
 from tasks.training.concepts import PICTURE_FILE
@@ -59,7 +60,7 @@ def report_training(run: Run, name: str, best: Path, best_epoch: int, valid: Pai
         file.write(page.encode())
     attach(run.mlflow_run_id, [folder / PAGE_FILE], name)
     publish_link(
-        (folder / PAGE_FILE).as_uri(),
+        page_address(folder / PAGE_FILE),
         text="Training report",
         key=f"training-{name}",
         description=title,

@@ -17,7 +17,7 @@ from model.pairs.repeats import read_repeats
 from model.pairs.splits import find_split_files, read_side_table
 from model.pairs.tsv import check_file, count_lines, likely_encoding
 from tasks.pages.text import count_rows, counted
-from tasks.runtime.environment import report_folder
+from tasks.runtime.environment import page_address, report_folder
 from tasks.runtime.log import run_logger
 from tasks.runtime.page import publish_link, publish_table
 from tasks.runtime.progress import progress
@@ -103,7 +103,10 @@ def validate_data_version(
     checked = tables.version_tables(folder, splits, counts, drift, limits)
     verdict = suite.validate_tables(checked, folder / "docs")
     publish_link(
-        verdict.docs.as_uri(), text="Data Docs", key="data-docs", description="Great Expectations"
+        page_address(verdict.docs),
+        text="Data Docs",
+        key="data-docs",
+        description="Great Expectations",
     )
     if verdict.failures:
         raise DataError(

@@ -5,7 +5,8 @@ from mlflow.exceptions import MlflowException
 
 from model.errors import CheckpointError, PromotionRefused, ServiceError
 from tasks.promotion import promote
-from tasks.registry import aliases, files, register, versions
+from tasks.registry import files, register, versions
+from tasks.registry.reading import REASON_TAG
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import TrainedModel
 from tests.gears import rounds
@@ -92,7 +93,7 @@ def test_a_run_that_ended_between_the_alias_and_its_reason_leaves_the_reason_whe
     tracking_client().set_registered_model_alias(shop.config.registered_model, "champion", "1")
     assert shop.promote(version, 0.3).is_promoted
     tags = tracking_client().get_model_version(shop.config.registered_model, "1").tags
-    assert aliases.REASON_TAG in tags
+    assert REASON_TAG in tags
     assert tags[versions.WAS_CHAMPION_TAG] == "true"
 
 
@@ -155,7 +156,7 @@ def test_rollback_makes_previous_the_champion_and_leaves_the_reason(shop: Shop) 
     promote.roll_back(shop.config.registered_model, "complaints about shoes")
     assert (shop.alias("champion"), shop.alias("previous")) == (1, 2)
     tags = tracking_client().get_model_version(shop.config.registered_model, "1").tags
-    assert "by hand: rollback, complaints about shoes" in tags[aliases.REASON_TAG]
+    assert "by hand: rollback, complaints about shoes" in tags[REASON_TAG]
 
 
 def test_a_rollback_without_previous_says_what_to_do(shop: Shop) -> None:

@@ -1,0 +1,194 @@
+"""The start page: what serves, what ran, which data there are, what comes next, where all that is.
+
+Everything is read when the page is asked for, from the state folder, the registry and Prefect's
+server. What does not answer is left out with a sentence; the page never fails.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from tasks.data.card import rows_text
+from tasks.data.history import KnownVersion, current_version_or_none, known_versions
+from tasks.pages.html import render
+from tasks.pages.text import counted
+from tasks.registry.reading import (
+    CHALLENGER,
+    CHAMPION,
+    DATA_VERSION_TAG,
+    PREVIOUS,
+    REASON_TAG,
+    Registry,
+    read_registry,
+)
+from tasks.runtime.environment import PAGES_PATH, report_folder, state_folder
+
+ROLES = {
+    CHAMPION: "serves",
+    CHALLENGER: "the newest that did not become champion",
+    PREVIOUS: "served before; rollback brings it back",
+}
+RUNS, VERSIONS = 12, 12
+PREFECT_TIMEOUT_S = 3
+# Pages of a run, in the order in which they are read.
+RUN_PAGES = {
+    "evaluate/report.html": "report",
+    "evaluate/gallery.html": "gallery",
+    "finetune/training.html": "fine-tuning",
+    "pretrain/training.html": "pretraining",
+}
+
+
+class Page(NamedTuple):
+    """A link: where it leads, and its text."""
+
+    address: str
+    text: str
+
+
+class Served(NamedTuple):
+    """A version that an alias points to, and what was decided on it."""
+
+    alias: str
+    role: str
+    name: str
+    age: str
+    reason: str
+    data_version: str
+
+
+def start_page() -> str:
+    """Render the page."""
+    registry = read_registry()
+    models = sorted(registry.aliases) if registry else []
+    current = current_version_or_none()
+    versions = list(reversed(known_versions()))[:VERSIONS]
+
+    # In the order of the page.
+    return render(
+        "start.html.jinja",
+        title="commerce-clip",
+        is_known=registry is not None,
+        served=[each for model in models for each in _served(model, registry)] if registry else [],
+        runs=_newest_runs(),
+        versions=[_version_row(known, known.version == current) for known in versions],
+        schedule=_next_runs(),
+        services=_services(),
+    )
+
+
+def _served(model: str, registry: Registry) -> list[Served]:
+    """List the versions of a model that have an alias, the champion first."""
+    tags = {each.number: each.tags for each in registry.versions if each.name == model}
+    found = []
+
+    # A version that was deleted leaves its alias behind for a moment.
+    for alias, role in ROLES.items():
+        number = registry.aliases[model].get(alias)
+        if number in tags:
+            decided, _, reason = tags[number].get(REASON_TAG, "").partition(" ")
+            found.append(
+                Served(
+                    alias,
+                    role,
+                    f"{model} version {number}",
+                    _age(decided),
+                    reason,
+                    tags[number].get(DATA_VERSION_TAG, "")[:8],
+                )
+            )
+    return found
+
+
+def _newest_runs() -> list[dict[str, Any]]:
+    """List the runs that left a page, the last written first."""
+    found = []
+    for folder in (state_folder() / "runs").glob("*/"):
+        pages = [folder / page for page in RUN_PAGES if (folder / page).is_file()]
+        if pages:
+            written = max(page.stat().st_mtime for page in pages)
+            texts = [RUN_PAGES[page.relative_to(folder).as_posix()] for page in pages]
+            found.append((written, folder.name, list(map(Page, map(_address, pages), texts))))
+
+    return [
+        {
+            "name": name,
+            "when": datetime.fromtimestamp(written, UTC).strftime("%Y-%m-%d %H:%M"),
+            "pages": pages,
+        }
+        for written, name, pages in sorted(found, reverse=True)[:RUNS]
+    ]
+
+
+def _version_row(known: KnownVersion, is_current: bool) -> dict[str, Any]:
+    docs = report_folder(known.version) / "docs" / "index.html"
+    return {
+        "version": known.version[:8],
+        "name": known.name,
+        "created": known.created[:16].replace("T", " "),
+        "rows": rows_text(known.card.splits) if known.card else "?",
+        "faults": counted(known.card.faults) if known.card else "?",
+        "is_current": is_current,
+        "docs": _address(docs) if docs.is_file() else "",
+    }
+
+
+def _next_runs() -> list[dict[str, str]] | None:
+    """List the runs that are scheduled, the next one of each deployment; None without an answer."""
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        return []
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    question = {
+        "sort": "EXPECTED_START_TIME_ASC",
+        "limit": 50,
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+    try:
+        with httpx.Client(
+            base_url=api, auth=(user, password) if user else None, timeout=PREFECT_TIMEOUT_S
+        ) as client:
+            runs = client.post("/flow_runs/filter", json=question).raise_for_status().json()
+            flows, deployments = (
+                client.post(f"/{kind}/filter", json={}).raise_for_status().json()
+                for kind in ("flows", "deployments")
+            )
+    except (httpx.HTTPError, ValueError):
+        return None
+
+    flow_names = {flow["id"]: flow["name"] for flow in flows}
+    names = {each["id"]: f"{flow_names[each['flow_id']]}/{each['name']}" for each in deployments}
+    first: dict[str, dict[str, str]] = {}
+    for run in runs:
+        name = names.get(run["deployment_id"], "by hand")
+        when = str(run["expected_start_time"])[:16].replace("T", " ")
+        first.setdefault(name, {"deployment": name, "when": when})
+    return list(first.values())
+
+
+def _services() -> list[Page]:
+    """Link Prefect's UI and the experiment in MLflow, where servers are known."""
+    found = []
+    if api := os.environ.get("PREFECT_API_URL"):
+        found.append(Page(api.removesuffix("/api"), "Prefect: runs, schedules, automations"))
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if tracking.startswith("http"):
+        found.append(Page(f"{tracking}/#/models", "MLflow: registered versions"))
+    return found
+
+
+def _address(path: Path) -> str:
+    return f"{PAGES_PATH}/{path.relative_to(state_folder()).as_posix()}"
+
+
+def _age(moment: str) -> str:
+    """Name how long ago a moment was, in days or hours; nothing where none is known."""
+    try:
+        passed = datetime.now(UTC) - datetime.fromisoformat(moment)
+    except (ValueError, TypeError):
+        return ""
+    hours = max(0, int(passed.total_seconds() // 3600))
+    return f"{hours // 24} days" if hours >= 48 else f"{hours} hours" if hours > 1 else "an hour"

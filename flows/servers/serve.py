@@ -13,6 +13,7 @@ from uvicorn.importer import import_from_string
 
 from flows.servers.door import HOSTS, Door
 
+STORES = ("FILE_STORE", "ARTIFACT_ROOT")
 GRACE_S = 5  # an open websocket is not waited for longer
 
 
@@ -22,6 +23,11 @@ def serve(name: str, port: int) -> None:
     if name == "prefect":
         app = import_from_string("prefect.server.api.server:create_app")(final=True)
     else:
+        # Tables are made before the first request, which would time out meanwhile.
+        database, artifacts = (os.environ[f"_MLFLOW_SERVER_{each}"] for each in STORES)
+        import_from_string("mlflow.server.handlers:initialize_backend_stores")(
+            database, database, artifacts
+        )
         app = import_from_string("mlflow.server.fastapi_app:app")
         credentials = ":".join(
             os.environ[f"MLFLOW_TRACKING_{each}"] for each in ("USERNAME", "PASSWORD")

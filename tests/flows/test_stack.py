@@ -1,8 +1,10 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from flows.__main__ import main
 from flows.processes import Process, is_running, load, save, start, stop
 from flows.servers import addresses
 from model.errors import ServiceError
-from tasks.runtime.environment import ROOT
+from tasks.runtime.environment import ROOT, prepare
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ADDRESSES = {
@@ -22,6 +24,21 @@ ADDRESSES = {
     "MLFLOW_TRACKING_USERNAME": "commerce-clip",
     "MLFLOW_TRACKING_PASSWORD": "secret",
 }
+HOLD_LOCK = """
+import os, sys
+os.environ["COMMERCE_CLIP_STATE"] = sys.argv[1]
+from tasks.runtime.locks import locked
+with locked("stack", "`make up`"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+HOLD_DATABASE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
 PROFILES: list[addresses.Addresses | None] = []
 
 
@@ -55,6 +72,17 @@ def occupied() -> Iterator[int]:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@contextmanager
+def other_process(code: str, *arguments: object) -> Iterator[None]:
+    """A process that holds something for the block; it says when it does."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == b"held\n"
+        yield
+        process.stdin.close()
 
 
 def record_stack(folder: Path, process: Process) -> None:
@@ -133,6 +161,74 @@ def test_up_says_so_when_everything_is_up(
     assert said.startswith("already up")
     assert "http://127.0.0.1:4200\n" in said
     assert "http://127.0.0.1:5000\n" in said
+
+
+@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=2)
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_of_two_that_are_typed_at_once_one_wins_and_the_other_says_so(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with other_process(HOLD_LOCK, folder.parent):
+        assert main([command]) == 1
+    said = capsys.readouterr()
+    assert "`make up` (process " in said.err and "run the command again" in said.err
+    assert said.out == ""
+    assert not folder.exists()
+
+
+@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=4)
+@pytest.mark.parametrize("name", ["mlflow.db", "prefect/prefect.db"])
+def test_a_database_that_another_program_holds_is_a_sentence(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = folder.parent / name
+    database.parent.mkdir(exist_ok=True)
+    monkeypatch.setattr(stack, "LOCK_PATIENCE_S", 0.1)
+    with other_process(HOLD_DATABASE, database):
+        assert main(["up"]) == 1
+        said = capsys.readouterr().err
+        with pytest.raises(ServiceError, match="database is locked"):
+            stack.require_running()
+    assert said.count("\n") == 1
+    assert f"{database}: database is locked; `fuser {database}` names the program" in said
+    stack.require_running()
+
+
+@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=1)
+def test_records_of_before_a_power_cut_are_no_servers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_stack(folder, Process(pid=os.getpid(), started=1.0))
+    begun = []
+    monkeypatch.setattr(stack, "_start_all", begun.append)
+    with pytest.raises(KeyError):  # nothing was recorded anew
+        stack.up()
+    assert len(begun) == 1 and PROFILES == [None]
+
+
+def test_the_password_outlives_the_servers_and_is_its_owner_s_alone(folder: Path) -> None:
+    first = addresses.choose_addresses()
+    addresses.record_addresses(first)
+    assert addresses.recorded_addresses() == first == addresses.choose_addresses()
+    private = [folder / "password", folder / "addresses.json", addresses.login_file()]
+    assert [path.stat().st_mode & 0o777 for path in private] == [0o600] * 3
+    addresses.forget_addresses()
+    assert [path.exists() for path in private] == [True, False, False]
+
+
+def test_our_password_is_never_put_beside_the_address_of_another_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_stack(folder, Process(pid=os.getpid(), started=1.0))
+    for name in ADDRESSES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.com")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "of:somebody")
+    prepare()
+    assert os.environ["PREFECT_API_AUTH_STRING"] == ADDRESSES["PREFECT_API_AUTH_STRING"]
+    assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
+    for name in ADDRESSES:
+        os.environ.pop(name, None)
 
 
 def test_down_ends_what_was_recorded_and_forgets_it(

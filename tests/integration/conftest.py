@@ -84,10 +84,10 @@ class Shell:
         """Run `python -m flows`."""
         return self.python("-m", "flows", *arguments)
 
-    def use_champion(self, split: Path, tracking_uri: str) -> dict[str, Any]:
+    def use_champion(self, split: Path, **tracking: str) -> dict[str, Any]:
         """Embed a split with the champion in a process that knows MLflow only; return what
         USE_CHAMPION prints."""
-        own = {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        own = {"MLFLOW_DISABLE_TELEMETRY": "true", **tracking}
         done = self.python("-c", USE_CHAMPION, split, **own)
         assert done.returncode == 0, done.stderr
         used: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

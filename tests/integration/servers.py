@@ -1,5 +1,6 @@
 """A stack of real servers that is up, and how tests talk to it."""
 
+import base64
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,11 +24,14 @@ from tasks.runtime.environment import ROOT
 from tests.integration.conftest import Shell
 
 PATIENCE_S = 600
+CLIENT = "tests"
+NO_HEADERS: Mapping[str, str] = {}
 START = """
 import sys
 from flows import stack
+from flows.servers.addresses import recorded_addresses
 
-addresses = stack._recorded_addresses()
+addresses = recorded_addresses()
 commands = stack._servers(addresses) | {"worker": stack.WORKER}
 stack._start(sys.argv[1], commands[sys.argv[1]], addresses)
 """
@@ -41,11 +45,31 @@ class Stack:
     prefect: str
     mlflow: str
 
-    def prefect_api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        return request(f"{self.prefect}/api/{path}", body)
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that open both servers."""
+        path = self.shell.state / "stack" / "addresses.json"
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+
+    @property
+    def login(self) -> dict[str, str]:
+        """The header that opens both servers."""
+        credentials = self.environment["PREFECT_API_AUTH_STRING"].encode()
+        return {"Authorization": f"Basic {base64.b64encode(credentials).decode()}"}
+
+    def csrf(self) -> dict[str, str]:
+        """The headers without which Prefect changes nothing."""
+        token = request(f"{self.prefect}/api/csrf-token?client={CLIENT}", None, self.login)
+        return {"Prefect-Csrf-Token": token["token"], "Prefect-Csrf-Client": CLIENT}
+
+    def prefect_api(self, path: str, body: Any = None) -> Any:
+        headers = self.login if body is None else self.login | self.csrf()
+        return request(f"{self.prefect}/api/{path}", body, headers)
 
     def mlflow_api(self, path: str, **query: str) -> Any:
-        return request(f"{self.mlflow}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}")
+        url = f"{self.mlflow}/api/2.0/mlflow/{path}?{urllib.parse.urlencode(query)}"
+        return request(url, None, self.login)
 
     def run_deployment(self, name: str, **parameters: str) -> "subprocess.CompletedProcess[str]":
         given = [
@@ -109,10 +133,10 @@ def wait_for(what: Callable[[], Any], why: str, patience_s: float = PATIENCE_S) 
     raise AssertionError(f"waited in vain for {why}")
 
 
-def request(url: str, body: dict[str, Any] | None = None) -> Any:
+def request(url: str, body: Any = None, headers: Mapping[str, str] = NO_HEADERS) -> Any:
     """Ask a server; where its database is busy (503) ask again, as Prefect's own clients do."""
     data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    asked = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
     for pause_s in (1, 2, 4, 8, 16):
         try:
             return _reply(asked)

@@ -55,7 +55,8 @@ def test_a_second_retraining_finds_nothing_new(
 @pytest.mark.full
 def test_the_champion_loads_in_a_fresh_process(first: str, shell: Shell, miniature: Path) -> None:
     tracking = f"sqlite:///{shell.state / 'mlflow.db'}"
-    used = shell.use_champion(miniature / "finetune" / "test.tsv", tracking)
+    split = miniature / "finetune" / "test.tsv"
+    used = shell.use_champion(split, MLFLOW_TRACKING_URI=tracking)
     figures = json.loads(next(shell.state.glob("runs/*/evaluate/figures.json")).read_text())
     full = figures["models"]["new model"]["protocols"]["full"]
     assert used["rank_at_1"] == pytest.approx(full["text_to_image_rank_at_1"]["value"])

@@ -18,6 +18,7 @@ import pytest
 from tests.integration.project import make_shop
 from tests.integration.servers import Stack, running_stack, wait_for
 from tests.integration.sink import Sink
+from tests.integration.worker import DEPLOY, POOL, SLOW, PlainWorker, plain_worker
 
 BLOCKS = """
 import sys
@@ -42,6 +43,7 @@ SECRETS = {
 }
 BLOCK_SECRETS = ("CANARY-webhook-4714", "CANARY-slack-4715")
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+SLOW_S = 120  # longer than a run may be silent
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,42 @@ def stack(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator
     assert list(stack.shell.home.rglob("*")) == []
 
 
+@dataclass(frozen=True)
+class Plain:
+    """A plain worker, and the slow run that it was given when the tests began."""
+
+    stack: Stack
+    worker: PlainWorker
+    run: str
+
+    def begin(self, seconds: float, mark: str) -> str:
+        """Have a slow run started that touches a file when it is at work; return its id."""
+        deployment = self.stack.prefect_api(f"deployments/name/slow/{POOL}")["id"]
+        parameters = {"seconds": seconds, "started": str(self.worker.folder / mark)}
+        wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        made = self.stack.prefect_api(f"deployments/{deployment}/create_flow_run", wanted)
+        return str(made["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.stack.prefect_api(f"flow_runs/{run}")["state"]
+        return found
+
+
 @pytest.fixture(scope="session")
-def shop(stack: Stack, sink: Sink, miniature: Path) -> Shop:
+def plain(stack: Stack) -> Iterator[Plain]:
+    """A worker beside the stack's on a pool of its own, whose slow run passes while other tests
+    do."""
+    (stack.shell.root / "slow.py").write_text(SLOW)
+    done = stack.shell.python("-c", DEPLOY)
+    assert done.returncode == 0, done.stderr
+    folder = stack.shell.folder / "plain"
+    with plain_worker(folder, stack.shell.root, stack.environment) as worker:
+        begun = Plain(stack, worker, "")
+        yield Plain(stack, worker, begun.begin(SLOW_S, "slow"))
+
+
+@pytest.fixture(scope="session")
+def shop(stack: Stack, sink: Sink, miniature: Path, plain: Plain) -> Shop:
     """The stack after two notification blocks were saved and a drop was ingested, and its
     automation has retrained."""
     done = stack.shell.python("-c", BLOCKS, sink.url, *BLOCK_SECRETS)

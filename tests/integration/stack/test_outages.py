@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from model.training.checkpoint import load_latest, newest_checkpoint
-from tests.integration.servers import Stack, request, wait_for
+from tests.integration.servers import Stack, wait_for
 from tests.integration.sink import Sink
 from tests.integration.stack.conftest import Shop
 
@@ -39,8 +39,8 @@ def figures(shop: Shop, model: str) -> Any:
 def test_a_schedule_fires_by_itself(shop: Shop, stack: Stack) -> None:
     deployment = stack.prefect_api("deployments/name/retrain/weekly")
     soon = {"interval": 15, "anchor_date": datetime.now(UTC).isoformat(), "timezone": "UTC"}
-    address = f"{stack.prefect}/api/deployments/{deployment['id']}/schedules"
-    (made,) = request(address, [{"schedule": soon, "active": True}])  # type: ignore[arg-type]
+    address = f"deployments/{deployment['id']}/schedules"
+    (made,) = stack.prefect_api(address, [{"schedule": soon, "active": True}])
     # On a busy machine the next one comes due while the first works, and is cancelled.
     run = wait_for(lambda: stack.ended_by("COMPLETED", "retrain/weekly"), "a run on schedule")
     assert run["auto_scheduled"]

@@ -28,6 +28,7 @@ from mlflow.utils.credentials import get_default_host_creds
 
 from model.errors import AccessDenied, CommerceClipError, ServiceError
 from tasks.pages.text import without_credentials
+from tasks.runtime.environment import tracking_uri
 
 OUTAGES = {
     ErrorCode.Name(code)
@@ -141,7 +142,7 @@ def refused_credentials() -> str:
 
 def _user() -> str:
     """Return who asks, as far as the client knows; a token names nobody."""
-    credentials = get_default_host_creds("")
+    credentials = get_default_host_creds(tracking_uri())
     if credentials.username and credentials.password:
         return f"user '{credentials.username}'"
     return "the bearer of the token" if credentials.token else "a user without a name"

@@ -87,9 +87,9 @@ def _refusal(error: MlflowException) -> str:
         return "its certificate is by an unknown CA: name yours in MLFLOW_TRACKING_SERVER_CERT_PATH"
     if "BadStatusLine" in reason:
         return "what it says is no HTTP"
-    # The libraries wrap each other's errors; the innermost, quoted last, says what happened.
-    quoted = re.findall(r"'([^']+)'", reason) or [reason]
-    return str(quoted[-1]).rsplit(": ", 1)[-1].strip('()" ')[-120:]
+    # The libraries wrap each other's errors; the innermost says what happened.
+    said = re.findall(r"\[Errno -?\d+\] ([^'\")]+)", reason) or re.findall(r"'([^']+)'", reason)
+    return str(said[-1] if said else reason)[-120:]
 
 
 def experiment_id(client: MlflowClient) -> str:

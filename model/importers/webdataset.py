@@ -51,6 +51,9 @@ KEYS = {
 # Companions of a file and of a folder that macOS's tar and zip add.
 COMPANION = re.compile(r"(?:.*/)?(?:\._[^/]*|\.DS_Store)|(?:.*/)?__MACOSX/.*", re.DOTALL)
 LISTED_OTHERS = 3
+# Headers with names and attributes, which tarfile reads into memory whole; real ones have 1 KB.
+LONG_HEADERS = b"xgXLK"
+MAX_HEADER_BYTES = 1 << 20
 TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, LZMAError)
 ADVICE = {
     LeftOutReason.DOTTED_KEY: "a key ends at the first dot of a file's name; the option "
@@ -231,11 +234,14 @@ def _checked_headers() -> type[tarfile.TarInfo]:
             # Zeros end an archive; behind them may stand another one, or nothing.
             CheckedHeader.has_ended = not any(buf)
             try:
-                return super().frombuf(buf, encoding, errors)
+                header = super().frombuf(buf, encoding, errors)
             except tarfile.HeaderError as error:
                 if CheckedHeader.has_ended:
                     raise
                 raise tarfile.TarError(f"a member's header is damaged: {error}") from None
+            if header.type in LONG_HEADERS and header.size > MAX_HEADER_BYTES:
+                raise tarfile.TarError(f"a member's header claims {header.size:,} bytes")
+            return header
 
     return CheckedHeader
 

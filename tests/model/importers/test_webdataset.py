@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -215,6 +216,43 @@ def test_a_shard_of_many_members_does_not_gather_in_memory(tmp_path: Path) -> No
     members = webdataset._read_members(shard, webdataset.Options())
     assert sum(1 for _ in itertools.islice(members, 299)) == 299
     assert sum(issubclass(type(thing), tarfile.TarInfo) for thing in gc.get_objects()) < 10
+
+
+@pytest.mark.faults(kind="X6: hostile drops", trials=3)
+def test_a_bomb_in_a_shard_is_left_out_or_refused_and_memory_stays_flat(
+    tmp_path: Path, accepted
+) -> None:
+    bomb = tmp_path / "a.tar.gz"
+    size = 200 << 20  # 200 KB of gzip
+
+    def plant(kind: bytes) -> None:
+        info = tarfile.TarInfo("bomb.jpg")
+        info.type, info.size = kind, size
+        with gzip.open(bomb, "wb", compresslevel=1) as file:
+            file.write(info.tobuf())
+            for _ in range(size >> 20):
+                file.write(bytes(1 << 20))
+            with tarfile.open(fileobj=file, mode="w|") as archive:
+                archive.add(write(tmp_path / "1.jpg", IMAGE), "1.jpg")
+                archive.add(write(tmp_path / "1.txt", b"hat"), "1.txt")
+
+    plant(tarfile.REGTYPE)
+    tracemalloc.start()
+    split = imported(bomb, tmp_path)
+    assert accepted(split)[0][0].caption == "hat"
+    assert split.left_out == {"too_large": (1, ("bomb",))}
+    for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        plant(kind)
+        with pytest.raises(DataError, match=r"a\.tar\.gz: .*header claims 209,715,200 bytes"):
+            imported(bomb, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size / 4
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
 
 
 def test_a_gzip_that_holds_no_tar_is_one_sentence(tmp_path: Path) -> None:

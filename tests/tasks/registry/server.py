@@ -33,7 +33,7 @@ class Server:
         """Make a user with a password, which is returned."""
         password = f"CANARY-of-{name}-2"
         made = self.ask("users/create", username=name, password=password)
-        assert made.status_code in (200, 409), made.text
+        assert made.is_success or "ALREADY_EXISTS" in made.text, made.text
         return password
 
     def grant(self, user: str, permission: str, kind: str, what: str) -> None:
@@ -66,7 +66,8 @@ def mlflow_server(folder: Path) -> Iterator[Server]:
     (folder / "auth.ini").write_text(
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder}/auth.db\n"
         f"admin_username = {ADMIN}\nadmin_password = {PASSWORD}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 600\n",  # a check of a password takes 0.1 s
         encoding="utf-8",
     )
     command = [
@@ -155,11 +156,14 @@ def proxy(to: str, way: Way, tls: ssl.SSLContext | None = None) -> Iterator[str]
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         server.close()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(_end(asyncio.all_tasks(loop)))
         loop.close()
+
+
+async def _end(tasks: set["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _pump(

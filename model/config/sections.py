@@ -352,11 +352,34 @@ class GateConfig(Section):
         description="Mean recall on test by which a challenger must beat the champion: the whole "
         "95 % interval of the difference has to lie above it, 0 to 1.",
     )
-    draws: int = Field(10_000, ge=1000, description="Bootstrap draws behind that interval.")
+    draws: int = Field(
+        10_000,
+        ge=1000,
+        description="Random exchanges of the two models' results behind that interval and every "
+        "other measure of chance.",
+    )
+    yearly_risk: Share = Field(
+        0.1,
+        description="Chance that within any 365 days a model is promoted that is no better than "
+        "the champion, all decisions together, 0 to 1.",
+    )
+    yearly_decisions: int = Field(
+        52,
+        ge=1,
+        description="Decisions against the champion that a year is expected to have; each may err "
+        "with yearly_risk divided by this, and no more than 2.5 %.",
+    )
+    min_unseen_products: int = Field(
+        50,
+        ge=1,
+        description="Test products that must be left after leaving out the pairs that either model "
+        "was trained on; with fewer the two are not compared.",
+    )
     max_slice_fall: dict[ColumnName, Share] = Field(
         default_factory=dict,
         description="Columns of test's side table whose values are guarded slices, with the mean "
-        "recall that each may lose against the champion (category: 0.05), 0 to 1.",
+        "recall that each may lose against the champion (category: 0.05), 0 to 1; a fall counts "
+        "only where it is beyond chance, too, all slices together.",
     )
     min_slice_recall: dict[ColumnName, Share] = Field(
         default_factory=dict,

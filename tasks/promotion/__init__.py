@@ -1,4 +1,4 @@
 """The stage that decides which version serves: `promote` is the door, `gate` has the checks.
 
-Imports `registry` and `validation`.
+Imports `registry`, `validation`, and of `training` the base weights.
 """

@@ -7,6 +7,7 @@ MLflow UI is the champion to beat.
 """
 
 import os
+from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -14,6 +15,8 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from model.errors import PromotionRefused, typed
+from tasks.promotion.budget import read_budget, spend
+from tasks.promotion.traces import keep_traces
 from tasks.registry.aliases import (
     change_champion,
     finish_change,
@@ -103,25 +106,30 @@ def _pass_gate(
     # A rollback must not wait for torch.
     from tasks.promotion import gate, scoring
 
-    client, limits = tracking_client(), run.config.gate
-    had_one = had_champion(client, version.name)
-    columns = scoring.slice_columns(
-        run, validation, {*limits.max_slice_fall, *limits.min_slice_recall}
-    )
+    client, limits, seed = tracking_client(), run.config.gate, run.config.seed
+    registered = read_version(client, version.name, version.number)
+    if registered.run_id == run.mlflow_run_id:
+        keep_traces(run, validation)
 
-    # Without a champion and without floors of slices, the evaluation's figures are enough.
-    new = None
-    if champion is not None or limits.min_slice_recall:
-        registered = read_version(client, version.name, version.number)
-        new = scoring.score_version(run, validation, registered)
-    checks = gate.check_alone(limits, evaluation, validation, new, columns)
-    if champion is None or new is None:
-        return gate.decide_version(version.number, None, checks, had_one)
+    # Both are asked what neither has seen; a first champion is held against its base weights.
+    against = [] if champion is None else [champion]
+    guarded = {*limits.max_slice_fall, *limits.min_slice_recall}
+    rows, compared = scoring.choose_pairs(run, validation, [registered, *against], guarded)
+    new = scoring.score_version(run, validation, registered, rows)
+    checks = gate.check_alone(limits, evaluation, validation, new, compared.columns)
+    if champion is None:
+        base = scoring.score_base(run, validation, rows)
+        checks += gate.check_against(
+            limits.model_copy(update={"margin": 0.0, "max_slice_fall": {}}),
+            *(evaluation, new, base, compared, seed, gate.BASE_WEIGHTS, None),
+        )
+        return gate.decide_version(version.number, None, checks, had_champion(client, version.name))
 
-    old = scoring.score_version(run, validation, champion)
+    old = scoring.score_version(run, validation, champion, rows)
     named = f"champion version {champion.version}"
-    checks += gate.check_against(limits, evaluation, new, old, columns, run.config.seed, named)
-    return gate.decide_version(version.number, int(champion.version), checks)
+    budget = read_budget(client, version.name, limits, datetime.now(UTC))
+    checks += gate.check_against(limits, evaluation, new, old, compared, seed, named, budget)
+    return gate.decide_version(version.number, int(champion.version), checks, risk=budget.allowed)
 
 
 def publish_decision(decision: Decision) -> None:
@@ -217,6 +225,8 @@ def carry_out(version: Version, decision: Decision, mark: str) -> bool:
         if decision.is_promoted:
             mark_champion(client, name, number)
         leave_reason(client, name, number, decision.reason)
+        if decision.risk:
+            spend(client, name, mark, decision.risk)
         client.set_model_version_tag(name, str(number), decided_tag(mark), "true")
     return True
 

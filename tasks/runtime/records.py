@@ -187,7 +187,7 @@ class Decision(Record):
     """Whether a version was promoted, and why.
 
     ``champion`` is the version that it was compared with. A settled decision was carried out by an
-    earlier try.
+    earlier try. ``risk`` is the chance of a false promotion that the decision took of the year's.
     """
 
     version: int
@@ -197,6 +197,7 @@ class Decision(Record):
     champion: int | None = None
     checks: list[Check] = []
     is_settled: bool = False
+    risk: float = 0.0
 
 
 class Export(Record):

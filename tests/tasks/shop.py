@@ -8,10 +8,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model.config.load import RunConfig
-from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult
+from model.evaluation.exchange import sources_of_luck
+from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult, relate
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
 from tasks.promotion import promote, scoring
-from tasks.promotion.gate import Scored
+from tasks.promotion.gate import Compared, Scored, SliceColumns
 from tasks.registry import package, register, versions
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.records import DataVersion, Decision, TrainedModel, Validation, Version
@@ -36,6 +37,14 @@ def result_of(mean_recall: float, products: int = PRODUCTS) -> RetrievalResult:
         tied=np.zeros_like(ranks),
     )
     return RetrievalResult(side, side)
+
+
+def compared_alone(products: int, columns: SliceColumns | None = None) -> Compared:
+    """All of a test split in which each product has one caption and one image of its own."""
+    hashes = np.arange(products, dtype=np.uint64)
+    related = relate(hashes.tolist(), hashes.tolist())
+    luck = sources_of_luck(related, hashes, hashes, [""] * products)
+    return Compared(luck, columns or {}, products, products)
 
 
 def write_files(run_id: str, config: RunConfig, folder: Path, package: Path) -> None:
@@ -64,11 +73,19 @@ class Shop:
         )
         self.scores: dict[int, float] = {}
         self.data_versions: dict[int, str] = {}
+        self.base = 0.01
         monkeypatch.setattr(
             scoring,
             "score_version",
-            lambda run, validation, version: self.scored(int(version.version)),
+            lambda run, validation, version, rows: self.scored(int(version.version)),
         )
+        monkeypatch.setattr(
+            scoring, "score_base", lambda *_: Scored(result_of(self.base), self.data.version)
+        )
+        monkeypatch.setattr(
+            scoring, "choose_pairs", lambda *_: (np.arange(PRODUCTS), compared_alone(PRODUCTS))
+        )
+        monkeypatch.setattr(promote, "keep_traces", lambda run, validation: None)
         monkeypatch.setattr(promote, "publish_decision", lambda decision: None)
         monkeypatch.setattr(package, "write_package", write_files)
 
@@ -112,7 +129,7 @@ class Shop:
         run = run_of(
             self.config, self.data, self.folder, f"{self.name}-{fingerprint or version.number}"
         )
-        evaluation = evaluation_of(self.folder, mean_recall, base)
+        evaluation, self.base = evaluation_of(self.folder, mean_recall, base), base
         decision = promote.decide.fn(run, self.validation, version, evaluation)
         return promote.promote.fn(run, version, decision)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from model.errors import DataError
+from model.importers import chinese_clip
 from model.importers.importing import import_pairs
 from tests.golden import encoded, jpeg, picture
 
@@ -99,23 +100,77 @@ def test_a_missing_or_broken_image_is_counted_and_named(tmp_path: Path) -> None:
     assert (split.rows, split.pairs) == (3, 1)
 
 
-def test_a_query_that_is_no_query_is_counted_and_named(tmp_path: Path) -> None:
+def test_a_query_that_is_no_query_is_counted_with_its_field_and_form(tmp_path: Path) -> None:
     write_images(tmp_path / "train_imgs.tsv")
-    bad = [
-        "{",
-        "[1]",
-        '{"text_id": 1}',
-        '{"text": 5}',
-        '{"text": "x", "image_ids": 7}',
-        "[" * 100_000,
-    ]
-    write_texts(tmp_path / "train_texts.jsonl", *bad, "", query(1, "包", 33))
+    bad = {
+        "[1]": "a list, not an object",
+        '{"text_id": 1}': "no text or query_text",
+        '{"text": null}': "text is null, not text",
+        '{"text": ["x"]}': "text is a list, not text",
+        '{"text": "x", "image_ids": {"a": 1}}': "image_ids has an object, not ids",
+        '{"text": "x", "image_ids": [33, null]}': "image_ids has null, not ids",
+        '{"query_text": "x", "item_ids": [[33]]}': "item_ids has a list, not ids",
+        '{"text": "x", "image_ids": [true]}': "image_ids has true or false, not ids",
+        '{"text": NaN}': "text is a number, not text",
+    }
+    write_texts(tmp_path / "train_texts.jsonl", "{", *bad, "[" * 100_000, "", query(1, "包", 33))
     (split,) = import_pairs("muge", [tmp_path], tmp_path / "out")
-    assert split.left_out["bad_json"].rows == len(bad) == split.rows - split.pairs
-    assert split.left_out["bad_json"].names[:2] == (
-        "train_texts.jsonl line 1",
-        "train_texts.jsonl line 2",
+    assert split.left_out["bad_json"] == (
+        2,
+        ("train_texts.jsonl line 1", f"train_texts.jsonl line {len(bad) + 2}"),
     )
+    assert (split.rows, split.pairs) == (len(bad) + 3, 1)
+    assert split.left_out["bad_field"].rows == len(bad)
+    assert (
+        split.left_out["bad_field"].names
+        == tuple(
+            f"train_texts.jsonl line {line}: {form}" for line, form in enumerate(bad.values(), 2)
+        )[:5]
+    )
+    names = [
+        chinese_clip._parse_query(json.loads(line), "line").name.removeprefix("line: ")  # type: ignore[union-attr]
+        for line in bad
+    ]
+    assert names == list(bad.values())
+
+
+FORMS_OF_IDS = [33, 33.0, "33", " 33 ", "33.0", [33], [33.0], ["33"], [" 33"], ["33.0"]]
+
+
+@pytest.mark.faults(kind="F3", trials=len(FORMS_OF_IDS))
+def test_ids_and_texts_of_every_form_are_pairs(tmp_path: Path, accepted) -> None:
+    write_images(tmp_path / "train_imgs.tsv")
+    queries = [
+        {"text_id": place, "text": f"包 {place}", "image_ids": form}
+        for place, form in enumerate(FORMS_OF_IDS)
+    ]
+    numbers = [{"text_id": 9.0, "text": text, "image_ids": [33]} for text in (2026, 9.5)]
+    write_texts(tmp_path / "train_texts.jsonl", *queries, *numbers)
+    (split,) = import_pairs("muge", [tmp_path], tmp_path / "out")
+    pairs, side = accepted(split)
+    assert [pair.image for pair in pairs] == [IMAGES[33]] * (len(FORMS_OF_IDS) + 2)
+    assert [pair.caption for pair in pairs[-2:]] == ["2026", "9.5"]
+    assert set(side["id"]) == {"33"} and side["text_id"][-1] == "9"
+
+
+def test_floats_for_the_ids_of_the_images_are_the_same_ids(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "train_imgs.tsv")
+    images.write_bytes(images.read_bytes().replace(b"\t", b".0\t"))
+    write_texts(tmp_path / "train_texts.jsonl", query(1, "包", *IMAGES))
+    (split,) = import_pairs("muge", [tmp_path], tmp_path / "out")
+    assert (split.pairs, split.left_out) == (3, {})
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_is_the_same_as_its_lines(tmp_path: Path, accepted, indent: int | None) -> None:
+    write_images(tmp_path / "train_imgs.tsv")
+    array = json.dumps([query(1, "包", 33, 517602), 7], indent=indent, ensure_ascii=False)
+    (tmp_path / "train_texts.jsonl").write_text(f"\ufeff {array}\n", encoding="utf-8")
+    (split,) = import_pairs("muge", [tmp_path], tmp_path / "out")
+    assert [pair.image for pair in accepted(split)[0]] == [IMAGES[33], IMAGES[517602]]
+    assert split.left_out == {
+        "bad_field": (1, ("train_texts.jsonl entry 2: a number, not an object",))
+    }
 
 
 def test_crlf_a_bom_and_the_url_safe_alphabet_change_no_byte_of_an_image(

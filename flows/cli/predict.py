@@ -49,5 +49,5 @@ def print_predicted(
     what = {"pair": "captions and images", "text": "captions", "image": "images"}[done.columns]
     print_line(
         f"{tsv}: {done.rows:,} {what} in {done.width} numbers each, "
-        f"{done.faulty:,} lines faulty → {out}"
+        f"{done.faulty:,} lines faulty{f' ({done.faults})' if done.faults else ''} → {out}"
     )

@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
         "tar shards of webdataset or img2dataset", webdataset.Options, webdataset.find_splits
     ),
     "csv": Kind("CSV or Parquet beside image files", table.Options, table.find_splits),
-    "easynlp": Kind("TSV files of EasyNLP", ImportOptions, easynlp.find_splits),
+    "easynlp": Kind("TSV files of EasyNLP", easynlp.Options, easynlp.find_splits),
 }
 
 

@@ -8,37 +8,49 @@ and passes over it.
 Source: EasyNLP's easynlp/appzoo/clip/predictor.py (postprocess) and easynlp/core/predictor.py.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import numpy as np
-
 from model.config.sections import DataConfig
 from model.embeddings.columns import write_products
-from model.errors import DataError
+from model.errors import ConfigError, DataError
+from model.importers.writer import printable
+from model.pairs.mistakes import HEADER_WORDS
 from model.pairs.profile import profile_files
-from model.pairs.tsv import LineColumns, detect_columns
+from model.pairs.tsv import BOM, HEAD_BYTES, LineColumns, detect_columns
 from model.storage.files import atomic_write
 from model.towers.create import lengthen_towers
 from model.towers.folder import load_towers
 from model.zoo.forms.easynlp_english import truncating_as_theirs
-from tasks.embeddings.products import accepted_lines, embed_lines
+from tasks.embeddings.products import accepted_lines, embed_lines, faulty_lines
 from tasks.registry.zoo import folder_of
 
 Form = Literal["parquet", "easynlp"]
 Truncation = Literal["open_clip", "easynlp"]
 
+# The usual ending of each form, and endings that say another one.
+ENDINGS: dict[Form, str] = {"parquet": ".parquet", "easynlp": ".tsv"}
+OTHER_ENDINGS: dict[Form, frozenset[str]] = {
+    "parquet": frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".npy"}),
+    "easynlp": frozenset({".csv", ".parquet", ".json", ".jsonl", ".npy"}),
+}
+
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was embedded: lines = rows + faulty; the columns that the file has."""
+    """What was embedded: lines = rows + faulty; the columns that the file has.
+
+    ``faults`` names the first faulty lines with their reasons.
+    """
 
     columns: LineColumns
     lines: int
     rows: int
     width: int
+    faults: str
 
     @property
     def faulty(self) -> int:
@@ -67,12 +79,17 @@ def predict_file(
 
     Raises:
         ConfigError: the model is unknown, reads another number of tokens, or no captions that
-            EasyNLP's truncation is for.
-        DataError: the TSV has no line that can be embedded; in EasyNLP's form, it holds pairs or a
-            faulty line.
+            EasyNLP's truncation is for; or ``out`` is named as another form.
+        DataError: the file is a CSV, or has no line that can be embedded; in EasyNLP's form, it
+            holds pairs or a faulty line.
         CheckpointError: the model is damaged, or ``out`` cannot be written.
     """
+    if out.suffix.lower() in OTHER_ENDINGS[form]:
+        raise ConfigError(
+            f"--out {out}: {form} is written, not {out.suffix[1:]}; name it {ENDINGS[form]}"
+        )
     columns = detect_columns(tsv)
+    _refuse_table(tsv, columns)
     if form == "easynlp" and columns == "pair":
         raise DataError(
             f"{tsv}: has captions and images, but a row of EasyNLP's form is one embedding; "
@@ -85,13 +102,13 @@ def predict_file(
         towers = lengthen_towers(towers, context_length)
 
     with atomic_write(out) as file, TemporaryDirectory(prefix="commerce-clip-") as scratch:
-        index, lines = accepted_lines(tsv, profile_files(Path(scratch), "tsv"), DataConfig())
-        if form == "easynlp" and len(index) < lines:
-            # The first line whose number is not among those of the accepted.
-            first = np.setdiff1d(np.arange(1, lines + 1), index.line)[0]
+        files = profile_files(Path(scratch), "tsv")
+        index, lines = accepted_lines(tsv, files, DataConfig())
+        faults = faulty_lines(files)
+        if form == "easynlp" and faults:
             raise DataError(
-                f"{tsv}: line {first} cannot be embedded, so rows would not be lines; "
-                "repair or remove it"
+                f"{tsv}: {lines - len(index):,} lines cannot be embedded ({faults}), so rows would "
+                "not be lines; repair or remove them"
             )
         products = embed_lines("predict", towers, index, Path(scratch), batch_size, workers)
         if form == "parquet":
@@ -102,4 +119,22 @@ def predict_file(
                 assert embeddings is not None, "one column"
                 for row in embeddings.numpy():
                     file.write("\t".join(map(str, row)).encode() + b"\n")
-    return Predicted(columns, lines, len(index), towers.embed_dim)
+    return Predicted(columns, lines, len(index), towers.embed_dim, faults)
+
+
+def _refuse_table(tsv: Path, columns: LineColumns) -> None:
+    """Refuse a CSV, whose header and cells would be taken for captions.
+
+    Raises:
+        DataError: it is one.
+    """
+    with tsv.open("rb") as file:
+        header = file.readline(HEAD_BYTES).removeprefix(BOM).decode("utf-8", "replace").strip()
+    cells = [cell.strip(' "').lower() for cell in re.split("[,;]", header)]
+    has_names = len(cells) > 1 and any(cell.encode() in HEADER_WORDS for cell in cells)
+    if columns == "text" and (tsv.suffix.lower() == ".csv" or has_names):
+        raise DataError(
+            f"{tsv}: is a CSV ({printable(header)}), not lines of captions, of base64 images or of "
+            f"both with a tab between; `python -m flows import csv {tsv} --out FOLDER` makes such "
+            "lines where a column names the images"
+        )

@@ -7,13 +7,22 @@ on disk; the index takes 48 bytes a line.
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from model.batches.loading import pair_input
 from model.config.sections import DataConfig
 from model.embeddings.columns import write_products
 from model.embeddings.embed import Products, embed_products
 from model.errors import DataError
 from model.pairs.index import PairIndex, PairSource, index_pairs
-from model.pairs.profile import ProfileFiles, existing_profile, profile_files, write_profile
+from model.pairs.mistakes import likely_mistake
+from model.pairs.profile import (
+    ProfileFiles,
+    existing_profile,
+    profile_files,
+    read_profile,
+    write_profile,
+)
 from model.pairs.splits import find_split_files, read_side_table
 from model.pairs.tsv import count_lines, detect_columns
 from model.storage.files import atomic_write
@@ -23,6 +32,8 @@ from tasks.runtime.environment import report_folder
 from tasks.runtime.progress import progress
 from tasks.runtime.records import Run, TrainedModel, Version
 from tasks.validation.accepted import tsv_files
+
+NAMED_LINES = 5
 
 
 def accepted_lines(
@@ -41,12 +52,22 @@ def accepted_lines(
         with progress("profile", count_lines(tsv), "lines") as bar:
             summary = write_profile(tsv, files, limits, columns, bar.advance, processes)
     if not summary.accepted:
+        mistake = likely_mistake(tsv, summary.faults) if columns == "pair" else None
         raise DataError(
-            f"{tsv}: none of its {summary.lines:,} lines can be embedded; "
-            "validate the data to see why"
+            f"{tsv}: none of its {summary.lines:,} lines can be embedded ({faulty_lines(files)}); "
+            + (f"likely cause: {mistake}" if mistake else "repair them or name another file")
         )
 
     return index_pairs([PairSource(tsv, files.table, columns)]), summary.lines
+
+
+def faulty_lines(files: ProfileFiles) -> str:
+    """Name the first faulty lines of a profiled TSV with their reasons; empty where none is."""
+    profile = read_profile(files.table, ["line", "fault"])
+    faulty = profile.filter(pc.is_valid(profile["fault"]))
+    rows = faulty.slice(0, NAMED_LINES).to_pylist()
+    listed = ", ".join(f"line {row['line']} {row['fault']}" for row in rows)
+    return f"{listed}, …" if len(faulty) > len(rows) else listed
 
 
 def embed_lines(

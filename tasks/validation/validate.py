@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from model.config.sections import DataConfig
-from model.errors import DataError, FaultReason
+from model.errors import DataError
+from model.pairs.mistakes import likely_mistake
 from model.pairs.profile import ProfileSummary, existing_profile, profile_files, write_profile
 from model.pairs.repeats import read_repeats
 from model.pairs.splits import find_split_files, read_side_table
-from model.pairs.tsv import check_file, count_lines, likely_encoding
+from model.pairs.tsv import check_file, count_lines
 from tasks.pages.text import count_rows, counted
 from tasks.runtime.environment import page_address, report_folder
 from tasks.runtime.log import run_logger
@@ -110,8 +111,8 @@ def validate_data_version(
     )
     if verdict.failures:
         raise DataError(
-            f"{data.folder}: {verdict.failures[0]}{_where(tsvs, folder, counts, limits)}; "
-            f"see {verdict.docs}"
+            f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; "
+            f"see {verdict.docs}{_why(tsvs, counts, limits)}"
         )
     return Validation(
         profiles=folder,
@@ -208,27 +209,27 @@ def _measure_drift(
     return None, [unmeasured(reference)]
 
 
-def _where(
-    tsvs: Mapping[str, Path], folder: Path, counts: list[SplitCounts], limits: DataConfig
-) -> str:
-    """Return where the faulty and the leaking lines are, and how to convert another encoding."""
+def _where(folder: Path, counts: list[SplitCounts]) -> str:
+    """Return where the faulty and the leaking lines are."""
     found, quarantined = "", max(counts, key=lambda count: count.quarantined)
     if quarantined.quarantined:
-        found += f"; faulty lines are kept in {profile_files(folder, quarantined.name).quarantine}"
-
-    # So many captions that are no UTF-8 are a file in another encoding.
-    for count in counts:
-        bad = count.faults.get(FaultReason.BAD_UTF8, 0)
-        if bad > limits.max_fault_share * count.lines and (
-            code := likely_encoding(tsvs[count.name])
-        ):
-            # iconv knows the first word.
-            command = f"iconv -f {code.split()[0]} -t UTF-8 {tsvs[count.name].name}"
-            found += (
-                f"; {tsvs[count.name]} is likely {code}: convert it with `{command} > utf8.tsv`"
-            )
+        found += (
+            f"; faulty lines ({counted(quarantined.faults)}) are kept in "
+            f"{profile_files(folder, quarantined.name).quarantine}"
+        )
 
     leaked = max(counts, key=lambda count: count.leaked)
     if leaked.leaked:
         found += f"; leaking lines are listed in {comparison_files(folder, leaked.name).listed}"
     return found
+
+
+def _why(tsvs: Mapping[str, Path], counts: list[SplitCounts], limits: DataConfig) -> str:
+    """Return the likely mistake behind a split of so many faulty lines, and what to do."""
+    for count in counts:
+        if count.quarantined > limits.max_fault_share * count.lines:
+            tsv = tsvs[count.name]
+            mistake = likely_mistake(tsv, count.faults)
+            if mistake is not None:
+                return f"; likely cause in {tsv}: {mistake}"
+    return ""

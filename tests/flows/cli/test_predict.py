@@ -75,7 +75,7 @@ def test_easynlps_form_is_one_row_of_floats_a_line_as_its_predictor_writes_them(
 
 
 def test_parquet_has_a_row_a_line_with_its_number(
-    shop: Path, towers: Towers, tmp_path: Path
+    shop: Path, towers: Towers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = (shop / "pairs.tsv").read_bytes().splitlines(keepends=True)
     (tmp_path / "some.tsv").write_bytes(
@@ -90,6 +90,7 @@ def test_parquet_has_a_row_a_line_with_its_number(
         "cpu",
     ]
     assert main(["predict", str(tmp_path / "some.tsv"), *options]) == 0
+    assert "1 lines faulty (line 3 not_an_image) → " in capsys.readouterr().out
     table = pq.read_table(tmp_path / "some.parquet")
     assert (
         table["line"].to_pylist() == [1, 2, 4, 5, 6, 7, 8, 9] and table["id"][2].as_py() == "some-4"
@@ -103,9 +104,20 @@ def test_parquet_has_a_row_a_line_with_its_number(
     ("name", "content", "sentence"),
     [
         ("pairs.tsv", None, "keep one column"),
-        ("holes.tsv", b"red\n\nblue\n", "line 2 cannot be embedded"),
-        ("tail.tsv", b"red\nblue\n \n \n", "line 3 cannot be embedded"),
-        ("none.tsv", b"\x01\n\x02\n", "none of its 2 lines"),
+        ("holes.tsv", b"red\n\nblue\n", "1 lines cannot be embedded (line 2 empty_caption)"),
+        (
+            "tail.tsv",
+            b"red\nblue\n \n \n",
+            "2 lines cannot be embedded (line 3 empty_caption, line 4 empty_caption)",
+        ),
+        (
+            "none.tsv",
+            b"\x01\n\x02\n",
+            "none of its 2 lines can be embedded (line 1 control_byte, line 2 control_byte)",
+        ),
+        ("texts.csv", b"red\nblue\n", "texts.csv: is a CSV (red), not lines of captions"),
+        ("table.tsv", b"id;Title;image\n1;red;1.jpg\n", "is a CSV (id;Title;image)"),
+        ("prose.tsv", b"a red dress, the caption of all\n\x01\n", "(line 2 control_byte)"),
         ("absent.tsv", None, "absent.tsv"),
     ],
 )
@@ -132,10 +144,35 @@ def test_what_has_no_row_a_line_is_refused_and_nothing_is_written(
     assert sentence in capsys.readouterr().err and not (tmp_path / "feat.tsv").exists()
 
 
+def test_a_file_of_one_mistake_is_refused_with_its_cause(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line.split(b"\t") for line in (shop / "pairs.tsv").read_bytes().splitlines()]
+    swapped = tmp_path / "swapped.tsv"
+    swapped.write_bytes(b"".join(image + b"\t" + caption + b"\n" for caption, image in lines))
+    arguments = ["--model", str(shop / "model"), "--out", str(tmp_path / "feat.parquet")]
+    assert main(["predict", str(swapped), *arguments]) == 1
+    refusal = capsys.readouterr().err
+    assert "none of its 8 lines can be embedded (line 1 bad_base64, " in refusal
+    assert "likely cause: its lines are base64 first and caption second" in refusal
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("parquet", "feat.csv"), ("parquet", "feat.TSV"), ("easynlp", "feat.csv")]
+)
+def test_a_file_is_never_named_as_what_it_is_not(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, name: str
+) -> None:
+    assert predict(shop, "texts.tsv", tmp_path / name, "--format", form) == 1
+    ending = {"parquet": ".parquet", "easynlp": ".tsv"}[form]
+    assert f"{form} is written, not {name[-3:]}; name it {ending}" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_an_unknown_model_is_refused(
     shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--model", "nothing", "--out", str(tmp_path / "feat.tsv")]
+    arguments = ["--model", "nothing", "--out", str(tmp_path / "feat.parquet")]
     assert main(["predict", str(shop / "texts.tsv"), *arguments]) == 1
     assert "nothing" in capsys.readouterr().err
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import DataError
+from model.errors import ConfigError, DataError
 from model.importers import easynlp
 from model.importers.importing import import_pairs
 from model.pairs.tsv import parse_line
@@ -65,6 +65,39 @@ def test_a_line_of_another_width_among_ids_passes_through_under_a_name_of_its_ow
     assert split.tsv.read_bytes().split(b"\n")[1::2] == [b"no tab", b"1\t2\t3\t4"]
     ids = split.side_table.read_text().splitlines()
     assert ids == ["id", "1", "train.tsv line 2", "1", "train.tsv line 4"]
+
+
+@pytest.mark.parametrize(
+    ("order", "columns"),
+    [
+        ("image caption", None), ("image id caption", None), ("id image caption", None),
+        ("caption image id", None), ("image caption id", None), ("id caption image", None),
+        ("id x caption y image", "id,-,caption,-,image"),
+        ("image x caption id", "image,-,caption,id"),
+    ],
+)  # fmt: skip
+def test_columns_in_another_order_are_found_and_others_named(
+    tmp_path: Path, accepted, order: str, columns: str | None
+) -> None:
+    cells = {"caption": b"a red hat", "image": STANDARD, "id": b"S7", "x": b"x", "y": b"1.5"}
+    line = b"\t".join(cells[name] for name in order.split())
+    path = write(tmp_path / "train.tsv", line, line, b"no tab", ending=b"\r\n")
+    options = {} if columns is None else {"columns": columns}
+    (split,) = import_pairs("easynlp", [path], tmp_path / "out", options)
+    assert split.tsv is not None
+    assert split.tsv.read_bytes() == b"a red hat\t" + STANDARD + b"\na red hat\t" + STANDARD + (
+        b"\nno tab\n"
+    )
+    if "id" in order:
+        assert split.side_table is not None
+        assert split.side_table.read_text().splitlines()[1:3] == ["S7", "S7"]
+
+
+def test_columns_that_are_no_pair_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", b"1\t2\t3\t4")
+    for columns in ("id,caption", "caption,caption,image", "caption,picture"):
+        with pytest.raises(ConfigError, match="columns is"):
+            import_pairs("easynlp", [path], tmp_path / "out", {"columns": columns})
 
 
 def test_prediction_files_keep_their_names(tmp_path: Path) -> None:

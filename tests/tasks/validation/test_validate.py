@@ -314,7 +314,19 @@ def test_a_file_in_another_encoding_is_named_with_the_command_that_converts_it(
     images = [line.split(b"\t")[1] for line in train.read_bytes().splitlines()]
     lines = [f"{captions} {row}".encode(encoding) + b"\t" + each for row, each in enumerate(images)]
     train.write_bytes(b"\n".join(lines) + b"\n")
-    with pytest.raises(DataError, match=rf"too many faulty .*train\.tsv is likely {named}"):
+    with pytest.raises(DataError, match=rf"too many faulty .*train\.tsv: it is likely {named}"):
+        validated(pairs)
+
+
+def test_columns_that_are_swapped_are_the_last_thing_that_is_named(pairs: Path) -> None:
+    train = pairs / "finetune" / "train.tsv"
+    lines = [line.split(b"\t") for line in train.read_bytes().splitlines()]
+    train.write_bytes(b"".join(image + b"\t" + caption + b"\n" for caption, image in lines))
+    advice = r"swap the columns, as `python -m flows import easynlp train\.tsv --out FOLDER` does"
+    with pytest.raises(
+        DataError,
+        match=rf"\(bad_base64 {len(lines)}\).*; likely cause in .*: its lines .*; {advice}$",
+    ):
         validated(pairs)
 
 

@@ -38,6 +38,16 @@ def print_validation(validation: Validation) -> None:
         count_rows(validation.counts, "split"),
         right=("lines", "accepted"),
     )
+    if validation.reading:
+        rows = [
+            {
+                "split": each.name,
+                "tokens a word": f"{each.tokens_a_word:.2f}",
+                f"longer than {each.context} tokens": f"{each.longer:.1%}",
+            }
+            for each in validation.reading
+        ]
+        print_table("How the text tower reads the captions", rows, right=tuple(rows[0])[1:])
     print_facts(
         "",
         {

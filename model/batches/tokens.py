@@ -46,7 +46,7 @@ def token_ids(
     """
     dtype = np.uint16 if max(_vocabulary(tokenizer).values()) < 2**16 else np.int32
     key = hashlib.sha256(f"{index.digest()} {tokenizer_identity(tokenizer)}".encode()).hexdigest()
-    layout = Layout("tokens", key, (len(index), _context_length(tokenizer)), dtype)
+    layout = Layout("tokens", key, (len(index), read_tokens(tokenizer)), dtype)
 
     def blocks() -> Iterator[Tokens]:
         captions = iter(index.captions())
@@ -57,6 +57,22 @@ def token_ids(
     return (
         np.concatenate(list(blocks())) if folder is None else cached_array(folder, layout, blocks)
     )
+
+
+def token_counts(tokenizer: Tokenizer, captions: list[str]) -> list[int]:
+    """Count the tokens of whole captions, however few of them the text tower reads."""
+    inner = _inner(tokenizer)
+    if hasattr(inner, "no_truncation"):
+        whole = type(inner).from_str(inner.to_str())
+        whole.no_truncation()
+        whole.no_padding()
+        return [len(whole.encode(caption).ids) for caption in captions]
+
+    # open_clip's own tokeniser adds the marks of start and end when it pads.
+    if not hasattr(inner, "get_vocab"):
+        return [len(inner.encode(caption)) + 2 for caption in captions]
+    clean = getattr(tokenizer, "clean_fn", None) or str
+    return [len(inner.encode(clean(caption), truncation=False)) for caption in captions]
 
 
 def tokenizer_identity(tokenizer: Tokenizer) -> str:
@@ -79,7 +95,7 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
         "vocabulary": sorted(_vocabulary(tokenizer).items()),
         "backend": backend.to_str() if backend is not None else None,
         "versions": {name: version(name) for name in TOKENISING_PACKAGES},
-        "context_length": _context_length(tokenizer),
+        "context_length": read_tokens(tokenizer),
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
@@ -95,5 +111,6 @@ def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     return vocabulary
 
 
-def _context_length(tokenizer: Tokenizer) -> int:
+def read_tokens(tokenizer: Tokenizer) -> int:
+    """Count the tokens of a caption that the text tower reads, marks included."""
     return tokenizer(["length"]).shape[1]

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from model.config.base import Name, Section
 from model.config.leaks import LeakPolicies
 from model.config.sections import (
     DataConfig,
@@ -22,8 +23,6 @@ from model.config.sections import (
     ExportConfig,
     GateConfig,
     ModelConfig,
-    Name,
-    Section,
     StageConfig,
 )
 from model.errors import ConfigError, nearest

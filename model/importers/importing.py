@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from model.errors import ConfigError, DataError, nearest
 from model.importers import chinese_clip, easynlp, fashion_gen, table, webdataset
+from model.importers.cleaning import clean_captions
 from model.importers.records import (
     ImportedSplit,
     ImportOptions,
@@ -87,7 +88,8 @@ def import_pairs(
     imported = []
     for source in found:
         on_split(source.split, source.rows)
-        imported.append(write_split(source, out, on_rows))
+        read = clean_captions(source) if checked.clean_html else source
+        imported.append(write_split(read, out, on_rows))
 
     if not any(split.pairs for split in imported):
         raise DataError(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from model.config.sections import Name, Section
+from model.config.base import Name, Section
 
 MAX_IMAGE_BYTES = 64_000_000
 # Of a line that holds such an image in base64.
@@ -28,6 +28,9 @@ class ImportOptions(Section):
         None,
         description="Name of the one split that all sources become; "
         "by default it comes from their file names.",
+    )
+    clean_html: bool = Field(
+        False, description="Whether tags and entities of HTML in captions become text."
     )
 
 

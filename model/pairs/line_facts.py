@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from model.errors import FaultReason
 from model.pairs.images import preview_image
+from model.pairs.markup import has_markup
 from model.pairs.near_duplicates import image_signature
 from model.pairs.tsv import LineColumns, RawLine, line_notes, parse_line, read_lines
 from model.pairs.words import same_words, words_of
@@ -25,6 +26,9 @@ PROFILE_COLUMNS = (
     "image_bytes", "image_hash", "image_phash", "image_thumb",
     "fault", "notes",
 )  # fmt: skip
+
+# The note on a caption with tags or entities.
+HTML = "html"
 
 
 class Piece(NamedTuple):
@@ -90,6 +94,8 @@ def _row(line: RawLine, piece: Piece, words: Counter[str]) -> dict[str, Any]:
         return row
 
     used, whole = words_of(pair.caption), caption_hash(pair.caption)
+    if has_markup(pair.caption):
+        row["notes"].append(HTML)
     # The vocabulary is that of accepted lines.
     if "fault" not in row:
         words.update(used)

@@ -11,10 +11,16 @@ from typing import Any
 
 import torch
 
+from model.batches.tokens import Tokenizer
 from model.config.model import ImageTowerConfig
 from model.config.sections import ModelConfig
 from model.errors import ConfigError
-from model.towers.create import create_towers, lengthen_towers, resize_towers
+from model.towers.create import (
+    create_tokenizer,
+    create_towers,
+    lengthen_towers,
+    resize_towers,
+)
 from model.towers.folder import build_clip, build_tokenizer, load_towers, write_config
 from model.towers.imported import find_imported, require_name_on_shelf
 from model.towers.layers import is_projection
@@ -46,6 +52,28 @@ def base_towers(model: ModelConfig, shelf: Path, device: str, precision: str, se
         require_name_on_shelf(model.pretrained, shelf)
         towers = create_towers(model, device, precision, seed)
     return towers if model.image_size is None else resize_towers(towers, model.image_size)
+
+
+def config_tokenizer(model: ModelConfig, shelf: Path) -> Tokenizer:
+    """Create the tokeniser of a config alone, imported models from the shelf.
+
+    Raises:
+        ConfigError: model or vocabulary are unknown, or do not fit each other.
+    """
+    if model.text_tower is None:
+        imported = find_imported(model.pretrained, shelf)
+        return (
+            create_tokenizer(model)
+            if imported is None
+            else build_tokenizer(imported, model.context_length)
+        )
+
+    # The words of a published encoder come with its weights.
+    text = read_text_tower(model.text_tower, shelf, seed=0)
+    with TemporaryDirectory() as name:
+        folder, sides = Path(name), {"vision_cfg": {}, "text_cfg": text.cfg}
+        write_config({"model_cfg": {"embed_dim": 1, **sides}}, text.files, folder)
+        return build_tokenizer(folder)
 
 
 def _joined_towers(

@@ -7,6 +7,7 @@ weights takes one to two seconds of a core, reading its 605 MB as much again.
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 # imported (tests/faults/test_poison.py).
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
+from model.batches.tokens import Tokenizer
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
 from model.towers.bert import (
@@ -87,11 +89,7 @@ def create_towers(
 
         architecture = with_context_length(open_clip.get_model_config(name), model.context_length)
         files = read_vocabulary(architecture, model.vocabulary)
-        tokenizer: Any = (
-            make_word_pieces(architecture, files[VOCABULARY_FILE])
-            if files
-            else open_clip.get_tokenizer(name)
-        )
+        tokenizer = _new_tokenizer(name, architecture, files)
 
     preprocess = {
         "mean": list(clip.visual.image_mean),
@@ -102,6 +100,27 @@ def create_towers(
     config = {"model_cfg": architecture, "preprocess_cfg": preprocess}
     arithmetic = resolve_precision(precision, target)
     return Towers(clip, tokenizer, config, target, arithmetic, files=files)
+
+
+def create_tokenizer(model: ModelConfig) -> Tokenizer:
+    """Create the tokeniser of a config's model name alone; no weights are drawn or read.
+
+    Raises:
+        ConfigError: model or vocabulary are unknown, or do not fit each other.
+    """
+    name = _known_architecture(model.name)
+    with quiet_open_clip():
+        architecture = with_context_length(open_clip.get_model_config(name), model.context_length)
+        return _new_tokenizer(name, architecture, read_vocabulary(architecture, model.vocabulary))
+
+
+def _new_tokenizer(
+    name: str, architecture: dict[str, Any], files: Mapping[str, bytes]
+) -> Tokenizer:
+    if files:
+        return make_word_pieces(architecture, files[VOCABULARY_FILE])
+    made: Tokenizer = open_clip.get_tokenizer(name)
+    return made
 
 
 def lengthen_towers(towers: Towers, length: int) -> Towers:

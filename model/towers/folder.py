@@ -19,7 +19,13 @@ from open_clip.model import CLIPVisionCfg
 from safetensors.torch import load_file, save_file
 
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, verify_sealed
-from model.towers.bert import VOCABULARY_FILE, build_bert_clip, is_bert, make_word_pieces
+from model.towers.bert import (
+    VOCABULARY_FILE,
+    build_bert_clip,
+    is_bert,
+    make_word_pieces,
+    with_context_length,
+)
 from model.towers.towers import Towers, resolve_device, resolve_precision
 
 CONFIG_FILE = "open_clip_config.json"
@@ -106,11 +112,17 @@ def _apply_to_timm(clip: Any, vision: dict[str, Any]) -> Any:
     return clip
 
 
-def build_tokenizer(folder: Path) -> Callable[[list[str]], torch.Tensor]:
-    """Return the tokeniser of a folder's config, made of the files beside it."""
+def build_tokenizer(
+    folder: Path, context_length: int | None = None
+) -> Callable[[list[str]], torch.Tensor]:
+    """Return the tokeniser of a folder's config, made of the files beside it.
+
+    A BERT tower may read another number of tokens than it was published with.
+    """
     config = _read_config(folder)
     if is_bert(config["model_cfg"]):
-        return make_word_pieces(config["model_cfg"], (folder / VOCABULARY_FILE).read_bytes())
+        architecture = with_context_length(config["model_cfg"], context_length)
+        return make_word_pieces(architecture, (folder / VOCABULARY_FILE).read_bytes())
 
     # A tokeniser whose files are in the folder is not looked for on the hub.
     is_own = bool(config["model_cfg"]["text_cfg"].get("hf_tokenizer_name"))

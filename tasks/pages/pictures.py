@@ -12,7 +12,9 @@ warning says so once (DECISIONS 33).
 
 import logging
 import os
+import re
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +55,8 @@ COLOURS = {
 }
 
 FONT_VARIABLE = "COMMERCE_CLIP_FONT"
+# What the fonts of Chinese have besides, by the first words of Unicode's names.
+EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH")
 # Families with Simplified Chinese, the better first; matplotlib 3.10 knows a collection by its
 # first member alone, which is the Japanese one.
 CHINESE_FONTS = (
@@ -240,8 +244,8 @@ def legible() -> Iterator[None]:
         yield
 
     for warning in caught:
-        if str(warning.message).startswith("Glyph"):
-            _warn_of_boxes()
+        if missing := re.match(r"Glyph (\d+)", str(warning.message)):
+            _warn_of_boxes(_script_of(chr(int(missing[1]))))
         else:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
@@ -279,10 +283,19 @@ def _add_fonts(paths: Iterable[str]) -> list[str]:
     return families
 
 
+def _script_of(letter: str) -> str:
+    """Name the script of a letter as fonts do: CJK for what Chinese fonts have, Arabic, Hebrew."""
+    if unicodedata.category(letter)[0] not in "LM":
+        return "Symbols"
+    script = unicodedata.name(letter, "unnamed").split()[0]
+    return "CJK" if script in EAST_ASIAN else script.title()
+
+
 @cache
-def _warn_of_boxes() -> None:
+def _warn_of_boxes(script: str) -> None:
+    advice = "install the system's Noto Sans CJK or " if script == "CJK" else ""
     log.warning(
-        "no font has all letters of the captions: pictures have boxes in their place; install the "
-        "system's Noto Sans CJK or name the file of a font in %s",
-        FONT_VARIABLE,
+        "no font has all letters of the captions (%s): pictures have boxes in their place; "
+        "%sname the file of a font that has them, such as Noto Sans %s, in %s",
+        *(script, advice, script, FONT_VARIABLE),
     )

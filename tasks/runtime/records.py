@@ -103,10 +103,23 @@ class SplitCounts(Record):
     leaked: int
 
 
+class Reading(Record):
+    """How the text tower reads a split's captions: tokens a word, and the share that is longer.
+
+    ``captions`` were counted; of each ``context`` tokens are read.
+    """
+
+    name: str
+    captions: int
+    context: int
+    tokens_a_word: float
+    longer: float
+
+
 class Validation(Record):
     """Where profiles and Data Docs of a data version lie, and what they say.
 
-    ``warnings`` are sentences.
+    ``warnings`` are sentences; ``reading`` is empty where no model was named.
     """
 
     profiles: Path
@@ -114,6 +127,7 @@ class Validation(Record):
     counts: list[SplitCounts]
     expectations: int
     warnings: list[str] = []
+    reading: list[Reading] = []
 
 
 class Retention(Record):

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.config.leaks import LeakPolicy
+from model.config.sections import DataConfig
 from model.errors import DataError
 from model.pairs.arrays import Rows
 from model.pairs.holdout import group_rows, hold_out
@@ -56,6 +58,12 @@ def leaks_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.leaks.parquet"
 
 
+def barred_kinds(limits: DataConfig, *policies: LeakPolicy) -> pa.Array:
+    """List the kinds of leaks of some policies, as Arrow compares them."""
+    kinds = [kind for policy in policies for kind in limits.on_leak.kinds(policy)]
+    return pa.array(kinds, pa.string())
+
+
 def split_index(run: Run, validation: Validation, name: str) -> PairIndex:
     """Return the index of a split.
 
@@ -85,7 +93,7 @@ def split_index(run: Run, validation: Validation, name: str) -> PairIndex:
         index = index.take(np.flatnonzero(is_held if name == RETENTION else ~is_held))
 
     if name != "test" and len(index):
-        barred = pa.array([*limits.on_leak.kinds("refuse"), *limits.on_leak.kinds("drop")])
+        barred = barred_kinds(limits, "refuse", "drop")
         leaks = [read_repeats(leaks_path(folder, key)) for key in names]
         lines = [each.filter(pc.is_in(each["kind"], barred))["line"].to_numpy() for each in leaks]
         index = without_leaks(index, lines)

@@ -73,7 +73,7 @@ def compare_splits(folder: Path, splits: Mapping[str, SplitWithProducts]) -> Non
         for each in (name, TEST):
             inputs += [profile_path(folder, each), side_table_path(splits[each].tsv)]
         made_from = {
-            "rules": [1, MAX_BITS, MAX_LEVELS, MAX_PLACE_LEVELS],
+            "rules": [2, MAX_BITS, MAX_LEVELS, MAX_PLACE_LEVELS],
             "sha256": [file_digest(path) if path.exists() else None for path in inputs],
         }
 

@@ -10,7 +10,7 @@ million lines, and 3 s for the pages of ten small tables.
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.config.sections import DataConfig
+from model.config.sections import DataConfig, ModelConfig
 from model.errors import DataError
 from model.pairs.mistakes import likely_mistake
 from model.pairs.profile import ProfileSummary, existing_profile, profile_files, write_profile
@@ -22,7 +22,7 @@ from tasks.runtime.environment import page_address, report_folder
 from tasks.runtime.log import run_logger
 from tasks.runtime.page import publish_link, publish_table
 from tasks.runtime.progress import progress
-from tasks.runtime.records import DataVersion, Run, SplitCounts, Validation
+from tasks.runtime.records import DataVersion, Reading, Run, SplitCounts, Validation
 from tasks.runtime.stage import stage
 from tasks.validation.accepted import tsv_files
 from tasks.validation.drift import (
@@ -42,6 +42,7 @@ from tasks.validation.leaks import (
     first_repeats,
     kinds,
 )
+from tasks.validation.remarks import remarks
 
 MAX_REPEATS = 20
 
@@ -63,6 +64,7 @@ def validate(run: Run) -> Validation:
         run.config.data,
         run.config.profile_processes,
         champion_reference(run.config.registered_model),
+        run.config.model,
     )
 
     # Later versions are compared with these counts.
@@ -75,10 +77,12 @@ def validate_data_version(
     limits: DataConfig,
     profile_processes: int | None = None,
     reference: Reference | None = None,
+    model: ModelConfig | None = None,
 ) -> Validation:
     """Profile every split that has no profile yet, validate all and write the Data Docs.
 
-    With a reference, the version's drift against it is measured and validated, too.
+    With a reference, the version's drift against it is measured and validated, too; with a model,
+    how its text tower reads the captions is measured.
 
     Raises:
         DataError: a file is missing or no TSV of pairs, or an expectation is not met; names the
@@ -97,8 +101,10 @@ def validate_data_version(
     counts = [_counts(name, summary, folder) for name, summary in summaries.items()]
     _publish_counts(data, counts, folder)
     drift, warnings = _measure_drift(data, reference, limits)
+    warnings += _logged(remarks(folder, splits, summaries, counts, limits))
 
-    # Importing Great Expectations takes seconds that a run with nothing new to do must not spend.
+    # Importing Great Expectations, and tokenisers with torch, takes seconds that a run with nothing
+    # new to do must not spend.
     from tasks.validation import suite, tables
 
     checked = tables.version_tables(folder, splits, counts, drift, limits)
@@ -114,13 +120,27 @@ def validate_data_version(
             f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; "
             f"see {verdict.docs}{_why(tsvs, counts, limits)}"
         )
+
+    reading: list[Reading] = []
+    if model is not None:
+        from tasks.validation.reading import measure_reading
+
+        reading, unread = measure_reading(model, tsvs, folder)
+        warnings += _logged(unread)
     return Validation(
         profiles=folder,
         docs=verdict.docs,
         counts=counts,
         expectations=verdict.expectations,
         warnings=warnings + verdict.warnings,
+        reading=reading,
     )
+
+
+def _logged(warnings: list[str]) -> list[str]:
+    for sentence in warnings:
+        run_logger().warning("%s", sentence)
+    return warnings
 
 
 def _profile_splits(

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from model.batches.tokens import token_ids, tokenizer_identity
+from model.batches.tokens import read_tokens, token_counts, token_ids, tokenizer_identity
 from model.config.sections import DataConfig
 from model.pairs.index import PairIndex, PairSource, index_pairs
 from model.pairs.profile import profile_files, write_profile
+from model.towers.bert import WordPieces
+from tests.chinese import vocabulary
 from tests.tiny import TinyData, drawn_jpeg, profiled
 
 HOSTILE = [
@@ -148,3 +150,15 @@ def test_real_captions_get_open_clip_s_ids(tmp_path: Path) -> None:
     tokens = token_ids(index, tokenizer, tmp_path)
     assert tokens.shape == (1000, 77)
     assert torch.equal(torch.from_numpy(tokens.astype(np.int64)), tokenizer(list(index.captions())))
+
+
+@pytest.mark.parametrize("caption", ["red dress", "", "连衣裙", "a" * 3000, *HOSTILE])
+def test_tokens_are_counted_beyond_what_is_read(caption: str) -> None:
+    clip, pieces = SimpleTokenizer(context_length=16), WordPieces(vocabulary(), 16)
+    for tokenizer, padding in ((clip, 0), (pieces, 0)):
+        (count,) = token_counts(tokenizer, [caption])
+        ids = tokenizer([caption])[0]
+        assert read_tokens(tokenizer) == 16
+        assert min(count, 16) == int((ids != padding).sum()) or padding in ids[:count].tolist()
+    assert token_counts(clip, ["red dress"]) == [4]
+    assert token_counts(clip, ["a b " * 50]) == [102] and token_counts(pieces, ["红" * 30]) == [32]

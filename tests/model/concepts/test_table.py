@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.batches.loading import PairInput, pair_input
-from model.concepts.labels import label_concepts
+from model.concepts.labels import label_concepts, make_vocabulary
 from model.concepts.mining import mine_concepts
 from model.concepts.table import CONCEPTS_FILE, CONCEPTS_SCHEMA, read_concepts, write_concepts
 from model.errors import CommerceClipError, ConfigError, DataError
@@ -129,3 +129,28 @@ def test_concepts_are_mined_for_keyword_queries_alone_and_not_where_nothing_uses
     assert vocabulary is not None and "red" in vocabulary.phrases
     with pytest.raises(CommerceClipError, match="no concept is named by 60 train captions"):
         label_concepts(pairs, tiny_stage_config(min_concept_count=60))
+
+
+def test_at_its_minimum_nobody_is_told_to_lower_the_count() -> None:
+    stage = tiny_stage_config(min_concept_count=2)
+    with pytest.raises(DataError, match="named by 2 train captions; set concept_weight"):
+        make_vocabulary(["red", "blue"], stage)
+    with pytest.raises(DataError, match="lower min_concept_count or set"):
+        make_vocabulary(["red", "blue"], tiny_stage_config(min_concept_count=3))
+
+
+def test_a_table_of_another_language_is_searched_for_in_that_language(tmp_path: Path) -> None:
+    captions = ["robe pour femme", "robes de femme", "sac avec fleurs"] * 3
+    vocabulary = make_vocabulary([*captions, "vase"], tiny_stage_config(min_concept_count=3))
+    assert vocabulary.language == "other" and {"robe", "robes"} <= set(vocabulary.phrases)
+    write_concepts(vocabulary, tmp_path / CONCEPTS_FILE)
+    read = read_concepts(tmp_path / CONCEPTS_FILE)
+    assert read.language == "other" and len(read.find("deux robes")) == 1
+    english = make_vocabulary([*captions, "vase"], tiny_stage_config(min_concept_count=3), "en")
+    assert "robes" not in english.phrases
+
+
+def test_captions_are_read_in_the_language_that_the_config_names(pairs: PairInput) -> None:
+    for language in ("en", "other"):
+        vocabulary, _ = label_concepts(pairs, tiny_stage_config(), language)
+        assert vocabulary is not None and vocabulary.language == language

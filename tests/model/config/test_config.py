@@ -385,3 +385,27 @@ def test_the_digest_ignores_the_name_the_threads_and_the_place_of_the_data_and_n
             unmoved.add(key)
     assert unmoved == WITHOUT_DIGEST
     assert len(config.digest()) == 64 and config.digest() == load(tmp_path).digest()
+
+
+def test_one_word_stands_for_every_kind_of_leak_and_a_kind_may_have_its_own(tmp_path: Path) -> None:
+    kinds = ("image", "near_image", "caption", "product")
+    plain = load(tmp_path, "name: x\ndata: {on_leak: drop}").data.on_leak
+    assert plain.model_dump() == dict.fromkeys(kinds, "drop")
+    text = "name: x\ndata: {on_leak: {caption: allow, image: drop}}"
+    assert load(tmp_path, text).data.on_leak.model_dump() == {
+        "image": "drop",
+        "near_image": "refuse",
+        "caption": "allow",
+        "product": "refuse",
+    }
+    both = load(tmp_path, "name: x\ndata: {on_leak: drop}", ("data.on_leak.caption=allow",))
+    assert both.data.on_leak.kinds("drop") == ["image", "near_image", "product"]
+    assert both.data.on_leak.kinds("allow") == ["caption"]
+
+
+def test_a_slip_in_a_leak_policy_is_one_sentence(tmp_path: Path) -> None:
+    assert "data.on_leak is 'dorp': input should be 'refuse', 'drop' or 'allow'" in refusal(
+        tmp_path, overrides=("data.on_leak=dorp",)
+    )
+    assert "did you mean 'caption'" in refusal(tmp_path, overrides=("data.on_leak.captoin=drop",))
+    assert "data.on_leak.image" in refusal(tmp_path, overrides=("data.on_leak.image=maybe",))

@@ -65,6 +65,23 @@ def test_a_missing_source_and_a_folder_without_one_are_refused(kind: str, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_html_becomes_text_where_the_option_asks_for_it(tmp_path: Path) -> None:
+    table = write_csv(tmp_path / "drop")
+    table.write_text("id,title,image\n1,red<br>dress &amp; belt,a.jpg\n2,<br>,a.jpg\n")
+    import_pairs("csv", [table], tmp_path / "as", {})
+    assert b"red<br>dress &amp; belt\t" in (tmp_path / "as" / "train.tsv").read_bytes()
+
+    for options in ({"clean_html": True}, {"clean_html": "true"}):
+        (split,) = import_pairs("csv", [table], tmp_path / "out", options)
+        (line,) = (tmp_path / "out" / "train.tsv").read_bytes().splitlines()
+        assert line.startswith(b"red dress & belt\t")
+        assert split.left_out["no_caption"].rows == 1 and split.rows == 2
+
+    tsv = tmp_path / "as" / "train.tsv"
+    import_pairs("easynlp", [tsv], tmp_path / "tsv", {"clean_html": True})
+    assert (tmp_path / "tsv" / "train.tsv").read_bytes().startswith(b"red dress & belt\t")
+
+
 def test_rows_are_reported_and_the_split_announced(tmp_path: Path) -> None:
     seen: list[object] = []
     table = write_csv(tmp_path / "drop")

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from model.errors import DataError
-from model.pairs.splits import Splits, find_split_files, read_side_table
+from model.pairs.splits import (
+    Splits,
+    are_floats,
+    canonical_ids,
+    find_split_files,
+    read_side_table,
+)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -74,3 +81,21 @@ def test_a_side_table_may_be_missing_unless_it_is_required(tmp_path: Path) -> No
     assert read_side_table(tmp_path / "test.tsv", required=False, lines=1) is None
     with pytest.raises(DataError, match=r"test\.products\.csv: no side table"):
         read_side_table(tmp_path / "test.tsv", required=True, lines=1)
+
+
+@pytest.mark.faults(kind="F3", trials=6)
+def test_ids_are_compared_by_what_they_name_and_not_by_their_form() -> None:
+    ids = ["1000.0", " 1000 ", "1000.00", "007", "7", "7.5", "0.0", "-3.0", "A-1.0", "1e3", "", " "]
+    plain = ["1000", "1000", "1000", "007", "7", "7.5", "0", "-3", "A-1.0", "1e3", None, None]
+    assert canonical_ids(pa.chunked_array([ids])).to_pylist() == plain
+
+
+def test_ids_look_like_floats_where_all_of_them_do() -> None:
+    for ids, expected in (
+        (["1000.0", "", "12.0"], True),
+        (["1000.0", "12"], False),
+        (["1.5"], False),
+        (["", ""], False),
+        ([], False),
+    ):
+        assert are_floats(pa.chunked_array([pa.array(ids, pa.string())])) == expected

@@ -91,7 +91,17 @@ def test_without_a_chinese_font_one_warning_says_what_to_install(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert [ink(CHINESE) > 0 for _ in range(3)] == [True] * 3
-    assert len(caplog.messages) == 1 and "install" in caplog.text
+    assert len(caplog.messages) == 1 and "install the system's Noto Sans CJK" in caplog.text
+
+
+def test_other_scripts_do_not_get_the_advice_on_chinese_fonts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        ink("नीला कुर्ता")
+        ink("\u05d0\u05b0 \uab20")
+    assert "Noto Sans Devanagari" in caplog.text and "Noto Sans Ethiopic" in caplog.text
+    assert "CJK" not in caplog.text
 
 
 def test_a_file_that_is_no_font_is_named_in_a_warning_and_passed_over(

@@ -170,6 +170,77 @@ def test_without_valid_neither_part_of_train_holds_a_leak(pairs: Path) -> None:
     assert sorted(parts[0] + parts[1]) == list(range(25, 49)) and all(parts)
 
 
+def with_captions_of_test(pairs: Path) -> None:
+    """Give train the captions of test, four images each, as labels are."""
+    train, test = (pairs / "finetune" / f"{name}.tsv" for name in ("train", "test"))
+    captions = [line.split(b"\t")[0] for line in test.read_bytes().splitlines()]
+    images = [line.split(b"\t")[1] for line in train.read_bytes().splitlines()]
+    train.write_bytes(
+        b"".join(captions[row // 4] + b"\t" + image + b"\n" for row, image in enumerate(images))
+    )
+
+
+@pytest.mark.faults(kind="F3", trials=3)
+def test_captions_that_many_images_share_may_be_allowed_alone(pairs: Path) -> None:
+    with_captions_of_test(pairs)
+    with pytest.raises(DataError, match=r"data\.on_leak\.caption=allow where many images"):
+        validated(pairs)
+    with pytest.raises(DataError, match="every accepted line shares its caption with test"):
+        validated(pairs, on_leak="drop")
+
+    on_leak = {"caption": "allow"}
+    validation = validated(pairs, on_leak=on_leak)
+    assert validation.warnings == [
+        "train: 48 lines share their caption with test, which data.on_leak.caption allows: "
+        "Rank@K looks the better for it"
+    ]
+    run = Run(
+        config=RunConfig.model_validate({"name": "any", "data": {"on_leak": on_leak}}),
+        data=version_of(pairs, "b"),
+        lineage=lineage(),
+        folder=pairs,
+        mlflow_run_id="",
+    )
+    train, valid = (split_index(run, validation, name) for name in ("finetune", "valid"))
+    assert sorted([*train.line, *valid.line]) == list(range(1, 49)) and len(valid)
+    assert not set(train.image_hash) & set(valid.image_hash)
+
+
+@pytest.mark.faults(kind="F3", trials=1)
+def test_where_captions_are_allowed_an_image_of_test_is_a_leak_all_the_same(pairs: Path) -> None:
+    with_captions_of_test(pairs)
+    test = (pairs / "finetune" / "test.tsv").read_bytes().splitlines()
+    swap_line(pairs / "finetune" / "train.tsv", 3, test[5])
+    with pytest.raises(DataError, match="train: test leaks: an image of test occurs here"):
+        validated(pairs, on_leak={"caption": "allow"})
+
+
+@pytest.mark.faults(kind="F3", trials=2)
+@pytest.mark.parametrize("form", ["{}.0", " {} "])
+def test_a_product_is_known_whatever_the_form_of_its_id(pairs: Path, form: str) -> None:
+    for name, shown in (("train", form), ("test", "{}")):
+        tsv = pairs / "finetune" / f"{name}.tsv"
+        lines = len(tsv.read_bytes().splitlines())
+        first = 1000 if name == "train" else 1000 + lines
+        rows = "".join(f"{shown.format(first + row)}\n" for row in range(lines))
+        side_table_path(tsv).write_text(f"id\n{rows}")
+    with pytest.raises(DataError, match=r"product id of test .*\(24 of 48 lines\)"):
+        validated(pairs)
+    warnings = validated(pairs, on_leak="drop").warnings
+    said = "the ids of train look like floats (1000.0), those of test do not"
+    assert any(said in each for each in warnings) == (form == "{}.0")
+
+
+def test_html_in_captions_is_told_with_an_example_and_what_to_do(pairs: Path) -> None:
+    train = pairs / "finetune" / "train.tsv"
+    image = train.read_bytes().splitlines()[4].split(b"\t")[1]
+    swap_line(train, 5, b"red dress<br>cotton&nbsp;soft\t" + image)
+    assert validated(pairs).warnings == [
+        "train: HTML in 1 of the captions, first in line 5 (red dress<br>cotton&nbsp;soft); import "
+        "them with --set clean_html=true"
+    ]
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [

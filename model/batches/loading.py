@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from model.batches.crops import CLIP_RESIZING, Resizing, centre_crop, random_crop
@@ -19,6 +20,9 @@ from model.batches.decoded import Decoded, decode_row, decoded_images
 from model.batches.tokens import Tokenizer, Tokens, token_ids
 from model.pairs.arrays import Rows
 from model.pairs.index import PairIndex
+
+# What a locked tower makes of images or captions: float32, or float16 where it runs in bf16.
+Features = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
 class InputSpec(NamedTuple):
@@ -36,15 +40,25 @@ class InputSpec(NamedTuple):
 class PairInput:
     """The N pairs of an index with their token ids [N, L].
 
-    ``decoded`` are their centre crops [N, 3, side, side], where a cache holds them.
+    ``decoded`` are their centre crops [N, 3, side, side], where a cache holds them;
+    ``image_features`` and ``text_features`` [N, E] stand for images and captions where a tower is
+    locked.
     """
 
     index: PairIndex
     tokens: Tokens
     decoded: Decoded | None = None
+    image_features: Features | None = None
+    text_features: Features | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def take(self, rows: Rows) -> "PairInput":
+        """Return the pairs of the given rows."""
+        arrays = (self.tokens, self.decoded, self.image_features, self.text_features)
+        chosen = (None if array is None else array[rows] for array in arrays)
+        return PairInput(self.index.take(rows), *chosen)  # type: ignore[arg-type]
 
 
 def pair_input(
@@ -98,7 +112,8 @@ class Crop:
 class Batch(NamedTuple):
     """Decoded pairs: their rows, uint8 images [B, 3, side, side] and token ids int64 [B, L].
 
-    Of captions alone the images are [B, 0], of images alone the tokens.
+    Of captions alone the images are [B, 0], of images alone the tokens. A locked tower's features,
+    float [B, E], stand in place of its input.
 
     ``ids``, int64 [B, 2], stand for each pair's caption and its encoded image: equal where those
     are.
@@ -116,14 +131,20 @@ def load_batch(pairs: PairInput, rows: Rows, crop: Crop) -> Batch:
     Raises:
         DataError: a line is not the one that was profiled, or cannot be decoded any more.
     """
-    if pairs.index.columns == "text":
+    if pairs.image_features is not None:
+        images = torch.from_numpy(pairs.image_features[rows])
+    elif pairs.index.columns == "text":
         images = torch.empty(len(rows), 0, dtype=torch.uint8)
     else:
         # Stacked by numpy, because torch would take the cores from the training for it.
         images = torch.from_numpy(
             np.stack([_input_image(pairs, int(row), crop).numpy() for row in rows])
         )
-    tokens = torch.from_numpy(pairs.tokens[rows].astype(np.int64))
+    tokens = torch.from_numpy(
+        pairs.tokens[rows].astype(np.int64)
+        if pairs.text_features is None
+        else pairs.text_features[rows]
+    )
     # The bits of the hashes will do: torch can gather signed integers only.
     hashes = np.stack([pairs.index.caption_hash[rows], pairs.index.image_hash[rows]], axis=1)
     return Batch(rows, images, tokens, torch.from_numpy(hashes.view(np.int64)))

@@ -27,11 +27,7 @@ class Nearest(NamedTuple):
 def spread_pairs(pairs: PairInput, most: int) -> PairInput:
     """Choose at most so many pairs, spread evenly over all."""
     rows = np.linspace(0, len(pairs) - 1, min(most, len(pairs))).round().astype(np.int64)
-    return PairInput(
-        pairs.index.take(rows),
-        pairs.tokens[rows],
-        None if pairs.decoded is None else pairs.decoded[rows],
-    )
+    return pairs.take(rows)
 
 
 def weightiest_concepts(vocabulary: Vocabulary, labels: ConceptLabels, most: int) -> list[int]:

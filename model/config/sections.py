@@ -1,8 +1,8 @@
 """The sections of a config: described knobs, validated once, frozen afterwards."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from model.config.base import ColumnName, Section, Share, is_unset
 from model.config.base import Name as Name  # the sections' vocabulary, whole, from one module
@@ -275,6 +275,12 @@ class StageConfig(Section):
         description="Share of train captions that are replaced, anew at every epoch, by two to "
         "four of their concepts, as shoppers type them; captions that name fewer stay. 0 is off.",
     )
+
+    @model_validator(mode="after")
+    def _rewords_what_is_read(self) -> Self:
+        if self.locked_text_epochs and self.keyword_share:
+            raise ValueError("locked_text_epochs needs captions as they are: keyword_share: 0")
+        return self
 
 
 class EvaluateConfig(Section):

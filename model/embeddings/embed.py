@@ -41,8 +41,11 @@ def embed_pairs(
         DataError: a line cannot be decoded any more.
     """
     towers.clip.eval()
-    distinct, text_row = np.unique(pairs.tokens, axis=0, return_inverse=True)
-    parts = torch.split(torch.from_numpy(distinct.astype(np.int64)), batch_size)
+    distinct, first, text_row = np.unique(
+        pairs.tokens, axis=0, return_index=True, return_inverse=True
+    )
+    read = distinct.astype(np.int64) if pairs.text_features is None else pairs.text_features[first]
+    parts = torch.split(torch.from_numpy(read), batch_size)
     texts = torch.cat([encode_tokens(towers, part).cpu() for part in parts])
 
     images = []

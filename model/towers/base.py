@@ -115,8 +115,8 @@ def _architecture(model: ModelConfig, image: Part, text: Part) -> dict[str, Any]
     wanted = {part.quick_gelu for part in (image, text)} - {None}
     if len(wanted) > 1:
         raise ConfigError(
-            "model.image_tower and model.text_tower: one was trained with quickgelu, the other with "
-            "gelu, and a model of open_clip's own towers has one activation; take another"
+            "model.image_tower and model.text_tower: one was trained with quickgelu, the other "
+            "with gelu, and a model of open_clip's own towers has one activation; take another"
         )
     architecture = {
         "embed_dim": model.embed_dim or image.embed_dim or text.embed_dim or EMBED_DIM,

@@ -109,13 +109,17 @@ class BertTower(torch.nn.Module):
 
     def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Return features [B, D] of token ids; nothing depends on padding."""
+        return linear(self.pool(tokens_BL), self.proj.weight, self.proj.bias)
+
+    def pool(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Return the hidden state of [CLS] or the pooled output, [B, E], before the projection."""
         output = self.transformer(
             input_ids=tokens_BL, attention_mask=tokens_BL.ne(self.config.pad_token_id).long()
         )
-        pooled_BE = (
+        pooled_BE: torch.Tensor = (
             output.last_hidden_state[:, 0] if output.pooler_output is None else output.pooler_output
         )
-        return linear(pooled_BE, self.proj.weight, self.proj.bias)
+        return pooled_BE
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute each layer's activations again in the backward pass, or keep them."""

@@ -3,15 +3,16 @@
 An image tower is timm's, a text tower a Hugging Face encoder's, or either is taken out of a model
 whose towers came together: open_clip's, or an imported one. All become towers as open_clip builds
 them (`TimmModel`, `HFTextEncoder` or its own), so they are saved, exported and converted as all
-others are. Weights are read as tensors or not at all; of a folder only named files are read. MiniLM's
-90 MB take 0.2 s.
+others are. Weights are read as tensors or not at all; of a folder only named files are read.
+MiniLM's 90 MB take 0.2 s.
 """
 
 import json
 import re
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import huggingface_hub
 import open_clip
@@ -36,7 +37,7 @@ TOKENIZER_FILES = (TEXT_TOKENIZER, "tokenizer_config.json", "special_tokens_map.
 MOST_TOKENS = 77
 POOLERS = {"cls": "cls_last_hidden_state_pooler", "mean": "mean_pooler", "pooler": "cls_pooler"}
 ENCODERS = ("bert", "roberta", "xlm-roberta")
-# What a published encoder holds beside what embeds: heads of its pretraining, counters of positions.
+# What a published encoder holds beside what embeds: heads of its pretraining, position numbers.
 BESIDE_TEXT = re.compile(r"^(cls|lm_head|classifier|qa_outputs)\.|position_ids$")
 # What says in a config that code, or another dtype than ours, is wanted.
 REFUSED_FIELDS, IDLE_FIELDS = ("auto_map",), ("_name_or_path", "dtype", "torch_dtype")
@@ -45,7 +46,8 @@ REFUSED_FIELDS, IDLE_FIELDS = ("auto_map",), ("_name_or_path", "dtype", "torch_d
 OTHER_EFFICIENTNET = "_conv_stem.weight"
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One tower: open_clip's ``vision_cfg`` or ``text_cfg``, and weights by their names in a model.
 
     ``tensors`` is None where the weights are to be drawn. ``embed_dim`` and ``quick_gelu`` are
@@ -54,8 +56,8 @@ class Part(NamedTuple):
 
     cfg: dict[str, Any]
     tensors: NamedTensors | None
-    preprocess: dict[str, Any] = {}
-    files: dict[str, bytes] = {}
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
     embed_dim: int | None = None
     quick_gelu: bool | None = None
 
@@ -74,7 +76,9 @@ def read_image_tower(tower: ImageTowerConfig, shelf: Path, seed: int) -> Part:
 
     where = "model.image_tower.name"
     if tower.name is None:
-        raise ConfigError(f"{where} is null, and pretrained is no imported model; name a timm model")
+        raise ConfigError(
+            f"{where} is null, and pretrained is no imported model; name a timm model"
+        )
     if not timm.is_model(tower.name.split(".")[0]):
         hint = nearest(tower.name, [*timm.list_models(), *open_clip.list_models()])
         raise ConfigError(f"{where} is '{tower.name}': neither timm nor open_clip knows it{hint}")
@@ -150,9 +154,13 @@ def read_text_tower(tower: TextTowerConfig, shelf: Path, seed: int) -> Part:
         "hf_proj_type": tower.head,
         "context_length": length,
     }
-    files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+    files = {
+        name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()
+    }
     if not files.keys() & {TEXT_TOKENIZER, "vocab.txt"}:
-        raise ConfigError(f"{folder}: no {TEXT_TOKENIZER}, so captions cannot be read; fetch it too")
+        raise ConfigError(
+            f"{folder}: no {TEXT_TOKENIZER}, so captions cannot be read; fetch it too"
+        )
     files[TEXT_CONFIG] = json.dumps(config, indent=2).encode()
     if tower.pretrained is None:
         return Part(cfg, None, files=files)
@@ -168,9 +176,7 @@ def read_text_tower(tower: TextTowerConfig, shelf: Path, seed: int) -> Part:
     return Part(cfg, tensors, files=files)
 
 
-def _whole_model(
-    name: str | None, pretrained: str | None, shelf: Path, seed: int
-) -> Towers | None:
+def _whole_model(name: str | None, pretrained: str | None, shelf: Path, seed: int) -> Towers | None:
     """Return the model whose towers came together that a tower is taken out of, None for others."""
     imported = find_imported(pretrained, shelf) if _is_name_or_sealed(pretrained, shelf) else None
     if imported is not None:
@@ -191,9 +197,13 @@ def _part_of(towers: Towers, which: str, head: str, is_drawn: bool) -> Part:
     """Take one tower out of a model."""
     architecture, where = towers.config["model_cfg"], f"model.{which}_tower"
     if architecture.get("projection_bias"):
-        raise ConfigError(f"{where}: EasyNLP's first form has no towers to take apart; name another")
+        raise ConfigError(
+            f"{where}: EasyNLP's first form has no towers to take apart; name another model"
+        )
     if head != "linear":
-        raise ConfigError(f"{where}.head is {head}, but this tower has a projection; set it to linear")
+        raise ConfigError(
+            f"{where}.head is {head}, but this tower has a projection; set it to linear"
+        )
 
     tensors = towers.tensors()
     if not any(name.startswith("text.") for name in tensors):

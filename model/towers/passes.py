@@ -20,11 +20,15 @@ embedding.
 from typing import Any
 
 import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from model.errors import ConfigError
+from model.towers.bert import BertTower, HeadedImageTower
+from model.towers.layers import Tower, is_projection, tower_of
 
 
 def image_features(clip: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -32,17 +36,37 @@ def image_features(clip: Any, pixels: torch.Tensor) -> torch.Tensor:
 
     They are not yet L2-normalised.
     """
-    visual = clip.visual
-    if not _pools_class_token(visual):
-        features: torch.Tensor = clip.encode_image(pixels)
-        return features
+    return project_image(clip, image_trunk(clip, pixels))
 
-    x_BLE = visual._embeds(pixels)
-    first_B = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
-    pooled_BE: torch.Tensor = visual.ln_post(
-        _run_blocks(visual.transformer, x_BLE, first_B, is_causal=False)
+
+def image_trunk(clip: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the image tower's features [B, E] below its projection.
+
+    A tower that has none of the known form is its own trunk.
+    """
+    visual = clip.visual
+    if _pools_class_token(visual):
+        x_BLE = visual._embeds(pixels)
+        first_B = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+        pooled_BE: torch.Tensor = visual.ln_post(
+            _run_blocks(visual.transformer, x_BLE, first_B, is_causal=False)
+        )
+        return pooled_BE
+    features: torch.Tensor = (
+        visual.trunk(pixels) if has_projection(clip, "image") else clip.encode_image(pixels)
     )
-    return pooled_BE if visual.proj is None else pooled_BE @ visual.proj
+    return features
+
+
+def project_image(clip: Any, features_BE: torch.Tensor) -> torch.Tensor:
+    """Return the features [B, D] that the image tower makes of those of its trunk."""
+    visual = clip.visual
+    if _pools_class_token(visual):
+        return features_BE if visual.proj is None else features_BE @ visual.proj
+    if has_projection(clip, "image"):
+        projected: torch.Tensor = visual.head(features_BE)
+        return projected
+    return features_BE
 
 
 def text_features(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
@@ -50,18 +74,70 @@ def text_features(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
 
     They are not yet L2-normalised.
     """
-    tower = _text_tower(clip)
-    if not _pools_last_token(tower):
-        features: torch.Tensor = clip.encode_text(tokens_BL)
-        return features
+    return project_text(clip, text_trunk(clip, tokens_BL))
 
-    x_BLE = tower.token_embedding(tokens_BL) + tower.positional_embedding[: tokens_BL.shape[1]]
-    pooled_BE: torch.Tensor = tower.ln_final(
-        _run_blocks(tower.transformer, x_BLE, _ends(tower, tokens_BL), is_causal=True)
+
+def text_trunk(clip: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Return the text tower's features [B, E] below its projection, as `image_trunk` does."""
+    tower = _text_tower(clip)
+    if _pools_last_token(tower):
+        x_BLE = tower.token_embedding(tokens_BL) + tower.positional_embedding[: tokens_BL.shape[1]]
+        pooled_BE: torch.Tensor = tower.ln_final(
+            _run_blocks(tower.transformer, x_BLE, _ends(tower, tokens_BL), is_causal=True)
+        )
+        return pooled_BE
+    features: torch.Tensor = (
+        pooled_states(tower, tokens_BL)
+        if has_projection(clip, "text")
+        else clip.encode_text(tokens_BL)
     )
-    if isinstance(tower.text_projection, torch.nn.Linear):
-        return linear(pooled_BE, tower.text_projection.weight, tower.text_projection.bias)
-    return pooled_BE if tower.text_projection is None else pooled_BE @ tower.text_projection
+    return features
+
+
+def project_text(clip: Any, features_BE: torch.Tensor) -> torch.Tensor:
+    """Return the features [B, D] that the text tower makes of those of its trunk."""
+    tower = _text_tower(clip)
+    if _pools_last_token(tower):
+        if isinstance(tower.text_projection, torch.nn.Linear):
+            return linear(features_BE, tower.text_projection.weight, tower.text_projection.bias)
+        return features_BE if tower.text_projection is None else features_BE @ tower.text_projection
+    if has_projection(clip, "text"):
+        projected: torch.Tensor = tower.proj(features_BE)
+        return projected
+    return features_BE
+
+
+def has_projection(clip: Any, tower: Tower) -> bool:
+    """Return whether a tower's last step is a projection that can be taken apart from its trunk.
+
+    timm's towers may pool in theirs, which then belongs to the trunk.
+    """
+    if tower == "image":
+        visual = clip.visual
+        is_headed = isinstance(visual, TimmModel | HeadedImageTower)
+        return _pools_class_token(visual) or (is_headed and not hasattr(visual.head, "pool"))
+    text = _text_tower(clip)
+    return _pools_last_token(text) or isinstance(text, HFTextEncoder | BertTower)
+
+
+def trunk_names(clip: Any, tower: Tower) -> list[str]:
+    """Return the names of a tower's weights and buffers below its projection."""
+    can_part = has_projection(clip, tower)
+    return [
+        name
+        for name in clip.state_dict()
+        if tower_of(name) == tower and not (can_part and is_projection(name))
+    ]
+
+
+def pooled_states(tower: HFTextEncoder | BertTower, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Return what a text tower of Hugging Face's form pools [B, E], padding left out."""
+    if isinstance(tower, BertTower):
+        return tower.pool(tokens_BL)
+    mask_BL = tokens_BL.ne(tower.config.pad_token_id).long()
+    output = tower.transformer(input_ids=tokens_BL, attention_mask=mask_BL)
+    pooled_BE: torch.Tensor = tower.pooler(output, mask_BL)
+    return pooled_BE
 
 
 def cut_tokens(

@@ -20,7 +20,15 @@ from model.batches.crops import Resizing
 from model.batches.loading import InputSpec
 from model.errors import ConfigError
 from model.towers.compiled import Compiled, Pass
-from model.towers.passes import cut_tokens, image_features, text_features
+from model.towers.passes import (
+    cut_tokens,
+    image_features,
+    image_trunk,
+    project_image,
+    project_text,
+    text_features,
+    text_trunk,
+)
 
 # Weights by the names of their parameters.
 NamedTensors = dict[str, torch.Tensor]
@@ -134,8 +142,10 @@ def compile_towers(towers: Towers) -> Towers:
 def encode_images(towers: Towers, images: torch.Tensor) -> torch.Tensor:
     """Return float32 L2-normalised embeddings [B, D] of uint8 images [B, 3, side, side].
 
-    Gradients flow.
+    Gradients flow. A locked tower's trunk features, float [B, E], are projected in place of images.
     """
+    if images.is_floating_point():
+        return _project(towers, project_image, images)
     pixels = normalise(towers, images)
     with autocast(towers):
         features = towers.image_pass(towers.clip, pixels)
@@ -150,17 +160,44 @@ def encode_texts(towers: Towers, captions: list[str]) -> torch.Tensor:
 def encode_tokens(towers: Towers, tokens: torch.Tensor) -> torch.Tensor:
     """Return float32 L2-normalised embeddings [B, D] of token ids int64 [B, L]; gradients flow.
 
-    Tokens that come on the CPU are cut there, without waiting for the device.
+    Tokens that come on the CPU are cut there, without waiting for the device. A locked tower's
+    trunk features, float [B, E], are projected in place of tokens.
     """
+    if tokens.is_floating_point():
+        return _project(towers, project_text, tokens)
+    features = _read_tokens(towers, towers.text_pass, tokens)
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def trunk_features(towers: Towers, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the features below the projection, [B, E], of uint8 images or of token ids.
+
+    They are what the towers compute on their way: float32, or bf16 where they run in it.
+    """
+    if inputs.dtype == torch.uint8:
+        with autocast(towers):
+            return image_trunk(towers.clip, normalise(towers, inputs))
+    return _read_tokens(towers, text_trunk, inputs)
+
+
+def _project(towers: Towers, project: Pass, features_BE: torch.Tensor) -> torch.Tensor:
+    with autocast(towers):
+        features = project(
+            towers.clip, features_BE.to(towers.device, torch.float32, non_blocking=True)
+        )
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def _read_tokens(towers: Towers, text_pass: Pass, tokens: torch.Tensor) -> torch.Tensor:
+    """Let captions of similar length through the text tower together."""
     is_grouped = towers.device.type == "cpu" and towers.token_multiple == 1
     groups = TEXT_GROUPS if is_grouped and len(tokens) >= 8 * TEXT_GROUPS else 1
     cut, place_B = cut_tokens(towers.clip, tokens, groups, towers.token_multiple)
     with autocast(towers):
         features = [
-            towers.text_pass(towers.clip, part.to(towers.device, non_blocking=True)) for part in cut
+            text_pass(towers.clip, part.to(towers.device, non_blocking=True)) for part in cut
         ]
-    together = features[0] if groups == 1 else torch.cat(features)[place_B]
-    return torch.nn.functional.normalize(together.float(), dim=-1)
+    return features[0] if groups == 1 else torch.cat(features)[place_B]
 
 
 def normalise(towers: Towers, images: torch.Tensor) -> torch.Tensor:

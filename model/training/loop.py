@@ -26,6 +26,7 @@ from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingSto
 from model.pairs.arrays import Rows
 from model.storage.sealed import fault_point, require_space
 from model.towers.folder import load_towers, save_towers
+from model.towers.layers import Tower
 from model.towers.passes import set_patch_dropout
 from model.towers.towers import NamedTensors, Towers
 from model.training.averaging import (
@@ -43,6 +44,7 @@ from model.training.distributed import (
     rank_of_world,
     require_same_step,
 )
+from model.training.locking import lock_towers, locked_in, present_input
 from model.training.meter import Meter
 from model.training.objective import Objective
 from model.training.optimizer import (
@@ -133,6 +135,7 @@ class _Loop:
         self.objective = Objective(towers, config, vocabulary)
         set_patch_dropout(towers.clip, config.patch_dropout)
         self.optimizer = make_optimizer(towers.clip, self.objective, config)
+        self.learning = {name for name, p in towers.clip.named_parameters() if p.requires_grad}
         self.average = WeightAverage(towers.clip, config.ema_decay) if config.ema_decay else None
         self.update = Updater(
             towers,
@@ -196,8 +199,11 @@ class _Loop:
 
     def _run_epochs(self) -> None:
         self.callbacks.on_start(self.state.step, self.steps)
+        # What comes after the last epoch finds the locks of that one.
+        self._lock(self.config.epochs - 1)
         try:
             for epoch in range(self.state.epoch, self.config.epochs):
+                self._lock(epoch)
                 self._train_epoch(epoch)
                 self._finish_epoch(epoch)
         except TrainingStopped:
@@ -218,17 +224,27 @@ class _Loop:
                 f"micro_batch_size {smaller}; the last good checkpoint is {self.keeper.last_good()}"
             ) from error
 
+    def _lock(self, epoch: int) -> None:
+        """Lock and unlock the towers as an epoch has them."""
+        locked = locked_in(self.config, epoch)
+        lock_towers(self.towers.clip, locked, self.learning)
+        still: dict[Tower, bool] = {"image": locked.image, "text": locked.text}
+        self.still: list[Tower] = [tower for tower, is_so in still.items() if is_so]
+
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of an epoch that are left."""
         stage, config, towers = self.stage, self.config, self.towers
-        set_training(towers.clip, config)
+        set_training(towers.clip, config, self.still)
+        pairs = present_input(towers.clip, stage.train)
         first = epoch * self.sampler.batches_an_epoch
         crop = Crop(
             towers.image_size, config.crop_scale, config.flip, stage.seed, epoch, towers.resizing
         )
+        if "image" in self.still:
+            crop = Crop(towers.image_size, resizing=towers.resizing)
 
         def load(rows: Rows) -> Batch:
-            batch = load_batch(stage.train, rows, crop)
+            batch = load_batch(pairs, rows, crop)
             if self.reword is not None:
                 batch = self.reword(batch, epoch)
             return pinned(batch) if towers.device.type == "cuda" else batch
@@ -277,7 +293,7 @@ class _Loop:
             torch.cuda.manual_seed(seed)
 
         lr = learning_rate(state.step, self.steps, self.config) * 0.5**state.rewinds
-        set_learning_rate(self.optimizer, lr)
+        set_learning_rate(self.optimizer, lr, self._warmth)
 
         measured = self.update(batch, None if self.concepts is None else self.concepts[batch.rows])
         if self.average is not None:
@@ -286,6 +302,11 @@ class _Loop:
         state.step += 1
         self.meter.count(batch)
         self.pending.append(_Pending(state.step, lr, measured, batch.rows))
+
+    def _warmth(self, locked_epochs: int) -> float:
+        """Return the share of its rate that what was locked for so many epochs has by now."""
+        steps = self.state.step + 1 - locked_epochs * self.sampler.batches_an_epoch
+        return min(1.0, max(steps, 0) / max(self.config.warmup_steps, 1))
 
     def _fetch(self) -> None:
         """Fetch what the pending steps measured, check it, hand it on."""

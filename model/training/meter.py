@@ -62,8 +62,14 @@ class Meter:
             yield batch
 
     def count(self, batch: Batch) -> None:
-        """Count the pairs of a step of this process, and their FLOPs at the longest caption."""
+        """Count the pairs of a step of this process, and their FLOPs at the longest caption.
+
+        What a locked tower computed before counts nowhere, so those steps have no FLOPs.
+        """
         self._pairs += len(batch.rows)
+        if batch.images.is_floating_point() or batch.tokens.is_floating_point():
+            self._flops = None
+            return
         flops = self._pair_flops(int(batch.tokens.count_nonzero(dim=1).max()))
         self._flops = (
             None if flops is None or self._flops is None else self._flops + len(batch.rows) * flops

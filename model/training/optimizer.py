@@ -2,46 +2,58 @@
 
 import math
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, get_args
 
 import torch
 
 from model.config.sections import StageConfig
-from model.towers.layers import is_in_layer, place_parameters, tower_modules
+from model.towers.layers import Tower, is_in_layer, place_parameters, tower_modules
+from model.towers.passes import trunk_names
 from model.towers.towers import NamedTensors
 from model.training.muon import Muon
+
+TOWERS: tuple[Tower, ...] = get_args(Tower)
 
 
 class _Group(NamedTuple):
     """What the parameters of an optimiser's group have in common.
 
     ``lr_share`` is the part of the learning rate that its layer gets; a frozen group belongs to the
-    tower that the stage freezes; Muon updates the matrices of numbered layers.
+    tower that the stage freezes, or lies below its learning layers; Muon updates the matrices of
+    numbered layers. What is locked at first warms up anew when it is unlocked.
     """
 
     lr_share: float
     decays: bool
     is_frozen: bool
     is_matrix: bool = False
+    locked_epochs: int = 0
 
 
 def make_optimizer(
     clip: torch.nn.Module, objective: torch.nn.Module, config: StageConfig
 ) -> torch.optim.AdamW:
-    """Make the stage's optimiser over towers and objective, and freeze the tower that it names.
+    """Make the stage's optimiser over towers and objective, and freeze what it does not train.
 
     Norms, biases and scales (fewer than two dimensions) do not decay. A checkpoint numbers the
     parameters by this order of groups, frozen ones included.
     """
     grouped = defaultdict[_Group, list[torch.nn.Parameter]](list)
     places = place_parameters(clip)
+    rates = {"image": config.image_lr, "text": config.text_lr}
+    locked = {"image": config.locked_image_epochs, "text": config.locked_text_epochs}
+    trunks = {name: tower for tower in TOWERS for name in trunk_names(clip, tower)}
     for name, parameter in clip.named_parameters():
         if parameter.requires_grad:
             tower, layers_above = places[name]
             is_matrix = config.optimizer == "muon" and parameter.ndim == 2 and is_in_layer(name)
-            rate = config.matrix_lr / config.lr if is_matrix else 1
+            own = rates.get(trunks.get(name, "")) or config.lr
+            rate = (config.matrix_lr if is_matrix else own) / config.lr
             share = config.layer_decay**layers_above * rate
-            key = _Group(share, parameter.ndim >= 2, tower == config.freeze, is_matrix)
+            is_frozen = tower == config.freeze or _lies_below(layers_above, config)
+            late = locked.get(trunks.get(name, ""), 0)
+            key = _Group(share, parameter.ndim >= 2, is_frozen, is_matrix, late)
             grouped[key].append(parameter)
             parameter.requires_grad_(not key.is_frozen)
     for parameter in objective.parameters():
@@ -59,18 +71,49 @@ def make_optimizer(
     return kind(groups, lr=config.lr, betas=(0.9, config.beta2), eps=1e-6, fused=True)
 
 
-def set_learning_rate(optimizer: torch.optim.AdamW, lr: float) -> None:
-    """Give each group its layer's share of the rate."""
+def _lies_below(layers_above: int, config: StageConfig) -> bool:
+    return config.learning_layers is not None and layers_above > config.learning_layers
+
+
+def set_learning_rate(
+    optimizer: torch.optim.AdamW, lr: float, warmth: Callable[[int], float] | None = None
+) -> None:
+    """Give each group its layer's share of the rate.
+
+    ``warmth`` returns how far, from 0 to 1, what was locked for so many epochs has warmed
+    up.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_share"]
+        if warmth is not None and group["locked_epochs"]:
+            group["lr"] *= warmth(group["locked_epochs"])
 
 
-def set_training(clip: torch.nn.Module, config: StageConfig) -> None:
-    """Put the towers in training mode; a frozen one stays in eval mode, so it counts no batches."""
+def set_training(
+    clip: torch.nn.Module, config: StageConfig, still_towers: Iterable[Tower] = ()
+) -> None:
+    """Put the towers in training mode; a frozen one stays in eval mode, so it counts no batches.
+
+    So do towers that keep still for the epoch, and batch norms that keep their statistics or do not
+    learn.
+    """
     clip.train()
-    if config.freeze != "none":
-        for module in tower_modules(clip, config.freeze):
+    for tower in {config.freeze, *still_towers} - {"none"}:
+        for module in tower_modules(clip, tower):
             module.eval()
+    for norm in batch_norms(clip):
+        if config.keep_batch_norm or not _learns(norm):
+            norm.eval()
+
+
+def batch_norms(clip: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the modules whose training counts batches."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return [module for module in clip.modules() if isinstance(module, kind)]
+
+
+def _learns(norm: torch.nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in norm.parameters())
 
 
 def learning_rate(step: int, steps: int, config: StageConfig) -> float:

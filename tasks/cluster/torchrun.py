@@ -12,11 +12,12 @@ from pathlib import Path
 from model.towers.folder import load_towers
 from model.towers.towers import compile_towers
 from model.training.distributed import broadcast_object, is_main, launched_group
+from model.training.locking import locked_in
 from model.training.loop import train
 from model.training.stage import Callbacks, Stage
 from tasks.runtime.records import Record, Run, Validation
 from tasks.runtime.signals import stop_by_signal
-from tasks.validation.inputs import split_input
+from tasks.validation.inputs import locked_input, split_input
 
 
 class Work(Record):
@@ -54,6 +55,7 @@ def _help(work: Work) -> None:
     pairs = split_input(
         run, work.validation, work.name, towers, crops_centre=config.crop_scale >= 1
     )
+    pairs = locked_input(run, work.validation, work.name, towers, pairs, locked_in(config, 0))
 
     # The first process validates for all. A launcher signals all processes, and they stop after the
     # same step.

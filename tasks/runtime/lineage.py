@@ -123,17 +123,34 @@ def _digest(parts: Sequence[str]) -> str:
 def base_weights_id(config: RunConfig) -> str:
     """Return the name of the start weights unloaded: a file's SHA-256, a tag, or the seed."""
     model = config.model
-    if model.pretrained is None:
-        return f"random:{config.seed}"
-    imported = find_imported(model.pretrained, models_folder())
+    if model.image_tower is None or model.text_tower is None:
+        return _weights_id(model.pretrained, config.seed)
+    towers = (model.image_tower, model.text_tower)
+    return "+".join(_weights_id(tower.pretrained, config.seed) for tower in towers)
+
+
+def _weights_id(pretrained: str | None, seed: int) -> str:
+    if pretrained is None:
+        return f"random:{seed}"
+    path = Path(pretrained)
+    # A tower's folder as published: whatever lies in it.
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        files = (file for file in sorted(path.iterdir()) if file.is_file())
+        return f"folder:{_digest([f'{file.name} {file_digest(file)}' for file in files])}"
+
+    imported = find_imported(pretrained, models_folder())
     if imported is not None:
         return f"sha256:{recorded_weights_sha256(imported)}"
-    path = Path(model.pretrained)
-    return f"sha256:{file_digest(path)}" if path.is_file() else f"tag:{model.pretrained}"
+    return f"sha256:{file_digest(path)}" if path.is_file() else f"tag:{pretrained}"
 
 
 def architecture_id(model: ModelConfig) -> str:
     """Return the model's name with the SHA-256 of its JSON and vocabulary, or of its manifest."""
+    if model.image_tower is not None:
+        stated = model.model_dump_json(include={"image_tower", "text_tower", "embed_dim"})
+        names = [tower.name or "" for tower in (model.image_tower, model.text_tower) if tower]
+        files = [path for name in names for path in (Path(name), Path(name) / "config.json")]
+        return _digest([stated, *(file_digest(path) for path in files if path.is_file())])
     imported = find_imported(model.pretrained, models_folder())
     if imported is not None:
         return f"imported:{file_digest(imported / MANIFEST)}"

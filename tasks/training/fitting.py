@@ -19,6 +19,7 @@ from model.pairs.splits import find_split_files
 from model.storage.sealed import weights_sha256
 from model.towers.folder import load_towers
 from model.towers.towers import Towers, compile_towers
+from model.training.locking import locked_in, present_input
 from model.training.loop import train
 from model.training.meter import measure_peak_flops
 from model.training.stage import Callbacks, EpochRecord, Stage, StepRecord
@@ -35,7 +36,7 @@ from tasks.training.base_weights import base_weights
 from tasks.training.concepts import report_concepts
 from tasks.training.report import report_training
 from tasks.validation.accepted import RETENTION, split_index
-from tasks.validation.inputs import index_input, split_input
+from tasks.validation.inputs import index_input, locked_input, split_input
 
 # A stage that was asked to stop has no more time for MLflow; what waits in the spool is sent by
 # the next try.
@@ -62,12 +63,18 @@ def fit_towers(run: Run, validation: Validation, name: str, start: Path | None) 
     towers = load_towers(start, run.config.device, run.config.precision)
     valid = split_input(run, validation, "valid", towers, crops_centre=True)
     pairs = split_input(run, validation, name, towers, crops_centre=config.crop_scale >= 1)
+    locked = locked_in(config, 0)
+    valid = locked_input(run, validation, "valid", towers, valid, locked)
+    pairs = locked_input(run, validation, name, towers, pairs, locked)
     call_helpers(Work(run=run, validation=validation, name=name, start=start))
     run_logger().info(
-        "%s: %d train pairs, %d valid pairs, %s", name, len(pairs), len(valid), towers.device
+        "%s: %d train pairs, %d valid pairs, %s, %s",
+        *(name, len(pairs), len(valid), towers.device, towers.precision),
     )
 
     state, concepts = _run_loop(run, name, towers, pairs, valid)
+    # The reports embed by the best weights, which share the features of what never moved.
+    pairs, valid = (present_input(towers.clip, each) for each in (pairs, valid))
     for tried in state.interpolations:
         run_logger().info(
             "%s at coefficient %.2f: valid mean recall %.1f %%",
@@ -106,7 +113,8 @@ def _run_loop(
                 raise TrainingStopped("stopped during validation; run again to go on")
 
         def validate(towers: Towers) -> dict[str, float]:
-            return _evaluate(run, towers, valid, stop_between_batches).metrics()
+            present = present_input(towers.clip, valid)
+            return _evaluate(run, towers, present, stop_between_batches).metrics()
 
         def on_concepts(vocabulary: Vocabulary) -> None:
             write_concepts(vocabulary, folder / CONCEPTS_FILE)

@@ -1,10 +1,15 @@
 """The pairs of a split as the towers take them, by caches beside the data version's reports."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import get_args
 
 from model.batches.decoded import decoded_layout
 from model.batches.loading import PairInput, pair_input
+from model.embeddings.features import Locked, features_layout, lock_input
 from model.pairs.index import PairIndex
+from model.towers.layers import Tower
 from model.towers.towers import Towers
 from tasks.runtime.log import run_logger
 from tasks.runtime.progress import Progress, progress
@@ -38,7 +43,7 @@ def index_input(
 ) -> PairInput:
     """Return an index of `split_index` as the towers take it; what must be made shows a bar."""
     is_decoded = run.config.decoded_cache and crops_centre
-    folder = validation.profiles / "cache"
+    folder = _cache_folder(validation)
     if is_decoded:
         run_logger().info(
             "%s: decoded images take %.1f MB in %s",
@@ -47,12 +52,46 @@ def index_input(
             folder,
         )
 
+    with _bars(name, len(index)) as on_rows:
+        return pair_input(towers.input_spec, index, folder, is_decoded, run.config.workers, on_rows)
+
+
+def locked_input(
+    run: Run, validation: Validation, name: str, towers: Towers, pairs: PairInput, locked: Locked
+) -> PairInput:
+    """Return a split with the features of towers that a stage locks, computed where need be.
+
+    Raises:
+        DataError: a line cannot be decoded any more.
+        CheckpointError: the disk has no room for the caches.
+    """
+    folder = _cache_folder(validation)
+    for tower in (each for each in get_args(Tower) if getattr(locked, each)):
+        run_logger().info(
+            "%s: the %s tower is locked; its features take %.1f MB in %s%s",
+            name,
+            tower,
+            features_layout(towers, pairs, tower).bytes / 1e6,
+            folder,
+            ", its images are not augmented" if tower == "image" else "",
+        )
+    with _bars(name, len(pairs)) as on_rows:
+        return lock_input(towers, pairs, locked, folder, run.config.workers, on_rows)
+
+
+def _cache_folder(validation: Validation) -> Path:
+    return validation.profiles / "cache"
+
+
+@contextmanager
+def _bars(name: str, pairs: int) -> Iterator[Callable[[str, int], None]]:
+    """Yield what counts the rows that are made of a split, by a bar for each kind."""
     with ExitStack() as bars:
         shown: dict[str, Progress] = {}
 
         def on_rows(what: str, rows: int) -> None:
             if what not in shown:
-                shown[what] = bars.enter_context(progress(f"{what} of {name}", len(index), "pairs"))
+                shown[what] = bars.enter_context(progress(f"{what} of {name}", pairs, "pairs"))
             shown[what].advance(rows)
 
-        return pair_input(towers.input_spec, index, folder, is_decoded, run.config.workers, on_rows)
+        yield on_rows

@@ -91,6 +91,7 @@ def create_towers(
         files = read_vocabulary(architecture, model.vocabulary)
         tokenizer = _new_tokenizer(name, architecture, files)
 
+    architecture, files = _keep_encoder(clip, tokenizer, architecture, files)
     preprocess = {
         "mean": list(clip.visual.image_mean),
         "std": list(clip.visual.image_std),
@@ -121,6 +122,24 @@ def _new_tokenizer(
         return make_word_pieces(architecture, files[VOCABULARY_FILE])
     made: Tokenizer = open_clip.get_tokenizer(name)
     return made
+
+
+def _keep_encoder(
+    clip: Any, tokenizer: Any, architecture: dict[str, Any], files: dict[str, bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Put what a Hugging Face text encoder is made of beside the weights: its config, tokeniser."""
+    text = architecture["text_cfg"]
+    if not text.get("hf_model_name") or not hasattr(clip, "text"):
+        return architecture, files
+    with TemporaryDirectory() as name:
+        tokenizer.save_pretrained(name)
+        clip.text.config.save_pretrained(name)
+        made = {path.name: path.read_bytes() for path in Path(name).iterdir() if path.is_file()}
+
+    # The names of places on this machine mean nothing elsewhere.
+    kind = clip.text.config.model_type
+    named = {"hf_model_name": kind, "hf_tokenizer_name": kind, "hf_model_pretrained": False}
+    return architecture | {"text_cfg": text | named}, files | made
 
 
 def lengthen_towers(towers: Towers, length: int) -> Towers:

@@ -56,6 +56,9 @@ ELSEWISE = {
     "data.scripts": ["latin"],
     "data.side_table_columns": ["colour"],
     "data.max_drift": 0.5,
+    "model.embed_dim": 8,
+    "model.image_tower": {"name": "tf_efficientnet_lite0"},
+    "model.text_tower": {"pretrained": "bert"},
     "evaluate.slice_columns": ["fit"],
     "evaluate.label_columns": ["fit"],
     "evaluate.query_nouns": ["fit"],
@@ -67,6 +70,9 @@ ELSEWISE = {
     "gate.min_slice_recall": {"category": 0.3},
     "gate.floors": {"mean_recall": 0.3},
 }
+
+
+TOWERS = ("model.embed_dim", "model.image_tower", "model.text_tower")
 
 
 def another(key: str, value: Any) -> Any:
@@ -104,6 +110,9 @@ def changed(config: RunConfig, key: str, value: Any) -> RunConfig:
     for section in sections:
         place = place[section]
     place[last] = value
+    # Towers of their own make come in pairs, an embedding's width with them.
+    if key in TOWERS:
+        values["model"] |= {name.partition(".")[2]: ELSEWISE[name] for name in TOWERS}
     return RunConfig.model_validate(values)
 
 

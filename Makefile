@@ -14,7 +14,7 @@ SPREAD := -n auto --maxprocesses 8 --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest
 UV_VERSION := 0.13.9
 
-.PHONY: help setup run test test-all lint bench faults fuzz up down clean
+.PHONY: help setup run test test-all lint bench faults fuzz audit up down clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ faults: setup ## inject faults and print what survived
 
 fuzz: setup ## profile mutated lines: LINES=1000000 SEED=0; of the pairs below REAL_PAIRS, else drawn ones
 	@$(BIN)/python -m tests.fuzz --lines $(LINES) --seed $(SEED)
+
+audit: setup ## ask PyPI for known faults of the locked dependencies, where the network lets it
+	@$(BIN)/python scripts/audit.py
 
 up: setup ## start Prefect, a worker and MLflow on loopback; create the deployments
 	@$(BIN)/python -m flows up

@@ -37,15 +37,10 @@ class Server:
         return password
 
     def grant(self, user: str, permission: str, kind: str, what: str) -> None:
-        """Give a user a permission on an experiment's id or a registered model's name."""
-        given = self.ask(
-            "users/permissions/grant",
-            "3.0",
-            username=user,
-            resource_type=kind,
-            resource_id=what,
-            permission=permission,
-        )
+        """Give a user a permission, in place of another, on an experiment's id or a model's name."""
+        on = {"username": user, "resource_type": kind, "resource_id": what}
+        self.ask("users/permissions/revoke", "3.0", **on)
+        given = self.ask("users/permissions/grant", "3.0", permission=permission, **on)
         assert given.is_success, given.text
 
     def ask(self, path: str, version: str = "2.0", **body: str) -> httpx.Response:

@@ -14,6 +14,7 @@ from flows.parameters import (
     SAMPLE_CONFIG,
     Config,
     DropName,
+    FeedFile,
     MendedFile,
     Overrides,
     PretrainFiles,
@@ -55,12 +56,13 @@ def ingest(
     test: SplitFile = None,
     pretrain: PretrainFiles = (),
     mend: MendedFile = None,
+    feed: FeedFile = None,
     config: Config = SAMPLE_CONFIG,
     overrides: Overrides = (),
 ) -> Ingested:
     """Make a new data version of a drop of pairs, or of lines that were repaired by hand."""
     settings = read_config(config, overrides)
-    drop = read_drop(name, train, valid, test, pretrain, mend)
+    drop = read_drop(name, train, valid, test, pretrain, mend, feed)
     with ingesting(drop.name):
         current = current_version()
         staged = stage_pairs(drop, current, settings.data)
@@ -85,22 +87,27 @@ def read_drop(
     test: str | None,
     pretrain: Sequence[str],
     mend: str | None,
+    feed: str | None = None,
 ) -> Drop:
     """Return the drop to ingest.
 
     Raises:
-        ConfigError: nothing is given, or files beside a quarantine.
+        ConfigError: nothing is given, or files beside a quarantine or splits beside a feed.
     """
     given = {"train": train, "valid": valid, "test": test}
     paths = {split: Path(path) for split, path in given.items() if path is not None}
-    if mend is not None and (paths or pretrain):
+    if feed is not None and paths:
+        raise ConfigError(
+            "--feed is split into train, valid and test; give these or the feed, not both"
+        )
+    if mend is not None and (paths or pretrain or feed):
         raise ConfigError(
             "--mend takes lines of the current version alone; "
             "ingest other files with a run of its own"
         )
-    if not (mend or paths or pretrain):
+    if not (mend or paths or pretrain or feed):
         raise ConfigError(
-            "nothing to ingest; give --train, --valid, --test or --pretrain, "
+            "nothing to ingest; give --feed, --train, --valid, --test or --pretrain, "
             "or a quarantine with --mend"
         )
 
@@ -109,6 +116,7 @@ def read_drop(
         **paths,
         pretrain=tuple(map(Path, pretrain)),
         quarantine=None if mend is None else Path(mend),
+        feed=None if feed is None else Path(feed),
     )
 
 
@@ -119,7 +127,11 @@ def _outcome(
     facts = {"version": version}
     if card:
         faults = ", ".join(f"{reason} {count}" for reason, count in card.faults.items())
-        facts |= {"accepted pairs": rows_text(card.splits), "faults": faults or "none"}
+        facts |= {
+            "accepted pairs": rows_text(card.splits),
+            "faults": faults or "none",
+            "split": card.split,
+        }
     facts |= {
         "taken over": ", ".join(staged.taken_over) or "nothing",
         "notes": "; ".join(staged.notes) or "none",

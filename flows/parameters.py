@@ -129,6 +129,13 @@ SplitFile = Annotated[
         names="input",
     ),
 ]
+FeedFile = Annotated[
+    str | None,
+    Described(
+        "TSV of all pairs, split by product into train, valid and test, the same in every version.",
+        metavar="TSV",
+    ),
+]
 PretrainFiles = Annotated[
     Sequence[str],
     Described(

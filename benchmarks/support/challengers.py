@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from model.evaluation.exchange import Luck, sources_of_luck
+from model.evaluation.exchange import (
+    Luck,
+    fall_chances,
+    gains,
+    query_weights,
+    sources_of_luck,
+)
 from model.evaluation.retrieval import (
     RANK_AT,
     Direction,
@@ -27,6 +34,7 @@ from model.evaluation.retrieval import (
 
 HARDNESS = 1.6  # of products, as standard deviations of luck
 SPREAD, MIDDLE = 1.3, 1.1  # of the logarithm of a rank
+SLICES, MAY_FALL = 10, 0.05
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,27 @@ def draw_model(
     luck_Q = np.sqrt(shared) * together + np.sqrt(1 - shared) * own
     rank_Q = np.exp(MIDDLE + SPREAD * (HARDNESS * catalogue.hard - luck_Q - better))
     return _result(np.ceil(rank_Q).astype(np.int64), related)
+
+
+def fallen_slices(seed: int, pairs: int, fall: float) -> npt.NDArray[np.bool_]:
+    """Return which of ten slices that may fall by 5 points count as fallen, bool [10].
+
+    The products, of one pair each, are dealt to the slices in turn; the first truly falls by
+    ``fall``, 0 to 1.
+    """
+    catalogue = draw_catalogue(pairs, 1, 0.0, seed)
+    old = draw_model(catalogue, 0.3, (seed, 1))
+    related = catalogue.related
+    rows = np.concatenate([related.caption_row.numpy(), related.image_row.numpy()])
+    member_QS = catalogue.product[rows][:, None] % SLICES == np.arange(SLICES)
+    weight_QS = member_QS * query_weights(old)[:, None]
+    weight_QS /= weight_QS.sum(axis=0)
+
+    worse = np.where(member_QS[:, 0], luck_of(-fall), 0.0)
+    new = draw_model(catalogue, 0.3, (seed, 2), worse)
+    limits = np.full(SLICES, MAY_FALL)
+    falls, chances = fall_chances(gains(new, old), weight_QS, limits, catalogue.luck, 500, seed)
+    return np.asarray((falls > MAY_FALL) & (chances <= 0.05))
 
 
 def _of_queries(value_P: Floats, product_N: Ints, related: RelevantPairs) -> Floats:

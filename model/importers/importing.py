@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from model.errors import ConfigError, DataError, nearest
 from model.importers import chinese_clip, easynlp, fashion_gen, table, webdataset
+from model.importers.assigning import assign_products
 from model.importers.cleaning import clean_captions
 from model.importers.records import (
     ImportedSplit,
@@ -83,6 +84,8 @@ def import_pairs(
 
     # Everything that can be refused is refused before a byte is written.
     found = KINDS[kind].find_splits([Path(source) for source in sources], checked)
+    if checked.assign == "product":
+        found = assign_products(found)
     _check_outputs(found, out)
 
     imported = []

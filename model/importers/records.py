@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -31,6 +31,11 @@ class ImportOptions(Section):
     )
     clean_html: bool = Field(
         False, description="Whether tags and entities of HTML in captions become text."
+    )
+    assign: Literal["given", "product"] = Field(
+        "given",
+        description="Which pairs are train, valid and test: as the source has them, or by a hash "
+        "of the product id, the same in every version.",
     )
 
 

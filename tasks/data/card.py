@@ -33,13 +33,17 @@ class SplitRows(Record):
 
 
 class VersionCard(Record):
-    """A data version's hash, name, birth (UTC, ISO 8601), predecessor, and rows by split."""
+    """A data version's hash, name, birth (UTC, ISO 8601), predecessor, and rows by split.
+
+    ``split`` says how train, valid and test came about; of versions from before nobody knows.
+    """
 
     version: str
     name: str
     created: str
     previous: str | None
     splits: dict[str, SplitRows]
+    split: str = "unknown"
 
     @property
     def faults(self) -> dict[str, int]:

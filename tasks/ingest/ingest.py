@@ -29,6 +29,7 @@ from tasks.data.dvc import (
 from tasks.data.history import version_of_name
 from tasks.data.swap import repair_swap, replace_data
 from tasks.data.version import materialise
+from tasks.ingest.feed import split_rule
 from tasks.ingest.repair import stage_repaired
 from tasks.ingest.staging import Drop, Staged, require_name, stage_drop, staging_folder
 from tasks.runtime.environment import report_folder
@@ -155,6 +156,7 @@ def commit_version(
             count.name: SplitRows(lines=count.lines, accepted=count.accepted, faults=count.faults)
             for count in validation.counts
         },
+        split=split_rule(staged.folder / "finetune"),
     )
 
     pairs = current_pairs()

@@ -15,11 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from model.config.sections import Name
 from model.errors import DataError
+from model.pairs.split import SPLITS
 from model.pairs.splits import side_table_path
 from model.pairs.tsv import check_file
 from model.storage.files import atomic_write
 from model.storage.sealed import require_space
 from tasks.data.dvc import current_pairs, version_of
+from tasks.ingest.feed import split_feed
 from tasks.runtime.environment import state_folder
 from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion, Record
@@ -28,7 +30,7 @@ COPY_BYTES = 1 << 22
 
 
 class Drop(Record):
-    """What a person hands in: TSVs by split, or a quarantine with corrected lines.
+    """What a person hands in: TSVs by split, a feed to split, or a quarantine with corrected lines.
 
     Side tables are found beside their TSVs.
     """
@@ -39,6 +41,7 @@ class Drop(Record):
     test: Path | None = None
     pretrain: tuple[Path, ...] = ()
     quarantine: Path | None = None
+    feed: Path | None = None
 
     def tsv_files(self) -> dict[str, Path]:
         """Return the TSVs by their place in the project's layout.
@@ -96,6 +99,9 @@ def stage_drop(drop: Drop, current: DataVersion | None) -> Staged:
 
     # Side tables go with their TSVs, pretraining files together.
     replaced = {*given, *(side_table_path(Path(place)).as_posix() for place in given)}
+    if drop.feed is not None:
+        finetune = [Path(f"finetune/{split}.tsv") for split in SPLITS]
+        replaced |= {each.as_posix() for tsv in finetune for each in (tsv, side_table_path(tsv))}
     brings_pretrain = any(place.startswith("pretrain/") for place in given)
     kept = {
         place: path
@@ -105,18 +111,23 @@ def stage_drop(drop: Drop, current: DataVersion | None) -> Staged:
 
     places = {*given, *kept}
     missing = [split for split in ("train", "test") if f"finetune/{split}.tsv" not in places]
-    if missing:
+    if missing and drop.feed is None:
         options = " and ".join(f"--{split}" for split in missing)
         why = f"{current.folder} has none" if current else "there is no version to take over from"
         raise DataError(f"{' and '.join(missing)}: not in the drop, and {why}; give {options}")
 
     folder = fresh_folder(drop.name)
-    size = sum(path.stat().st_size for path in given.values())
+    feed = None if drop.feed is None else require_source(drop.feed)
+    read = [*given.values(), *([] if feed is None else [feed])]
+    size = sum(path.stat().st_size for path in read)
     require_room(folder, size)
     with progress("stage", size, "B") as bar:
         digests = {
             place: copy_file(path, folder / place, bar.advance) for place, path in given.items()
         }
+        if feed is not None:
+            written = split_feed(feed, folder / "finetune", bar.advance)
+            digests |= {f"finetune/{name}": md5 for name, md5 in written.items()}
     if current is not None:
         digests |= take_over(current, kept, folder)
     return Staged(

@@ -6,17 +6,23 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks.support.challengers import Catalogue, draw_catalogue, draw_model, luck_of
+from benchmarks.support.challengers import (
+    MAY_FALL,
+    SLICES,
+    Catalogue,
+    draw_catalogue,
+    draw_model,
+    fallen_slices,
+    luck_of,
+)
 from model.evaluation.exchange import (
     exchange,
-    fall_chances,
     gains,
     lead_of,
-    query_weights,
     sources_of_luck,
     sum_by_source,
 )
-from model.evaluation.retrieval import RANK_AT, RetrievalResult, relate
+from model.evaluation.retrieval import RANK_AT, relate
 from model.pairs.holdout import group_rows
 from tests.gears import first_of, rounds
 
@@ -160,43 +166,17 @@ def test_exchanges_in_many_blocks_are_all_there(monkeypatch: pytest.MonkeyPatch)
 
 # ---- slices ----
 
-SLICES, FALL = 10, 0.05
-
-
-def slices_of(catalogue: Catalogue, new: RetrievalResult) -> np.ndarray:
-    """The weights of ten slices of products, [Q + C, 10]."""
-    related = catalogue.related
-    rows = np.concatenate([related.caption_row.numpy(), related.image_row.numpy()])
-    member = catalogue.product[rows][:, None] % SLICES == np.arange(SLICES)
-    weight = member * query_weights(new)[:, None]
-    captions = len(related.caption_row)
-    for side in (weight[:captions], weight[captions:]):
-        side /= 2 * side.sum(axis=0)
-    return weight
-
-
-def fallen(seed: int, products: int, fall: float) -> np.ndarray:
-    """Which slices count as fallen where slice 0 truly falls, bool [10]."""
-    catalogue = draw_catalogue(products, 1, 0.0, seed)
-    old = draw_model(catalogue, 0.3, (seed, 1))
-    weight = slices_of(catalogue, old)
-    new = draw_model(catalogue, 0.3, (seed, 2), np.where(weight[:, 0] > 0, luck_of(-fall), 0.0))
-    falls, chance = fall_chances(
-        gains(new, old), weight, np.full(SLICES, FALL), catalogue.luck, 500, seed
-    )
-    return (falls > FALL) & (chance <= 0.05)
-
 
 @pytest.mark.parametrize("products", [300, *first_of([1000], few=0)])
 def test_of_equal_models_one_table_of_slices_in_twenty_has_a_fall(products: int) -> None:
     trials = rounds(100, 400)
-    alarms = sum(fallen(seed, products, 0.0).any() for seed in range(trials))
+    alarms = sum(fallen_slices(seed, products, 0.0).any() for seed in range(trials))
     assert alarms <= binom.ppf(0.999, trials, 0.05)
 
 
 def test_a_slice_of_100_pairs_that_falls_by_twice_its_limit_is_found() -> None:
     trials = rounds(60, 400)
-    found = sum(fallen(seed, 100 * SLICES, 2 * FALL)[0] for seed in range(trials))
+    found = sum(fallen_slices(seed, 100 * SLICES, 2 * MAY_FALL)[0] for seed in range(trials))
     assert found >= 0.8 * trials
 
 

@@ -1,0 +1,126 @@
+"""How often the gate errs, and what it finds: equal, better and worse challengers, drawn by chance.
+
+`make bench BENCH=gate` prints four tables: equal models by make of the catalogue, a year of weekly
+decisions, the guarded slices, and the power by number of products. Everything is simulated with
+the gate's own functions on catalogues of `benchmarks.support.challengers`; half an hour of a core.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.support.challengers import (
+    SLICES,
+    Catalogue,
+    draw_catalogue,
+    draw_model,
+    fallen_slices,
+    luck_of,
+)
+from benchmarks.support.measure import parts_parser, print_bar
+from model.config.sections import GateConfig
+from model.evaluation.exchange import Lead, lead_of
+from tasks.promotion.budget import MAX_CHANCE
+
+GATE = GateConfig()
+PART = GATE.yearly_risk / GATE.yearly_decisions
+TRIALS, DRAWS, WEEKS, MONTH = 400, 2000, 52, 4
+SHARED = 0.3
+
+
+def main() -> None:
+    """Print the tables of the chosen parts."""
+    parts: dict[str, Callable[[], None]] = {
+        "equal": print_equal,
+        "year": print_year,
+        "slices": print_slices,
+    }
+    for name in parts_parser(__doc__, parts).parse_args().only:
+        parts[name]()
+
+
+def print_equal() -> None:
+    """Print how often an equal model passes one decision at 2.5 %.
+
+    The rows differ in products, pairs a product, captions of several products, and shared luck.
+    """
+    print(f"\nEqual models, {TRIALS} trials a row, limit {MAX_CHANCE:.1%}")
+    print("products  pairs each  common captions  shared luck  promoted")
+    worst = 0.0
+    for products, pairs, common in ((250, 4, 0.0), (250, 4, 0.3), (60, 20, 0.5), (1000, 1, 0.3)):
+        catalogue = draw_catalogue(products, pairs, common, seed=1)
+        for shared in (0.0, 0.3, 0.6, 0.9):
+            leads = [lead(catalogue, shared, seed) for seed in range(TRIALS)]
+            share = np.mean([one.low > 0 and one.chance <= MAX_CHANCE for one in leads])
+            worst = max(worst, float(share))
+            print(f"{products:8} {f'1 to {pairs}':>11} {common:16.0%} {shared:12} {share:9.1%}")
+    # By chance the worst of 16 rows of a true 2.5 % has two standard errors more.
+    error = math.sqrt(MAX_CHANCE * (1 - MAX_CHANCE) / TRIALS)
+    print_bar("gate: equal models promoted, worst row", worst, "<=", MAX_CHANCE + 2.5 * error)
+
+
+def print_year() -> None:
+    """Print what becomes of a year of weekly challengers that are no better, better and worse."""
+    years = 40
+    print(f"\n{WEEKS} weekly challengers against one champion, {years} years a row")
+    print(
+        "products  pairs each  points   promoted in a year: part of the budget / 2.5 % each"
+        f"   within {MONTH} weeks"
+    )
+    for products, pairs in ((1000, 1), (1000, 4)):
+        catalogue = draw_catalogue(products, pairs, 0.0, seed=1)
+        for points in (-0.01, 0.0, 0.01, 0.02):
+            chances = np.array([year(catalogue, points, seed) for seed in range(years)])
+            by_part, alone = ((chances <= limit).any(axis=1).mean() for limit in (PART, MAX_CHANCE))
+            month = (chances[:, :MONTH] <= PART).any(axis=1).mean()
+            print(
+                f"{products:8} {f'1 to {pairs}':>11} {100 * points:+7.0f} {by_part:25.0%} / "
+                f"{alone:.0%} {month:32.0%}",
+                flush=True,
+            )
+            name = f"gate: {100 * points:+.0f} points, {products:,} products of up to {pairs}"
+            if points == 0:
+                print_bar(f"{name}, promoted in a year", by_part, "<=", GATE.yearly_risk)
+            elif points == 0.02:
+                print_bar(f"{name}, promoted within {MONTH} weeks", month, ">=", 0.8)
+
+
+def print_slices() -> None:
+    """Print how often a table of ten slices has a false fall, and a true one is found."""
+    print(f"\nTen guarded slices that may fall by 5 points, {TRIALS} trials a row")
+    print("pairs a slice  false alarm of the table  fall of 10 points found")
+    for pairs in (30, 100, 300):
+        equal = [fallen_slices(seed, pairs * SLICES, 0.0).any() for seed in range(TRIALS)]
+        found = [fallen_slices(seed, pairs * SLICES, 0.1)[0] for seed in range(TRIALS)]
+        print(f"{pairs:13} {np.mean(equal):25.1%} {np.mean(found):24.0%}", flush=True)
+        if pairs == 100:
+            print_bar("gate: false alarm of ten slices", float(np.mean(equal)), "<=", 0.07)
+            print_bar("gate: fall of 10 points found", float(np.mean(found)), ">=", 0.8)
+
+
+def lead(catalogue: Catalogue, shared: float, seed: int, points: float = 0.0) -> Lead:
+    """Measure the lead of a model that is better by some points of mean recall."""
+    new = draw_model(catalogue, shared, (seed, 1), luck_of(points))
+    old = draw_model(catalogue, shared, (seed, 2))
+    return lead_of(new, old, catalogue.luck, DRAWS, seed)
+
+
+def year(catalogue: Catalogue, points: float, seed: int) -> list[float]:
+    """Return the chance of each week's decision against one champion on one test split."""
+    champion = draw_model(catalogue, SHARED, (seed, 0))
+    luck = luck_of(points)
+    return [
+        lead_of(
+            draw_model(catalogue, SHARED, (seed, 1, week), luck),
+            champion,
+            catalogue.luck,
+            DRAWS,
+            week,
+        ).chance
+        for week in range(WEEKS)
+    ]
+
+
+if __name__ == "__main__":
+    main()

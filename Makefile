@@ -28,8 +28,10 @@ setup: .venv/.installed ## make the virtual environment .venv from requirements.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+run: export CONFIG := $(CONFIG)
+run: export DATA := $(DATA)
 run: setup ## run the main job: CONFIG=configs/sample.yaml DATA=<folder with train.tsv test.tsv>
-	@$(BIN)/python -m flows retrain --config $(CONFIG) $(if $(DATA),--data $(DATA))
+	@$(BIN)/commerce-clip retrain --config "$$CONFIG" $${DATA:+--data "$$DATA"}
 
 test: setup ## pass the tests that a person runs while working (10 minutes); FILE=tests/model/pairs for a part
 	@$(PYTEST) $(if $(filter tests,$(FILE)),$(SPREAD)) $(FILE)
@@ -56,10 +58,10 @@ audit: setup ## ask PyPI for known faults of the locked dependencies, where the 
 	@$(BIN)/python scripts/audit.py
 
 up: setup ## start Prefect, a worker and MLflow on loopback; create the deployments
-	@$(BIN)/python -m flows up
+	@$(BIN)/commerce-clip up
 
 down: ## stop what `make up` started
-	@$(BIN)/python -m flows down
+	@$(BIN)/commerce-clip down
 
 clean: ## remove everything that runs left (state/), not the data and not .venv
 	rm -rf state

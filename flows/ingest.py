@@ -21,7 +21,7 @@ from flows.parameters import (
     SplitFile,
 )
 from flows.settings import read_config
-from model.errors import ConfigError
+from model.errors import ConfigError, typed
 from tasks.data.card import VersionCard, rows_text
 from tasks.data.status import commit_command
 from tasks.ingest.ingest import (
@@ -77,7 +77,7 @@ def ingest(
         # What an earlier try did not push or announce goes out now.
         unpushed = push_version(version.version)
         announce_version(card)
-    return _outcome(staged, version.version, card, is_new, unpushed)
+    return _outcome(staged, version.version, card, is_new, unpushed, config)
 
 
 def read_drop(
@@ -121,7 +121,12 @@ def read_drop(
 
 
 def _outcome(
-    staged: Staged, version: str, card: VersionCard | None, is_new: bool, unpushed: str | None
+    staged: Staged,
+    version: str,
+    card: VersionCard | None,
+    is_new: bool,
+    unpushed: str | None,
+    config: str,
 ) -> Ingested:
     name = card.name if card else staged.name
     facts = {"version": version}
@@ -142,6 +147,7 @@ def _outcome(
     if is_new:
         headline = f"new data version {name}"
         next_steps.append(f"make it part of the history: {commit_command(f'Data version {name}')}")
+        next_steps.append(f"train on it: {typed(f'retrain --config {config}')}")
     return Ingested(
         version=version, is_new=is_new, headline=headline, facts=facts, next_steps=next_steps
     )

@@ -197,7 +197,14 @@ Licence = Annotated[
     str | None,
     Described("Of the weights, where neither the table nor a model card says it."),
 ]
-ConvertedForm = Annotated[str, Described("open_clip, easynlp or huggingface.", metavar="FORM")]
+ConvertedForm = Annotated[
+    str,
+    Described(
+        "open_clip, huggingface, easynlp, easynlp-first or chinese-clip; a form that has no place "
+        "for the model's towers is refused.",
+        metavar="FORM",
+    ),
+]
 NewFolder = Annotated[str, Described("New folder.", metavar="FOLDER")]
 ImportKind = Annotated[
     str, Described("fashion-gen, muge, chinese-clip, webdataset, csv or easynlp.")

@@ -51,10 +51,11 @@ def full_report(
         "Data Docs": str(validation.docs),
         "report": str(evaluation.gallery.with_name(REPORT_FILE)),
         "gallery": str(evaluation.gallery),
-        "pictures": ", ".join(map(str, evaluation.pictures)),
-        "embeddings": (
-            f"{', '.join(map(str, export.files_written))} ({export.rows} of {export.lines} lines)"
+        "pictures": ", ".join(
+            [str(evaluation.gallery.parent), *(picture.name for picture in evaluation.pictures)]
         ),
+        "embeddings": f"{export.rows:,} in {export.folder}"
+        + (f", {export.faulty:,} lines faulty" if export.faulty else ""),
     }
 
     report = Report(

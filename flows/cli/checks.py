@@ -46,11 +46,10 @@ def check_inputs(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     for option in command.options():
         value = given[option.name]
         (names,) = (each.names for each in get_args(option.annotation) if type(each) is Described)
-        for each in [value] if isinstance(value, str) else value or ():
-            if names == "input":
-                _require_path(Path(each))
-            elif names == "model":
-                _require_model(each)
+        if names in ("input", "model"):
+            require = _require_path if names == "input" else _require_model
+            for each in [value] if isinstance(value, str) else value or ():
+                require(each)
 
         if command.printer is None or not value or Path.cwd() == ROOT:
             continue
@@ -79,7 +78,8 @@ def _override_from_root(override: str) -> str:
     return f"{key}{equals}{_absolute(value) if is_path else value}"
 
 
-def _require_path(path: Path) -> None:
+def _require_path(text: str) -> None:
+    path = Path(text)
     if not path.exists():
         beside = [other.name for other in path.parent.glob("*")]
         raise ConfigError(f"{path}: no such file or folder{nearest(path.name, beside)}")

@@ -45,7 +45,7 @@ def print_status() -> None:
 
 
 def _ask_mlflow() -> dict[str, list[str]]:
-    """Return what `trained_on` returns; importing MLflow takes seconds."""
+    """Return the versions by their data version; importing MLflow takes seconds."""
     from tasks.registry.versions import trained_on
 
     return trained_on()

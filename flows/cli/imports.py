@@ -4,9 +4,9 @@ import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
-from flows.cli.terminal import print_line, print_table
+from flows.cli.terminal import print_line, print_next, print_table
 from flows.parameters import ImportKind, ImportOverrides, ImportSources, TsvFolder
-from model.errors import ConfigError
+from model.errors import ConfigError, typed
 from model.importers.importing import ImportedSplit, import_pairs
 from tasks.runtime.progress import Progress, progress
 
@@ -85,11 +85,17 @@ def _print(imported: list[ImportedSplit]) -> None:
             )
 
     # What is no split of a data version is for pretraining.
+    steps = []
     files = {split.split: str(split.tsv) for split in imported if split.tsv is not None}
-    command = ["python", "-m", "flows", "ingest", "--name", "NAME"]
+    if {"train", "test"} <= files.keys():
+        folder = shlex.quote(str(Path(files["train"]).parent))
+        steps.append(f"train on it: {typed(f'retrain --config fashion-products --data {folder}')}")
+
+    command = ["ingest", "--name", "NAME"]
     for name in ("train", "valid", "test"):
         if name in files:
             command += [f"--{name}", files.pop(name)]
     if files:
         command += ["--pretrain", *files.values()]
-    print_line(f"next: {shlex.join(command)}")
+    steps.append(f"make it a data version: {typed(shlex.join(command))}")
+    print_next(steps)

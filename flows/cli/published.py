@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.cli.terminal import print_facts, print_line
+from flows.cli.terminal import print_facts, print_line, print_next
 from flows.parameters import (
     Activation,
     ConvertedForm,
@@ -31,7 +31,7 @@ def import_base_weights(
     """Make base weights of a model as published."""
     folder, origin = import_published(Path(path), name, towers, activation, sha256, licence)
     print_facts(name, {key: str(value) for key, value in origin.items()} | {"folder": str(folder)})
-    print_line(f"next: {typed(f'retrain --set model.pretrained={name}')}")
+    print_next([typed(f"retrain --set model.pretrained={name}")])
 
 
 def convert_to_form(

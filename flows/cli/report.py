@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from flows.cli.terminal import print_facts, print_line, print_table, shorten_paths
+from flows.cli.terminal import print_facts, print_line, print_next, print_table, shorten_paths
 from tasks.pages.text import count_rows
 from tasks.runtime.environment import served
 from tasks.runtime.records import Validation
 
 if TYPE_CHECKING:
     from flows.ingest import Ingested
-    from flows.report import Report
+    from flows.outcome import Report
 
 
 def print_report(report: "Report") -> None:
@@ -26,9 +26,12 @@ def print_report(report: "Report") -> None:
 
     if report.checks:
         print_table("The gate", report.checks, right=("measured", "limit"))
+    steps = []
+    if "gallery" in report.facts:
+        steps.append(f"look at what it finds: {shorten_paths(report.facts['gallery'])}")
     if not served():
-        print_line()
-        print_line("Next: `make up` starts Prefect and MLflow and prints their addresses.")
+        steps.append("`make up` starts Prefect and MLflow and prints their addresses")
+    print_next(steps)
 
 
 def print_validation(validation: Validation) -> None:
@@ -62,8 +65,7 @@ def print_validation(validation: Validation) -> None:
 def print_ingested(ingested: "Ingested") -> None:
     """Print the outcome of an ingest and what is left to do."""
     print_facts(ingested.headline, ingested.facts)
-    for number, step in enumerate(ingested.next_steps, 1):
-        print_line(f"next {number}: {step}")
+    print_next(ingested.next_steps)
 
 
 def print_json(outcome: BaseModel | None) -> None:

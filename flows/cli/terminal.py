@@ -45,10 +45,17 @@ def print_table(
 def print_facts(headline: str, facts: Mapping[str, str]) -> None:
     """Print a headline and a line a fact, its name before it."""
     console = Console(highlight=False)
-    console.print(f"[bold]{escape(visible(headline))}[/bold]", soft_wrap=True)
+    if headline:
+        console.print(f"[bold]{escape(visible(headline))}[/bold]", soft_wrap=True)
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
         console.print(f"[dim]{name:>{width}}[/dim]  {escape(visible(value))}", soft_wrap=True)
+
+
+def print_next(steps: Sequence[str]) -> None:
+    """Print what a person may type next, in this order."""
+    for number, step in enumerate(steps, 1):
+        print_line(f"next{f' {number}' if len(steps) > 1 else ''}: {step}")
 
 
 def print_line(text: str = "") -> None:

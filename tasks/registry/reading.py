@@ -34,7 +34,7 @@ OTHER_WAYS = (
 )
 BUSY_S, ANSWER_S = 1.0, 5.0
 MOST_MODELS, MOST_VERSIONS = 1000, 10_000
-REFUSALS = (sqlite3.Error, OSError, ValueError, KeyError, TypeError, AttributeError)
+DOUBTS = (sqlite3.Error, OSError, ValueError, KeyError, TypeError, AttributeError)
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXPERIMENT, HISTORY = "commerce-clip", "promotions"
@@ -104,7 +104,7 @@ def read_registry() -> Registry | None:
             return _ask_server(uri)
         database = _database(uri)
         return None if database is None else _read_file(database)
-    except REFUSALS:
+    except DOUBTS:
         return None
 
 
@@ -117,7 +117,7 @@ def read_changes(name: str) -> list[dict[str, Any]] | None:
         folder = _history_folder(database, name) if database.exists() else None
         files = sorted(folder.glob("*.json")) if folder else []
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    except REFUSALS:
+    except DOUBTS:
         return None
 
 

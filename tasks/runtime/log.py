@@ -6,13 +6,15 @@ UI gets every line. Light: Prefect is used where it is loaded, and where it is n
 """
 
 import logging
+import shutil
 import sys
+import textwrap
 from typing import Any
 
-from model.errors import CommerceClipError
+from model.errors import STARTED_IN, CommerceClipError
 from tasks.runtime.environment import ROOT
 
-OURS = tuple(f"{ROOT / package}/" for package in ("flows", "tasks", "model"))
+OUR_CODE = tuple(f"{ROOT / package}/" for package in ("flows", "tasks", "model"))
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 RETRIED = "Task run failed with %s: %r - Retry"
 # How Prefect repeats an error that is raised on, and is printed by the command in the end.
@@ -74,7 +76,7 @@ def _drop_traceback(record: logging.LogRecord) -> bool:
 
 def _is_shown(record: logging.LogRecord) -> bool:
     """Return whether a terminal shows a record: all of ours, of Prefect's what warns."""
-    if not record.name.startswith("prefect") or record.pathname.startswith(OURS):
+    if not record.name.startswith("prefect") or record.pathname.startswith(OUR_CODE):
         return True
     if record.name in RUN_LOGGERS:
         is_error = record.msg == "%s" and isinstance((record.args or [None])[0], CommerceClipError)
@@ -95,4 +97,15 @@ class _Sentence(logging.Formatter):
 
         stage = getattr(record, "task_name", None) or getattr(record, "flow_name", record.name)
         warning = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"{stage:<{STAGE_WIDTH}} {warning}{super().format(record)}"
+        sentence = super().format(record).removeprefix(f"{stage}: ").removeprefix(f"{stage} ")
+        line = f"{stage:<{STAGE_WIDTH}} {warning}{sentence.replace(f'{STARTED_IN}/', '')}"
+        if record.exc_info or not sys.stderr.isatty():
+            return line
+        # A long sentence goes on below itself, its words whole.
+        return textwrap.fill(
+            line,
+            shutil.get_terminal_size().columns,
+            subsequent_indent=" " * (STAGE_WIDTH + 1),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

@@ -59,6 +59,8 @@ class _LateBar(tqdm):  # type: ignore[type-arg]
 class _Lines(_LateBar):
     """A line every ten seconds, for where no terminal is."""
 
+    monitor_interval = 0  # tqdm's thread would draw one line more between two steps
+
     def draw(self, *_: Any, **__: Any) -> None:
         """Print a line of its own."""
         self.bar_format = LINE if self.total else LINE_WITHOUT_TOTAL
@@ -87,6 +89,7 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
         desc=what if is_terminal else f"{what:<{STAGE_WIDTH}}",
         unit=f" {unit}",
         mininterval=0.2 if is_terminal else LINE_EVERY_S,
+        miniters=None if is_terminal else 1,
         dynamic_ncols=is_terminal,
     )
     with published as artifact, made as bar:

@@ -16,6 +16,7 @@ from model.pairs.profile import profile_files, read_profile, write_profile
 from model.storage.tables import write_table
 from tasks.data.card import SplitRows, VersionCard, annotate, write_version_card
 from tasks.data.dvc import TrackedFolder
+from tasks.registry.reading import DATA_VERSION_TAG, KnownModelVersion, Registry
 from tasks.runtime.environment import report_folder
 from tasks.validation.leaks import comparison_files
 from tests.golden import jpeg
@@ -30,9 +31,12 @@ def printed(
 ) -> Printed:
     """Run a command and return what it printed; ``code`` is the exit code that it must end with."""
     monkeypatch.setenv("COLUMNS", "300")
+    tags = {DATA_VERSION_TAG: TrackedFolder(project / "data").promised}
     monkeypatch.setattr(
-        "tasks.registry.versions.trained_on",
-        lambda: {TrackedFolder(project / "data").promised(): ["commerce-clip 3"]},
+        "flows.cli.data.read_registry",
+        lambda: Registry(
+            [KnownModelVersion("commerce-clip", 3, {tag: read() for tag, read in tags.items()})], {}
+        ),
     )
 
     def run(*arguments: object, code: int = 0) -> str:
@@ -206,8 +210,8 @@ def test_an_import_tells_what_became_a_pair_and_the_command_that_ingests_it(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["cvs", "x", "--out", "y"], "did you mean 'csv'?"),
-        (["csv", "x", "--out", "y", "--set", "a"], "expected key="),
+        (["cvs", ".", "--out", "y"], "did you mean 'csv'?"),
+        (["csv", ".", "--out", "y", "--set", "a"], "expected key="),
     ],
 )
 def test_an_import_that_makes_no_sense_gets_a_sentence(

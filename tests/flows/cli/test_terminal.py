@@ -4,7 +4,7 @@ import pytest
 
 from flows.cli.report import print_report
 from flows.cli.terminal import print_facts, print_table
-from flows.report import Report
+from flows.outcome import Report
 
 RANKS = [
     {"direction": direction, "measure": measure, "chance": "0.1", "new model": "12.3"}

@@ -34,10 +34,17 @@ from flows.servers.addresses import (
 )
 from flows.servers.deploy import POOL, create_deployments, create_pool
 from model.errors import ServiceError
-from tasks.runtime.environment import ROOT, prepare, served, settings, state_folder
+from tasks.runtime.environment import (
+    PAGES_VARIABLE,
+    ROOT,
+    prepare,
+    served,
+    settings,
+    state_folder,
+)
 from tasks.runtime.locks import locked
 
-NAMES = ("prefect", "mlflow", "worker")
+NAMES = ("prefect", "mlflow", "pages", "worker")
 WORKER = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "local"]
 START_TIMEOUT_S = 180
 REQUEST_TIMEOUT_S = 5
@@ -133,6 +140,7 @@ def _start_all(addresses: Addresses) -> None:
             print_line("creating the deployments of prefect.yaml …")
             create_deployments(client, server_environment("deploy", addresses), _log("deploy"))
         _wait_until("mlflow", lambda: _is_healthy(addresses.mlflow, addresses))
+        _wait_until("pages", lambda: _is_healthy(addresses.pages, addresses))
 
         # Later commands find the servers by a file, `prefect` finds them by its profile.
         record_addresses(addresses)
@@ -142,7 +150,11 @@ def _start_all(addresses: Addresses) -> None:
 
 def _servers(addresses: Addresses) -> dict[str, list[str]]:
     """Return the commands of the two servers by name."""
-    servers = {"prefect": addresses.prefect, "mlflow": addresses.mlflow}
+    servers = {
+        "prefect": addresses.prefect,
+        "mlflow": addresses.mlflow,
+        "pages": addresses.pages,
+    }
     return {
         name: ["flows.servers.serve", name, address.rpartition(":")[2]]
         for name, address in servers.items()
@@ -176,7 +188,7 @@ def _stop_all() -> list[str]:
 
 
 def _are_running() -> bool:
-    return "PREFECT_API_AUTH_STRING" in served() and all(map(_is_running, NAMES))
+    return PAGES_VARIABLE in served() and all(map(_is_running, NAMES))
 
 
 def _is_running(name: str) -> bool:
@@ -248,6 +260,7 @@ def _print_addresses(addresses: Addresses) -> None:
     logins = addresses.logins()
     lines = [
         "",
+        f"  pages    {addresses.pages}",
         f"  Prefect  {addresses.prefect}",
         f"  worker   {addresses.prefect}/work-pools/work-pool/{POOL}",
         f"  MLflow   {addresses.mlflow}",

@@ -8,8 +8,18 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectException
 
 from tasks.data.card import rows_text
 from tasks.data.history import KnownVersion, current_version_or_none, known_versions
@@ -32,7 +42,7 @@ ROLES = {
     PREVIOUS: "served before; rollback brings it back",
 }
 RUNS, VERSIONS = 12, 12
-PREFECT_TIMEOUT_S = 3
+LISTED = 200
 # Pages of a run, in the order in which they are read.
 RUN_PAGES = {
     "evaluate/report.html": "report",
@@ -137,36 +147,29 @@ def _version_row(known: KnownVersion, is_current: bool) -> dict[str, Any]:
 
 
 def _next_runs() -> list[dict[str, str]] | None:
-    """List the runs that are scheduled, the next one of each deployment; None without an answer."""
-    api = os.environ.get("PREFECT_API_URL")
-    if not api:
+    """List the next scheduled run of each deployment; None where Prefect does not answer."""
+    if not os.environ.get("PREFECT_API_URL"):
         return []
-    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
-    question = {
-        "sort": "EXPECTED_START_TIME_ASC",
-        "limit": 50,
-        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
-    }
+    scheduled = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    )
     try:
-        with httpx.Client(
-            base_url=api, auth=(user, password) if user else None, timeout=PREFECT_TIMEOUT_S
-        ) as client:
-            runs = client.post("/flow_runs/filter", json=question).raise_for_status().json()
-            flows, deployments = (
-                client.post(f"/{kind}/filter", json={}).raise_for_status().json()
-                for kind in ("flows", "deployments")
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(
+                flow_run_filter=scheduled, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=LISTED
             )
-    except (httpx.HTTPError, ValueError):
+            flows = {flow.id: flow.name for flow in client.read_flows()}
+            names: dict[UUID | None, str] = {
+                each.id: f"{flows[each.flow_id]}/{each.name}" for each in client.read_deployments()
+            }
+    except (httpx.HTTPError, PrefectException, RuntimeError):
         return None
 
-    flow_names = {flow["id"]: flow["name"] for flow in flows}
-    names = {each["id"]: f"{flow_names[each['flow_id']]}/{each['name']}" for each in deployments}
-    first: dict[str, dict[str, str]] = {}
+    first: dict[str, str] = {}
     for run in runs:
-        name = names.get(run["deployment_id"], "by hand")
-        when = str(run["expected_start_time"])[:16].replace("T", " ")
-        first.setdefault(name, {"deployment": name, "when": when})
-    return list(first.values())
+        name = names.get(run.deployment_id, "by hand")
+        first.setdefault(name, f"{run.expected_start_time:%Y-%m-%d %H:%M}")
+    return [{"deployment": name, "when": when} for name, when in first.items()]
 
 
 def _services() -> list[Page]:

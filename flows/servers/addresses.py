@@ -26,6 +26,7 @@ from flows.servers.door import HOSTS, LOGIN_PATH
 from model.errors import ConfigError
 from model.storage.files import atomic_write
 from tasks.runtime.environment import (
+    PAGES_VARIABLE,
     artifact_root,
     embedded_tracking_uri,
     served,
@@ -36,15 +37,20 @@ from tasks.runtime.environment import (
 
 HOST = HOSTS[0]
 USER = PROFILE = "commerce-clip"
-PORTS = {"COMMERCE_CLIP_PREFECT_PORT": 4200, "COMMERCE_CLIP_MLFLOW_PORT": 5000}
+PORTS = {
+    "COMMERCE_CLIP_PREFECT_PORT": 4200,
+    "COMMERCE_CLIP_MLFLOW_PORT": 5000,
+    "COMMERCE_CLIP_PAGES_PORT": 8600,
+}
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 
 
 class Addresses(NamedTuple):
-    """Where the two servers listen, and the password of both."""
+    """Where Prefect, MLflow and the pages of runs are served, and the password of all."""
 
     prefect: str
     mlflow: str
+    pages: str
     password: str
 
     @property
@@ -65,13 +71,15 @@ class Addresses(NamedTuple):
             "MLFLOW_TRACKING_URI": self.mlflow,
             "MLFLOW_TRACKING_USERNAME": USER,
             "MLFLOW_TRACKING_PASSWORD": self.password,
+            PAGES_VARIABLE: self.pages,
         }
 
     def logins(self) -> dict[str, str]:
         """Return the address of each server that logs a browser in."""
+        servers = {"Pages": self.pages, "Prefect": self.prefect, "MLflow": self.mlflow}
         return {
             name: f"{address}{LOGIN_PATH}#{quote(self.credentials)}"
-            for name, address in (("Prefect", self.prefect), ("MLflow", self.mlflow))
+            for name, address in servers.items()
         }
 
 
@@ -81,11 +89,13 @@ def choose_addresses() -> Addresses:
     Raises:
         ConfigError: a port is no number, is used twice, or is in use.
     """
-    ports = [_free_port(variable, default) for variable, default in PORTS.items()]
-    if len(set(ports)) < len(ports):
-        raise ConfigError(f"{' and '.join(PORTS)} are both {ports[0]}; give each its own port")
-    prefect, mlflow = (f"http://{HOST}:{port}" for port in ports)
-    return Addresses(prefect, mlflow, _password())
+    ports = {variable: _free_port(variable, default) for variable, default in PORTS.items()}
+    for port in ports.values():
+        same = [variable for variable, chosen in ports.items() if chosen == port]
+        if len(same) > 1:
+            raise ConfigError(f"{' and '.join(same)} are {port}; give each its own port")
+    prefect, mlflow, pages = (f"http://{HOST}:{port}" for port in ports.values())
+    return Addresses(prefect, mlflow, pages, _password())
 
 
 def recorded_addresses() -> Addresses:
@@ -94,6 +104,7 @@ def recorded_addresses() -> Addresses:
     return Addresses(
         environment["PREFECT_API_URL"].removesuffix("/api"),
         environment["MLFLOW_TRACKING_URI"],
+        environment[PAGES_VARIABLE],
         environment["MLFLOW_TRACKING_PASSWORD"],
     )
 

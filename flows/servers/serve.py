@@ -1,7 +1,7 @@
-"""Serve Prefect or MLflow behind the door: `python -m flows.servers.serve mlflow 5000`.
+"""Serve Prefect, MLflow or the pages behind the door: `python -m flows.servers.serve mlflow 5000`.
 
-Both have commands of their own, but neither lets anybody look at a request before its app does.
-What their commands would set stands in the environment (`flows.servers.addresses`).
+Prefect and MLflow have commands of their own, but neither lets anybody look at a request before
+its app does. What their commands would set stands in the environment (`flows.servers.addresses`).
 """
 
 import os
@@ -18,10 +18,15 @@ GRACE_S = 5  # an open websocket is not waited for longer
 
 
 def serve(name: str, port: int) -> None:
-    """Serve until a signal comes; Prefect asks for its password itself, MLflow's door does."""
-    credentials = None
+    """Serve until a signal comes; Prefect asks for its password itself, the door for the others."""
+    credentials: str | None = ":".join(
+        os.environ[f"MLFLOW_TRACKING_{each}"] for each in ("USERNAME", "PASSWORD")
+    )
     if name == "prefect":
         app = import_from_string("prefect.server.api.server:create_app")(final=True)
+        credentials = None
+    elif name == "pages":
+        app = import_from_string("search.app:create_app")()
     else:
         # Tables are made before the first request, which would time out meanwhile.
         database, artifacts = (os.environ[f"_MLFLOW_SERVER_{each}"] for each in STORES)
@@ -29,11 +34,9 @@ def serve(name: str, port: int) -> None:
             database, database, artifacts
         )
         app = import_from_string("mlflow.server.fastapi_app:app")
-        credentials = ":".join(
-            os.environ[f"MLFLOW_TRACKING_{each}"] for each in ("USERNAME", "PASSWORD")
-        )
 
-    page = (files(__package__) / f"login-{name}.html").read_text(encoding="utf-8")
+    login = "basic" if credentials else name
+    page = (files(__package__) / f"login-{login}.html").read_text(encoding="utf-8")
     uvicorn.run(
         Door(app, port, page, credentials),
         host=HOSTS[0],

@@ -77,6 +77,8 @@ def prepare() -> None:
         if address in known and os.environ.get(address) in (None, "", known[address]):
             service = address.partition("_")[0]
             os.environ |= {name: known[name] for name in known if name.startswith(service)}
+    if PAGES_VARIABLE in known:
+        os.environ.setdefault(PAGES_VARIABLE, known[PAGES_VARIABLE])
 
 
 def page_address(path: Path) -> str:

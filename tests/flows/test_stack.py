@@ -23,6 +23,7 @@ ADDRESSES = {
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
     "MLFLOW_TRACKING_USERNAME": "commerce-clip",
     "MLFLOW_TRACKING_PASSWORD": "secret",
+    "COMMERCE_CLIP_PAGES_URL": "http://127.0.0.1:8600",
 }
 HOLD_LOCK = """
 import os, sys
@@ -262,7 +263,7 @@ def test_flows_refuse_servers_that_are_gone(folder: Path, monkeypatch: pytest.Mo
     for name, value in ADDRESSES.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        ServiceError, match="prefect, mlflow, worker: started by `make up`, but gone since"
+        ServiceError, match="prefect, mlflow, pages, worker: started by `make up`, but gone since"
     ):
         stack.require_running()
 

@@ -164,8 +164,12 @@ def free_ports(count: int) -> list[int]:
 def running_stack(folder: Path, root: Path = ROOT, **more: str) -> Iterator[Stack]:
     """Start servers and worker for a checkout with a state folder of their own, and stop them in
     the end."""
-    prefect, mlflow = free_ports(2)
-    ports = {"COMMERCE_CLIP_PREFECT_PORT": str(prefect), "COMMERCE_CLIP_MLFLOW_PORT": str(mlflow)}
+    prefect, mlflow, pages = free_ports(3)
+    ports = {
+        "COMMERCE_CLIP_PREFECT_PORT": str(prefect),
+        "COMMERCE_CLIP_MLFLOW_PORT": str(mlflow),
+        "COMMERCE_CLIP_PAGES_PORT": str(pages),
+    }
     # Elsewhere than in the repository's state/, so the profile that `up` writes has to be named.
     profiles = {
         "PREFECT_HOME": f"{folder}/state/prefect",

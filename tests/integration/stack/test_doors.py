@@ -171,13 +171,14 @@ def test_a_page_of_another_origin_reads_and_changes_nothing_for_a_browser_that_i
 ) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     logins = (stack.shell.state / "stack" / "login.txt").read_text().splitlines()
-    assert [line.split()[0] for line in logins] == ["Prefect", "MLflow"]
+    assert [line.split()[0] for line in logins] == ["Pages", "Prefect", "MLflow"]
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=str(CHROMIUM), args=QUIET_BROWSER)
         page = browser.new_page()
 
         # Pages of ours see what is theirs, without a question.
-        for (_, address), title in zip(map(str.split, logins), ("Dashboard", "Home"), strict=True):
+        titles = ("commerce-clip", "Dashboard", "Home")
+        for (_, address), title in zip(map(str.split, logins), titles, strict=True):
             page.goto(address)
             page.wait_for_function(f"document.title.includes('{title}')", timeout=90_000)
         page.goto(other_page)

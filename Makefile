@@ -26,6 +26,7 @@ setup: .venv/.installed ## make the virtual environment .venv from requirements.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@mkdir -p -m 700 state
 	@touch $@
 
 run: export CONFIG := $(CONFIG)

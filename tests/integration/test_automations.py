@@ -124,8 +124,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[Ser
         )
     try:
         wait_for(lambda: request(f"{address}/api/health"), "the server")
-        request(f"{address}/api/work_pools/", {"name": "commerce-clip", "type": "process"})
-        done = shell.python("-m", "prefect", "--no-prompt", "deploy", "--all")
+        # Prefect's own command makes nothing on a fresh server, ours does.
+        alone = shell.python("-m", "prefect", "--no-prompt", "deploy", "--all")
+        assert alone.returncode == 1 and "work pool 'commerce-clip'" in alone.stdout
+        done = shell.flows("deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         yield Server(shell, address)
     finally:
@@ -166,6 +168,13 @@ def runs_of(server: Server, deployment: str) -> list[dict[str, Any]]:
 def test_deploying_made_the_automations_once(server: Server) -> None:
     names = sorted(automation["name"] for automation in server.api("automations/filter", {}))
     assert names == ["commerce-clip: crash zombies", "retrain on new data"]
+
+
+def test_prefect_s_own_command_may_be_typed_afterwards(server: Server) -> None:
+    before = server.api("work_pools/commerce-clip")["base_job_template"]
+    done = server.shell.python("-m", "prefect", "--no-prompt", "deploy", "--name", "retrain/sample")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert server.api("work_pools/commerce-clip")["base_job_template"] == before
 
 
 def test_the_deployments_refuse_parameters_that_do_not_fit_their_form(server: Server) -> None:

@@ -245,11 +245,13 @@ def _require_unlocked() -> None:
             try:
                 database.execute("BEGIN IMMEDIATE")
                 database.rollback()
-            except sqlite3.OperationalError as error:
-                raise ServiceError(
-                    f"{path}: {error}; `fuser {path}` names the program that holds it; "
-                    "end that and try again"
-                ) from error
+            except sqlite3.DatabaseError as error:
+                # What else may be wrong with it, MLflow and Prefect say better.
+                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                    raise ServiceError(
+                        f"{path}: {error}; `fuser {path}` names the program that holds it; "
+                        "end that and try again"
+                    ) from error
 
 
 def _print_addresses(addresses: Addresses) -> None:

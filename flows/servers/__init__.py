@@ -1,4 +1,4 @@
 """The servers of `make up`: where they listen, who may enter, how they are deployed to.
 
-Imports `tasks.runtime` alone of our own, and no MLflow: a server is named to uvicorn.
+Imports `tasks.runtime` and `tasks.pages`, and no MLflow: a server is named to uvicorn.
 """

@@ -19,6 +19,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.cli.terminal import print_line
 from model.errors import ServiceError
+from tasks.pages.text import without_credentials
 from tasks.runtime.environment import HEARTBEAT, ROOT, state_folder
 
 POOL = "commerce-clip"
@@ -70,7 +71,13 @@ def create_pool(client: SyncPrefectClient, name: str = POOL) -> None:
     try:
         client.create_work_pool(pool, overwrite=True)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        raise ServiceError(f"{client.api_url}: {error}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, PrefectHTTPStatusError):
+            reason = f"status {error.response.status_code}"
+        raise ServiceError(
+            f"Prefect at {without_credentials(str(client.api_url))} did not take the work pool "
+            f"({reason}); check PREFECT_API_URL and PREFECT_API_AUTH_STRING"
+        ) from error
 
 
 def create_deployments(

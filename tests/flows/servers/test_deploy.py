@@ -1,14 +1,17 @@
 import json
 
+import httpx
 import pytest
 import yaml
+from prefect.client.base import ServerType
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.workers.process import ProcessJobConfiguration
 
 from flows.__main__ import main
-from flows.servers.deploy import TEMPLATE
+from flows.servers.deploy import TEMPLATE, create_pool
 from flows.settings import require_settings
-from model.errors import ConfigError
+from model.errors import ConfigError, ServiceError
 from tasks.runtime.environment import HEARTBEAT_S, ROOT
 
 
@@ -42,6 +45,27 @@ def test_a_run_without_our_settings_is_refused_at_its_start(
     monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
     with pytest.raises(ConfigError, match="MLFLOW_DISABLE_TELEMETRY is not set"):
         require_settings()
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "status 401"), (None, "Connection refused")])
+def test_a_server_that_refuses_or_is_away_is_a_sentence(status: int | None, said: str) -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        if status is None:
+            raise httpx.ConnectError("[Errno 111] Connection refused")
+        return httpx.Response(status, json={"exception_message": "Unauthorized"}, request=request)
+
+    with (
+        SyncPrefectClient(
+            "http://ada:lovelace@127.0.0.1:9/api",
+            httpx_settings={"transport": httpx.MockTransport(reply)},
+            server_type=ServerType.SERVER,
+        ) as client,
+        pytest.raises(ServiceError) as refused,
+    ):
+        client.raise_for_api_version_mismatch = lambda: None  # type: ignore[method-assign]
+        create_pool(client)
+    assert said in str(refused.value) and "PREFECT_API_AUTH_STRING" in str(refused.value)
+    assert "lovelace" not in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_deploying_without_a_server_says_what_to_set(

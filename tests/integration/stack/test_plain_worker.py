@@ -26,6 +26,15 @@ def test_a_run_longer_than_the_automation_s_patience_ends_completed(plain: Plain
 
 
 @pytest.mark.faults(kind="P1: a plain worker", trials=1)
+def test_its_runs_write_nothing_to_home_and_look_no_name_up(plain: Plain, stack: Stack) -> None:
+    assert plain.state(plain.run)["type"] == "COMPLETED"
+    assert list(plain.worker.home.rglob("*")) == []
+    assert plain.worker.looked_up() == []
+    assert "Traceback" not in plain.worker.log() and "Warning" not in plain.worker.log()
+
+
+@pytest.mark.full
+@pytest.mark.faults(kind="P1: a plain worker", trials=1)
 def test_a_worker_ends_on_the_first_sigterm_and_its_run_is_no_zombie(plain: Plain) -> None:
     run = plain.begin(600, "stopped")
     wait_for((plain.worker.folder / "stopped").exists, "the run to begin")
@@ -37,11 +46,3 @@ def test_a_worker_ends_on_the_first_sigterm_and_its_run_is_no_zombie(plain: Plai
     wait_for(lambda: not any(map(psutil.pid_exists, started)), "the run's process to end", STOP_S)
     wait_for(lambda: plain.state(run)["type"] in ENDED, "its end to be told")
     assert plain.state(run)["type"] == "CRASHED"
-
-
-@pytest.mark.faults(kind="P1: a plain worker", trials=1)
-def test_its_runs_write_nothing_to_home_and_look_no_name_up(plain: Plain, stack: Stack) -> None:
-    assert plain.state(plain.run)["type"] == "COMPLETED"
-    assert list(plain.worker.home.rglob("*")) == []
-    assert plain.worker.looked_up() == []
-    assert "Traceback" not in plain.worker.log() and "Warning" not in plain.worker.log()

@@ -24,7 +24,7 @@ from tasks.runtime.environment import HEARTBEAT, ROOT, state_folder
 
 POOL = "commerce-clip"
 WORKER_COMMAND = f"prefect worker start --pool {POOL} --type process"
-DEPLOY_TIMEOUT_S = 180
+DEPLOY_TIMEOUT_S = 600  # 20 s on two idle cores
 TEMPLATE = {
     "job_configuration": {
         # Relative: in the folder of the run, which is temporary, until a pull step knows better.
@@ -88,23 +88,27 @@ def create_deployments(
     Raises:
         ServiceError: `prefect deploy` failed or left one out; names the log.
     """
+    failed = ServiceError(
+        f"prefect.yaml: `prefect deploy --all` failed; {log} says why; repair it and try again"
+    )
     with open(log, "wb") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-            cwd=ROOT,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=DEPLOY_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+                cwd=ROOT,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=DEPLOY_TIMEOUT_S,
+                check=True,
+            )
+        except subprocess.SubprocessError as error:
+            raise failed from error
 
     # Prefect ends well, too, where prefect.yaml names nothing.
     text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     wanted = {(each["entrypoint"], each["name"]) for each in yaml.safe_load(text)["deployments"]}
     made = {(each.entrypoint, each.name) for each in client.read_deployments()}
-    if done.returncode or not wanted or not wanted <= made:
-        raise ServiceError(
-            f"prefect.yaml: `prefect deploy --all` failed; {log} says why; repair it and try again"
-        )
+    if not wanted or not wanted <= made:
+        raise failed

@@ -16,6 +16,10 @@ HOSTS = ("127.0.0.1", "localhost")
 LOGIN_PATH = "/enter"
 HEALTH_PATH = "/health"
 FOREIGN_HOST, FOREIGN_PAGE = "this server has another name", "a page of another origin asked"
+KEEP_IN = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; "
+    "form-action 'self'; connect-src 'self' data: blob: "
+)
 POLICY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; connect-src 'self'",
     "Cache-Control": "no-store",
@@ -33,6 +37,8 @@ class Door:
         self.app, self.login_page = app, login_page
         self.hosts = {f"{host}:{port}" for host in HOSTS}
         self.origins = {f"http://{host}" for host in self.hosts}
+        sockets = (f"ws://{host}" for host in sorted(self.hosts))
+        self.policy = KEEP_IN + " ".join(sorted(self.origins) + list(sockets))
         self.expected = None
         if credentials is not None:
             self.expected = f"Basic {base64.b64encode(credentials.encode()).decode()}"
@@ -49,7 +55,7 @@ class Door:
         elif refusal is not None:
             await refusal(scope, receive, send)
         else:
-            await self.app(scope, receive, _unframed(send))
+            await self.app(scope, receive, self._kept_in(send))
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Return the answer to what may not enter, or to who asks for the login page."""
@@ -77,13 +83,17 @@ class Door:
         is_elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         return not is_elsewhere or headers.get("sec-fetch-mode") == "navigate"
 
+    def _kept_in(self, send: Send) -> Send:
+        """Return a ``send`` that lets no page of others frame answers, nor a page of ours call out.
 
-def _unframed(send: Send) -> Send:
-    """Return a ``send`` that forbids pages of others to show answers in a frame."""
+        Prefect's and MLflow's pages would report their use from the browser.
+        """
 
-    async def send_on(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).setdefault("X-Frame-Options", "SAMEORIGIN")
-        await send(message)
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Frame-Options", "SAMEORIGIN")
+                headers.setdefault("Content-Security-Policy", self.policy)
+            await send(message)
 
-    return send_on
+        return send_on

@@ -164,7 +164,7 @@ def test_up_says_so_when_everything_is_up(
     assert "http://127.0.0.1:5000\n" in said
 
 
-@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=2)
+@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=1)
 @pytest.mark.parametrize("command", ["up", "down"])
 def test_of_two_that_are_typed_at_once_one_wins_and_the_other_says_so(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -177,7 +177,7 @@ def test_of_two_that_are_typed_at_once_one_wins_and_the_other_says_so(
     assert not folder.exists()
 
 
-@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=4)
+@pytest.mark.faults(kind="P5: two at once, stale records, locked databases", trials=2)
 @pytest.mark.parametrize("name", ["mlflow.db", "prefect/prefect.db"])
 def test_a_database_that_another_program_holds_is_a_sentence(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

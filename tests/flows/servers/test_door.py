@@ -85,8 +85,15 @@ def test_the_login_page_is_the_door_s_and_is_kept_nowhere() -> None:
     assert reply.text == "<p>login page</p>" and reply.headers["cache-control"] == "no-store"
 
 
-def test_answers_may_not_be_shown_in_a_frame_of_others() -> None:
-    assert client().get("/").headers["x-frame-options"] == "SAMEORIGIN"
+def test_answers_may_not_be_shown_in_a_frame_of_others_nor_call_out() -> None:
+    headers = client().get("/").headers
+    assert headers["x-frame-options"] == "SAMEORIGIN"
+    parts = headers["content-security-policy"].split(";")
+    policy = dict(part.strip().split(" ", 1) for part in parts)
+    assert policy["frame-ancestors"] == "'self'"
+    reached = {word for word in policy["connect-src"].split() if "://" in word}
+    hosts = ("127.0.0.1:5000", "localhost:5000")
+    assert reached == {f"{scheme}://{host}" for scheme in ("http", "ws") for host in hosts}
 
 
 def test_a_websocket_of_another_page_is_refused() -> None:

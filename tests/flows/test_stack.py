@@ -281,9 +281,13 @@ def test_flows_without_servers_are_the_default() -> None:
     stack.require_running()
 
 
-def test_a_deployment_works_in_the_checkout_of_its_code(
+def test_a_deployment_works_in_the_checkout_of_its_code_and_in_our_state_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", "prefect")  # what the template of the pool says
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
     assert stack.enter_checkout() == {"directory": str(ROOT)}
     assert Path.cwd() == ROOT
+    assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

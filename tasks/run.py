@@ -10,6 +10,7 @@ from model.config.load import RunConfig
 from model.errors import ServiceError
 from tasks.data.version import reading_pairs
 from tasks.registry.metric_log import send_rest
+from tasks.registry.signing import private_key
 from tasks.registry.tracking import (
     begin_mlflow_run,
     end_mlflow_run,
@@ -42,7 +43,10 @@ def begin_run(config: RunConfig, data: DataVersion, lineage: Lineage) -> Run:
 
     Raises:
         ServiceError: MLflow does not answer.
+        AccessDenied: MLflow does not let this user make runs.
+        ConfigError: the signing key cannot sign what the run will register.
     """
+    private_key()
     mark, name = lineage.fingerprint, f"{config.name}-{data.short}"
     run_id = begin_mlflow_run(
         tracking_client(), mark, name, flat_params(config), lineage_tags(config, data, lineage)

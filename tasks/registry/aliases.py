@@ -103,10 +103,11 @@ def finish_change(client: MlflowClient, name: str) -> None:
                 "%s: version %s is gone, so it does not become champion", name, change.after
             )
         elif champion in (change.before, change.after):
+            # Who may not write the history must not move aliases.
+            run_id = _history_run(client, change.model)
             _set_aliases(client, change, champion)
 
             # An earlier try may have added the change to the history.
-            run_id = _history_run(client, change.model)
             kept = [file.path for file in client.list_artifacts(run_id, HISTORY)]
             if not any(change.key[:8] in path for path in kept):
                 path = f"{HISTORY}/{len(kept) + 1:06d}-{change.key[:8]}.json"

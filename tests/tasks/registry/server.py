@@ -37,7 +37,7 @@ class Server:
         return password
 
     def grant(self, user: str, permission: str, kind: str, what: str) -> None:
-        """Give a user a permission, in place of another, on an experiment's id or a model's name."""
+        """Give a user a permission, in place of another, on an experiment's id or a model."""
         on = {"username": user, "resource_type": kind, "resource_id": what}
         self.ask("users/permissions/revoke", "3.0", **on)
         given = self.ask("users/permissions/grant", "3.0", permission=permission, **on)

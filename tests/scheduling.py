@@ -8,7 +8,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 # Folders whose tests share a fixture of the session.
-ONE_PROCESS = ("tests/integration/stack/",)
+ONE_PROCESS = ("tests/integration/stack/", "tests/tasks/registry/remote/")
 
 # The files that take longest, from --durations=0. A long one that begins last keeps one core
 # waiting for the other.
@@ -20,6 +20,7 @@ LONGEST = (
     "tests/integration/test_embedded.py",
     "tests/faults/test_data_versions.py",
     "tests/integration/test_automations.py",
+    "tests/tasks/registry/remote/test_rights.py",
     "tests/test_runs.py",
     "tests/faults/test_killed_ingest.py",
     "tests/flows/test_bad_input.py",

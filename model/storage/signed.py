@@ -9,6 +9,7 @@ files, as `openssl genpkey -algorithm ed25519` makes them.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -46,10 +47,9 @@ def read_key(path: Path) -> Key:
             f"{path}: others may {'read' if is_private else 'change'} this key; "
             f"`chmod {wanted} {path}`"
         )
-    try:
+    key: object = None
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
         key = load_pem_private_key(content, None) if is_private else load_pem_public_key(content)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
     if not isinstance(key, Key):
         raise ConfigError(
             f"{path}: no Ed25519 key in PEM without a password; "

@@ -40,8 +40,13 @@ def tracking_client() -> MlflowClient:
         ServiceError: the server does not answer.
         AccessDenied: it does not know the user.
     """
-    # The first two would list every migration, the last talks of the input example.
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+    # They would list every migration, say what is waited for, and talk of the input example.
+    for name in (
+        "alembic",
+        "mlflow.store.db.utils",
+        "mlflow.store.model_registry",
+        "mlflow.pyfunc",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
 
     uri = tracking_uri()

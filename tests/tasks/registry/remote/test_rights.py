@@ -12,8 +12,8 @@ from tasks.promotion import promote
 from tasks.registry import aliases, package, register, versions
 from tasks.registry.tracking import tracking_client
 from tests.tasks.conftest import run_of
-from tests.tasks.registry.conftest import Enter
-from tests.tasks.registry.server import Server, Way, proxy
+from tests.tasks.registry.remote.conftest import Enter
+from tests.tasks.registry.remote.server import Server, Way, proxy
 from tests.tasks.shop import Shop
 
 pytestmark = pytest.mark.timeout(900)

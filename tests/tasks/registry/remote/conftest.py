@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.tasks.registry.server import Server, Way, mlflow_server, proxy
+from tests.tasks.registry.remote.server import Server, Way, mlflow_server, proxy
 
 Enter = Callable[[str, str], None]
 

@@ -13,8 +13,8 @@ from model.errors import ServiceError
 from tasks.registry import aliases, calls, register, transfer
 from tasks.registry.tracking import begin_mlflow_run, tracking_client
 from tests.gears import rounds
-from tests.tasks.registry.conftest import Enter
-from tests.tasks.registry.server import Way
+from tests.tasks.registry.remote.conftest import Enter
+from tests.tasks.registry.remote.server import Way
 from tests.tasks.shop import Shop
 
 pytestmark = pytest.mark.timeout(900)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from model.errors import ServiceError
+from model.errors import AccessDenied, ServiceError
 from tasks.registry import tracking
 
 REPLIES = {
@@ -58,6 +58,21 @@ def test_a_server_that_gives_no_health_is_told_with_what_it_gave(
     reply, told = REPLIES[how]
     with server(reply) as address:
         assert told in sentence(address, monkeypatch)
+
+
+@pytest.mark.faults(kind="P2: MLflow's rights", trials=1)
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [(b"401 Unauthorized", "credentials of .*status 401"), (b"403 Forbidden", "status 403")],
+)
+def test_who_is_not_let_in_is_told_once_and_not_retried(
+    reply: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(b"HTTP/1.0 " + reply + b"\r\n\r\n") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//ada:CANARY@"))
+        with pytest.raises(AccessDenied, match=f"MLflow at {address}.*{told}") as refused:
+            tracking.tracking_client()
+        assert "CANARY" not in str(refused.value)
 
 
 @pytest.mark.faults(kind="S1: MLflow is away", trials=1)

@@ -3,18 +3,20 @@
 Every measure stands in the report; published figures stand beside ours where they are asked for.
 """
 
+import math
+
 from flows.cli.terminal import print_facts, print_line, print_table, shorten_paths
 from flows.parameters import Compare
 from tasks.evaluation.published_figures import published_tables
 from tasks.evaluation.tables import (
     MEASURES,
     NEW,
-    PROTOCOLS,
     QUERIES,
     Figures,
     Row,
     audit_sentence,
     number,
+    protocol_name,
     read_figures,
     slice_rows,
     with_half,
@@ -41,7 +43,9 @@ def print_evaluation(
     about = f"{figures['captions']:,} captions and {figures['images']:,} images"
     tables = {
         **{
-            f"Rank@K of {about}, protocol {PROTOCOLS[protocol]}, %": rank_rows(figures, protocol)
+            f"Rank@K of {about}, protocol {protocol_name(figures, protocol)}, %": (
+                rank_rows(figures, protocol)
+            )
             for protocol in figures["models"][NEW]["protocols"]
         },
         "Queries that many products answer: precision (captions: recall), %": (
@@ -91,19 +95,20 @@ def rank_rows(figures: Figures, protocol: str) -> list[Row]:
 
 
 def query_score_rows(figures: Figures) -> list[Row]:
-    """Return a row a kind of query with the new model's scores."""
-    return [
-        {
-            "queries": QUERIES.get(name, name),
-            # Chance is the precision of a random order; captions are measured by recall.
-            "chance": "" if name == "caption" else number(figures["queries"][name]["chance"]),
-            "@1": _short(scores.get("recall_at_1", scores.get("precision_at_1"))),
-            "@10": _short(scores.get("recall_at_10", scores.get("precision_at_10"))),
-            "nDCG@10": _short(scores["ndcg_at_10"]) if "ndcg_at_10" in scores else "",
-            "MRR": _short(scores.get("mrr", scores.get("mrr_at_10"))),
-        }
-        for name, scores in figures["models"][NEW]["queries"].items()
-    ]
+    """Return a row a kind of query with the new model's scores; chance is that of @10."""
+    found, rows = figures["models"][NEW], []
+    for name, scores in found["queries"].items():
+        # Captions, which one product answers, are measured by recall.
+        chance, measure = found["query_baselines"][name], "precision"
+        if "recall_at_10" in scores:
+            measure = "recall"
+        keys = {"@1": f"{measure}_at_1", "@10": f"{measure}_at_10", "nDCG@10": "ndcg_at_10"}
+        keys["MRR"] = "mrr" if "mrr" in scores else "mrr_at_10"
+        row = {"queries": QUERIES.get(name, name), "chance": number(chance[keys["@10"]])}
+        for column, key in keys.items():
+            row[column] = _short(scores[key], chance[key]) if key in scores else ""
+        rows.append(row)
+    return rows
 
 
 def label_rows(figures: Figures) -> list[Row]:
@@ -113,13 +118,13 @@ def label_rows(figures: Figures) -> list[Row]:
             "column": column,
             "labels": str(len(found["single"]["labels"])),
             "largest": number(found["single"]["largest_label"]),
-            "one prompt": _short(found["single"]["accuracy"]),
-            "ensemble": _short(found["ensemble"]["accuracy"]),
+            "one prompt": _short(found["single"]["accuracy"], found["single"]["largest_label"]),
+            "ensemble": _short(found["ensemble"]["accuracy"], found["single"]["largest_label"]),
             "macro": number(found["ensemble"]["macro_accuracy"]),
         }
         for column, found in figures["models"][NEW]["zero_shot"].items()
     ]
 
 
-def _short(figure: Figures) -> str:
-    return with_half(figure).replace(" ", "")
+def _short(figure: Figures, baseline: float = -math.inf) -> str:
+    return with_half(figure, baseline=baseline).replace(" ", "")

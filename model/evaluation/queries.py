@@ -204,9 +204,37 @@ def score_queries(
     }
 
 
-def expected_precision(queries: KeywordQueries, candidates: int) -> float:
-    """Return the precision of a random order: the mean share of candidates that are right."""
-    return len(queries.query) / max(len(queries.texts) * candidates, 1)
+def expected_scores(queries: KeywordQueries, candidates: int) -> dict[str, float]:
+    """Return the scores that a random order of the candidates has on average, named as they are.
+
+    Exact over all orders, the mean over the queries; what a model has to beat.
+    """
+    if not queries.texts:
+        return {}
+    # Queries of as many right answers have the same chances.
+    rights, times = np.unique(np.bincount(queries.query.numpy()), return_counts=True)
+    right_Q = rights[:, None]
+
+    # The first right answer stands at place i after i - 1 wrong ones.
+    place = np.arange(candidates)
+    misses = np.maximum(candidates - right_Q - place, 0) / (candidates - place)
+    beyond = np.concatenate([np.ones_like(right_Q, np.float64), misses.cumprod(axis=1)], axis=1)
+    first = (beyond[:, :-1] - beyond[:, 1:]) / (place + 1)
+
+    share = right_Q[:, 0] / candidates
+    discount = 1 / np.log2(np.arange(2, MOST_ANSWERS + 2))
+    ideal = np.concatenate([[0.0], discount.cumsum()])[np.minimum(right_Q[:, 0], MOST_ANSWERS)]
+    seen = min(MOST_ANSWERS, candidates)
+    means = {
+        "precision_at_1": share,
+        "precision_at_10": share * seen / MOST_ANSWERS,
+        "recall_at_1": np.full(len(share), 1 / candidates),
+        "recall_at_10": np.full(len(share), seen / candidates),
+        "ndcg_at_10": share * discount[:seen].sum() / ideal,
+        "mrr": first.sum(axis=1),
+        "mrr_at_10": first[:, :MOST_ANSWERS].sum(axis=1),
+    }
+    return {name: float(np.average(each, weights=times)) for name, each in means.items()}
 
 
 def _spread(count: int, most: int) -> Ints:

@@ -7,7 +7,7 @@ second, their bootstrap included.
 Shapes: C images, L labels, T templates, D dimensions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,8 @@ class Classified:
     """What a column's labels are taken for.
 
     ``confusion`` [L, L] counts images by their label (rows) and the label that they are given
-    (columns), labels in the order of ``labels``, the most frequent first. ``macro`` is the mean of
-    the labels' own accuracies.
+    (columns), labels in the order of ``labels``, the most frequent first; a label that no image has
+    is there because others have it. ``macro`` is the mean of the labels' own accuracies.
     """
 
     labels: tuple[str, ...]
@@ -37,11 +37,18 @@ class Classified:
         """Accuracy of giving every image the most frequent label."""
         return float(self.confusion.sum(axis=1).max() / self.confusion.sum())
 
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Accuracies of always saying the most frequent label."""
+        asked = int((self.confusion.sum(axis=1) > 0).sum())
+        return {"accuracy": self.largest, "macro_accuracy": 1 / asked}
 
-def labels_of(label_C: Sequence[str]) -> list[str]:
-    """Return the distinct labels, the most frequent first, equals by name."""
+
+def labels_of(label_C: Sequence[str], known: Collection[str] = ()) -> list[str]:
+    """Return the distinct labels, the most frequent first, equals by name; then the other known."""
     names, counts = np.unique([label for label in label_C if label], return_counts=True)
-    return [str(names[place]) for place in np.lexsort((names, -counts))]
+    found = [str(names[place]) for place in np.lexsort((names, -counts))]
+    return found + sorted(set(known) - {*found, ""})
 
 
 def prompt_embeddings(
@@ -85,10 +92,11 @@ def classify(
 
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (truth, given), 1)
+    is_asked = confusion.sum(axis=1) > 0
     hits = {"accuracy": is_right.astype(np.float64)}
     return Classified(
         labels=tuple(labels),
         accuracy=figures_of(hits, groups[rows], draws, seed)["accuracy"],
-        macro=float((np.diag(confusion) / confusion.sum(axis=1)).mean()),
+        macro=float((np.diag(confusion)[is_asked] / confusion.sum(axis=1)[is_asked]).mean()),
         confusion=confusion,
     )

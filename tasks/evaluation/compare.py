@@ -12,14 +12,21 @@ from typing import Any
 
 from model.concepts.mining import Phrases
 from model.embeddings.embed import embed_captions, embed_pairs
-from model.evaluation.queries import expected_precision
+from model.evaluation.queries import expected_scores
 from model.pairs.index import PairIndex
+from model.pairs.splits import find_split_files
 from model.storage.files import atomic_write
 from model.towers.folder import load_towers
 from tasks.evaluation.charts import confusion_chart, rank_chart
 from tasks.evaluation.measure import FULL, ModelEmbeddings, ModelFigures, measure_model
-from tasks.evaluation.questions import Questions, make_questions, write_candidates
-from tasks.evaluation.tables import FIGURES_FILE, NEW, Figures
+from tasks.evaluation.questions import (
+    Questions,
+    fewer_than_101,
+    make_questions,
+    read_labels,
+    write_candidates,
+)
+from tasks.evaluation.tables import FIGURES_FILE, NEW, Figures, baseline_notes
 from tasks.pages.answers import ANSWERS, gallery_queries
 from tasks.pages.gallery import gallery_html, gallery_png
 from tasks.runtime.log import run_logger
@@ -51,7 +58,9 @@ def compare_models(run: Run, validation: Validation, folders: dict[str, Path]) -
     """
     test, phrases = split_index(run, validation, "test"), keyword_phrases(run, validation)
     settings, seed, batch = run.config.evaluate, run.config.seed, run.config.evaluate.batch_size
-    questions = make_questions(test, phrases, settings, seed)
+    train = find_split_files(run.data.folder).train
+    labels = read_labels(train, settings.label_columns)
+    questions = make_questions(test, phrases, settings, seed, labels)
     for note in questions.notes:
         run_logger().warning("%s", note)
 
@@ -69,6 +78,11 @@ def compare_models(run: Run, validation: Validation, folders: dict[str, Path]) -
             asked = ModelEmbeddings(text_QD, image_CD, embed)
             measured[name] = measure_model(asked, questions, settings, seed)
             embeddings[name] = (text_QD, image_CD)
+
+    # What is worse than no model at all is told, wherever the figures are.
+    questions.notes.extend(notes := baseline_notes(measured[NEW].metrics()))
+    for note in notes:
+        run_logger().warning("%s", note)
 
     folder = run.folder / "evaluate"
     figures = _figures(run, questions, measured)
@@ -95,11 +109,12 @@ def _figures(run: Run, questions: Questions, measured: dict[str, ModelFigures]) 
         "captions": len(questions.captions),
         "images": images,
         "notes": questions.notes,
+        "fewer_than_101": fewer_than_101(questions.candidates),
         # The first texts let a person see what was asked.
         "queries": {
             name: {
                 "queries": len(each.texts),
-                "chance": expected_precision(each, images),
+                "chance": expected_scores(each, images)["precision_at_1"],
                 "first": each.texts[:5],
             }
             for name, each in questions.queries.items()

@@ -9,12 +9,18 @@ import torch
 from model.config.sections import EvaluateConfig
 from model.evaluation.false_negatives import Audit, audit
 from model.evaluation.figures import Figure, figures_of, measure
-from model.evaluation.protocols import evaluate_candidates
-from model.evaluation.queries import product_embeddings, score_queries
-from model.evaluation.retrieval import DIRECTIONS, RetrievalResult, evaluate_retrieval
+from model.evaluation.protocols import WRONG, CandidateSets, evaluate_candidates
+from model.evaluation.queries import expected_scores, product_embeddings, score_queries
+from model.evaluation.retrieval import (
+    DIRECTIONS,
+    RANK_AT,
+    RetrievalResult,
+    evaluate_retrieval,
+)
 from model.evaluation.slices import Slice, product_recall, slice_products
 from model.evaluation.zero_shot import Classified, classify, labels_of, prompt_embeddings
 from tasks.evaluation.questions import CAPTIONS, FIELDS, KEYWORDS, Questions
+from tasks.pages.baselines import BASELINE
 
 FULL, PRODUCT, SAMPLED = "full", "product", "101"
 SINGLE, ENSEMBLE = "single", "ensemble"
@@ -38,7 +44,11 @@ class ModelEmbeddings:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """A model's figures by protocol, by kind of query and by column, its audit and its slices."""
+    """A model's figures by protocol, by kind of query and by column, its audit and its slices.
+
+    ``query_baselines`` are what a random order scores. ``of_101`` are Rank@K of protocol 101 of the
+    queries alone that have as many candidates (None without one), as others publish them.
+    """
 
     results: dict[str, RetrievalResult]
     protocols: dict[str, dict[str, Figure]]
@@ -47,6 +57,8 @@ class ModelFigures:
     audit: Audit
     zero_shot: dict[str, dict[str, Classified]]
     slices: list[Slice]
+    query_baselines: dict[str, dict[str, float]]
+    of_101: dict[str, float | None]
 
     def metrics(self) -> dict[str, float]:
         """Flatten to names and values; those of other protocols than the full set are prefixed."""
@@ -54,13 +66,22 @@ class ModelFigures:
         for protocol, figures in self.protocols.items():
             flat |= _flat("" if protocol == FULL else f"{protocol}_", figures)
         for name, figures in self.queries.items():
-            flat |= _flat(f"{name}_" if name in IMAGE_QUERIES else f"{name}_to_product_", figures)
+            prefix = f"{name}_" if name in IMAGE_QUERIES else f"{name}_to_product_"
+            flat |= _flat(prefix, figures)
+            flat |= {
+                f"{prefix}{key}{BASELINE}": value
+                for key, value in self.query_baselines[name].items()
+            }
 
         flat["text_to_image_audited_rank_at_1"] = self.audit.audited
         for column, by_prompt in self.zero_shot.items():
             for prompts, found in by_prompt.items():
                 flat |= _flat(f"zero_shot_{prompts}_{column}_", {"accuracy": found.accuracy})
                 flat[f"zero_shot_{prompts}_{column}_macro_accuracy"] = found.macro
+                flat |= {
+                    f"zero_shot_{prompts}_{column}_{key}{BASELINE}": value
+                    for key, value in found.baselines.items()
+                }
         return {name.replace(" ", "_"): value for name, value in flat.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +106,8 @@ class ModelFigures:
             "protocols": protocols,
             "chance": chance,
             "queries": queries,
+            "query_baselines": self.query_baselines,
+            "of_101": self.of_101,
             "keywords": self.keywords,
             "audit": vars(self.audit)
             | {"strict": self.audit.strict, "audited": self.audit.audited},
@@ -126,6 +149,10 @@ def measure_model(
             model.texts, model.images, questions.candidates, questions.group
         )
     _, value_N = product_recall(results[FULL], questions.group)
+    found = _score(model, queries, questions, config, seed)
+    by_chance = {
+        name: expected_scores(questions.queries[name], len(model.images)) for name in found
+    }
 
     return ModelFigures(
         results=results,
@@ -133,11 +160,28 @@ def measure_model(
             name: measure(result, questions.group, draws, seed) for name, result in results.items()
         },
         keywords=keywords.metrics(queries[KEYWORDS], model.images, rows) if keywords else {},
-        queries=_score(model, queries, questions, config, seed),
+        queries=found,
         audit=audit(model.texts, model.images, questions.related, questions.concepts, rows),
         zero_shot=_classify(model, questions, config, seed),
         slices=slice_products(value_N, questions.slices, seed),
+        query_baselines={
+            name: {key: by_chance[name][key] for key in scores} for name, scores in found.items()
+        },
+        of_101=_of_101(results.get(SAMPLED), questions.candidates),
     )
+
+
+def _of_101(
+    result: RetrievalResult | None, candidates: CandidateSets | None
+) -> dict[str, float | None]:
+    """Return Rank@K by direction of the queries that have all 101 candidates."""
+    found: dict[str, float | None] = {}
+    for way in DIRECTIONS if result is not None else ():
+        is_whole = (getattr(candidates, way) >= 0).sum(axis=1) > WRONG
+        ranks = getattr(result, way).ranks[is_whole]
+        for k in RANK_AT:
+            found[f"{way}_rank_at_{k}"] = float((ranks <= k).mean()) if len(ranks) else None
+    return found
 
 
 def _score(
@@ -167,8 +211,8 @@ def _classify(
     found = {}
     group, draws = questions.group[1], config.bootstrap_draws
     for column, label_C in questions.labels.items():
-        labels = labels_of(label_C)
-        if len(labels) > 1:
+        labels = labels_of(label_C, questions.known_labels.get(column, ()))
+        if any(label_C) and len(labels) > 1:
             found[column] = {
                 prompts: classify(
                     model.images,

@@ -4,15 +4,19 @@ Shares are in percent. ``27.4 ± 2.8`` stands for a value and the wider half of 
 """
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.pages.baselines import under_baseline
 from tasks.pages.text import ARROWS
 
 FIGURES_FILE = "figures.json"
 NEW, CHAMPION, BASE = "new model", "champion", "base weights"
 PROTOCOLS = {"full": "full", "product": "full, products", "101": "101 candidates"}
 RANKS = (1, 5, 10)
+BELOW = "▾"
 MEASURES = {f"rank_at_{k}": f"Rank@{k}" for k in RANKS}
 MORE_MEASURES = MEASURES | {"mrr": "MRR", "median_rank": "median rank"}
 QUERIES = {"keyword": "concepts → image", "field": "fields → image", "caption": "captions → image"}
@@ -28,6 +32,30 @@ SCORES = {
 
 Row = dict[str, str]
 Figures = dict[str, Any]
+
+
+def protocol_name(figures: Figures, protocol: str) -> str:
+    """Return the name of a protocol; that of 101 says how many queries have fewer candidates."""
+    fewer = figures.get("fewer_than_101", {}) if protocol == "101" else {}
+    sides = {"text_to_image": "captions", "image_to_text": "images"}
+    said = [f"{few:,} of {all_:,} {sides[way]}" for way, (few, all_) in fewer.items() if few]
+    return PROTOCOLS[protocol] + (f" ({', '.join(said)} have fewer)" if said else "")
+
+
+def baseline_notes(metrics: Mapping[str, float]) -> list[str]:
+    """Put in a sentence which figures are below their baselines, if any are."""
+    below = under_baseline(metrics)
+    named = ", ".join(
+        f"{name} {number(value)} < {number(baseline)}" for name, (value, baseline) in below.items()
+    )
+    return (
+        [
+            f"{len(below)} figures ({BELOW}) are worse than a random order or always saying the "
+            f"largest label, %: {named}"
+        ]
+        if below
+        else []
+    )
 
 
 def read_figures(path: Path) -> Figures:
@@ -66,7 +94,7 @@ def protocol_rows(figures: Figures, measures: dict[str, str] = MEASURES) -> list
 
     return [
         {
-            "protocol": PROTOCOLS[protocol],
+            "protocol": protocol_name(figures, protocol),
             "direction": arrow,
             "measure": measure,
             "chance": number(models[NEW]["chance"][protocol].get(key)),
@@ -88,9 +116,14 @@ def query_rows(figures: Figures) -> list[Row]:
         {
             "queries": f"{QUERIES.get(name, f'{name} → product')}, {about['queries']:,}",
             "score": SCORES[key],
-            # What was computed as chance is the precision of a random order.
-            "chance": number(about["chance"]) if key.startswith("precision") else "",
-            **{model: with_half(models[model]["queries"][name][key]) for model in reversed(models)},
+            "chance": number(models[NEW]["query_baselines"][name][key]),
+            **{
+                model: with_half(
+                    models[model]["queries"][name][key],
+                    baseline=models[model]["query_baselines"][name][key],
+                )
+                for model in reversed(models)
+            },
         }
         for name, about in figures["queries"].items()
         for key in models[NEW]["queries"].get(name, ())
@@ -106,8 +139,12 @@ def zero_shot_rows(figures: Figures) -> list[Row]:
             "labels": str(len(found["single"]["labels"])),
             "largest label": number(found["single"]["largest_label"]),
             "base, ensemble": number(base[column]["ensemble"]["accuracy"]["value"]),
-            "one prompt": with_half(found["single"]["accuracy"]),
-            "ensemble": with_half(found["ensemble"]["accuracy"]),
+            "one prompt": with_half(
+                found["single"]["accuracy"], baseline=found["single"]["largest_label"]
+            ),
+            "ensemble": with_half(
+                found["ensemble"]["accuracy"], baseline=found["ensemble"]["largest_label"]
+            ),
             "macro, one prompt": number(found["single"]["macro_accuracy"]),
             "macro, ensemble": number(found["ensemble"]["macro_accuracy"]),
         }
@@ -156,10 +193,11 @@ def audit_sentence(figures: Figures) -> str:
     )
 
 
-def with_half(figure: Figures, scale: float = 100) -> str:
-    """Format ``27.4 ± 2.8``."""
+def with_half(figure: Figures, scale: float = 100, baseline: float = -math.inf) -> str:
+    """Format ``27.4 ± 2.8``, marked where it is below its baseline."""
     half = max(figure["high"] - figure["value"], figure["value"] - figure["low"])
-    return f"{number(figure['value'], scale)} ± {number(half, scale)}"
+    mark = f" {BELOW}" if figure["value"] < baseline else ""
+    return f"{number(figure['value'], scale)} ± {number(half, scale)}{mark}"
 
 
 def number(value: float | None, scale: float = 100) -> str:

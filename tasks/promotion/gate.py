@@ -20,6 +20,7 @@ import numpy.typing as npt
 from model.config.sections import GateConfig
 from model.evaluation.exchange import Luck, fall_chances, gains, lead_of
 from model.evaluation.retrieval import DIRECTIONS, Floats, RetrievalResult
+from tasks.pages.baselines import BASELINE, under_baseline
 from tasks.pages.text import visible
 from tasks.promotion.budget import MAX_CHANCE, Budget
 from tasks.registry.versions import CHALLENGER, CHAMPION
@@ -124,6 +125,7 @@ def check_alone(
     checks = [
         _check("expectations", float(met), 1, f"{met} expectations about the data are met"),
         _check("base weights", recall, base, beaten, operator.gt),
+        _compare_with_baselines(evaluation.metrics),
     ]
 
     for name, floor in sorted(gate.floors.items()):
@@ -140,6 +142,21 @@ def check_alone(
         note = f"{visible(worst or 'no slice')} {_share(lowest)}, floor {floor:.1%}"
         checks.append(_check(f"worst {column}", lowest, floor, note))
     return checks
+
+
+def _compare_with_baselines(metrics: Mapping[str, float]) -> Check:
+    """Count the figures that are worse than no model at all; a warning, which holds nobody back.
+
+    Whom one of them matters to sets a floor for it.
+    """
+    below, measured = under_baseline(metrics), sum(name.endswith(BASELINE) for name in metrics)
+    named = ", ".join(
+        f"{name} {value:.1%} < {baseline:.1%}" for name, (value, baseline) in below.items()
+    )
+    note = f"none of {measured} figures is worse than a random order or the largest label"
+    if below:
+        note = f"warning: worse than a random order or always saying the largest label: {named}"
+    return Check(name="below baseline", value=float(len(below)), limit=None, passed=True, note=note)
 
 
 def check_against(

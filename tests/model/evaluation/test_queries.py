@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model.evaluation.queries import (
     KeywordQueries,
     caption_queries,
-    expected_precision,
+    expected_scores,
     field_queries,
     label_queries,
     product_embeddings,
@@ -123,7 +123,7 @@ def test_perfect_embeddings_score_one_and_ten_answers_are_fewer_than_all() -> No
     ones = {"precision_at_1", "precision_at_10", "ndcg_at_10", "mrr", "mrr_at_10"}
     assert {name for name, value in scores.items() if value == 1} == ones
     assert scores["recall_at_10"] == pytest.approx(10 / 12)
-    assert expected_precision(queries, 36) == pytest.approx(1 / 3)
+    assert expected_scores(queries, 36)["precision_at_10"] == pytest.approx(1 / 3)
 
 
 def test_captions_are_queries_with_all_their_images() -> None:

@@ -62,7 +62,7 @@ def print_equal() -> None:
 
 def print_year() -> None:
     """Print what becomes of a year of weekly challengers that are no better, better and worse."""
-    years = 40
+    years = 20
     print(f"\n{WEEKS} weekly challengers against one champion, {years} years a row")
     print(
         "products  pairs each  points   promoted in a year: part of the budget / 2.5 % each"

@@ -126,6 +126,19 @@ def test_perfect_embeddings_score_one_and_ten_answers_are_fewer_than_all() -> No
     assert expected_scores(queries, 36)["precision_at_10"] == pytest.approx(1 / 3)
 
 
+def test_expected_scores_are_those_of_many_random_orders() -> None:
+    queries = label_queries(["a"] * 2 + ["b"] * 9 + [""] * 7)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(3000):
+        images = torch.from_numpy(rng.normal(size=(18, 4))).float()
+        texts = torch.from_numpy(rng.normal(size=(2, 4))).float()
+        scores = score_queries(queries, texts, images, 8)
+        drawn.append({name: values.mean() for name, values in scores.items()})
+    expected = expected_scores(queries, 18)
+    for name, value in expected.items():
+        assert value == pytest.approx(np.mean([each[name] for each in drawn]), abs=0.02), name
+
+
 def test_captions_are_queries_with_all_their_images() -> None:
     captions = ["red", "blue", "red", "green"]
     related = relate(captions, ["1", "2", "3", "4"])

@@ -52,6 +52,17 @@ def test_an_ensemble_is_the_mean_of_its_prompts_and_labels_are_said_in_lower_cas
 
 def test_labels_come_by_frequency_then_by_name_and_an_empty_one_is_none() -> None:
     assert labels_of(["b", "", "a", "c", "c"]) == ["c", "a", "b"]
+    assert labels_of(["b", "b", "a"], {"d", "a", "", "c"}) == ["b", "a", "c", "d"]
+
+
+def test_labels_of_train_can_be_given_and_count_in_no_mean() -> None:
+    images = torch.eye(3)
+    found = classify(
+        images, torch.eye(3)[[0, 2, 1]], ["a", "b", "c"], ["a", "a", "b"], np.arange(3), 100, 0
+    )
+    assert found.confusion.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert found.macro == pytest.approx(0.75)
+    assert found.baselines == {"accuracy": pytest.approx(2 / 3), "macro_accuracy": 0.5}
 
 
 def test_a_single_label_is_always_right() -> None:

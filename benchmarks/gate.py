@@ -19,7 +19,7 @@ from benchmarks.support.challengers import (
     luck_of,
 )
 from benchmarks.support.measure import parts_parser, print_bar
-from model.config.sections import GateConfig
+from model.config.gate import GateConfig
 from model.evaluation.exchange import Lead, lead_of
 from tasks.promotion.budget import MAX_CHANCE
 

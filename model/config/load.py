@@ -16,12 +16,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from model.config.base import Name, Section
+from model.config.gate import GateConfig
 from model.config.leaks import LeakPolicies
 from model.config.sections import (
     DataConfig,
     EvaluateConfig,
     ExportConfig,
-    GateConfig,
     ModelConfig,
     StageConfig,
 )

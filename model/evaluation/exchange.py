@@ -19,12 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from model.evaluation.bootstrap import draw_in_blocks
 from model.evaluation.retrieval import DIRECTIONS, Floats, Ints, RelevantPairs, RetrievalResult
-
-Hashes = npt.NDArray[np.uint64]
+from model.pairs.arrays import Hashes
 
 
 @dataclass(frozen=True)
@@ -161,10 +159,11 @@ def query_weights(result: RetrievalResult) -> Floats:
 
 
 def sum_by_source(values_QF: Floats, luck: Luck) -> Floats:
-    """Return what moves with each source, [S, F], without the sources that move nothing."""
+    """Sum up the values of each source's queries, [S, F], without the sources that move nothing."""
     moved = [np.bincount(luck.source, luck.share * value_Q[luck.query]) for value_Q in values_QF.T]
-    sums_SF = np.stack(moved, axis=1)
-    return sums_SF[(sums_SF != 0).any(axis=1)]
+    sums_SF: Floats = np.stack(moved, axis=1)
+    is_moved = (sums_SF != 0).any(axis=1)
+    return np.compress(is_moved, sums_SF, axis=0)
 
 
 def exchange(sums_SF: Floats, draws: int, seed: int) -> Floats:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-from model.importers.records import LeftOut, SourceRow, SplitSource
+from model.importers.records import LeftOut, SourceRow, SplitSource, Untouched
 from model.pairs.split import SPLITS, place_product
 
 
@@ -26,9 +26,13 @@ def _read(found: Sequence[SplitSource], split: str) -> Iterator[SourceRow]:
     for row in chain.from_iterable(source.read() for source in found):
         if isinstance(row, LeftOut):
             place = "train"
-        elif row.id:
-            place = place_product(row.id)
         else:
-            place = place_product(getattr(row, "line", b"") or row.caption.encode() + row.image)
+            # Without an id, what the pair is made of stands for its product.
+            content = (
+                row.line
+                if isinstance(row, Untouched)
+                else row.caption.encode("utf-8", "replace") + row.image
+            )
+            place = place_product(row.id or content)
         if place == split:
             yield row

@@ -14,7 +14,7 @@ from model.pairs.split import AS_GIVEN, BY_PRODUCT, SPLITS, place_lines
 from model.pairs.splits import read_side_table, side_table_path
 from model.storage.files import atomic_write, file_digest
 
-MAX_LINE_BYTES = DataConfig().max_line_bytes
+LONGEST_LINE = DataConfig().max_line_bytes
 CHECKED_LINES = 100_000
 
 
@@ -27,17 +27,16 @@ def split_feed(feed: Path, folder: Path, on_bytes: Callable[[int], None]) -> dic
         DataError: a line is too long, the side table does not fit, or a split gets no line.
         CheckpointError: the disk is full.
     """
-    places = []
+    places: list[int] = []
     with ExitStack() as open_files:
         files = {
             split: open_files.enter_context(atomic_write(folder / f"{split}.tsv"))
             for split in SPLITS
         }
-        for line, split in place_lines(feed, MAX_LINE_BYTES):
+        for line, split in place_lines(feed, LONGEST_LINE):
             if line is None:
                 raise DataError(
-                    f"{feed} line {len(places) + 1}: longer than {MAX_LINE_BYTES:,} bytes; "
-                    "remove it"
+                    f"{feed} line {len(places) + 1}: longer than {LONGEST_LINE:,} bytes; remove it"
                 )
             files[split].write(line + b"\n")
             places.append(SPLITS.index(split))
@@ -71,7 +70,7 @@ def split_rule(finetune: Path) -> str:
     """
     for split in SPLITS:
         tsv = finetune / f"{split}.tsv"
-        lines = place_lines(tsv, MAX_LINE_BYTES) if tsv.exists() else iter(())
+        lines = place_lines(tsv, LONGEST_LINE) if tsv.exists() else iter(())
         looked_at = islice(lines, CHECKED_LINES)
         if any(place != split for line, place in looked_at if line is not None):
             return AS_GIVEN

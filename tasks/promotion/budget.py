@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from mlflow import MlflowClient
 
-from model.config.sections import GateConfig
+from model.config.gate import GateConfig
 from tasks.registry.versions import model_tags
 from tasks.runtime.records import Check
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.config.sections import GateConfig
+from model.config.gate import GateConfig
 from model.evaluation.exchange import Luck, fall_chances, gains, lead_of
 from model.evaluation.retrieval import DIRECTIONS, Floats, RetrievalResult
 from tasks.pages.baselines import BASELINE, under_baseline

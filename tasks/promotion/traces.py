@@ -24,9 +24,9 @@ from tasks.registry.versions import DATA_VERSION_TAG
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Run, Validation
 from tasks.validation.accepted import PRETRAIN, leaks_path, profile_path, tsv_files
+from tasks.validation.leaks import TEST
 
 TRACES_FOLDER, TRACES_FILE = "trained-on", "trained-on.parquet"
-TEST = "test"
 
 
 class Seen(NamedTuple):

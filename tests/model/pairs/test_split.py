@@ -29,10 +29,10 @@ def test_lines_go_by_the_id_of_their_product_or_else_by_themselves(tmp_path: Pat
     tsv.write_bytes(b"a\tAAAA\nb\tBBBB\nc\tCCCC\n")
     by_line = [place_product(line) for line in (b"a\tAAAA", b"b\tBBBB", b"c\tCCCC")]
     assert [place for _, place in place_lines(tsv, 1000)] == by_line
-    (tmp_path / "feed.products.csv").write_text("id\np1\n\np3\n")
+    (tmp_path / "feed.products.csv").write_text("id,colour\np1,red\n,blue\np3,red\n")
     places = [place for _, place in place_lines(tsv, 1000)]
     assert places == [place_product("p1"), by_line[1], place_product("p3")]
-    (tmp_path / "feed.products.csv").write_text("id\np1\np2\n")
+    (tmp_path / "feed.products.csv").write_text("id,colour\np1,red\np2,red\n")
     with pytest.raises(DataError, match="2 rows, not one a line"):
         list(place_lines(tsv, 1000))
 

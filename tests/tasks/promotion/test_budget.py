@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config.sections import GateConfig
+from model.config.gate import GateConfig
 from tasks.promotion.budget import YEAR, read_budget, spend
 from tasks.registry.tracking import tracking_client
 from tests.tasks.shop import Shop

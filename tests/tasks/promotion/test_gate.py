@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.config.sections import GateConfig
+from model.config.gate import GateConfig
 from model.evaluation.retrieval import RANK_AT, RetrievalResult
 from tasks.promotion.budget import Budget
 from tasks.promotion.gate import (

@@ -45,17 +45,15 @@ def protocol_name(figures: Figures, protocol: str) -> str:
 def baseline_notes(metrics: Mapping[str, float]) -> list[str]:
     """Put in a sentence which figures are below their baselines, if any are."""
     below = under_baseline(metrics)
+    if not below:
+        return []
     named = ", ".join(
         f"{name} {number(value)} < {number(baseline)}" for name, (value, baseline) in below.items()
     )
-    return (
-        [
-            f"{len(below)} figures ({BELOW}) are worse than a random order or always saying the "
-            f"largest label, %: {named}"
-        ]
-        if below
-        else []
-    )
+    return [
+        f"{len(below)} figures ({BELOW}) are worse than a random order or always saying the "
+        f"largest label, %: {named}"
+    ]
 
 
 def read_figures(path: Path) -> Figures:

@@ -27,7 +27,7 @@ def find_file(folder: Path, names: Sequence[str], what: str = "weights file") ->
     found = [path for name in names if (path := file_of(folder, name)) is not None]
 
     # Hubs publish the same weights as .safetensors and as .bin.
-    safe = [path for path in found if path.suffix == ".safetensors"]
+    safe = [path for path in found if ".safetensors" in path.suffixes]
     found = safe if len(safe) == 1 else found
     if not found:
         raise CheckpointError(

@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 
 from model.errors import CheckpointError, ConfigError, nearest
-from model.storage.files import file_digest
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, whole_folder
 from model.towers.folder import CONFIG_FILE, build_clip, build_tokenizer, load_towers
 from model.towers.imported import ORIGIN_FILE
 from model.zoo.folders import write_json
 from model.zoo.forms import FORMS
 from model.zoo.published import ForeignModel, Given
-from model.zoo.tensors import import_tensors
+from model.zoo.tensors import import_tensors, weights_digest
 
 LISTED_KEYS = 3
 CLIP_PREPROCESS = {
@@ -68,7 +67,7 @@ def import_model(
     }
     foreign = replace(foreign, tensors=foreign.tensors | scalars)
 
-    digest = file_digest(foreign.weights)
+    digest = weights_digest(foreign.weights)
     if sha256 is not None and digest != sha256.lower():
         raise CheckpointError(
             f"{foreign.weights}: SHA-256 is {digest}, not {sha256}; fetch it again"

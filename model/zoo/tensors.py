@@ -5,6 +5,8 @@ file's size in memory, 1.26 times where a form stacks tensors, and 3 times that 
 precision, whose float32 is made at once (DECISIONS 35).
 """
 
+import hashlib
+import re
 import shutil
 import zipfile
 import zlib
@@ -18,14 +20,24 @@ from safetensors.torch import load_file, save_file
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from model.errors import CheckpointError
+from model.storage.files import file_digest
 from model.towers.create import UNREADABLE_WEIGHTS
+from model.zoo.folders import file_of, read_json
 
 # What zipfile raises, besides torch and safetensors, on a file that is cut or something else.
 UNREADABLE = (*UNREADABLE_WEIGHTS, zipfile.BadZipFile, zlib.error, LZMAError)
-WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SHARDS_SUFFIX = ".index.json"  # of the list that names the file of each tensor
 LFS_POINTER = b"version https://git-lfs"
 # What older checkpoints of CLIP carry beside their weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+# Under which training code saves the weights, and what it puts before their names: Lightning the
+# attribute that holds the model, data parallelism and torch.compile their wrappers.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+MAX_WRAPPERS = 3
+PREFIXES = ("module.", "model.", "_orig_mod.")
+NOT_ALLOWED = re.compile(r"GLOBAL ([\w.]+)")
+LISTED_NAMES = 5
 FLOATS = (
     torch.float64,
     torch.float32,
@@ -40,15 +52,30 @@ STORAGES, CODE = "/data/", "/code/"
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the named tensors of a .safetensors file or of a plain ``torch.save``.
+    """Return the named tensors of a .safetensors file, of its shards, or of a ``torch.save``.
 
-    They are memory-mapped where they can be. All records of a zip that torch wrote are checked
-    against their CRC-32.
+    A checkpoint may hold them beside other things (Lightning's too), and their names may stand
+    behind the prefixes of wrappers. They are memory-mapped where they can be. All records of a zip
+    that torch wrote are checked against their CRC-32.
 
     Raises:
         CheckpointError: the file is cut or damaged, a pointer of Git LFS, would run code, or holds
-            something else.
+            no tensors; or a shard is missing.
     """
+    if path.name.endswith(SHARDS_SUFFIX):
+        return _without_prefixes(_read_shards(path))
+    return _without_prefixes(_read_file(path))
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 (hex) of a weights file; of shards, that of their list of digests."""
+    if not path.name.endswith(SHARDS_SUFFIX):
+        return file_digest(path)
+    listed = [f"{file_digest(file)}  {file.name}\n" for file in (path, *_shards_of(path))]
+    return hashlib.sha256("".join(listed).encode()).hexdigest()
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         with open(path, "rb") as file:
             is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
@@ -62,9 +89,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         else:
             can_map = zipfile.is_zipfile(path) and _is_uncompressed(path)
             tensors = _load_dictionary(path, can_map)
-            tensors = {str(name): tensors[name] for name in tensors if name not in NOT_WEIGHTS}
-            if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-                raise TypeError("no dictionary of tensors")
+            tensors = _tensors_of(path, tensors)
 
         unknown = {tensor.dtype for tensor in tensors.values()}.difference(FLOATS, INTEGERS)
         if unknown:
@@ -73,10 +98,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             raise TypeError("it has sparse tensors")
         return tensors
 
-    except UnpicklingError:
+    except UnpicklingError as error:
+        named = NOT_ALLOWED.search(str(error))
         raise CheckpointError(
-            f"{path}: holds more than tensors, which loading would run as code; nothing of it was "
-            "run. Ask for a .safetensors file, or for a torch.save of the weights alone"
+            f"{path}: holds more than tensors{f' ({named[1]})' if named else ''}, which loading "
+            "would run as code; nothing of it was run. Ask for a .safetensors file, or for a "
+            "torch.save of the weights alone"
         ) from None
     except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
@@ -84,6 +111,76 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: not a readable weights file ({reason}); it may be cut, or hold more than "
             "tensors; fetch it again"
         ) from None
+
+
+def _tensors_of(path: Path, content: dict[Any, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors among the entries of a dictionary.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    tensors = {
+        str(name): value
+        for name, value in content.items()
+        if isinstance(value, torch.Tensor) and name not in NOT_WEIGHTS
+    }
+    if not tensors:
+        names = list(map(str, content))
+        listed = ", ".join(names[:LISTED_NAMES]) + (", …" if names[LISTED_NAMES:] else "")
+        raise CheckpointError(
+            f"{path}: holds no named tensors (its keys: {listed[:200]}); save the model's "
+            "state_dict alone"
+        )
+    return tensors
+
+
+def _shards_of(path: Path) -> list[Path]:
+    """Return the files that a list of shards names, which lie beside it.
+
+    Raises:
+        CheckpointError: the list is none, or one of the files is missing.
+    """
+    named = read_json(path.parent, path.name).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise CheckpointError(f"{path}: no weight_map that names files; fetch it again")
+
+    shards = []
+    for name in sorted(set(named.values())):
+        shard = file_of(path.parent, name) if Path(name).name == name else None
+        if shard is None or shard.suffix not in WEIGHTS_SUFFIXES:
+            raise CheckpointError(
+                f"{path}: names {name[:200]}, which does not lie beside it; is the download "
+                "complete?"
+            )
+        shards.append(shard)
+    return shards
+
+
+def _read_shards(path: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in _shards_of(path):
+        tensors |= _read_file(shard)
+
+    missing = sorted(read_json(path.parent, path.name)["weight_map"].keys() - tensors.keys())
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(missing)} tensors are in none of its files "
+            f"({', '.join(missing[:LISTED_NAMES])}); fetch them again"
+        )
+    return tensors
+
+
+def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cut what wrappers put before most names; a name without it stays, to be known or not."""
+    cut = True
+    while cut:
+        cut = False
+        for prefix in PREFIXES:
+            renamed = {name.removeprefix(prefix): value for name, value in tensors.items()}
+            behind = sum(name.startswith(prefix) for name in tensors)
+            if behind > len(tensors) / 2 and len(renamed) == len(tensors):
+                tensors, cut = renamed, True
+    return tensors
 
 
 def _is_uncompressed(path: Path) -> bool:
@@ -115,18 +212,20 @@ def _is_uncompressed(path: Path) -> bool:
 def peek_names(path: Path) -> list[str]:
     """Return the names of the tensors in a ``torch.save``, unchecked; none where it has none."""
     try:
-        return [str(name) for name in _load_dictionary(path, zipfile.is_zipfile(path))]
-    except UNREADABLE:
+        content = _load_dictionary(path, zipfile.is_zipfile(path))
+        return list(_without_prefixes(_tensors_of(path, content)))
+    except (*UNREADABLE, CheckpointError):
         return []
 
 
 def _load_dictionary(path: Path, can_map: bool) -> dict[Any, Any]:
-    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
-    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
-        tensors = tensors["state_dict"]
-    if not isinstance(tensors, dict) or not tensors:
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+    for _ in range(MAX_WRAPPERS):
+        names = (name for name in WRAPPERS if isinstance(content, dict))
+        content = next((content[n] for n in names if isinstance(content.get(n), dict)), content)
+    if not isinstance(content, dict) or not content:
         raise TypeError("no dictionary of tensors")
-    return tensors
+    return content
 
 
 def import_tensors(tensors: Mapping[str, torch.Tensor], source: Path, path: Path) -> None:

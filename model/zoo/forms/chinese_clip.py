@@ -42,12 +42,9 @@ PREPROCESS = {"resize_mode": "squash", "interpolation": "bicubic"}
 def recognises(path: Path) -> bool:
     """Return whether this is a file of this form, by its name or by what is in it."""
     return (
-        path.suffix in (".pt", ".pth", ".bin")
+        path.suffix in (".pt", ".pth", ".bin", ".ckpt")
         and path.is_file()
-        and (
-            path.name.startswith("clip_cn")
-            or {name.removeprefix(KEY_PREFIX) for name in peek_names(path)} >= NEEDED_KEYS
-        )
+        and (path.name.startswith("clip_cn") or set(peek_names(path)) >= NEEDED_KEYS)
     )
 
 
@@ -58,7 +55,7 @@ def read(path: Path, given: Given) -> ForeignModel:
         ConfigError: the user gave another activation than QuickGELU.
         CheckpointError: the file is damaged or incomplete, or no vocabulary lies beside it.
     """
-    tensors = {name.removeprefix(KEY_PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    tensors = read_tensors(path)
     try:
         architecture = _architecture(path, tensors)
     except (LookupError, ValueError, ZeroDivisionError) as error:

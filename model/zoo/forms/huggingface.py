@@ -7,10 +7,11 @@ from typing import Any
 
 from model.towers.towers import NamedTensors
 from model.zoo.folders import file_of, find_file, read_json, require_sizes, write_json
-from model.zoo.tensors import read_tensors, write_tensors
+from model.zoo.tensors import SHARDS_SUFFIX, read_tensors, write_tensors
 
 NAME = "huggingface"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WHOLE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = (*WHOLE_WEIGHTS, *(f"{name}{SHARDS_SUFFIX}" for name in WHOLE_WEIGHTS))
 CONFIG = "config.json"
 IMAGES = "preprocessor_config.json"
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers

@@ -34,7 +34,6 @@ from model.zoo.tensors import WEIGHTS_SUFFIXES, read_tensors, write_tensors
 NAME = "open_clip"
 ABOUT = "open_clip_config.json with its weights, or one weights file and --towers"
 WEIGHTS = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-KEY_PREFIX = "module."  # of models that were trained in several processes
 HARMLESS_TOKENIZER_KEYS = {"clean", "strip_sep_token", "language"}
 PLAIN_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_.")
 IDLE = "text.transformer.embeddings.position_ids"  # that transformers made a constant
@@ -75,9 +74,7 @@ def read(path: Path, given: Given) -> ForeignModel:
     is_verbatim = bool(config.get("tokenizer_cfg", {}).get("is_verbatim"))
 
     tensors = {
-        name.removeprefix(KEY_PREFIX): tensor
-        for name, tensor in read_tensors(weights).items()
-        if not name.endswith(IDLE)
+        name: tensor for name, tensor in read_tensors(weights).items() if not name.endswith(IDLE)
     }
     # Older files name the parts of such a text tower without ``text.``.
     if architecture.get("custom_text") or text.get("hf_model_name"):

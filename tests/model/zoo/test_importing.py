@@ -227,6 +227,20 @@ def test_a_pointer_of_git_lfs_is_told_from_weights(folder: Path) -> None:
     assert "a pointer of Git LFS, not the weights; fetch them by `git lfs pull`" in refusal(folder)
 
 
+def test_a_lightning_checkpoint_beside_its_config_comes_in(folder: Path, tmp_path: Path) -> None:
+    wanted = torch.load(folder / WEIGHTS, weights_only=True)
+    (folder / WEIGHTS).unlink()
+    theirs = {f"model.{name}": tensor for name, tensor in wanted.items()}
+    torch.save({"epoch": 3, "optimizer_states": [], "state_dict": theirs}, folder / "last.ckpt")
+    import_model(folder / "last.ckpt", tmp_path / "ours", Given())
+    found = load_file(tmp_path / "ours" / WEIGHTS_FILE)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    torch.save({"state_dict": theirs | {"loss.scale": torch.ones(1)}}, folder / "last.ckpt")
+    (tmp_path / "again").mkdir()
+    sentence = refusal(Path(shutil.copytree(folder, tmp_path / "again" / "theirs")) / "last.ckpt")
+    assert "another architecture, 1 unknown (loss.scale)" in sentence
+
+
 def test_missing_unknown_and_misshaped_keys_are_counted_and_the_first_named(folder: Path) -> None:
     def change(tensors: dict[str, torch.Tensor]) -> None:
         for name in [name for name in tensors if ".ln_1." in name]:

@@ -8,7 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
-from model.zoo.tensors import FLOATS, INTEGERS, read_tensors, write_tensors
+from model.storage.files import file_digest
+from model.zoo.forms.huggingface import read_weights
+from model.zoo.tensors import (
+    FLOATS,
+    INTEGERS,
+    peek_names,
+    read_tensors,
+    weights_digest,
+    write_tensors,
+)
 from tests.published import contiguous
 
 
@@ -92,3 +101,111 @@ def resident_bytes(file: Path) -> int:
     lines = Path("/proc/self/smaps").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.endswith(str(file)))
     return next(int(line.split()[1]) * 1024 for line in lines[start:] if line.startswith("Rss:"))
+
+
+# --- checkpoints as training code saves them ---
+
+
+WEIGHTS = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(2.5)}
+LIGHTNING = {
+    "epoch": 3,
+    "global_step": 70,
+    "pytorch-lightning_version": "2.5.0",
+    "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}],
+    "lr_schedulers": [],
+    "hyper_parameters": {"lr": 1e-4, "betas": (0.9, 0.98)},
+}
+
+
+def behind(prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "_orig_mod.", "module._orig_mod.model."]
+)
+@pytest.mark.parametrize("wrapper", ["", "state_dict", "model_state_dict", "model", "module"])
+def test_weights_beside_other_things_and_behind_prefixes_are_the_weights(
+    tmp_path: Path, wrapper: str, prefix: str
+) -> None:
+    path = tmp_path / "last.ckpt"
+    content = LIGHTNING | {wrapper: behind(prefix)} if wrapper else behind(prefix)
+    torch.save(content, path)
+    found = read_tensors(path)
+    assert found.keys() == WEIGHTS.keys() == set(peek_names(path))
+    assert all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_what_is_not_behind_the_prefix_keeps_its_name(tmp_path: Path) -> None:
+    content = behind("model.") | {"teacher.proj": torch.ones(2)}
+    torch.save({"state_dict": content}, tmp_path / "last.ckpt")
+    assert read_tensors(tmp_path / "last.ckpt").keys() == {*WEIGHTS, "teacher.proj"}
+    torch.save(behind("model.") | {"logit_scale": torch.ones(2)}, tmp_path / "last.ckpt")
+    assert "model.logit_scale" in read_tensors(tmp_path / "last.ckpt"), "two of one name"
+
+
+def test_a_checkpoint_of_classes_is_refused_by_the_name_of_the_first(tmp_path: Path) -> None:
+    torch.save(LIGHTNING | {"state_dict": WEIGHTS, "path": Path("x")}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"more than tensors \(pathlib\.\w+\), which loading"):
+        read_tensors(tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_without_weights_names_what_it_holds(tmp_path: Path) -> None:
+    torch.save(LIGHTNING, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"no named tensors \(its keys: epoch, "):
+        read_tensors(tmp_path / "last.ckpt")
+    loop: dict[str, object] = {}
+    loop["model"] = loop
+    torch.save(loop, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="no named tensors"):
+        read_tensors(tmp_path / "last.ckpt")
+
+
+def write_shards(folder: Path, suffix: str = "safetensors") -> Path:
+    """Write a tensor a shard, and their list."""
+    names = {name: f"model-{place}.{suffix}" for place, name in enumerate(WEIGHTS, 1)}
+    for name, file in names.items():
+        tensors = {f"module.{name}": WEIGHTS[name]}
+        save = save_file if suffix == "safetensors" else torch.save
+        save(tensors, folder / file)  # type: ignore[operator]
+    path = folder / f"model.{suffix}.index.json"
+    weight_map = {f"module.{name}": file for name, file in names.items()}
+    path.write_text(json.dumps({"metadata": {"total_size": 28}, "weight_map": weight_map}))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_the_shards_of_a_list_are_one_model_and_have_one_digest(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = write_shards(tmp_path, suffix)
+    weights, found = (
+        read_weights(tmp_path) if suffix == "safetensors" else (path, read_tensors(path))
+    )
+    assert weights == path and found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[name], WEIGHTS[name]) for name in WEIGHTS)
+    digest, shard = weights_digest(path), tmp_path / f"model-2.{suffix}"
+    damaged = bytearray(shard.read_bytes())
+    damaged[-1] ^= 1
+    shard.write_bytes(damaged)
+    assert weights_digest(path) != digest and weights_digest(shard) == file_digest(shard)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"module.logit_scale": "model-3.safetensors"}, "names model-3.safetensors, which does"),
+        ({"module.logit_scale": "../model-2.safetensors"}, "names ../model-2.safetensors, which"),
+        ({"module.logit_scale": 7}, "no weight_map that names files"),
+        ({"module.text": "model-2.safetensors"}, r"1 tensors are in none of .* \(module.text\)"),
+    ],
+)
+def test_a_list_of_shards_that_is_not_whole_is_refused(
+    tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
+    path = write_shards(tmp_path)
+    content = json.loads(path.read_text())
+    content["weight_map"] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=sentence):
+        read_tensors(path)

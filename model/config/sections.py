@@ -61,9 +61,15 @@ class DataConfig(Section):
     max_caption_words: int = Field(
         200,
         ge=1,
-        description="Most words of a caption; a model reads about 60, or 50 characters of Chinese.",
+        description="Most words of a caption; a model reads about 60, or 50 characters of Chinese. "
+        "Longer ones are kept and named, and stop the run where they are over a tenth.",
     )
-    max_caption_chars: int = Field(1000, ge=1, description="Longest caption, characters.")
+    max_caption_chars: int = Field(
+        1000,
+        ge=1,
+        description="Longest caption, characters. Longer ones are kept and named, and stop the run "
+        "where they are over a tenth.",
+    )
     scripts: tuple[Annotated[str, Field(pattern=r"^[a-z]{1,32}$")], ...] = Field(
         (),
         description="Scripts of captions (latin, cjk, …; none for digits alone); empty for any.",

@@ -14,6 +14,7 @@ from great_expectations.expectations.metadata_types import FailureSeverity
 from model.config.sections import DataConfig
 
 NO_DRIFT = "none"
+MAX_LONG_SHARE = 0.1
 LEAKS = {
     "image": "an image of test occurs here",
     "near_image": "an image here looks the same as one of test",
@@ -97,19 +98,22 @@ def drift_expectations(limits: DataConfig) -> Iterator[Expectation]:
 
 
 def _caption_expectations(limits: DataConfig) -> Iterator[Expectation]:
-    lengths = {
-        "chars": (1, limits.max_caption_chars),
-        "words": (limits.min_caption_words, limits.max_caption_words),
-    }
-    for unit, (least, most) in lengths.items():
+    # A caption that is too long is kept and named; many of them are a mistake.
+    bounds = (
+        ("chars", None, limits.max_caption_chars, "more", "max"),
+        ("words", None, limits.max_caption_words, "more", "max"),
+        ("words", limits.min_caption_words, None, "less", "min"),
+    )
+    for unit, least, most, how, key in bounds:
+        share = limits.max_fault_share if most is None else MAX_LONG_SHARE
         yield gxe.ExpectColumnValuesToBeBetween(
             column=f"caption_{unit}",
             min_value=least,
             max_value=most,
-            mostly=1 - limits.max_fault_share,
+            mostly=1 - max(share, limits.max_fault_share),
             meta=_meta(
-                f"captions of less than {least} or more than {most} {unit} "
-                f"(data.max_caption_{unit})"
+                f"captions of {how} than {least if most is None else most} {unit} "
+                f"(data.{key}_caption_{unit})"
             ),
         )
 

@@ -54,10 +54,14 @@ def validate(tmp_path: Path) -> Validate:
     return run
 
 
+def test_one_long_caption_among_many_stops_nothing(validate: Validate) -> None:
+    assert validate(spoiled(caption_chars=(1, 9000.0), caption_words=(1, 900.0))).failures == []
+
+
 def test_a_good_table_passes(validate: Validate) -> None:
     verdict = validate(good(), scripts=("latin",))
     assert verdict.failures == verdict.warnings == []
-    assert verdict.expectations == 13
+    assert verdict.expectations == 14
 
 
 @pytest.mark.faults
@@ -130,11 +134,12 @@ def spoiled(**columns: tuple[int, object]) -> pd.DataFrame:
         (spoiled(caption_in_test=(1, True)), {}, "test leaks: the words of a caption of test"),
         (spoiled(product_in_test=(1, True)), {}, "test leaks: a product id of test"),
         (spoiled(is_duplicate=(13, True)), {}, "too many repeated pairs"),
-        (spoiled(caption_chars=(1, 2000.0)), {}, "more than 1000 chars"),
+        (spoiled(caption_chars=(5, 2000.0)), {}, "captions of more than 1000 chars"),
+        (spoiled(caption_words=(5, 201.0)), {}, "captions of more than 200 words"),
         (
             spoiled(caption_words=(1, 1.0)),
             {"min_caption_words": 2},
-            "captions of less than 2 or more than 200 words",
+            r"captions of less than 2 words \(data.min_caption_words\) \(1 of 40 lines\)",
         ),
         (
             spoiled(caption_script=(5, "cjk")),

@@ -389,6 +389,22 @@ def test_a_file_in_another_encoding_is_named_with_the_command_that_converts_it(
         validated(pairs)
 
 
+def test_a_caption_that_is_too_long_is_kept_and_its_line_named(
+    pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = pairs / "finetune" / "train.tsv"
+    lines = train.read_bytes().splitlines(keepends=True)
+    train.write_bytes(b"".join([*lines[:6], b"soft " * 300 + lines[6], *lines[7:]]))
+    validation = validated(pairs)
+    (warning,) = validation.warnings
+    assert warning.startswith(
+        "train: 1 captions of more than 1000 characters or 200 words are kept"
+    )
+    assert warning.endswith("(lines 7)") and warning in caplog.text
+    (count,) = (count for count in validation.counts if count.name == "train")
+    assert count.accepted == count.lines == len(lines)
+
+
 def test_columns_that_are_swapped_are_the_last_thing_that_is_named(pairs: Path) -> None:
     train = pairs / "finetune" / "train.tsv"
     lines = [line.split(b"\t") for line in train.read_bytes().splitlines()]

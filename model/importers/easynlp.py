@@ -90,7 +90,7 @@ def find_splits(sources: Sequence[Path], options: Options) -> list[SplitSource]:
 
 
 def _find_roles(path: Path, options: Options) -> Roles:
-    """Return what the columns of a file are, by the option or by what most first lines hold."""
+    """Find out what the columns of a file are, by the option or by what most first lines hold."""
     check_file(path)
     if options.columns is not None:
         return tuple(options.columns.split(","))

@@ -67,7 +67,7 @@ IMAGES_FOLDER = "images"
 JSON_LINES = ".jsonl"
 # Of so many objects the columns of JSON lines are known.
 HEAD_OBJECTS = 100
-LISTED = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
+BRACKETED = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
 SIGNS = re.compile(r"\s*[|;,]\s*")
 
 
@@ -309,7 +309,7 @@ def _cells_of(cell: Any, images: _Images) -> list[Any]:
         return [cell]
 
     # Lists as JSON and Python write them; names between signs, unless the whole is a name.
-    if bracketed := LISTED.fullmatch(cell):
+    if bracketed := BRACKETED.fullmatch(cell):
         return [name.strip(" '\"") for name in bracketed[1].split(",")]
     parts = SIGNS.split(cell)
     if len(parts) > 1 and all(map(IMAGE_NAME.fullmatch, parts)):

@@ -41,7 +41,7 @@ def is_avif(data: bytes) -> bool:
 
 
 def foreign_kind(data: bytes) -> FaultReason:
-    """Return what bytes are that are no image of a known format."""
+    """Name the format of bytes that are no image of a known one."""
     head = data[:1000].lstrip(LEADING_BYTES)
     word = head.lower()
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:

@@ -14,9 +14,9 @@ from model.pairs.image_bytes import has_signature
 from model.pairs.tsv import BOM, decode_base64, likely_encoding
 
 SAMPLE_BYTES = 1_000_000
-SAMPLED_LINES = 200
+HEAD_LINES = 200
 IMAGE_START = re.compile(rb"(?:data:image/[^,]*,)?([\w+/=-]{16,64})")
-IMAGE_NAME = re.compile(rb"\s*(?:https?://\S+|[^<>]*\.(?:jpe?g|png|webp|gif|bmp|avif))\s*", re.I)
+NAMED_FILE = re.compile(rb"\s*(?:https?://\S+|[^<>]*\.(?:jpe?g|png|webp|gif|bmp|avif))\s*", re.I)
 HEADER_WORDS = frozenset(
     b"id caption title text description label image img picture base64 imgbase64 image_base64 url "
     b"path filename file_name product_id item_id".split()
@@ -30,7 +30,7 @@ BYTES_TEXT = (
     "its images are Python's str() of bytes, b'…'; write base64.b64encode(image).decode() instead"
 )
 QUOTED = "its images stand in quotation marks; write the columns without any"
-NAMES = (
+FILE_NAMES = (
     "it names image files where their base64 should be; `python -m flows import csv {name} --out "
     "FOLDER` reads the files, from a table with a header"
 )
@@ -61,7 +61,7 @@ TELLING_REASONS = {
 
 
 def likely_mistake(tsv: Path, faults: dict[str, int]) -> str | None:
-    """Return what most likely went wrong with a TSV of pairs, and what to do; None if unknown.
+    """Name what most likely went wrong with a TSV of pairs, and what to do; None if unknown.
 
     ``faults`` are its faulty lines by their reasons.
     """
@@ -78,7 +78,7 @@ def likely_mistake(tsv: Path, faults: dict[str, int]) -> str | None:
     with tsv.open("rb") as file:
         head = file.read(SAMPLE_BYTES).removeprefix(BOM)
     # The last line may be cut.
-    lines = (head.split(b"\n")[:-1] or [head])[:SAMPLED_LINES]
+    lines = (head.split(b"\n")[:-1] or [head])[:HEAD_LINES]
     mistakes = Counter(mistake for line in lines if (mistake := _mistake_of(line)))
     mistake, count = max(mistakes.items(), key=lambda item: item[1], default=(None, 0))
     if mistake is not None and count > len(lines) / 2:
@@ -116,7 +116,7 @@ def _mistake_of(line: bytes) -> str | None:
         return BYTES_TEXT
     if second[:1] in (b'"', b"'") and _is_image(second.strip(b"\"'")):
         return QUOTED
-    return NAMES if IMAGE_NAME.fullmatch(second) else None
+    return FILE_NAMES if NAMED_FILE.fullmatch(second) else None
 
 
 def _cells(line: bytes) -> list[bytes]:

@@ -84,17 +84,8 @@ def predict_file(
             holds pairs or a faulty line.
         CheckpointError: the model is damaged, or ``out`` cannot be written.
     """
-    if out.suffix.lower() in OTHER_ENDINGS[form]:
-        raise ConfigError(
-            f"--out {out}: {form} is written, not {out.suffix[1:]}; name it {ENDINGS[form]}"
-        )
     columns = detect_columns(tsv)
-    _refuse_table(tsv, columns)
-    if form == "easynlp" and columns == "pair":
-        raise DataError(
-            f"{tsv}: has captions and images, but a row of EasyNLP's form is one embedding; "
-            "keep one column"
-        )
+    _check_files(tsv, columns, out, form)
     towers = load_towers(folder_of(model), device, precision)
     if truncate == "easynlp":
         towers = truncating_as_theirs(towers)
@@ -122,12 +113,24 @@ def predict_file(
     return Predicted(columns, lines, len(index), towers.embed_dim, faults)
 
 
-def _refuse_table(tsv: Path, columns: LineColumns) -> None:
-    """Refuse a CSV, whose header and cells would be taken for captions.
+def _check_files(tsv: Path, columns: LineColumns, out: Path, form: Form) -> None:
+    """Refuse a CSV, whose header and cells would be taken for captions, and a wrong ``out``.
 
     Raises:
-        DataError: it is one.
+        ConfigError: ``out`` is named as another form.
+        DataError: the file is a CSV; in EasyNLP's form, it holds pairs.
     """
+    if out.suffix.lower() in OTHER_ENDINGS[form]:
+        raise ConfigError(
+            f"--out {out}: {form} is written, not {out.suffix[1:]}; name it {ENDINGS[form]}"
+        )
+    if form == "easynlp" and columns == "pair":
+        raise DataError(
+            f"{tsv}: has captions and images, but a row of EasyNLP's form is one embedding; "
+            "keep one column"
+        )
+
+    # A header names at least two columns, of which one is a usual name.
     with tsv.open("rb") as file:
         header = file.readline(HEAD_BYTES).removeprefix(BOM).decode("utf-8", "replace").strip()
     cells = [cell.strip(' "').lower() for cell in re.split("[,;]", header)]

@@ -33,7 +33,7 @@ from tasks.runtime.progress import progress
 from tasks.runtime.records import Run, TrainedModel, Version
 from tasks.validation.accepted import tsv_files
 
-NAMED_LINES = 5
+LISTED_FAULTS = 5
 
 
 def accepted_lines(
@@ -65,7 +65,7 @@ def faulty_lines(files: ProfileFiles) -> str:
     """Name the first faulty lines of a profiled TSV with their reasons; empty where none is."""
     profile = read_profile(files.table, ["line", "fault"])
     faulty = profile.filter(pc.is_valid(profile["fault"]))
-    rows = faulty.slice(0, NAMED_LINES).to_pylist()
+    rows = faulty.slice(0, LISTED_FAULTS).to_pylist()
     listed = ", ".join(f"line {row['line']} {row['fault']}" for row in rows)
     return f"{listed}, …" if len(faulty) > len(rows) else listed
 

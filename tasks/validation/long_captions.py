@@ -12,7 +12,7 @@ from model.config.sections import DataConfig
 from model.pairs.profile import read_profile
 from tasks.validation.accepted import profile_path
 
-NAMED_LINES = 5
+LISTED_LONG = 5
 
 
 def name_long_captions(folder: Path, split: str, limits: DataConfig) -> str | None:
@@ -32,7 +32,7 @@ def name_long_captions(folder: Path, split: str, limits: DataConfig) -> str | No
     if not found:
         return None
 
-    lines = ", ".join(map(str, found[:NAMED_LINES])) + (", …" if found[NAMED_LINES:] else "")
+    lines = ", ".join(map(str, found[:LISTED_LONG])) + (", …" if found[LISTED_LONG:] else "")
     return (
         f"{split}: {len(found):,} captions of more than {limits.max_caption_chars} characters or "
         f"{limits.max_caption_words} words are kept, of which a model reads the beginning "

@@ -96,7 +96,7 @@ def _foreign_encoding(path: Path, head: bytes) -> str | None:
 
 
 def column_names(form: Delimited) -> list[str]:
-    """Return the names in the first row.
+    """Return the names in the first row; a column without one is named by its place.
 
     Raises:
         DataError: the file cannot be read, or its first row is no header.
@@ -111,7 +111,7 @@ def column_names(form: Delimited) -> list[str]:
             f"{form.path}: its first row is a pair ({printable(header.text.strip())}), not the "
             f"names of the columns; put them above it, such as caption{form.delimiter}image"
         )
-    return header.fields
+    return [name.strip() or f"unnamed_{place}" for place, name in enumerate(header.fields, 1)]
 
 
 def names_image(cells: Sequence[str]) -> bool:

@@ -73,6 +73,19 @@ def test_a_column_that_has_the_name_of_another_role_is_kept_beside_it(drop: Path
     assert side == {"id": ["S1"], "title": ["L"], "source_id": ["1"], "source_title": ["T"]}
 
 
+def test_columns_without_a_name_as_pandas_and_excel_write_are_named_by_their_place(
+    drop: Path, accepted
+) -> None:
+    path = write(drop / "a.csv", ",title, image ,\n0,hat,a.jpg,\n1,bag,a.jpg,x\n")
+    _, side = accepted(imported(path))
+    assert side == {
+        "id": ["a.jpg", "a.jpg"],
+        "title": ["hat", "bag"],
+        "unnamed_1": ["0", "1"],
+        "unnamed_4": ["", "x"],
+    }
+
+
 def test_a_url_is_found_on_disk_by_its_path_or_its_file_name(drop: Path, accepted) -> None:
     path = write(
         drop / "a.csv",

@@ -91,7 +91,7 @@ def words_of(caption: str, language: Language = "other") -> list[str]:
     text = text.lower() if text.isascii() else _canonical(text)
     if language == "en":
         text = _INITIALS.sub("", _APOSTROPHE.sub("", text))
-    if not _BEYOND_LATIN.search(text):
+    if text.isascii() or not _BEYOND_LATIN.search(text):
         return _LATIN_WORD.findall(text)
 
     runs: list[str] = _WORD.findall(text)
@@ -131,12 +131,12 @@ def language_of(captions: Iterable[str]) -> Language:
     return "other" if other > english else "en"
 
 
+@lru_cache(maxsize=1 << 16)
 def word_key(word: str, language: Language) -> str:
     """Reduce a word to what its spellings share: case, and in English singular and plural."""
     return singular(word.casefold()) if language == "en" else word.casefold()
 
 
-@lru_cache(maxsize=1 << 16)
 def singular(word: str) -> str:
     """Return the common form of spellings: no plural s or es, ``y`` for ``ie`` and ``ies``.
 

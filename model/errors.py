@@ -4,6 +4,7 @@
     ├── ConfigError             the config, an override or a command-line option is wrong
     ├── DataError               the pairs, a side table or a data version is wrong
     ├── CheckpointError         weights or training state cannot be written, read or trusted
+    │   └── NoPortableForm      towers or their tokeniser cannot be served without torch
     ├── TrainingDiverged        the loss became NaN or infinite
     ├── PeerLost                another process of a launched group ended
     ├── TrainingStopped         training was asked to stop, and its checkpoint is written
@@ -44,6 +45,10 @@ class DataError(CommerceClipError):
 
 class CheckpointError(CommerceClipError):
     """Weights or training state cannot be written, read or trusted."""
+
+
+class NoPortableForm(CheckpointError):
+    """Towers or their tokeniser have no form that does without torch."""
 
 
 class TrainingDiverged(CommerceClipError):

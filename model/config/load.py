@@ -23,6 +23,7 @@ from model.config.sections import (
     EvaluateConfig,
     ExportConfig,
     ModelConfig,
+    ServeConfig,
     StageConfig,
 )
 from model.errors import ConfigError, nearest
@@ -87,6 +88,9 @@ class RunConfig(Section):
     )
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="Rank@K and gallery."
+    )
+    serve: ServeConfig = Field(
+        default_factory=ServeConfig, description="How a registered version is served."
     )
     gate: GateConfig = Field(default_factory=GateConfig, description="What promotes a challenger.")
     export: ExportConfig = Field(default_factory=ExportConfig, description="Embedding export.")

@@ -17,6 +17,7 @@ from model.storage.sealed import weights_sha256
 from tasks.registry.calls import OUTAGES, longer_calls, registry_call
 from tasks.registry.package import log_model
 from tasks.registry.reading import EXPORT_TAG, FINGERPRINT_TAG, decided_tag, run_tag
+from tasks.registry.served_parts import INT8_TAG, SERVED_TAG
 from tasks.registry.tracking import MAY_EDIT, tracking_client
 from tasks.registry.versions import WEIGHTS_TAG, as_version, find_versions, is_absent, may_edit
 from tasks.runtime.lineage import lineage_tags
@@ -65,8 +66,11 @@ def register(
     Raises:
         ServiceError: the registry does not answer.
         AccessDenied: the user may not.
-        CheckpointError: the weights changed since they were evaluated.
+        CheckpointError: the weights changed since they were evaluated, or what would be served
+        gives other embeddings.
     """
+    from tasks.registry import serving  # imports torch
+
     client, name = tracking_client(), run.config.registered_model
     if weights_sha256(model.folder) != model.weights_sha256:
         raise CheckpointError(
@@ -76,20 +80,26 @@ def register(
     tags = lineage_tags(run.config, run.data, run.lineage) | {
         FINGERPRINT_TAG: run.fingerprint,
         WEIGHTS_TAG: model.weights_sha256,
+        INT8_TAG: str(run.config.serve.int8_text).lower(),
         "commerce_clip.test_mean_recall": f"{evaluation.metrics['mean_recall']:.6f}",
         "commerce_clip.base_weights_sha256": evaluation.base_weights_sha256,
         "commerce_clip.validation": f"passed ({validation.expectations} expectations)",
     }
 
+    def upload() -> str:
+        served = serving.serve_model(run, validation, model)
+        tags[SERVED_TAG] = served.note
+        return log_model(run.mlflow_run_id, run.config, model.folder, served.folder)
+
     with registry_call("could not register a version", MAY_EDIT):
         source = None
         if not _find_same(client, name, tags):
             # Files take minutes, and the lock is for moments.
-            source = log_model(run.mlflow_run_id, run.config, model.folder)
+            source = upload()
         with registry_lock(name, f"run {run.folder.name}"):
             found = _find_same(client, name, tags)
             if not found:
-                source = source or log_model(run.mlflow_run_id, run.config, model.folder)
+                source = source or upload()  # another run's version was deleted meanwhile
                 found = [_create_version(client, name, source, run.mlflow_run_id, tags)]
             with registry_call("could not tag a version", may_edit(name)):
                 client.set_model_version_tag(
@@ -99,10 +109,14 @@ def register(
 
 
 def _find_same(client: MlflowClient, name: str, tags: dict[str, str]) -> list[ModelVersion]:
-    """Return the versions of a fingerprint, or else those of the same weights."""
-    return find_versions(client, name, {FINGERPRINT_TAG: tags[FINGERPRINT_TAG]}) or find_versions(
-        client, name, {WEIGHTS_TAG: tags[WEIGHTS_TAG]}
-    )
+    """Return the versions of a fingerprint, or else those that serve the same weights alike."""
+    if found := find_versions(client, name, {FINGERPRINT_TAG: tags[FINGERPRINT_TAG]}):
+        return found
+    return [
+        version
+        for version in find_versions(client, name, {WEIGHTS_TAG: tags[WEIGHTS_TAG]})
+        if version.tags.get(INT8_TAG, "false") == tags[INT8_TAG]
+    ]
 
 
 def _create_version(

@@ -13,9 +13,10 @@ from model.evaluation.retrieval import RANK_AT, Direction, RetrievalResult, rela
 from model.storage.sealed import WEIGHTS_FILE, sealed_folder, weights_sha256
 from tasks.promotion import promote, scoring
 from tasks.promotion.gate import Compared, Scored, SliceColumns
-from tasks.registry import package, register, versions
+from tasks.registry import package, register, serving, versions
+from tasks.registry.served_parts import Served
 from tasks.registry.tracking import tracking_client
-from tasks.runtime.records import DataVersion, Decision, TrainedModel, Validation, Version
+from tasks.runtime.records import DataVersion, Decision, Run, TrainedModel, Validation, Version
 from tests.tasks.conftest import evaluation_of, run_of
 
 PRODUCTS = 2000
@@ -47,9 +48,16 @@ def compared_alone(products: int, columns: SliceColumns | None = None) -> Compar
     return Compared(luck, columns or {}, products, products)
 
 
-def write_files(run_id: str, config: RunConfig, folder: Path, package: Path) -> None:
+def write_files(
+    run_id: str, config: RunConfig, folder: Path, served: Path | None, package: Path
+) -> None:
     """Pack a model folder without what makes it loadable, which takes seconds."""
     shutil.copytree(folder, package / "artifacts" / "model")
+
+
+def serve_by_torch(run: Run, validation: Validation, model: TrainedModel) -> Served:
+    """Leave out the exports, which take seconds."""
+    return Served(weights_sha256=model.weights_sha256, folder=None, note="by torch")
 
 
 class Shop:
@@ -88,6 +96,7 @@ class Shop:
         monkeypatch.setattr(promote, "keep_traces", lambda run, validation: None)
         monkeypatch.setattr(promote, "publish_decision", lambda decision: None)
         monkeypatch.setattr(package, "write_package", write_files)
+        monkeypatch.setattr(serving, "serve_model", serve_by_torch)
 
     @property
     def name(self) -> str:

@@ -55,6 +55,7 @@ class Shell:
     folder: Path
     more: Mapping[str, str] = field(default_factory=dict)
     root: Path = ROOT
+    timeout_s: int = COMMAND_TIMEOUT_S
 
     @property
     def home(self) -> Path:
@@ -76,7 +77,7 @@ class Shell:
             env=inherited | own | dict(self.more) | more,
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT_S,
+            timeout=self.timeout_s,
             check=False,
         )
 

@@ -177,7 +177,8 @@ def tls_proxy(backend: int, folder: Path) -> Iterator[tuple[str, Path]]:
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, downstream = await asyncio.open_connection(HOST, backend)
-        await asyncio.gather(pipe(reader, downstream), pipe(upstream, writer))
+        with suppress(asyncio.CancelledError):  # when the proxy ends
+            await asyncio.gather(pipe(reader, downstream), pipe(upstream, writer))
 
     server = loop.run_until_complete(asyncio.start_server(handle, HOST, port, ssl=context))
     thread = Thread(target=loop.run_forever, daemon=True)

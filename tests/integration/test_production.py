@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
+PATIENCE_S = 1200  # MLflow hashes the password for every request
 USER = "retrainer"
 PASSWORD = "a password of twenty letters"
 
@@ -63,7 +64,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator[
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
             "COMMERCE_CLIP_STATE": str(folder / "state"),
         }
-        shell = Shell(folder, typed | {"PYTHONPATH": str(project)}, project)
+        shell = Shell(folder, typed | {"PYTHONPATH": str(project)}, project, PATIENCE_S)
         (project / "state").mkdir()  # as `make setup` does
         done = [shell.flows("deploy"), shell.python("-m", *["prefect", "deploy", "--all"])]
         worker = stack.enter_context(

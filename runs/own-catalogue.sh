@@ -42,5 +42,5 @@ flows predict "$OUT/pairs/test.tsv" --out "$OUT/embeddings.parquet"
 flows models convert models:/commerce-clip@champion --to open_clip --out "$OUT/open_clip"
 
 # What comes next is typed by hand, once:
-#   python -m flows ingest --name spring-2027 --train "$OUT/pairs/train.tsv" --test "$OUT/pairs/test.tsv"
+#   commerce-clip ingest --name spring-2027 --train "$OUT/pairs/train.tsv" --test "$OUT/pairs/test.tsv"
 #   make up        # Prefect, MLflow, a worker: from now on a new data version retrains by itself

@@ -41,7 +41,7 @@ runpy.run_module("flows", run_name="__main__")
 
 
 class Runner:
-    """Starts `python -m flows retrain` in a state folder of its own."""
+    """Starts `commerce-clip retrain` in a state folder of its own."""
 
     def __init__(self, state: Path, pairs: Path) -> None:
         self.state, self.pairs = state, pairs

@@ -1,4 +1,4 @@
-"""`python -m flows ingest` in a real repository: what a person sees and what is on disk then."""
+"""`commerce-clip ingest` in a real repository: what a person sees and what is on disk then."""
 
 import base64
 import shutil

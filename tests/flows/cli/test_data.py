@@ -1,4 +1,4 @@
-"""`python -m flows data …` and `import …`: what a person reads in the terminal."""
+"""`commerce-clip data …` and `import …`: what a person reads in the terminal."""
 
 import shutil
 from collections.abc import Callable

@@ -79,7 +79,8 @@ def _is_shown(record: logging.LogRecord) -> bool:
     if not record.name.startswith("prefect") or record.pathname.startswith(OUR_CODE):
         return True
     if record.name in RUN_LOGGERS:
-        is_error = record.msg == "%s" and isinstance((record.args or [None])[0], CommerceClipError)
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        is_error = record.msg == "%s" and isinstance(first, CommerceClipError)
         if is_error or str(record.msg).startswith(REPEATED):
             return str(record.msg).startswith(RETRIED)
     return record.levelno >= logging.WARNING
@@ -90,7 +91,7 @@ class _Sentence(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record; a trace, where there is one, follows it."""
-        if str(record.msg).startswith(RETRIED) and record.args:
+        if str(record.msg).startswith(RETRIED) and isinstance(record.args, tuple):
             _, error, tried, tries, when = record.args
             record.msg = f"{error}; try {tried} of {tries} failed, the next one starts {when}"
             record.args = ()

@@ -6,7 +6,7 @@ What ends within two seconds draws no bar, and what has nothing to do never does
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -79,7 +79,8 @@ def progress(what: str, total: int, unit: str) -> Iterator[Progress]:
     A ``total`` of 0 is one that nobody knows.
     """
     # Inside a task run Prefect is loaded, and shows the progress, too.
-    prefect, published = loaded("prefect.context"), nullcontext()
+    prefect = loaded("prefect.context")
+    published: AbstractContextManager[Any] = nullcontext()
     if prefect is not None and prefect.TaskRunContext.get():
         published = closing(import_module("tasks.runtime.page").ProgressArtifact(what))
 

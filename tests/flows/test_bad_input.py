@@ -48,6 +48,9 @@ def refused(pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> R
         assert "Traceback" not in output + errors
         sentences = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert len(sentences) == 1
+        # Once, but for what a retry that follows says.
+        told = [line for line in (output + errors).splitlines() if sentences[0][7:47] in line]
+        assert [line for line in told if "; try " not in line] == sentences
         assert not list(state_folder().rglob("*.tmp"))
         return sentences[0]
 

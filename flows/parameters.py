@@ -78,7 +78,7 @@ Device = Annotated[
     Described("Where the towers run; config: as the config says."),
 ]
 Precision = Annotated[
-    Literal["config", "fp32", "bf16"],
+    Literal["config", "fp32", "bf16", "auto"],
     Described("Arithmetic of the towers; config: as the config says."),
 ]
 FinetuneEpochs = Annotated[

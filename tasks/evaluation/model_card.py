@@ -91,10 +91,20 @@ def _head(run: Run, folder: Path, figures: Figures) -> dict[str, Any]:
 
 def _begin(run: Run) -> str:
     """Name the architecture and weights that training began with; of a file never its folder."""
-    begin, name = run.config.model.pretrained, Path(run.config.model.name).stem
+    model = run.config.model
+    if model.image_tower is not None and model.text_tower is not None:
+        towers = (model.image_tower, model.text_tower)
+        return " beside ".join(_name(tower.name, tower.pretrained) for tower in towers)
+    begin, name = model.pretrained, Path(model.name).stem
     if begin and find_imported(begin, models_folder()):
         return f"{Path(begin).name} (imported)"
-    return f"{name} ({Path(begin).name})" if begin else f"{name} (random weights)"
+    return _name(name, begin)
+
+
+def _name(name: str | None, pretrained: str | None) -> str:
+    if pretrained is None:
+        return f"{Path(name or '').name} (random weights)"
+    return f"{Path(name).name} ({Path(pretrained).name})" if name else Path(pretrained).name
 
 
 def licence_of_model(folder: Path) -> str | None:

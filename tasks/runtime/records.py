@@ -142,7 +142,7 @@ class TrainedModel(Record):
     """A model folder that a training stage left, with the epoch that was best on valid.
 
     ``coefficient`` says how far its weights lie from the start weights (0) to those of that epoch
-    (1).
+    (1), ``precision`` in which arithmetic it was trained; empty where it was not.
     """
 
     folder: Path
@@ -150,6 +150,7 @@ class TrainedModel(Record):
     best_epoch: int
     valid_mean_recall: float
     coefficient: float = 1.0
+    precision: str = ""
     retention: Retention | None = None
 
     def files(self) -> list[Path]:

@@ -90,6 +90,7 @@ def fit_towers(run: Run, validation: Validation, name: str, start: Path | None) 
         best_epoch=state.best_epoch,
         valid_mean_recall=state.best_mean_recall,
         coefficient=state.coefficient,
+        precision=towers.precision,
     )
 
 

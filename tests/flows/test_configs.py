@@ -12,6 +12,7 @@ from model.config.load import load_config
 from tasks.registry.tracking import tracking_client
 from tasks.runtime.environment import ROOT, state_folder
 from tests.golden import picture
+from tests.joined import TRUNK, write_bert, write_trunk
 from tests.model.importers.test_fashion_gen import column, write_h5
 from tests.tiny import COLOURS, THINGS, write_model
 
@@ -126,3 +127,28 @@ def test_commerce_pretrain_runs_both_stages_and_tells_what_fine_tuning_forgot(
         "before": logged["retention/mean_recall_before"],
         "after": logged["retention/mean_recall_after"],
     }
+
+
+@pytest.mark.full
+def test_two_pretrained_towers_run_from_their_own_files_to_a_champion(
+    retrain: Retrain, miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_trunk(tmp_path / "trunk.safetensors")
+    write_bert(tmp_path / "bert")
+    knobs = {
+        "MODEL__IMAGE_TOWER__NAME": TRUNK,
+        "MODEL__IMAGE_TOWER__PRETRAINED": str(tmp_path / "trunk.safetensors"),
+        "MODEL__IMAGE_TOWER__IMAGE_SIZE": "64",
+        "MODEL__TEXT_TOWER__PRETRAINED": str(tmp_path / "bert"),
+        "MODEL__TEXT_TOWER__CONTEXT_LENGTH": "16",
+        "MODEL__EMBED_DIM": "8",
+        "FINETUNE__LOCKED_IMAGE_EPOCHS": "1",
+        "PRECISION": "auto",
+    }
+    for name, value in knobs.items():
+        monkeypatch.setenv(f"COMMERCE_CLIP__{name}", value)
+    printed = retrain("fashion-products-pretrained", miniature, "finetune")
+    assert "fashion-products-pretrained version 1: Rank@K on test" in printed
+    assert finetuned("fashion-products-pretrained")["precision"] in ("fp32", "bf16")
+    kept = [path.name for path in state_folder().rglob("*-features-*.cache")]
+    assert len([name for name in kept if name.startswith("image")]) >= 2

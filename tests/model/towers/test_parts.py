@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, ConfigError
@@ -21,10 +21,9 @@ from model.towers.passes import image_trunk, text_trunk
 from model.towers.towers import Towers, encode_images, encode_texts, normalise, resolve_precision
 from model.zoo.importing import import_model
 from model.zoo.published import Given
+from tests.joined import TRUNK, write_bert, write_trunk
 from tests.published import clip_architecture, write_open_clip
 
-TRUNK = "test_efficientnet"  # timm's own miniature
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "blue", "shirt", "shoe", "##s"]
 CAPTIONS = ["red shirt", "green shoes", "a blue one that has more words than the others"]
 
 
@@ -32,21 +31,8 @@ CAPTIONS = ["red shirt", "green shoes", "a blue one that has more words than the
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with weights of a timm model, a Hugging Face BERT, and a shelf with a CLIP."""
     home = tmp_path_factory.mktemp("published")
-    torch.manual_seed(3)
-    save_file(timm.create_model(TRUNK).state_dict(), home / "trunk.safetensors")
-
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=24,
-    )
-    transformers.BertModel(config).save_pretrained(home / "bert")
-    (home / "bert/vocab.txt").write_text("\n".join(WORDS) + "\n")
-    transformers.BertTokenizerFast(str(home / "bert/vocab.txt")).save_pretrained(home / "bert")
-
+    write_trunk(home / "trunk.safetensors")
+    write_bert(home / "bert")
     write_open_clip(home / "clip", clip_architecture(False))
     import_model(home / "clip", home / "shelf/tiny-clip", Given())
     return home

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from model.config.model import ImageTowerConfig, TextTowerConfig
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, ConfigError, ServiceError, nearest
+from model.storage.sealed import MANIFEST
 from model.towers.create import UNREADABLE_WEIGHTS, create_towers
 from model.towers.folder import load_towers
 from model.towers.imported import ORIGIN_FILE, find_imported
@@ -99,11 +100,11 @@ def read_image_tower(tower: ImageTowerConfig, shelf: Path, seed: int) -> Part:
     preprocess = {
         "mean": list(usual["mean"]),
         "std": list(usual["std"]),
-        "interpolation": usual["interpolation"],
+        "interpolation": "bilinear" if usual["interpolation"] == "bilinear" else "bicubic",
         "resize_mode": "shortest",
     }
-    preprocess["interpolation"] = "bilinear" if usual["interpolation"] == "bilinear" else "bicubic"
 
+    # What classifies in the published weights is left out.
     tensors = None if tower.pretrained is None else _timm_tensors(tower.name, tower.pretrained)
     if tensors is not None:
         classifiers = usual.get("classifier") or ()
@@ -129,7 +130,7 @@ def read_text_tower(tower: TextTowerConfig, shelf: Path, seed: int) -> Part:
     # A folder as published has no manifest of ours.
     named = tower.pretrained or tower.name
     folder = Path(named or "")
-    if not (folder / TEXT_CONFIG).is_file():
+    if not (folder / TEXT_CONFIG).is_file() or (folder / MANIFEST).is_file():
         whole = _whole_model(tower.name, tower.pretrained, shelf, seed)
         if whole is not None:
             return _part_of(whole, "text", tower.head, is_drawn=tower.pretrained is None)
@@ -189,7 +190,7 @@ def _whole_model(name: str | None, pretrained: str | None, shelf: Path, seed: in
 def _is_name_or_sealed(pretrained: str | None, shelf: Path) -> bool:
     # Weights as published may lie in a folder, too, which `find_imported` would refuse.
     return pretrained is not None and any(
-        (folder / "manifest.json").is_file() for folder in (shelf / pretrained, Path(pretrained))
+        (folder / MANIFEST).is_file() for folder in (shelf / pretrained, Path(pretrained))
     )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from model.config.sections import StageConfig
-from model.towers.layers import Tower, is_in_layer, place_parameters, tower_modules
+from model.towers.layers import Tower, is_in_layer, place_parameters, tower_modules, tower_of
 from model.towers.passes import trunk_names
 from model.towers.towers import NamedTensors
 from model.training.muon import Muon
@@ -101,15 +101,23 @@ def set_training(
     for tower in {config.freeze, *still_towers} - {"none"}:
         for module in tower_modules(clip, tower):
             module.eval()
-    for norm in batch_norms(clip):
+    for norm in batch_norms(clip).values():
         if config.keep_batch_norm or not _learns(norm):
             norm.eval()
 
 
-def batch_norms(clip: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the modules whose training counts batches."""
+def batch_norms(clip: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return the modules whose training counts batches, by name."""
     kind = torch.nn.modules.batchnorm._BatchNorm
-    return [module for module in clip.modules() if isinstance(module, kind)]
+    return {name: module for name, module in clip.named_modules() if isinstance(module, kind)}
+
+
+def counts_batches(clip: torch.nn.Module, config: StageConfig) -> bool:
+    """Return whether a batch norm counts batches in any epoch of a stage."""
+    locked = {"image": config.locked_image_epochs, "text": config.locked_text_epochs}
+    still = {config.freeze, *(tower for tower, epochs in locked.items() if epochs >= config.epochs)}
+    names = () if config.keep_batch_norm else batch_norms(clip)
+    return any(tower_of(name) not in still for name in names)
 
 
 def _learns(norm: torch.nn.Module) -> bool:

@@ -14,7 +14,7 @@ from model.training.distributed import average_, rank_of_world
 from model.training.gradient_caching import backward_in_parts
 from model.training.losses import MAX_LOG_SCALE
 from model.training.objective import EmbeddedPairs, Objective
-from model.training.optimizer import batch_norms
+from model.training.optimizer import counts_batches
 
 
 class Updater:
@@ -40,8 +40,7 @@ class Updater:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         is_in_parts = config.micro_batch_size is not None or rank_of_world()[1] > 1
-        counts_batches = not config.keep_batch_norm and bool(batch_norms(towers.clip))
-        if is_in_parts and counts_batches:
+        if is_in_parts and counts_batches(towers.clip, config):
             raise ConfigError(
                 "the model has batch norm, whose statistics want the whole batch at once; set "
                 "keep_batch_norm to true, or micro_batch_size to null and train in one process, or "

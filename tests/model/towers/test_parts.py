@@ -12,6 +12,9 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from model.config.sections import ModelConfig
 from model.errors import CheckpointError, ConfigError
@@ -79,6 +82,36 @@ def test_both_trunks_compute_what_their_libraries_do(published: Path, pooling: s
     states = output.last_hidden_state
     wanted = {"cls": states[:, 0], "mean": states.mean(dim=1), "pooler": output.pooler_output}
     torch.testing.assert_close(ours, wanted[pooling])
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta"])
+def test_robertas_positions_and_padding_are_its_own(
+    published: Path, tmp_path: Path, kind: str
+) -> None:
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=10,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=14,
+    )
+    encoder = getattr(transformers, f"{kind}Model")(config).eval()
+    encoder.save_pretrained(tmp_path / "encoder")
+    words = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "red": 4, "shirt": 5}
+    reader = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    reader.pre_tokenizer = Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=reader, pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(tmp_path / "encoder")
+
+    towers = own(published, pretrained=str(tmp_path / "encoder"))
+    tokens = towers.tokenizer(["red shirt"])
+    assert tokens.tolist() == [[4, 5, *[1] * 10]], "12 of 14 positions are left beside padding's"
+    embeddings(towers)
+    with torch.no_grad():
+        states = encoder(tokens[:, :2]).last_hidden_state
+        torch.testing.assert_close(text_trunk(towers.clip, tokens), states.mean(dim=1))
 
 
 def test_an_encoder_of_masked_words_is_read_and_has_no_pooler_to_take(

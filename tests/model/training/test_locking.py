@@ -17,7 +17,13 @@ from model.towers.folder import load_towers
 from model.towers.towers import NamedTensors, Towers
 from model.training.locking import locked_in, present_input
 from model.training.loop import train
-from model.training.optimizer import batch_norms, make_optimizer, set_learning_rate, set_training
+from model.training.optimizer import (
+    batch_norms,
+    counts_batches,
+    make_optimizer,
+    set_learning_rate,
+    set_training,
+)
 from model.training.stage import Callbacks, EpochRecord, Stage
 from tests.tiny import TinyData, tiny_stage_config
 
@@ -175,6 +181,15 @@ def test_batch_norms_keep_their_statistics_where_they_shall(tmp_path: Path) -> N
     clip.visual = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout())
     for keeps in (False, True):
         set_training(clip, tiny_stage_config(keep_batch_norm=keeps))
-        assert [norm.training for norm in batch_norms(clip)] == [not keeps]
+        assert [norm.training for norm in batch_norms(clip).values()] == [not keeps]
     set_training(clip, tiny_stage_config(), ["image"])
     assert not any(module.training for module in clip.visual.modules())
+
+    # Batches may be taken in parts where none is counted.
+    assert counts_batches(clip, tiny_stage_config(epochs=2, locked_image_epochs=1))
+    for config in (
+        tiny_stage_config(epochs=2, locked_image_epochs=2),
+        tiny_stage_config(freeze="image"),
+        tiny_stage_config(keep_batch_norm=True),
+    ):
+        assert not counts_batches(clip, config)

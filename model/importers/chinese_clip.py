@@ -41,7 +41,7 @@ from model.pairs.tsv import BOM, HEAD_BYTES, check_file, decode_base64, read_lin
 
 TEXTS_NAME = re.compile(r"(?:MR_)?([A-Za-z0-9][\w-]{0,60})_(?:texts|queries)\.jsonl", re.ASCII)
 IMAGES_ENDING = "_imgs.tsv"
-MAX_ARRAY_BYTES = 1_000_000_000
+MAX_ARRAY_BYTES = 200_000_000
 FIELDS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item_ids"))
 # What pandas makes of an id beside a gap.
 WHOLE_FLOAT = re.compile(r"\s*(-?\d+)\.0+\s*", re.ASCII)
@@ -151,11 +151,19 @@ def _read_queries(texts: Path) -> Iterator[Query | LeftOut]:
 
 
 def _read_array(texts: Path) -> list[Any] | None:
-    """Return the queries of a file that is one JSON array, None where it is lines."""
+    """Return the queries of a file that is one JSON array, None where it is lines.
+
+    Raises:
+        DataError: the array is too large to hold.
+    """
     with texts.open("rb") as file:
         is_array = file.read(HEAD_BYTES).removeprefix(BOM).lstrip().startswith(b"[")
-    if not is_array or texts.stat().st_size > MAX_ARRAY_BYTES:
+    if not is_array:
         return None
+    if texts.stat().st_size > MAX_ARRAY_BYTES:
+        raise DataError(
+            f"{texts}: an array of over {MAX_ARRAY_BYTES:,} bytes; write a query a line instead"
+        )
 
     try:
         content = json.loads(texts.read_text(encoding="utf-8-sig"))

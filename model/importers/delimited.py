@@ -31,9 +31,9 @@ MAX_CELL_CHARS = DataConfig().max_caption_chars
 BOMS = {BOM: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 MAX_FOREIGN_SHARE = 0.01
 LINE_END = re.compile(r"\r\n|[\r\n]")
+MAX_NAME_CHARS = 2_000
 IMAGE_NAME = re.compile(
-    r"""['"\s]*(?:https?://\S+|.*\.(?:jpe?g|png|webp|gif|bmp|avif|heic|tiff?)(?:[?#].*)?)['"\s]*""",
-    re.IGNORECASE,
+    r"https?://\S+|.*\.(?:jpe?g|png|webp|gif|bmp|avif|heic|tiff?)(?:[?#].*)?", re.IGNORECASE
 )
 ADVICE = "save it as CSV with a header in UTF-8"
 
@@ -116,7 +116,8 @@ def column_names(form: Delimited) -> list[str]:
 
 def names_image(cells: Sequence[str]) -> bool:
     """Whether one of the cells looks like the name or the URL of an image file."""
-    return any(map(IMAGE_NAME.fullmatch, cells))
+    names = (cell.strip("'\" \t\r\n") for cell in cells)
+    return any(len(name) <= MAX_NAME_CHARS and IMAGE_NAME.fullmatch(name) for name in names)
 
 
 def read_rows(
@@ -190,7 +191,8 @@ def _refuse_suspect(
     elif is_many:
         problem = "some of which are rows themselves"
     else:
-        longest = max(len(field) for field in record.fields if LINE_END.search(field))
+        broken = (len(field) for field in record.fields if LINE_END.search(field))
+        longest = max(broken, default=0)
         problem = "" if longest <= MAX_CELL_CHARS else f"a text of {longest:,} characters"
     if problem:
         raise DataError(

@@ -28,7 +28,6 @@ from pydantic import Field, field_validator
 
 from model.errors import DataError, nearest
 from model.importers.delimited import (
-    IMAGE_NAME,
     Quotes,
     column_names,
     find_form,
@@ -68,7 +67,7 @@ JSON_LINES = ".jsonl"
 # Of so many objects the columns of JSON lines are known.
 HEAD_OBJECTS = 100
 BRACKETED = re.compile(r"\s*\[(.*)\]\s*", re.DOTALL)
-SIGNS = re.compile(r"\s*[|;,]\s*")
+SIGNS = re.compile(r"[|;,]")
 
 
 class Options(ImportOptions):
@@ -311,8 +310,8 @@ def _cells_of(cell: Any, images: _Images) -> list[Any]:
     # Lists as JSON and Python write them; names between signs, unless the whole is a name.
     if bracketed := BRACKETED.fullmatch(cell):
         return [name.strip(" '\"") for name in bracketed[1].split(",")]
-    parts = SIGNS.split(cell)
-    if len(parts) > 1 and all(map(IMAGE_NAME.fullmatch, parts)):
+    parts = [part.strip() for part in SIGNS.split(cell)]
+    if len(parts) > 1 and all(names_image([part]) for part in parts):
         return [cell] if isinstance(images.find(cell), bytes) else parts
     return [cell]
 

@@ -16,7 +16,8 @@ from model.pairs.tsv import BOM, decode_base64, likely_encoding
 SAMPLE_BYTES = 1_000_000
 HEAD_LINES = 200
 IMAGE_START = re.compile(rb"(?:data:image/[^,]*,)?([\w+/=-]{16,64})")
-NAMED_FILE = re.compile(rb"\s*(?:https?://\S+|[^<>]*\.(?:jpe?g|png|webp|gif|bmp|avif))\s*", re.I)
+MAX_FILE_NAME = 2_000
+NAMED_FILE = re.compile(rb"https?://\S+|[^<>]*\.(?:jpe?g|png|webp|gif|bmp|avif)", re.I)
 HEADER_WORDS = frozenset(
     b"id caption title text description label image img picture base64 imgbase64 image_base64 url "
     b"path filename file_name product_id item_id".split()
@@ -116,7 +117,8 @@ def _mistake_of(line: bytes) -> str | None:
         return BYTES_TEXT
     if second[:1] in (b'"', b"'") and _is_image(second.strip(b"\"'")):
         return QUOTED
-    return FILE_NAMES if NAMED_FILE.fullmatch(second) else None
+    name = second.strip()
+    return FILE_NAMES if len(name) < MAX_FILE_NAME and NAMED_FILE.fullmatch(name) else None
 
 
 def _cells(line: bytes) -> list[bytes]:

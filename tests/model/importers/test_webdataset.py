@@ -272,7 +272,7 @@ def members_of(keys: Iterable[str], image: str = "jpg", text: str = "txt") -> li
     ]
 
 
-@pytest.mark.faults(kind="F3", trials=2)
+@pytest.mark.faults(kind="F3", trials=1)
 @pytest.mark.parametrize("folder", ["", "__MACOSX/"])
 def test_the_companions_that_macos_adds_are_passed_over(tmp_path: Path, folder: str) -> None:
     files = [one for pair in members_of("1234") for one in pair]
@@ -289,7 +289,7 @@ def test_the_companions_that_macos_adds_are_passed_over(tmp_path: Path, folder: 
 ORDERS = ("images first", "texts first", "shuffled", "json last")
 
 
-@pytest.mark.faults(kind="F3", trials=2 * len(ORDERS))
+@pytest.mark.faults(kind="F3", trials=1)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_members_in_any_order_are_the_same_pairs(

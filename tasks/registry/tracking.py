@@ -75,7 +75,10 @@ def _check_server(uri: str) -> None:
     if status == 401:
         raise AccessDenied(f"MLflow at {address}: {refused_credentials()}")
     if status == 403:
-        raise AccessDenied(f"MLflow at {address} lets this user or machine not in (status 403)")
+        raise AccessDenied(
+            f"MLflow at {address} does not let this user or machine in (status 403); "
+            "ask whoever administers it"
+        )
     if refusal:
         raise ServiceError(
             f"MLflow at {address} does not answer ({refusal}); "

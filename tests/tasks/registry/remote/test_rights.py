@@ -73,6 +73,7 @@ def test_who_may_only_read_is_told_which_permission_is_missing(
         shop.register(0.5, "f2")
 
 
+@pytest.mark.full
 @pytest.mark.faults(kind="P2: MLflow's rights", trials=1)
 def test_who_may_not_remove_aliases_is_told_so_before_anything_moves(
     ada_registered: Shop, enter: Enter, server: Server, address: str

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,20 +123,22 @@ def proxy(to: str, way: Way, tls: ssl.SSLContext | None = None) -> Iterator[str]
     port, loop = int(to.rsplit(":", 1)[1]), asyncio.new_event_loop()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection("127.0.0.1", port, limit=CHUNK)
         cut = way.cuts.pop(0) if way.cuts else None
         waiting: list[float] = []
-        pipes = (
-            _pump(reader, forth, way, cut, waiting, is_asking=True),
-            _pump(back, writer, way, cut, waiting, is_asking=False),
-        )
-        tasks = [asyncio.ensure_future(pipe) for pipe in pipes]
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
-        for end in (writer, forth):
-            end.close()
+        # Cancelled when the test ends.
+        with closing(writer), suppress(asyncio.CancelledError):
+            back, forth = await asyncio.open_connection("127.0.0.1", port, limit=CHUNK)
+            with closing(forth):
+                pipes = (
+                    _pump(reader, forth, way, cut, waiting, is_asking=True),
+                    _pump(back, writer, way, cut, waiting, is_asking=False),
+                )
+                tasks = [asyncio.ensure_future(pipe) for pipe in pipes]
+                try:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in tasks:
+                        task.cancel()
 
     async def serve() -> asyncio.Server:
         return await asyncio.start_server(pass_on, "127.0.0.1", 0, ssl=tls, limit=CHUNK)
@@ -159,6 +161,7 @@ async def _end(tasks: set["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0.05)  # in which closed connections are let go
 
 
 async def _pump(

@@ -8,7 +8,7 @@ import yaml
 from prefect.settings import get_current_settings
 
 from model.config.load import RunConfig, load_config
-from model.errors import ConfigError
+from model.errors import ConfigError, typed
 from tasks.runtime.environment import HEARTBEAT_S, ROOT, SETTINGS
 from tasks.runtime.log import log_sentences
 
@@ -62,13 +62,13 @@ def require_settings() -> None:
     if beats is None or beats > HEARTBEAT_S:
         raise ConfigError(
             f"this run sends a heartbeat every {beats} s, the server expects one every "
-            f"{HEARTBEAT_S} s; `python -m flows deploy` gives the work pool our settings, "
+            f"{HEARTBEAT_S} s; `{typed('deploy')}` gives the work pool our settings, "
             "and PREFECT_FLOWS_HEARTBEAT_FREQUENCY must not be set to more"
         )
 
     if missing := [name for name in SETTINGS if name not in os.environ]:
         raise ConfigError(
-            f"{missing[0]} is not set in the process of this run; `python -m flows deploy` "
+            f"{missing[0]} is not set in the process of this run; `{typed('deploy')}` "
             "creates deployments that set it"
         )
 

@@ -17,7 +17,7 @@ from search.start import start_page
 from tasks.runtime.environment import PAGES_PATH, state_folder
 
 FOLDERS = ("runs", "data")
-KINDS = {
+MEDIA_TYPES = {
     ".css": "text/css",
     ".csv": "text/csv",
     ".html": "text/html",
@@ -26,7 +26,7 @@ KINDS = {
     ".svg": "image/svg+xml",
     ".tsv": "text/plain",
 }
-POLICY = {
+PAGE_POLICY = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Cache-Control": "no-cache",
@@ -48,7 +48,7 @@ def create_app() -> FastAPI:
         file = find_page(state_folder(), path)
         if file is None:
             raise HTTPException(404, "no such page")
-        return FileResponse(file, media_type=KINDS[file.suffix])
+        return FileResponse(file, media_type=MEDIA_TYPES[file.suffix])
 
     @app.get("/health")
     def health() -> str:
@@ -57,7 +57,7 @@ def create_app() -> FastAPI:
     @app.middleware("http")
     async def keep_policy(request: Request, call_next: object) -> Response:
         response: Response = await call_next(request)  # type: ignore[operator]
-        response.headers.update(POLICY)
+        response.headers.update(PAGE_POLICY)
         return response
 
     return app
@@ -68,7 +68,7 @@ def find_page(state: Path, path: str) -> Path | None:
 
     A path that leads out of the folders, by `..` or by a link, is none.
     """
-    if "\0" in path or Path(path).suffix not in KINDS:
+    if "\0" in path or Path(path).suffix not in MEDIA_TYPES:
         return None
     file = (state / path).resolve()
     folders = [(state / name).resolve() for name in FOLDERS]

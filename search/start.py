@@ -42,7 +42,7 @@ ROLES = {
     PREVIOUS: "served before; rollback brings it back",
 }
 RUNS, VERSIONS = 12, 12
-LISTED = 200
+PLANNED_RUNS = 200
 # Pages of a run, in the order in which they are read.
 RUN_PAGES = {
     "evaluate/report.html": "report",
@@ -59,7 +59,7 @@ class Page(NamedTuple):
     text: str
 
 
-class Served(NamedTuple):
+class ServedVersion(NamedTuple):
     """A version that an alias points to, and what was decided on it."""
 
     alias: str
@@ -90,7 +90,7 @@ def start_page() -> str:
     )
 
 
-def _served(model: str, registry: Registry) -> list[Served]:
+def _served(model: str, registry: Registry) -> list[ServedVersion]:
     """List the versions of a model that have an alias, the champion first."""
     tags = {each.number: each.tags for each in registry.versions if each.name == model}
     found = []
@@ -101,7 +101,7 @@ def _served(model: str, registry: Registry) -> list[Served]:
         if number in tags:
             decided, _, reason = tags[number].get(REASON_TAG, "").partition(" ")
             found.append(
-                Served(
+                ServedVersion(
                     alias,
                     role,
                     f"{model} version {number}",
@@ -156,7 +156,9 @@ def _next_runs() -> list[dict[str, str]] | None:
     try:
         with get_client(sync_client=True) as client:
             runs = client.read_flow_runs(
-                flow_run_filter=scheduled, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=LISTED
+                flow_run_filter=scheduled,
+                sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+                limit=PLANNED_RUNS,
             )
             flows = {flow.id: flow.name for flow in client.read_flows()}
             names: dict[UUID | None, str] = {

@@ -29,7 +29,7 @@ COMMANDS = {
     "rollback": Command("flows.by_hand:rollback", JSON, starts_run=False),
     "drift-check": Command("flows.stages:drift_check", JSON),
     "export": Command("flows.stages:export", JSON),
-    "history": Command("flows.by_hand:print_history", quick="flows.cli.quick:print_history"),
+    "history": Command("flows.by_hand:print_history", quick="flows.cli.quick:print_known_history"),
     "ingest": Command("flows.ingest:ingest", "flows.cli.report:print_ingested"),
     "data log": Command("flows.cli.data:print_versions"),
     "data status": Command("flows.cli.data:print_status"),

@@ -97,7 +97,7 @@ def find_nothing_new(
     return nothing_new(settings.name, version, found.name, found.number, registry.aliases_of(found))
 
 
-def print_history(registered_model: RegisteredModel = OUR_MODEL) -> bool:
+def print_known_history(registered_model: RegisteredModel = OUR_MODEL) -> bool:
     """List every change of the champion.
 
     Raises:

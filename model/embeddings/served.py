@@ -36,7 +36,7 @@ CAPTIONS_AT_ONCE, IMAGES_AT_ONCE = 64, 16
 HASH_BLOCK = 1 << 20
 THREADS = "OMP_NUM_THREADS"
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 MOST_PIXELS, LONGEST_SIDE = 25_000_000, 16_384
 LONG_AND_THIN = 8  # sides of such a ratio are cut before they are resized
 ORIENTATION = 0x0112
@@ -217,7 +217,7 @@ def _decoded(encoded: bytes) -> Image.Image:
         ValueError: it is no image, cut, too large or damaged.
     """
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MOST_PIXELS or max(image.size) > LONGEST_SIDE:
                 raise ValueError(
                     f"{image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read; "

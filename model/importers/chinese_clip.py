@@ -44,7 +44,7 @@ IMAGES_ENDING = "_imgs.tsv"
 MAX_ARRAY_BYTES = 200_000_000
 FIELDS = (("text_id", "text", "image_ids"), ("query_id", "query_text", "item_ids"))
 # What pandas makes of an id beside a gap.
-WHOLE_FLOAT = re.compile(r"\s*(-?\d+)\.0+\s*", re.ASCII)
+FLOAT_ID = re.compile(r"\s*(-?\d+)\.0+\s*", re.ASCII)
 FORMS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -206,5 +206,5 @@ def _form(value: Any) -> str:
 
 def _plain_id(text: str) -> str:
     """Return an id without blanks around it and, of a whole float, without its ``.0``."""
-    whole = WHOLE_FLOAT.fullmatch(text)
+    whole = FLOAT_ID.fullmatch(text)
     return whole[1] if whole else text.strip()

@@ -31,11 +31,11 @@ MAX_CELL_CHARS = DataConfig().max_caption_chars
 BOMS = {BOM: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 MAX_FOREIGN_SHARE = 0.01
 LINE_END = re.compile(r"\r\n|[\r\n]")
-MAX_NAME_CHARS = 2_000
+LONGEST_FILE_NAME = 2_000
 IMAGE_NAME = re.compile(
     r"https?://\S+|.*\.(?:jpe?g|png|webp|gif|bmp|avif|heic|tiff?)(?:[?#].*)?", re.IGNORECASE
 )
-ADVICE = "save it as CSV with a header in UTF-8"
+SAVE_ADVICE = "save it as CSV with a header in UTF-8"
 
 
 class Delimited(NamedTuple):
@@ -65,7 +65,7 @@ def find_form(path: Path, encoding: str | None, quotes: Quotes | None) -> Delimi
         DataError: the file is missing, empty, of another format, or in an encoding that must be
             named.
     """
-    with reading_source(path, advice=ADVICE):
+    with reading_source(path, advice=SAVE_ADVICE):
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
         marked = next((name for bom, name in BOMS.items() if head.startswith(bom)), None)
@@ -105,7 +105,7 @@ def column_names(form: Delimited) -> list[str]:
     if header is not None:
         _refuse_suspect(form, header, len(header.fields or ()), names_image)
     if header is None or header.fields is None:
-        raise DataError(f"{form.path}: its first row is no header; {ADVICE}")
+        raise DataError(f"{form.path}: its first row is no header; {SAVE_ADVICE}")
     if names_image(header.fields):
         raise DataError(
             f"{form.path}: its first row is a pair ({printable(header.text.strip())}), not the "
@@ -117,7 +117,7 @@ def column_names(form: Delimited) -> list[str]:
 def names_image(cells: Sequence[str]) -> bool:
     """Whether one of the cells looks like the name or the URL of an image file."""
     names = (cell.strip("'\" \t\r\n") for cell in cells)
-    return any(len(name) <= MAX_NAME_CHARS and IMAGE_NAME.fullmatch(name) for name in names)
+    return any(len(name) <= LONGEST_FILE_NAME and IMAGE_NAME.fullmatch(name) for name in names)
 
 
 def read_rows(
@@ -208,7 +208,7 @@ def _read_records(form: Delimited) -> Iterator[_Record]:
     taken: list[str] = []
     line = 1
     with (
-        reading_source(form.path, UnicodeError, advice=ADVICE),
+        reading_source(form.path, UnicodeError, advice=SAVE_ADVICE),
         form.path.open(encoding=form.encoding, errors="surrogateescape", newline=form.end) as file,
     ):
         reader = csv.reader(

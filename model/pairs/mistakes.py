@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from model.errors import FaultReason
+from model.errors import FaultReason, typed
 from model.pairs.image_bytes import has_signature
 from model.pairs.tsv import BOM, decode_base64, likely_encoding
 
@@ -24,7 +24,7 @@ HEADER_WORDS = frozenset(
 )
 
 SWAPPED = (
-    "its lines are base64 first and caption second; swap the columns, as `python -m flows import "
+    "its lines are base64 first and caption second; swap the columns, as `{imports} "
     "easynlp {name} --out FOLDER` does"
 )
 BYTES_TEXT = (
@@ -32,20 +32,20 @@ BYTES_TEXT = (
 )
 QUOTED = "its images stand in quotation marks; write the columns without any"
 FILE_NAMES = (
-    "it names image files where their base64 should be; `python -m flows import csv {name} --out "
+    "it names image files where their base64 should be; `{imports} csv {name} --out "
     "FOLDER` reads the files, from a table with a header"
 )
 INDEX = (
     "a column of numbers stands before caption and base64, as an index or ids; leave it out "
-    "(pandas: index=False), or `python -m flows import easynlp {name} --out FOLDER` takes it as ids"
+    "(pandas: index=False), or `{imports} easynlp {name} --out FOLDER` takes it as ids"
 )
 MORE_COLUMNS = (
-    "its lines have more columns than caption and base64; `python -m flows import easynlp {name} "
+    "its lines have more columns than caption and base64; `{imports} easynlp {name} "
     "--out FOLDER` with the option columns takes the right ones"
 )
 SPELLED_TAB = "its tabs are written as backslash and t; write a real tab between the columns"
 COMMAS = (
-    "its columns are separated by commas or semicolons; `python -m flows import csv {name} --out "
+    "its columns are separated by commas or semicolons; `{imports} csv {name} --out "
     "FOLDER` reads such a table"
 )
 HEADER = "its first line is a header ({header}); take it out (tail -n +2 {name} > without.tsv)"
@@ -83,7 +83,7 @@ def likely_mistake(tsv: Path, faults: dict[str, int]) -> str | None:
     mistakes = Counter(mistake for line in lines if (mistake := _mistake_of(line)))
     mistake, count = max(mistakes.items(), key=lambda item: item[1], default=(None, 0))
     if mistake is not None and count > len(lines) / 2:
-        return mistake.format(name=tsv.name)
+        return mistake.format(name=tsv.name, imports=typed("import"))
 
     cells = _cells(lines[0])
     if sum(faults.values()) == 1 and {cell.strip().lower() for cell in cells} <= HEADER_WORDS:

@@ -28,7 +28,7 @@ from model.towers.parts import Part, read_image_tower, read_text_tower
 from model.towers.towers import Towers, resolve_device, resolve_precision
 
 EMBED_DIM = 512  # CLIP's
-LISTED_KEYS = 3
+MOST_NAMED = 3
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _load_part(clip: torch.nn.Module, part: Part, which: str, seed: int) -> None
         ],
     }
     listed = "; ".join(
-        f"{len(names)} {what} ({', '.join(sorted(names)[:LISTED_KEYS])})"
+        f"{len(names)} {what} ({', '.join(sorted(names)[:MOST_NAMED])})"
         for what, names in problems.items()
         if names
     )

@@ -34,7 +34,7 @@ from model.towers.towers import NamedTensors, Towers
 
 WEIGHTS_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 TEXT_CONFIG, TEXT_TOKENIZER = "config.json", "tokenizer.json"
-TOKENIZER_FILES = (TEXT_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+ENCODER_FILES = (TEXT_TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 MOST_TOKENS = 77
 POOLERS = {"cls": "cls_last_hidden_state_pooler", "mean": "mean_pooler", "pooler": "cls_pooler"}
 ENCODERS = ("bert", "roberta", "xlm-roberta")
@@ -156,7 +156,7 @@ def read_text_tower(tower: TextTowerConfig, shelf: Path, seed: int) -> Part:
         "context_length": length,
     }
     files = {
-        name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()
+        name: (folder / name).read_bytes() for name in ENCODER_FILES if (folder / name).is_file()
     }
     if not files.keys() & {TEXT_TOKENIZER, "vocab.txt"}:
         raise ConfigError(
@@ -279,7 +279,7 @@ def _download(named: str | None) -> Path:
             f"{where} is '{named}': no folder with a {TEXT_CONFIG}, no imported model and no hub "
             "name (owner/model); with an open_clip name, state that in name"
         )
-    wanted = [TEXT_CONFIG, *TOKENIZER_FILES, *WEIGHTS_FILES]
+    wanted = [TEXT_CONFIG, *ENCODER_FILES, *WEIGHTS_FILES]
     try:
         return Path(huggingface_hub.snapshot_download(named, allow_patterns=wanted))
     except (OSError, HTTPException, RuntimeError, ValueError) as error:

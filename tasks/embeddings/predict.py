@@ -16,7 +16,7 @@ from typing import Literal
 
 from model.config.sections import DataConfig
 from model.embeddings.columns import write_products
-from model.errors import ConfigError, DataError
+from model.errors import ConfigError, DataError, typed
 from model.importers.writer import printable
 from model.pairs.mistakes import HEADER_WORDS
 from model.pairs.profile import profile_files
@@ -138,6 +138,6 @@ def _check_files(tsv: Path, columns: LineColumns, out: Path, form: Form) -> None
     if columns == "text" and (tsv.suffix.lower() == ".csv" or has_names):
         raise DataError(
             f"{tsv}: is a CSV ({printable(header)}), not lines of captions, of base64 images or of "
-            f"both with a tab between; `python -m flows import csv {tsv} --out FOLDER` makes such "
+            f"both with a tab between; `{typed('import')} csv {tsv} --out FOLDER` makes such "
             "lines where a column names the images"
         )

@@ -85,10 +85,13 @@ def draw_panel(title: str, curves: Iterable[Curve]) -> Panel | None:
         return None
 
     steps = sorted({step for points in measured.values() for step in points})
-    across, upward = (
-        _Scale(steps, FRAME.left, FRAME.width - FRAME.right),
-        _Scale(values, FRAME.height - FRAME.bottom, FRAME.top),
-    )
+    across = _Scale(steps, FRAME.left, FRAME.width - FRAME.right)
+    upward = _Scale(values, FRAME.height - FRAME.bottom, FRAME.top)
+    paths = {
+        name: [f"{across(step):.1f} {upward(value):.1f}" for step, value in points.items()]
+        for name, points in measured.items()
+    }
+
     rows = [
         [
             f"{step:,}",
@@ -96,41 +99,27 @@ def draw_panel(title: str, curves: Iterable[Curve]) -> Panel | None:
         ]
         for step in steps
     ]
-
-    # A strip reaches half-way to its neighbours, so that the pointer is always over the nearest.
-    places = [across(step) for step in steps]
-    middles = [sum(pair) / 2 for pair in pairwise(places)]
-    edges = [FRAME.left, *middles, FRAME.width - FRAME.right]
-    strips = [
-        Strip(
-            edges[number],
-            edges[number + 1] - edges[number],
-            places[number],
-            f"step {row[0]}: "
-            + ", ".join(
-                f"{name} {cell}" for name, cell in zip(measured, row[1:], strict=True) if cell
-            ),
-        )
-        for number, row in enumerate(rows)
-    ]
     return Panel(
         title=title,
-        paths=[
-            (
-                name,
-                "M"
-                + "L".join(
-                    f"{across(step):.1f} {upward(value):.1f}" for step, value in points.items()
-                ),
-            )
-            for name, points in measured.items()
-        ],
+        paths=[(name, "M" + "L".join(places)) for name, places in paths.items()],
         across=across.ticks(is_whole=True),
         upward=upward.ticks(),
-        strips=strips,
+        strips=_strips([across(step) for step in steps], list(measured), rows),
         head=["step", *measured],
         rows=rows,
     )
+
+
+def _strips(places: list[float], names: list[str], rows: list[list[str]]) -> list[Strip]:
+    """Part a panel half-way between steps, so that the pointer is always over the nearest."""
+    middles = [sum(pair) / 2 for pair in pairwise(places)]
+    edges = pairwise([FRAME.left, *middles, FRAME.width - FRAME.right])
+
+    strips = []
+    for (left, right), place, row in zip(edges, places, rows, strict=True):
+        found = [f"{name} {cell}" for name, cell in zip(names, row[1:], strict=True) if cell]
+        strips.append(Strip(left, right - left, place, f"step {row[0]}: {', '.join(found)}"))
+    return strips
 
 
 class _Scale:

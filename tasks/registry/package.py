@@ -53,7 +53,7 @@ def log_model(run_id: str, config: RunConfig, folder: Path, served: Path | None)
 
 
 def identity_of(run_id: str, weights: str) -> dict[str, str]:
-    """Return what a signature says a version is: its MLflow run, its weights' SHA-256 (hex)."""
+    """Name a version for its signature: its MLflow run, its weights' SHA-256 (hex)."""
     return {"MLflow run": run_id, "weights' SHA-256": weights}
 
 

@@ -30,7 +30,7 @@ class Served(Record):
 
 
 def model_parts(folder: Path, served: Path | None) -> dict[str, Any]:
-    """Return what `mlflow.pyfunc.save_model` takes for a model folder and its served form.
+    """List the arguments of `mlflow.pyfunc.save_model` for a model folder and its served form.
 
     The model folder always goes along, for training and conversion.
     """

@@ -34,7 +34,7 @@ from tasks.runtime.records import Run, TrainedModel, Validation
 COMPARED_PAIRS = 64
 MOST_DIFFERENCE = 1e-5  # of an embedding's value, float32
 MOST_LEVELS = 2  # of 255, between Pillow's resize and ours
-BLOCK_ROWS = 1024  # of queries ranked at a time
+QUERIES_AT_ONCE = 1024  # of queries ranked at a time
 MOST_LOSS = 0.003  # of mean recall on test, by 8-bit weights
 
 
@@ -125,7 +125,7 @@ def compare(towers: Towers, folder: Path, test: PairIndex) -> None:
 def _ranked(texts: torch.Tensor, images: torch.Tensor, pairs: PairIndex) -> RetrievalResult:
     related = relate(pairs.caption_hash.tolist(), pairs.image_hash.tolist())
     texts, images = texts[related.caption_row], images[related.image_row]
-    return evaluate_retrieval(texts, images, related, BLOCK_ROWS)
+    return evaluate_retrieval(texts, images, related, QUERIES_AT_ONCE)
 
 
 def _differs(what: str) -> CheckpointError:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from starlette.testclient import TestClient
 
 from search.app import create_app
@@ -94,6 +95,7 @@ def test_the_start_page_says_what_does_not_answer(
     assert "No version yet" in browser.get("/").text
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    page = browser.get("/")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        page = browser.get("/")
     assert page.status_code == 200
     assert "Prefect does not answer" in page.text and "The registry does not answer" in page.text

@@ -16,6 +16,7 @@ from tasks.pages.text import visible
 from tasks.runtime.records import SplitCounts
 from tasks.validation.accepted import barred_kinds, leaks_path, profile_path
 from tasks.validation.leaks import SplitWithProducts
+from tasks.validation.long_captions import name_long_captions
 
 EXAMPLE_CHARS = 60
 
@@ -27,7 +28,7 @@ def remarks(
     counts: list[SplitCounts],
     limits: DataConfig,
 ) -> list[str]:
-    """List what is unusual: HTML, ids of two forms, leaks that the config allows.
+    """List what is unusual: HTML, ids of two forms, leaks that are allowed, long captions.
 
     Raises:
         DataError: a profile is damaged, or data.on_leak leaves nothing of train.
@@ -67,7 +68,8 @@ def remarks(
             f"data.on_leak.{kind} allows: Rank@K looks the better for it"
             for kind, lines in allowed.items()
         ]
-    return found
+    long_captions = (name_long_captions(folder, name, limits) for name in splits)
+    return found + [sentence for sentence in long_captions if sentence is not None]
 
 
 def _html(name: str, tsv: Path, folder: Path, lines: int) -> str:

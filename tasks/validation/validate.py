@@ -42,7 +42,6 @@ from tasks.validation.leaks import (
     first_repeats,
     kinds,
 )
-from tasks.validation.long_captions import name_long_captions
 from tasks.validation.remarks import remarks
 
 MAX_REPEATS = 20
@@ -103,8 +102,6 @@ def validate_data_version(
     _publish_counts(data, counts, folder)
     drift, warnings = _measure_drift(data, reference, limits)
     warnings += _logged(remarks(folder, splits, summaries, counts, limits))
-    long_captions = (name_long_captions(folder, name, limits) for name in splits)
-    warnings += _logged([sentence for sentence in long_captions if sentence is not None])
 
     # Importing Great Expectations, and tokenisers with torch, takes seconds that a run with nothing
     # new to do must not spend.

@@ -66,7 +66,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator[
         }
         shell = Shell(folder, typed | {"PYTHONPATH": str(project)}, project, PATIENCE_S)
         (project / "state").mkdir()  # as `make setup` does
-        done = [shell.flows("deploy"), shell.python("-m", *["prefect", "deploy", "--all"])]
+        done = [shell.flows("deploy"), shell.python("-m", "prefect", "deploy", "--all")]
         worker = stack.enter_context(
             plain_worker(folder / "worker", project, typed, "commerce-clip")
         )

@@ -27,7 +27,7 @@ from model.pairs.holdout import group_rows
 from tests.gears import first_of, rounds
 
 LIMIT, DRAWS = 0.025, 500
-TRIALS = rounds(100, 400)
+TRIALS = rounds(60, 400)
 
 
 def promoted(catalogue: Catalogue, shared: float, trials: int) -> int:
@@ -175,7 +175,7 @@ def test_of_equal_models_one_table_of_slices_in_twenty_has_a_fall(products: int)
 
 
 def test_a_slice_of_100_pairs_that_falls_by_twice_its_limit_is_found() -> None:
-    trials = rounds(60, 400)
+    trials = rounds(40, 400)
     found = sum(fallen_slices(seed, 100 * SLICES, 2 * MAY_FALL)[0] for seed in range(trials))
     assert found >= 0.8 * trials
 

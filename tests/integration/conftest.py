@@ -22,8 +22,8 @@ name: miniature
 workers: 0
 model:
   name: {ROOT}/configs/models/tiny-vit.json
-pretrain: {{epochs: 3, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1}}
-finetune: {{epochs: 3, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1}}
+pretrain: {{epochs: 8, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1}}
+finetune: {{epochs: 15, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1}}
 evaluate: {{gallery_queries: 2}}
 """
 

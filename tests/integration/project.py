@@ -23,7 +23,7 @@ name: sample
 workers: 0
 model: {name: configs/models/tiny-vit.json}
 pretrain: &stage
-  {epochs: 8, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1, checkpoint_share: 1.0}
+  {epochs: 12, batch_size: 16, optimizer: muon, lr: 1.0e-3, warmup_steps: 1, checkpoint_share: 1.0}
 finetune: *stage
 evaluate: {gallery_queries: 2}
 """

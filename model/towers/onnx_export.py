@@ -6,6 +6,7 @@ its padding: of 77, about 11 are left for titles. What is exported are the passe
 (DECISIONS 71).
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def _export(
     graph.eval()
     try:
         # Tracing alone makes constants of sizes that attention reshapes by; dynamo follows them.
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             traced = torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=True)
             program = torch.onnx.export(
                 traced,

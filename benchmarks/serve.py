@@ -150,13 +150,14 @@ def bench_load(folder: Path, rounds: int) -> None:
     _, model, made = write_both(folder, TINY)
     versions = {"by torch": None, "served": made}
     for name, path in versions.items():
-        mlflow.pyfunc.save_model(folder / name, **model_parts(model, path))
+        mlflow.pyfunc.save_model(folder / "versions" / name, **model_parts(model, path))
 
     seconds = {name: list[float]() for name in versions}
     for _ in range(rounds + 1):
         for name, taken in seconds.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-c", LOAD, str(folder / name)], check=True, cwd=folder)
+            version = str(folder / "versions" / name)
+            subprocess.run([sys.executable, "-c", LOAD, version], check=True, cwd=folder)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 

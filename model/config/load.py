@@ -42,6 +42,16 @@ REMOVED = {
 }
 
 
+class ServeConfig(Section):
+    """How a registered version computes embeddings for others."""
+
+    int8_text: bool = Field(
+        False,
+        description="Whether the text tower is served with 8-bit weights, about three times as "
+        "fast: on only where mean recall on test falls by 0.3 points at most.",
+    )
+
+
 class RunConfig(Section):
     """Everything that a run depends on besides its data and its code."""
 

@@ -25,8 +25,8 @@ CONTEXT = 77
 SPELT = ["<end_of_text>", "a <start_of_text>b", "!<end_of_text>", "<END_OF_TEXT><end_of_text>x"]
 # What byte pairs, cleaning and Unicode stumble over.
 PARTS = [
-    *SPELT, "'s", "'LL", "&amp;lt;br&gt;", "é", "ﬁ", "“", "’", "Ｆ", "â€™", "\u0345", "\u200b", "👗",
-    "ſ", "K", "İ", "红裙", "हिन्", "ภาษา", "فستان", "½²", "  ", "\n", "\x1c", "\x85", "_", "-",
+    *SPELT, "'s", "'LL", "&amp;lt;br&gt;", "é", "ﬁ", "“", "’", "Ｆ", "â€™", "\u0345", "\u200b",
+    "👗", "ſ", "K", "İ", "红裙", "हिन्", "ภาษา", "فستان", "½²", "  ", "\n", "\x1c", "\x85", "_", "-",
     "aaa", "dress", 'XL 7.5"',
 ]  # fmt: skip
 SCALARS = [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]

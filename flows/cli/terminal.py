@@ -29,7 +29,8 @@ def print_table(
     """
     is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     console = Console(width=PIPED_COLUMNS if is_piped else None)
-    table = Table(title=escape(visible(title)), title_justify="left")
+    # In a pipe every line carries something: no frame around the rows.
+    table = Table(title=escape(visible(title)), title_justify="left", show_edge=not is_piped)
     for number, column in enumerate(rows[0]):
         justify: JustifyMethod = "right" if column in right else "left"
         widest = max(cell_len(visible(row[column])) for row in rows)

@@ -130,9 +130,10 @@ def test_validate_counts_every_line_of_every_split(
 ) -> None:
     assert main(["validate", *options]) == 0
     cells = [
-        [cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in capsys.readouterr().out.splitlines()
     ]
-    counts = {row[1]: row[2] for row in cells if len(row) > 3}
+    counts = {row[0]: row[1] for row in cells if len(row) > 2}
     assert {name: counts[name] for name in ("train", "valid", "test")} == {
         name: str(MINIATURE_SIZES[name]) for name in ("train", "valid", "test")
     }

@@ -221,10 +221,10 @@ def test_without_git_a_sentence_says_what_to_do(ingest: Command, project: Path, 
     ("options", "sentence"),
     [
         (["--name", "autumn"], "nothing to ingest"),
-        (["--name", "../up", "--test", "x.tsv"], "cannot be a name"),
+        (["--name", "../up", "--test", "README.md"], "cannot be a name"),
         (["--name", "autumn", "--test", "nowhere.tsv"], "nowhere.tsv: no such file"),
         (
-            ["--name", "autumn", "--test", "x.tsv", "--mend", "y.tsv"],
+            ["--name", "autumn", "--test", "README.md", "--mend", "README.md"],
             "--mend takes lines of the current version alone",
         ),
     ],

@@ -23,7 +23,6 @@ from model.config.sections import (
     EvaluateConfig,
     ExportConfig,
     ModelConfig,
-    ServeConfig,
     StageConfig,
 )
 from model.errors import ConfigError, nearest

@@ -4,8 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from model.config.base import ColumnName, Section, Share, is_unset
+from model.config.base import ColumnName, Share, is_unset
 from model.config.base import Name as Name  # the sections' vocabulary, whole, from one module
+from model.config.base import Section as Section
 from model.config.leaks import LeakPolicies
 from model.config.model import ModelConfig as ModelConfig
 from model.errors import FaultReason
@@ -353,16 +354,6 @@ class EvaluateConfig(Section):
     )
     gallery_worst: int = Field(
         6, ge=0, description="Captions shown in the gallery that the new model does worst on."
-    )
-
-
-class ServeConfig(Section):
-    """How a registered version computes embeddings for others."""
-
-    int8_text: bool = Field(
-        False,
-        description="Whether the text tower is served with 8-bit weights, about three times as "
-        "fast: on only where mean recall on test falls by 0.3 points at most.",
     )
 
 

@@ -131,7 +131,7 @@ def trunk_names(clip: Any, tower: Tower) -> list[str]:
 
 
 def pooled_states(tower: HFTextEncoder | BertTower, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """Return what a text tower of Hugging Face's form pools [B, E], padding left out."""
+    """Pool the hidden states of a text tower of Hugging Face's form, [B, E], padding left out."""
     if isinstance(tower, BertTower):
         return tower.pool(tokens_BL)
     mask_BL = tokens_BL.ne(tower.config.pad_token_id).long()

@@ -181,6 +181,6 @@ def test_the_terminal_lists_shows_imports_and_converts(
         "vocab.txt",
     }
     assert "no such file or folder" in run("import", tmp_path / "nothing", "--as", "x", code=1)
-    assert "nothing: no readable manifest.json" in run(
+    assert "nothing: no such model" in run(
         "convert", tmp_path / "nothing", "--to", "easynlp", "--out", tmp_path / "c", code=1
     )

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from model.towers.layers import Tower
 from model.towers.passes import trunk_names
 from model.towers.towers import Towers, trunk_features
 
+TOWERS: tuple[Tower, ...] = get_args(Tower)
 ROWS_A_BLOCK = 64
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -39,6 +40,10 @@ class Locked(NamedTuple):
 
     image: bool = False
     text: bool = False
+
+    def towers(self) -> list[Tower]:
+        """Return them by name."""
+        return [tower for tower in TOWERS if getattr(self, tower)]
 
 
 def lock_input(

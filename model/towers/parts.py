@@ -86,7 +86,7 @@ def read_image_tower(tower: ImageTowerConfig, shelf: Path, seed: int) -> Part:
 
     # The trunk alone, to learn what it wants.
     with torch.random.fork_rng(devices=[]):
-        trunk = timm.create_model(tower.name, pretrained=False)
+        trunk: Any = timm.create_model(tower.name, pretrained=False)
     usual = trunk.pretrained_cfg
     if getattr(trunk, "head_hidden_size", None) not in (None, trunk.num_features):
         raise ConfigError(f"{where} is '{tower.name}', whose features open_clip cannot project")

@@ -26,12 +26,7 @@ def locked_in(config: StageConfig, epoch: int) -> Locked:
 
 def lock_towers(clip: torch.nn.Module, locked: Locked, learning: Set[str]) -> None:
     """Let the parameters that a stage trains learn, but for those of locked trunks."""
-    still = {
-        name
-        for tower, is_so in (("image", locked.image), ("text", locked.text))
-        if is_so
-        for name in trunk_names(clip, tower)
-    }
+    still = {name for tower in locked.towers() for name in trunk_names(clip, tower)}
     for name, parameter in clip.named_parameters():
         parameter.requires_grad_(name in learning and name not in still)
 

@@ -26,7 +26,6 @@ from model.errors import ConfigError, OutOfMemory, TrainingDiverged, TrainingSto
 from model.pairs.arrays import Rows
 from model.storage.sealed import fault_point, require_space
 from model.towers.folder import load_towers, save_towers
-from model.towers.layers import Tower
 from model.towers.passes import set_patch_dropout
 from model.towers.towers import NamedTensors, Towers
 from model.training.averaging import (
@@ -228,8 +227,7 @@ class _Loop:
         """Lock and unlock the towers as an epoch has them."""
         locked = locked_in(self.config, epoch)
         lock_towers(self.towers.clip, locked, self.learning)
-        still: dict[Tower, bool] = {"image": locked.image, "text": locked.text}
-        self.still: list[Tower] = [tower for tower, is_so in still.items() if is_so]
+        self.still = locked.towers()
 
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of an epoch that are left."""

@@ -3,17 +3,16 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 
 from model.config.sections import StageConfig
+from model.embeddings.features import TOWERS
 from model.towers.layers import Tower, is_in_layer, place_parameters, tower_modules, tower_of
 from model.towers.passes import trunk_names
 from model.towers.towers import NamedTensors
 from model.training.muon import Muon
-
-TOWERS: tuple[Tower, ...] = get_args(Tower)
 
 
 class _Group(NamedTuple):
@@ -98,7 +97,10 @@ def set_training(
     learn.
     """
     clip.train()
-    for tower in {config.freeze, *still_towers} - {"none"}:
+    still = {*still_towers}
+    if config.freeze != "none":
+        still.add(config.freeze)
+    for tower in still:
         for module in tower_modules(clip, tower):
             module.eval()
     for norm in batch_norms(clip).values():

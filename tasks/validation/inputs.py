@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import get_args
 
 from model.batches.decoded import decoded_layout
 from model.batches.loading import PairInput, pair_input
 from model.embeddings.features import Locked, features_layout, lock_input
 from model.pairs.index import PairIndex
-from model.towers.layers import Tower
 from model.towers.towers import Towers
 from tasks.runtime.log import run_logger
 from tasks.runtime.progress import Progress, progress
@@ -66,7 +64,7 @@ def locked_input(
         CheckpointError: the disk has no room for the caches.
     """
     folder = _cache_folder(validation)
-    for tower in (each for each in get_args(Tower) if getattr(locked, each)):
+    for tower in locked.towers():
         run_logger().info(
             "%s: the %s tower is locked; its features take %.1f MB in %s%s",
             name,

@@ -43,6 +43,9 @@ class TextGraph(torch.nn.Module):
 class ImageGraph(torch.nn.Module):
     """Images uint8 [B, 3, side, side] to unit embeddings [B, D]."""
 
+    image_mean: torch.Tensor
+    image_std: torch.Tensor
+
     def __init__(self, clip: Any) -> None:
         super().__init__()
         self.clip = clip

@@ -19,8 +19,8 @@ from model.pairs.repeats import Profiled, read_repeats
 from model.pairs.seen import TRACES_SCHEMA, collect_traces, find_seen, is_readable
 from model.pairs.splits import find_split_files, read_side_table
 from model.storage.tables import read_table, write_table
+from tasks.registry.reading import DATA_VERSION_TAG
 from tasks.registry.tracking import attach, fetch_artifacts
-from tasks.registry.versions import DATA_VERSION_TAG
 from tasks.runtime.log import run_logger
 from tasks.runtime.records import Run, Validation
 from tasks.validation.accepted import PRETRAIN, leaks_path, profile_path, tsv_files

@@ -109,12 +109,8 @@ def validate_data_version(
 
     checked = tables.version_tables(folder, splits, counts, drift, limits)
     verdict = suite.validate_tables(checked, folder / "docs")
-    publish_link(
-        page_address(verdict.docs),
-        text="Data Docs",
-        key="data-docs",
-        description="Great Expectations",
-    )
+    docs = page_address(verdict.docs)
+    publish_link(docs, text="Data Docs", key="data-docs", description="Great Expectations")
     if verdict.failures:
         raise DataError(
             f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; "

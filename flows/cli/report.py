@@ -35,22 +35,16 @@ def print_report(report: "Report") -> None:
 
 
 def print_validation(validation: Validation) -> None:
-    """Print what validation found in each split."""
+    """Print what validation found in each split, and how the text tower reads its captions."""
+    rows = {row["split"]: row for row in count_rows(validation.counts, "split")}
+    for each in validation.reading:
+        rows[each.name]["tokens a word"] = f"{each.tokens_a_word:.2f}"
+        rows[each.name]["cut off"] = f"{each.longer:.1%}"
     print_table(
         f"All {validation.expectations} expectations are met",
-        count_rows(validation.counts, "split"),
-        right=("lines", "accepted"),
+        list(rows.values()),
+        right=("lines", "accepted", "tokens a word", "cut off"),
     )
-    if validation.reading:
-        rows = [
-            {
-                "split": each.name,
-                "tokens a word": f"{each.tokens_a_word:.2f}",
-                f"longer than {each.context} tokens": f"{each.longer:.1%}",
-            }
-            for each in validation.reading
-        ]
-        print_table("How the text tower reads the captions", rows, right=tuple(rows[0])[1:])
     print_facts(
         "",
         {

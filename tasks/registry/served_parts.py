@@ -35,19 +35,20 @@ def model_parts(folder: Path, served: Path | None) -> dict[str, Any]:
     The model folder always goes along, for training and conversion.
     """
     embedding = Array(DataType.float)
+    anything = AnyType()  # type: ignore[no-untyped-call]
     parts = {
         "python_model": str(ROOT / "tasks" / "registry" / "served_model.py"),
         "signature": ModelSignature(
             inputs=Schema(
                 [
-                    ColSpec(AnyType(), "id", required=False),
+                    ColSpec(anything, "id", required=False),
                     ColSpec("string", "caption", required=False),
                     ColSpec("binary", "image", required=False),
                 ]
             ),
             outputs=Schema(
                 [
-                    ColSpec(AnyType(), "id", required=False),
+                    ColSpec(anything, "id", required=False),
                     ColSpec(embedding, "text_embedding", required=False),
                     ColSpec(embedding, "image_embedding", required=False),
                 ]

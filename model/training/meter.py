@@ -67,7 +67,8 @@ class Meter:
         What a locked tower computed before counts nowhere, so those steps have no FLOPs.
         """
         self._pairs += len(batch.rows)
-        if batch.images.is_floating_point() or batch.tokens.is_floating_point():
+        is_locked = (each.is_floating_point() and each.ndim == 2 for each in batch[1:3])
+        if any(is_locked):
             self._flops = None
             return
         flops = self._pair_flops(int(batch.tokens.count_nonzero(dim=1).max()))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.errors import DataError
-from model.pairs.splits import read_side_table
+from model.pairs.splits import product_ids, read_side_table
 from model.pairs.tsv import read_lines
 
 # Another salt or other shares would deal all products anew.
@@ -40,7 +40,7 @@ def place_lines(tsv: Path, max_line_bytes: int) -> Iterator[tuple[bytes | None, 
         DataError: the side table is unreadable or has not a row a line.
     """
     table = read_side_table(tsv, required=False)
-    ids = None if table is None else table["id"].to_pylist()
+    ids = None if table is None else product_ids(table)
     number = 0
     for number, line in enumerate(read_lines(tsv, max_line_bytes), 1):
         if ids is not None and number > len(ids):

@@ -116,6 +116,11 @@ def canonical_ids(ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(plain, ""), None, plain)
 
 
+def product_ids(table: pa.Table) -> list[str]:
+    """List the canonical product id of each row of a side table; empty where there is none."""
+    return [product or "" for product in canonical_ids(table["id"]).to_pylist()]
+
+
 def are_floats(ids: pa.ChunkedArray) -> bool:
     """Decide whether the ids, those that there are, all look like whole floats."""
     known = pc.utf8_trim_whitespace(ids).filter(pc.not_equal(ids, ""))

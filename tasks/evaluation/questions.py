@@ -28,7 +28,7 @@ from model.evaluation.queries import (
 from model.evaluation.retrieval import DIRECTIONS, Ints, RelevantPairs, relate
 from model.evaluation.slices import age_labels, length_labels
 from model.pairs.index import PairIndex
-from model.pairs.splits import read_side_table
+from model.pairs.splits import product_ids, read_side_table
 from model.storage.files import atomic_write
 
 KEYWORDS, FIELDS, CAPTIONS = "keyword", "field", "caption"
@@ -190,10 +190,11 @@ def _fields(test: PairIndex) -> dict[str, list[str]]:
     if table is None:
         return {}
     rows = table.take(test.line - 1)
-    return {
+    fields = {
         column: [value.strip() for value in rows[column].to_pylist()]
         for column in rows.column_names
     }
+    return fields | ({"id": product_ids(rows)} if "id" in fields else {})
 
 
 def _candidates(

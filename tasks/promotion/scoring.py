@@ -17,7 +17,7 @@ from model.evaluation.exchange import sources_of_luck
 from model.evaluation.retrieval import RelevantPairs, RetrievalResult, evaluate_retrieval, relate
 from model.pairs.arrays import Rows
 from model.pairs.index import PairIndex
-from model.pairs.splits import find_split_files, read_side_table
+from model.pairs.splits import find_split_files, product_ids, read_side_table
 from model.towers.folder import load_towers
 from tasks.promotion.gate import Compared, Scored, SliceColumns, SliceLabels
 from tasks.promotion.traces import find_seen_pairs
@@ -41,7 +41,7 @@ def choose_pairs(
     """
     test = split_index(run, validation, "test")
     table = read_side_table(find_split_files(run.data.folder).test, required=False)
-    product_N = [""] * len(test) if table is None else table["id"].take(test.line - 1).to_pylist()
+    product_N = [""] * len(test) if table is None else product_ids(table.take(test.line - 1))
     seen = find_seen_pairs(run, validation, test.line, list(versions))
     unseen = np.flatnonzero(~seen.is_seen)
     rows = unseen if len(unseen) else np.arange(len(test))

@@ -198,6 +198,7 @@ MODES = {
     "WEBP": ("RGB", "RGBA"),
     "BMP": ("RGB", "L", "P", "1", "RGBA"),
     "GIF": ("RGB", "L", "P", "1"),
+    "AVIF": ("RGB", "RGBA"),
 }
 
 

@@ -6,8 +6,8 @@ Little is imported: who rolls back is in a hurry.
 from prefect import flow
 
 from flows.cli.history import print_champions
+from flows.heartbeat import require_settings
 from flows.parameters import NO_REASON, OUR_MODEL, Reason, RegisteredModel, VersionNumber
-from flows.settings import require_settings
 from tasks.promotion.promote import promote_by_hand, roll_back
 from tasks.registry.aliases import history
 from tasks.registry.versions import model_names

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.heartbeat import require_settings
 from flows.parameters import (
     SAMPLE_CONFIG,
     Config,
@@ -61,6 +62,7 @@ def ingest(
     overrides: Overrides = (),
 ) -> Ingested:
     """Make a new data version of a drop of pairs, or of lines that were repaired by hand."""
+    require_settings()
     settings = read_config(config, overrides)
     drop = read_drop(name, train, valid, test, pretrain, mend, feed)
     with ingesting(drop.name):

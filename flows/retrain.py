@@ -9,6 +9,7 @@ is skipped, or waits and takes the newest data.
 from prefect import State, flow
 
 from flows.approval import approved, require_approver
+from flows.heartbeat import require_settings
 from flows.names import run_name
 from flows.outcome import Report, nothing_new
 from flows.parameters import (
@@ -47,6 +48,7 @@ def retrain(
     when_busy: WhenBusy = "skip",
 ) -> Report | State[Report]:
     """Validate, pretrain, finetune, evaluate, register, export and promote: the main job."""
+    require_settings()
     settings = read_config(
         config, overrides, data=data, device=device, precision=precision, epochs=finetune_epochs
     )

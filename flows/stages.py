@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.heartbeat import require_settings
 from flows.names import run_name
 from flows.parameters import SAMPLE_CONFIG, Config, Data, Overrides, Protocols, WhichVersion
 from flows.settings import protocol_overrides, read_config
@@ -108,6 +109,7 @@ def export(
 
 
 def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
+    require_settings()
     settings = read_config(config, overrides, data=data)
     version = materialise_data(settings)
     return begin_run(settings, version, trace_lineage(settings, version))
@@ -116,6 +118,7 @@ def _begin(config: str, data: str | None, overrides: Overrides) -> Run:
 def _begin_with(
     version: str, config: str, data: str | None, overrides: Overrides
 ) -> tuple[Run, Version]:
+    require_settings()
     settings = read_config(config, overrides, data=data)
     chosen = find_version(settings.registered_model, version)
     return begin_evaluation(settings, materialise_data(settings), chosen), chosen

@@ -24,9 +24,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
+
+# It reports to its maker, and keeps a database in HOME, unless this stands before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 SETTINGS_FILE, TOKENIZER_FILE = "served.json", "tokenizer.json"
 EMBEDDER_FILE = "embedder.py"  # this file, beside the data of a registered version

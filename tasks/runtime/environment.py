@@ -28,6 +28,7 @@ SETTINGS = {
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
     # How long one waits for the other.
     **HEARTBEAT,
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",

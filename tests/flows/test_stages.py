@@ -79,7 +79,7 @@ def test_evaluate_judges_a_registered_version_by_its_number_beside_published_fig
         "101 candidates",
         "fields → image",
         "Zero-shot labels",
-        "Kaleido-BERT",
+        "Marqo-FashionSigLIP",
         "false negatives: text → image",
     ):
         assert said in printed

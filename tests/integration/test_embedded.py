@@ -36,7 +36,7 @@ def test_a_retraining_prints_its_table_and_where_everything_lies(first: str, she
         "base weights",
         "first champion",
         "gallery.html",
-        "test.parquet",
+        "embeddings",
         "make up",
     ):
         assert named in first

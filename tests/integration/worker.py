@@ -36,7 +36,7 @@ SLOW = """
 import time
 from pathlib import Path
 from prefect import flow
-from flows.settings import require_settings
+from flows.heartbeat import require_settings
 from tasks.registry.tracking import EXPERIMENT, tracking_client
 
 @flow(name="slow")

@@ -165,7 +165,7 @@ def test_make_hands_on_any_name_of_a_folder(tmp_path: Path, name: str) -> None:
     script.write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
     script.chmod(0o755)
     done = subprocess.run(
-        ["make", "-o", "setup", "run", f"DATA={name.replace('$', '$$')}"],
+        ["make", "--no-print-directory", "-o", "setup", "run", f"DATA={name.replace('$', '$$')}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

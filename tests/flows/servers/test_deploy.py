@@ -9,8 +9,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.workers.process import ProcessJobConfiguration
 
 from flows.__main__ import main
+from flows.heartbeat import require_settings
 from flows.servers.deploy import TEMPLATE, create_pool
-from flows.settings import require_settings
 from model.errors import ConfigError, ServiceError
 from tasks.runtime.environment import HEARTBEAT_S, ROOT
 

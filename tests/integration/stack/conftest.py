@@ -90,7 +90,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Iterator
         yield stack
         done = stack.shell.flows("down")
         assert done.returncode == 0, done.stderr
-        assert "stopped worker, mlflow, prefect" in done.stdout
+        assert "stopped worker, pages, mlflow, prefect" in done.stdout
     for address in (stack.prefect, stack.mlflow):
         with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
             pass

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.concepts.mining import mine_concepts
 from model.pairs.markup import clean_html, has_markup
-from model.pairs.words import words_of
 from tests.gears import rounds
 
 
@@ -59,10 +57,3 @@ def test_clean_text_stays_as_it_is_and_escaping_is_undone(text: str) -> None:
     assert clean_html(once) == once
     plain = " ".join(text.replace("&", "").replace("<", "").split())
     assert clean_html(html.escape(plain)) in (plain, html.escape(plain))
-
-
-def test_markup_is_no_word_and_no_concept() -> None:
-    captions = [f"red dress<br>cotton&nbsp;{size}<li>soft</li>" for size in ("small", "large")] * 5
-    vocabulary = mine_concepts([*captions, *["vase"] * 30], 5)
-    assert not {"br", "nbsp", "li"} & {word for each in vocabulary.phrases for word in each.split()}
-    assert words_of("red<br>dress") == words_of("red dress")

@@ -35,7 +35,7 @@ def model_parts(folder: Path, served: Path | None) -> dict[str, Any]:
     The model folder always goes along, for training and conversion.
     """
     embedding = Array(DataType.float)
-    anything = AnyType()  # type: ignore[no-untyped-call]
+    anything = AnyType()
     parts = {
         "python_model": str(ROOT / "tasks" / "registry" / "served_model.py"),
         "signature": ModelSignature(

@@ -10,6 +10,7 @@ from tasks.evaluation.tables import rank_table
 from tasks.pages.text import escaped, format_retention
 from tasks.promotion.promote import check_table
 from tasks.registry.versions import aliases_of
+from tasks.runtime.environment import data_page
 from tasks.runtime.page import publish_text
 from tasks.runtime.records import (
     Decision,
@@ -48,7 +49,7 @@ def full_report(
         "aliases": ", ".join(aliases_of(version)) or "none",
         "data version": run.data.version,
         "MLflow run": run.mlflow_run_id,
-        "Data Docs": str(validation.docs),
+        "data": str(data_page(run.data.version)),
         "report": str(evaluation.gallery.with_name(REPORT_FILE)),
         "gallery": str(evaluation.gallery),
         "pictures": ", ".join(

@@ -34,7 +34,7 @@ from tasks.registry.reading import (
     Registry,
     read_registry,
 )
-from tasks.runtime.environment import PAGES_PATH, report_folder, state_folder
+from tasks.runtime.environment import PAGES_PATH, data_page, state_folder
 
 ROLES = {
     CHAMPION: "serves",
@@ -134,7 +134,7 @@ def _newest_runs() -> list[dict[str, Any]]:
 
 
 def _version_row(known: KnownVersion, is_current: bool) -> dict[str, Any]:
-    docs = report_folder(known.version) / "docs" / "index.html"
+    page = data_page(known.version)
     return {
         "version": known.version[:8],
         "name": known.name,
@@ -142,7 +142,7 @@ def _version_row(known: KnownVersion, is_current: bool) -> dict[str, Any]:
         "rows": rows_text(known.card.splits) if known.card else "?",
         "faults": counted(known.card.faults) if known.card else "?",
         "is_current": is_current,
-        "docs": _address(docs) if docs.is_file() else "",
+        "page": _address(page) if page.is_file() else "",
     }
 
 

@@ -48,7 +48,7 @@ def print_validation(validation: Validation) -> None:
     print_facts(
         "",
         {
-            "Data Docs": shorten_paths(str(validation.docs)),
+            "page": shorten_paths(str(validation.profiles / "data.html")),
             "profiles": shorten_paths(str(validation.profiles)),
         },
     )

@@ -123,6 +123,11 @@ def report_folder(version: str) -> Path:
     return state_folder() / "data" / version
 
 
+def data_page(version: str) -> Path:
+    """Return the page of a data version (`tasks.validation.page`)."""
+    return report_folder(version) / "data.html"
+
+
 def models_folder() -> Path:
     """Return the folder below which imported models lie, each by its name."""
     return state_folder() / "models"

@@ -17,7 +17,7 @@ from model.config.sections import ModelConfig
 from model.storage.files import file_digest
 from model.storage.sealed import MANIFEST
 from model.towers.imported import find_imported, recorded_weights_sha256
-from tasks.runtime.environment import ROOT, models_folder, page_address, report_folder
+from tasks.runtime.environment import ROOT, data_page, models_folder, page_address
 from tasks.runtime.log import flow_run_id
 from tasks.runtime.records import DataVersion, Lineage, Run
 
@@ -197,7 +197,7 @@ def lineage_tags(config: RunConfig, data: DataVersion, lineage: Lineage) -> dict
         "commerce_clip.config": config.name,
         "commerce_clip.config_sha256": config.digest(),
         "commerce_clip.data_version": data.version,
-        "commerce_clip.data_docs": page_address(report_folder(data.version) / "docs/index.html"),
+        "commerce_clip.data_page": page_address(data_page(data.version)),
         "commerce_clip.data_is_tracked": str(data.is_tracked).lower(),
         "commerce_clip.code_version": code_version(*DOORS),
         "commerce_clip.git_commit": commit,

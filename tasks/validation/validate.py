@@ -18,9 +18,9 @@ from model.pairs.repeats import read_repeats
 from model.pairs.splits import find_split_files, read_side_table
 from model.pairs.tsv import check_file, count_lines
 from tasks.pages.text import count_rows, counted
-from tasks.runtime.environment import page_address, report_folder
+from tasks.runtime.environment import report_folder
 from tasks.runtime.log import run_logger
-from tasks.runtime.page import publish_link, publish_table
+from tasks.runtime.page import publish_table
 from tasks.runtime.progress import progress
 from tasks.runtime.records import DataVersion, Reading, Run, SplitCounts, Validation
 from tasks.runtime.stage import stage
@@ -42,6 +42,7 @@ from tasks.validation.leaks import (
     first_repeats,
     kinds,
 )
+from tasks.validation.page import publish_data_page
 from tasks.validation.remarks import remarks
 
 MAX_REPEATS = 20
@@ -109,12 +110,11 @@ def validate_data_version(
 
     checked = tables.version_tables(folder, splits, counts, drift, limits)
     verdict = suite.validate_tables(checked, folder / "docs")
-    docs = page_address(verdict.docs)
-    publish_link(docs, text="Data Docs", key="data-docs", description="Great Expectations")
+    page = publish_data_page(data, tsvs, folder, counts, drift, verdict, warnings)
     if verdict.failures:
         raise DataError(
             f"{data.folder}: {verdict.failures[0]}{_where(folder, counts)}; "
-            f"see {verdict.docs}{_why(tsvs, counts, limits)}"
+            f"see {page}{_why(tsvs, counts, limits)}"
         )
 
     reading: list[Reading] = []

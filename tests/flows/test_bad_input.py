@@ -124,8 +124,8 @@ def test_a_share_of_faults_over_the_limit_names_counts_limit_and_docs(
     sentence = refused()
     assert f"1 of {len(lines)} lines" in sentence
     assert "data.max_fault_share is 1.00%" in sentence
-    docs = sentence.split("see ")[-1].strip()
-    assert "Data Docs" in Path(docs).read_text()
+    page = Path(sentence.split("see ")[-1].strip()).read_text()
+    assert "train: no_tab" in page and "no tab at all" in page
 
 
 def test_a_missing_side_table_is_named(refused: Refused, pairs: Path) -> None:

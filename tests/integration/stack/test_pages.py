@@ -29,7 +29,7 @@ def links_of(shop: Shop) -> dict[str, str]:
         if isinstance(data, str)
         for link in LINK.findall(data)
     }
-    return found | {"MLflow data_docs": shop.tags()["data_docs"]}
+    return found | {"MLflow data_page": shop.tags()["data_page"]}
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
@@ -37,7 +37,7 @@ def test_each_link_of_a_finished_run_opens_in_a_browser(shop: Shop) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     logins = (shop.stack.shell.state / "stack" / "login.txt").read_text().splitlines()
     links = links_of(shop)
-    kinds = {"gallery", "report", "data-docs", "training-finetune", "mlflow-run"}
+    kinds = {"gallery", "report", "data-version", "training-finetune", "mlflow-run"}
     assert {f"Prefect {kind}" for kind in kinds} <= links.keys()
 
     with sync_api.sync_playwright() as play:

@@ -204,8 +204,8 @@ class Service:
 def service(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_pages: None
 ) -> Service:
-    for name in ("publish_table", "publish_link"):
-        monkeypatch.setattr(f"tasks.validation.validate.{name}", lambda *_, **__: None)
+    for name in ("validate.publish_table", "page.publish_link"):
+        monkeypatch.setattr(f"tasks.validation.{name}", lambda *_, **__: None)
     return Service(shop, tmp_path, monkeypatch)
 
 

@@ -1,5 +1,6 @@
 """The config of a flow run."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_config(
         "finetune.epochs": epochs,
     }
     given = [
-        f"{key}={yaml.safe_dump(value).splitlines()[0]}"
+        f"{key}={yaml.safe_dump(value, width=math.inf).splitlines()[0]}"  # one line, however long
         for key, value in chosen.items()
         if value not in UNCHOSEN
     ]

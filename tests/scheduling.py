@@ -14,7 +14,6 @@ ONE_PROCESS = ("tests/integration/stack/", "tests/tasks/registry/remote/")
 # waiting for the other.
 LONGEST = (
     "tests/integration/stack/test_first_run.py",
-    "tests/integration/stack/test_outages.py",
     "tests/faults/test_interrupted_run.py",
     "tests/flows/test_ingest.py",
     "tests/integration/test_embedded.py",

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.integration.conftest import KEPT
 
 POOL = "plain"
-STOP_S = 15
+STOP_S = 90  # a hang: alone it takes 2 s, beside a training on the other core over 15
 # Python imports this at its start, in every process that the worker starts, too.
 RESOLVER = """
 import os, socket

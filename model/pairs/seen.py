@@ -19,6 +19,7 @@ from model.pairs.arrays import Hashes, Rows
 from model.pairs.near_duplicates import THUMB_BYTES, Signatures, near_duplicates
 from model.pairs.profile import PROFILE_VERSION, read_profile
 from model.pairs.repeats import LEAK_KINDS, Profiled
+from model.pairs.splits import canonical_ids
 
 # Traces of profiles whose hashes mean something else are of no use.
 TRACES_SCHEMA = pa.schema(
@@ -110,7 +111,7 @@ def is_readable(traces: pa.Table) -> bool:
 def _keys(split: Profiled, left_out: Rows) -> _Keys:
     """Return the hashes of the accepted lines of a split but for some."""
     table = read_profile(split.profile, TRACED_COLUMNS)
-    ids = [""] * len(table) if split.ids is None else split.ids.to_pylist()
+    ids = [None] * len(table) if split.ids is None else canonical_ids(split.ids).to_pylist()
     is_used = table["fault"].is_null().to_numpy() & ~np.isin(table["line"].to_numpy(), left_out)
     used = table.filter(pa.array(is_used))
 

@@ -70,3 +70,15 @@ def test_no_training_leaves_no_traces_and_other_hashes_are_not_read(tmp_path: Pa
     assert is_readable(none)
     assert not is_readable(none.replace_schema_metadata({"profile": "1"}))
     assert not is_readable(pa.table({"kind": []}))
+
+
+def test_a_product_is_known_again_whatever_form_its_id_has(tmp_path: Path) -> None:
+    train = profiled(tmp_path, "train", [pair_line("red dress", jpeg(1))], ["1000.0"])
+    test = profiled(
+        tmp_path,
+        "test",
+        [pair_line("a shoe", jpeg(2)), pair_line("a bag", jpeg(3))],
+        [" 1000", "01000"],
+    )
+    traces = collect_traces([(train, np.empty(0, np.int64))])
+    assert find_seen(test, np.array([1, 2]), traces)["product"].tolist() == [True, False]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import Any, get_args
 
@@ -124,9 +125,16 @@ def begin(command: Command, given: Mapping[str, Any]) -> None:
         accepted = sum(rows.accepted for rows in card.splits.values())
         words = [f"{settings.name}: {accepted:,} pairs of data version {card.name}"]
 
-    start = settings.model.pretrained
-    words.append(Path(settings.model.name if start is None or is_tag(start) else start).stem)
+    model = settings.model
+    towers = [each for each in (model.image_tower, model.text_tower) if each is not None]
+    makes = [(each.name, each.pretrained) for each in towers] or [(model.name, model.pretrained)]
+    words.append(" and ".join(starmap(_named, makes)))
     print_progress(_stage(command), ", ".join(words))
+
+
+def _named(name: str | None, start: str | None) -> str:
+    """Name a model or a tower by its weights where they are its own, else by its architecture."""
+    return Path(name if name and (start is None or is_tag(start)) else start or "").stem
 
 
 def check_run(command: Command, given: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.__main__ import main
-from flows.cli.checks import check_inputs
+from flows.cli.checks import begin, check_inputs
 from flows.cli.commands import COMMANDS
 from model import errors
 from model.errors import ConfigError, typed
@@ -181,3 +181,17 @@ def test_dvcs_settings_read_as_dvc_reads_them(project: Path) -> None:
     assert cache_folder(project) == Path(dvc("cache", "dir", cwd=project).stdout.strip())
     (project / ".dvc" / "config.local").write_text("[core]\n    remote = my shop, or yours\n")
     assert read_plain_config(project) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "towers"),
+    [
+        ("sample", "tiny-vit"),
+        ("fashion-products-pretrained", "efficientnet-lite0-57934424 and model"),
+    ],
+)
+def test_the_first_line_names_the_towers_that_are_trained(
+    config: str, towers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(COMMANDS["retrain"], {"config": config, "overrides": ()})
+    assert capsys.readouterr().err.strip().endswith(f", {towers}")

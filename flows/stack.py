@@ -1,10 +1,9 @@
-"""A local stand-in for production: Prefect server, worker and MLflow server on loopback, started
-and stopped as one.
+"""A local stand-in for production: Prefect server, worker, MLflow server and the pages of runs on
+loopback, started and stopped as one.
 
 They share the databases and artifacts of the embedded default, so that versions registered without
-servers are served, too. `up` takes about 20 s on two cores, most of it imports; ports are taken
-from COMMERCE_CLIP_PREFECT_PORT and COMMERCE_CLIP_MLFLOW_PORT. A password opens both servers
-(`flows.servers`).
+servers are served, too. `up` takes about 20 s on two cores, most of it imports; ports are those of
+`flows.servers.addresses.PORTS`. One password opens all servers.
 """
 
 import os
@@ -54,7 +53,7 @@ OWN_FILES_ALONE = 0o077
 
 
 def up() -> None:
-    """Start a Prefect server, a worker and an MLflow server on loopback; create the deployments.
+    """Start Prefect, MLflow, a worker and the pages on loopback; create the deployments.
 
     What runs already is left alone; the addresses are printed. Of two that are typed at once, the
     second is refused.
@@ -149,7 +148,7 @@ def _start_all(addresses: Addresses) -> None:
 
 
 def _servers(addresses: Addresses) -> dict[str, list[str]]:
-    """Return the commands of the two servers by name."""
+    """Return the commands of the servers by name."""
     servers = {
         "prefect": addresses.prefect,
         "mlflow": addresses.mlflow,

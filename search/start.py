@@ -6,7 +6,6 @@ server. What does not answer is left out with a sentence; the page never fails.
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -34,7 +33,7 @@ from tasks.registry.reading import (
     Registry,
     read_registry,
 )
-from tasks.runtime.environment import PAGES_PATH, data_page, state_folder
+from tasks.runtime.environment import data_page, page_path, state_folder
 
 ROLES = {
     CHAMPION: "serves",
@@ -121,7 +120,7 @@ def _newest_runs() -> list[dict[str, Any]]:
         if pages:
             written = max(page.stat().st_mtime for page in pages)
             texts = [RUN_PAGES[page.relative_to(folder).as_posix()] for page in pages]
-            found.append((written, folder.name, list(map(Page, map(_address, pages), texts))))
+            found.append((written, folder.name, list(map(Page, map(page_path, pages), texts))))
 
     return [
         {
@@ -142,7 +141,7 @@ def _version_row(known: KnownVersion, is_current: bool) -> dict[str, Any]:
         "rows": rows_text(known.card.splits) if known.card else "?",
         "faults": counted(known.card.faults) if known.card else "?",
         "is_current": is_current,
-        "page": _address(page) if page.is_file() else "",
+        "page": page_path(page) if page.is_file() else "",
     }
 
 
@@ -183,10 +182,6 @@ def _services() -> list[Page]:
     if tracking.startswith("http"):
         found.append(Page(f"{tracking}/#/models", "MLflow: registered versions"))
     return found
-
-
-def _address(path: Path) -> str:
-    return f"{PAGES_PATH}/{path.relative_to(state_folder()).as_posix()}"
 
 
 def _age(moment: str) -> str:

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from flows.cli.terminal import print_facts, print_line, print_next, print_table, shorten_paths
 from tasks.pages.text import count_rows
-from tasks.runtime.environment import served
+from tasks.runtime.environment import data_page, served
 from tasks.runtime.records import Validation
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def print_validation(validation: Validation) -> None:
     print_facts(
         "",
         {
-            "page": shorten_paths(str(validation.profiles / "data.html")),
+            "page": shorten_paths(str(data_page(validation.profiles.name))),
             "profiles": shorten_paths(str(validation.profiles)),
         },
     )

@@ -193,6 +193,13 @@ def _bom_length(file: IO[bytes]) -> int:
     return len(BOM) if file.read(len(BOM)) == BOM else 0
 
 
+def read_line_at(tsv: Path, offset: int, length: int) -> bytes:
+    """Return the bytes of a line that a profile has found, without its newline."""
+    with tsv.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
 def parse_line(raw: bytes, columns: LineColumns = "pair") -> Pair | FaultReason:
     """Return the caption and the encoded image of a line without its newline, or the first fault.
 

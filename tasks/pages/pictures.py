@@ -42,13 +42,9 @@ CAPTION_LINE, NOTE_LINE, BADGE = 27, 19, 36
 PAPER, INK, MUTED, LINE = "#ffffff", "#15181d", "#5b6370", "#dfe2e7"
 GREEN, GREEN_SOFT, AMBER, AMBER_SOFT = "#12813f", "#d9f2e2", "#8a5a00", "#fdeec8"
 FAR_SOFT = "#e9ebef"
-# Of curves and bars, in the order in which curves take them.
+# Of bars.
 COLOURS = {
-    "ink": INK,
     "green": "#1d6b52",
-    "orange": "#c26a1b",
-    "violet": "#5a55b8",
-    "red": "#b23a5b",
     "blue": "#6f9fd8",
     "sage": "#9db3aa",
     "sand": "#d8d2c4",

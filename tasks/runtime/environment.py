@@ -85,9 +85,13 @@ def prepare() -> None:
 def page_address(path: Path) -> str:
     """Return where a browser finds a page of a run: at the app of `make up`, or as a file."""
     served_at = os.environ.get(PAGES_VARIABLE)
-    if served_at and path.is_relative_to(state_folder()):
-        return f"{served_at}{PAGES_PATH}/{quote(path.relative_to(state_folder()).as_posix())}"
-    return path.as_uri()
+    is_served = served_at and path.is_relative_to(state_folder())
+    return f"{served_at}{page_path(path)}" if is_served else path.as_uri()
+
+
+def page_path(path: Path) -> str:
+    """Return the path of a page of the state folder at the app that serves it."""
+    return f"{PAGES_PATH}/{quote(path.relative_to(state_folder()).as_posix())}"
 
 
 def served_file() -> Path:

@@ -2,22 +2,22 @@
 
 `data.html` lies beside the profiles, loads nothing and runs nothing. It shows faults by reason with
 their first lines, and what repeats or leaks side by side as images. Great Expectations evaluates as
-before; its own Data Docs are one link further. Reading a few dozen lines at their offsets costs
-about a second.
+before; its own Data Docs are one link further. Places of lines are read once a split, and a few
+dozen lines at theirs.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.errors import FaultReason
 from model.pairs.drift import read_counts
 from model.pairs.profile import read_profile
 from model.pairs.repeats import read_repeats
+from model.pairs.tsv import parse_line, read_line_at
 from model.storage.files import atomic_write
 from tasks.data.card import read_card
 from tasks.pages.html import render
@@ -27,11 +27,15 @@ from tasks.runtime.page import publish_link
 from tasks.runtime.records import DataVersion, SplitCounts
 from tasks.validation.accepted import profile_path
 from tasks.validation.drift import Drift
-from tasks.validation.leaks import TEST, comparison_files
+from tasks.validation.leaks import TEST, comparison_files, kinds
+
+if TYPE_CHECKING:
+    from tasks.validation.suite import Verdict
 
 SHOWN_FAULTS, SHOWN_TWINS, SHOWN_VALUES = 3, 6, 10
 MOST_BYTES = 2_000_000  # of a line that is shown
 MOST_TEXT = 160  # characters of a line that is no pair
+PLACES = ["line", "offset", "length", "fault"]
 FACTS = ("caption_chars", "caption_words", "caption_script", "image_format", "width", "height")
 
 
@@ -49,12 +53,10 @@ def publish_data_page(
     folder: Path,
     counts: list[SplitCounts],
     drift: Drift | None,
-    verdict: Any,
+    verdict: "Verdict",
     warnings: list[str],
 ) -> Path:
     """Write the page of a data version and link it from Prefect.
-
-    ``verdict`` is what Great Expectations found (`tasks.validation.suite.Verdict`).
 
     Raises:
         CheckpointError: the page cannot be written.
@@ -62,17 +64,20 @@ def publish_data_page(
     """
     card = read_card(data.version)
     name = card.name if card else data.folder.name
+    profiles = {split: read_profile(profile_path(folder, split), PLACES) for split in tsvs}
     page = render(
         "data.html.jinja",
         title=f"Data version {data.short}: {name}",
         verdict=verdict,
         warnings=[*warnings, *verdict.warnings],
         counts=count_rows(counts, "name"),
-        faults=[each for name, tsv in tsvs.items() for each in _faults(name, tsv, folder)],
-        twins=[each for name in tsvs for each in _twins(name, tsvs, folder)],
+        faults=[
+            each for split, tsv in tsvs.items() for each in _faults(split, tsv, profiles[split])
+        ],
+        twins=[each for split in tsvs for each in _twins(split, tsvs, folder, profiles)],
         drift=_drift_rows(drift),
         reference=drift.reference.name if drift is not None else "",
-        facts={name: _facts(folder, name) for name in tsvs},
+        facts={split: _facts(folder, split) for split in tsvs},
         docs=f"{verdict.docs.parent.name}/{verdict.docs.name}",
     )
     path = data_page(data.version)
@@ -82,9 +87,8 @@ def publish_data_page(
     return path
 
 
-def _faults(name: str, tsv: Path, folder: Path) -> Iterable[dict[str, Any]]:
+def _faults(name: str, tsv: Path, profile: pa.Table) -> Iterable[dict[str, Any]]:
     """List the faults of a split by reason, the most frequent first, with their first lines."""
-    profile = read_profile(profile_path(folder, name), ["line", "offset", "length", "fault"])
     faulty = profile.filter(pc.is_valid(profile["fault"]))
     reasons = faulty["fault"].value_counts().to_pylist()
     for each in sorted(reasons, key=lambda each: -each["counts"]):
@@ -97,16 +101,18 @@ def _faults(name: str, tsv: Path, folder: Path) -> Iterable[dict[str, Any]]:
         }
 
 
-def _twins(name: str, tsvs: Mapping[str, Path], folder: Path) -> Iterable[dict[str, Any]]:
+def _twins(
+    name: str, tsvs: Mapping[str, Path], folder: Path, profiles: Mapping[str, pa.Table]
+) -> Iterable[dict[str, Any]]:
     """List leaks from test, then repeats within a split, by kind, with the first side by side."""
-    files, lines = comparison_files(folder, name), ["line", "offset", "length"]
+    files = comparison_files(folder, name)
     for path, other in ((files.leaks, TEST), (files.repeats, name)):
         table = read_repeats(path)
-        for kind in sorted(set(table["kind"].to_pylist())):
+        for kind in kinds(table):
             found = table.filter(pc.equal(table["kind"], kind))
             first = found.slice(0, SHOWN_TWINS)
             ours, theirs = (
-                _rows(read_profile(profile_path(folder, split), lines), first[column])
+                profiles[split].take(pc.subtract(first[column], 1)).to_pylist()
                 for split, column in ((name, "line"), (other, "of_line"))
             )
             yield {
@@ -121,23 +127,13 @@ def _twins(name: str, tsvs: Mapping[str, Path], folder: Path) -> Iterable[dict[s
             }
 
 
-def _rows(profile: pa.Table, lines: pa.ChunkedArray) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = profile.take(pc.subtract(lines, 1)).to_pylist()
-    return rows
-
-
 def _shown(name: str, tsv: Path, row: Mapping[str, int]) -> Shown:
     """Read a line for people; of what is no pair, its beginning and no image."""
-    with tsv.open("rb") as file:
-        file.seek(row["offset"])
-        line = file.read(min(row["length"], MOST_BYTES))
+    line = read_line_at(tsv, row["offset"], min(row["length"], MOST_BYTES))
+    pair = parse_line(line)
+    image = b"" if isinstance(pair, FaultReason) else pair.image or b""
 
-    caption, tab, code = line.partition(b"\t")
-    try:
-        image = base64.b64decode(code.strip(), validate=True) if tab else b""
-    except binascii.Error:
-        image = b""
-    text = (caption if tab else line).decode("utf-8", "replace").strip()
+    text = line.partition(b"\t")[0].decode("utf-8", "replace").strip()
     cut = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
     return Shown(f"{name} line {row['line']:,}", cut, image)
 

@@ -11,7 +11,7 @@ from model.pairs.line_facts import HTML
 from model.pairs.profile import ProfileSummary, read_profile
 from model.pairs.repeats import read_repeats
 from model.pairs.splits import are_floats
-from model.pairs.tsv import parse_line
+from model.pairs.tsv import parse_line, read_line_at
 from tasks.pages.text import visible
 from tasks.runtime.records import SplitCounts
 from tasks.validation.accepted import barred_kinds, leaks_path, profile_path
@@ -77,9 +77,7 @@ def _html(name: str, tsv: Path, folder: Path, lines: int) -> str:
     profile = read_profile(profile_path(folder, name), ["line", "offset", "length", "notes"])
     first = profile.filter(pc.match_substring_regex(profile["notes"], rf"\b{HTML}\b")).slice(0, 1)
     (row,) = first.to_pylist()
-    with tsv.open("rb") as file:
-        file.seek(row["offset"])
-        pair = parse_line(file.read(row["length"]))
+    pair = parse_line(read_line_at(tsv, row["offset"], row["length"]))
 
     caption = "" if isinstance(pair, FaultReason) else pair.caption or ""
     shown = visible(caption[:EXAMPLE_CHARS]) + ("…" if len(caption) > EXAMPLE_CHARS else "")

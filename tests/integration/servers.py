@@ -26,6 +26,11 @@ from tests.integration.conftest import Shell
 PATIENCE_S = 600
 CLIENT = "tests"
 NO_HEADERS: Mapping[str, str] = {}
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET_BROWSER = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+    "--disable-background-networking",
+)  # fmt: skip
 START = """
 import sys
 from flows import stack

@@ -13,15 +13,10 @@ import psutil
 import pytest
 
 from flows.servers.deploy import POOL
-from tests.integration.servers import NO_HEADERS, Stack, wait_for
+from tests.integration.servers import CHROMIUM, NO_HEADERS, QUIET_BROWSER, Stack, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(600)]
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET_BROWSER = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-    "--disable-background-networking",
-)  # fmt: skip
 EVIL = {"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}
 WRONG = {"Authorization": "Basic YWRtaW46YWRtaW4="}, {"Authorization": "Bearer x"}
 AUTOMATION = {

@@ -1,23 +1,15 @@
 """Every link that a finished run leaves opens in a browser, and no page of ours asks elsewhere."""
 
 import re
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.integration.servers import CHROMIUM, QUIET_BROWSER
 from tests.integration.stack.conftest import Shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET_BROWSER = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-]
 LINK = re.compile(r"\((https?://[^)\s]+|file:[^)\s]+)\)")
 
 

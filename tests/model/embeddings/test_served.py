@@ -14,10 +14,12 @@ from PIL import Image
 
 from model.batches.crops import centre_crop, decode_image
 from model.config.sections import ModelConfig
+from model.embeddings import served as served_module
 from model.embeddings.embed import embed_captions
 from model.embeddings.served import IMAGE_MODEL, TEXT_MODEL, ServedTowers
 from model.embeddings.serving import write_served
 from model.errors import FaultReason
+from model.pairs import images
 from model.storage.sealed import MANIFEST, sealed_folder
 from model.towers.create import create_towers
 from model.towers.folder import load_towers
@@ -243,3 +245,13 @@ def test_a_flipped_bit_is_found_before_anything_is_read(
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: missing or damaged"):
         ServedTowers(tmp_path / "copy")
+
+
+def test_what_travels_alone_reads_images_as_the_project_does() -> None:
+    assert served_module.IMAGE_FORMATS == images.FORMATS
+    assert served_module.TURNS == images.ORIENTATIONS
+    assert set(images.PILLOW_ERRORS) <= set(served_module.UNREADABLE_IMAGE)
+    assert (served_module.MOST_PIXELS, served_module.LONGEST_SIDE) == (
+        images.MAX_PIXELS,
+        images.MAX_SIDE,
+    )
